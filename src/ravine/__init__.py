@@ -1,0 +1,77 @@
+"""What lies between two points of a network's parameter space.
+
+>>> import ravine, torch
+>>> model = torch.nn.Linear(2, 1)
+>>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss), (torch.ones(3, 2), torch.zeros(3, 1)))
+>>> line = ravine.Line({"weight": torch.zeros(1, 2), "bias": torch.zeros(1)},
+...                    {"weight": torch.ones(1, 2), "bias": torch.ones(1)})
+>>> curve = ravine.evaluate(J, along=line, at=[0.0, 0.5, 1.0])
+>>> [float(value) for value in curve["loss"].sel(split="data")]  # (3 alpha)^2
+[0.0, 2.25, 9.0]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ravine import metrics, plot
+    from ravine.checkpoints import Checkpoint
+    from ravine.errors import InputError
+    from ravine.evaluation import evaluate
+    from ravine.inspection import inspect
+    from ravine.objective import Objective, stateful, supervised
+    from ravine.params import Params
+    from ravine.report import write_report
+    from ravine.results import open_result, save_result
+    from ravine.slices import Line
+
+#: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
+_HOMES = {
+    "Checkpoint": "checkpoints",
+    "InputError": "errors",
+    "Line": "slices",
+    "Objective": "objective",
+    "Params": "params",
+    "evaluate": "evaluation",
+    "inspect": "inspection",
+    "metrics": "metrics",
+    "open_result": "results",
+    "plot": "plot",
+    "save_result": "results",
+    "stateful": "objective",
+    "supervised": "objective",
+    "write_report": "report",
+}
+
+__all__ = [
+    "Checkpoint",
+    "InputError",
+    "Line",
+    "Objective",
+    "Params",
+    "evaluate",
+    "inspect",
+    "metrics",
+    "open_result",
+    "plot",
+    "save_result",
+    "stateful",
+    "supervised",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'ravine' has no attribute {name!r}"
+        raise AttributeError(msg)
+    module = importlib.import_module(f"ravine.{_HOMES[name]}")
+    found = module if _HOMES[name] == name else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,430 @@
+"""Objective: what is measured at a point: a model, a per-example loss, data, and the policies that make J exact."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ravine.checkpoints import Checkpoint, align, unwrap
+from ravine.engine import (
+    Coefficients,
+    Moments,
+    Pass,
+    PerExample,
+    Policies,
+    Replica,
+    noise_floors,
+    recomputed_statistics,
+    require_determined,
+    running_norms,
+)
+from ravine.errors import InputError
+from ravine.params import all_finite, content_hash, distance, is_float, same_values
+from ravine.splits import Split, preserved_rng
+
+Dropout = Literal["off", "fixed", "resample"]
+Buffers = Literal["start", "end", "interpolate", "recompute"]
+
+_BUFFERS_EXPLAINED: Final = (
+    "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
+    "'interpolate' (mix them like parameters), or "
+    "'recompute' (estimate them anew at every point by one more pass over the first split; the usual choice)"
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement of some points gave.
+
+    Attributes:
+        moments: split → quantity → its sums at every point.
+        floors: split → quantity → probed point → how far rounding alone moves its mean there.
+        fingerprints: split → the fingerprint of its examples.
+        hashes: of the corners' tensors.
+        length: distance from the first corner to the last.
+    """
+
+    moments: dict[str, dict[str, Moments]]
+    floors: dict[str, dict[str, dict[int, float]]]
+    fingerprints: dict[str, str]
+    hashes: list[str]
+    length: float
+
+
+class Objective:
+    """J: the mean over examples of a per-example loss, for one model, on one or more splits.
+
+    The model lends its structure (and buffers that checkpoints lack); its own parameters do not matter. It is
+    never changed, moved or put in another mode: everything runs on a private copy.
+
+    Args:
+        model: any module. DDP and ``torch.compile`` wrappers are looked through.
+        per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token) losses, or a dict
+            of such tensors with a ``"loss"`` entry, all from one forward pass. ``supervised(F.cross_entropy)``
+            makes one for ``(inputs, targets)`` batches; ``stateful`` marks one that carries state.
+        data: a source, or a dict of named sources (splits). A source is a tuple of tensors of one length, a
+            Dataset, a DataLoader, or an iterable of batches that can be read again. Alone it is called "data".
+        dropout: ``"off"`` (evaluation mode, the default); ``"fixed"`` (training mode, the same masks at every
+            point: a smooth noisy objective); ``"resample"`` (training mode, other masks at every point).
+        buffers: for a model with running statistics (BatchNorm), which a point between two checkpoints does not
+            have: ``"start"``, ``"end"``, ``"interpolate"`` or ``"recompute"``. Needed for such a model only.
+        seed: of the masks and of whatever else is random. Any integer.
+        device: where to compute; by default where the model is.
+        dtype: precision of the forward pass; by default the parameters' own, but at least float32.
+        batch_size: examples per forward pass, where the batches are made here (tuples and Datasets).
+        check_data: refuse a source that gives other examples on a second pass.
+
+    Raises:
+        InputError: an argument does not fit, or the model needs a policy for its running statistics.
+
+    Example:
+        A quadratic: J(w) is the mean of (w − x)² over x = 1, 3, which is (w − 2)² + 1.
+
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> data = (torch.ones(2, 1), torch.tensor([[1.0], [3.0]]))
+        >>> J = Objective(model, supervised(F.mse_loss), data)
+        >>> J({"weight": torch.tensor([[5.0]])})
+        {'data': 10.0}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        per_example: PerExample,
+        data: Any,
+        *,
+        dropout: Dropout = "off",
+        buffers: Buffers | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 256,
+        check_data: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            msg = f"model must be a torch.nn.Module; got {type(model).__name__}"
+            raise InputError(msg)
+        if not callable(per_example):
+            msg = f"per_example must be a function of (model, batch); got {type(per_example).__name__}"
+            raise InputError(msg)
+        _require_choice("dropout", dropout, get_args(Dropout))
+        _require_choice("buffers", buffers, (None, *get_args(Buffers)))
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            msg = f"batch_size must be a positive integer; got {batch_size!r}"
+            raise InputError(msg)
+        self.model = unwrap(model)
+        self.per_example = per_example
+        self.dropout = dropout
+        self.buffers = buffers
+        self.seed = seed
+        self.batch_size = batch_size
+        self.check_data = check_data
+        floats = [p for p in self.model.parameters() if is_float(p)]
+        if not floats:
+            msg = f"the model {type(self.model).__name__} has no floating-point parameters, so there is no line to walk"
+            raise InputError(msg)
+        self.device = torch.device(device) if device is not None else _home(floats[0])
+        self.dtype = dtype if dtype is not None else _at_least_float32(floats)
+        norms = running_norms(self.model)
+        if norms and buffers is None:
+            names = ", ".join(map(repr, itertools.islice(norms, 3)))
+            msg = (
+                f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), and a point between "
+                f"two checkpoints has none of its own: choose buffers={_BUFFERS_EXPLAINED}"
+            )
+            raise InputError(msg)
+        sources = data if isinstance(data, Mapping) else {"data": data}
+        if not sources:
+            msg = "data is empty; expected a source, or a dict of named sources"
+            raise InputError(msg)
+        self.splits = [Split(str(name), source, batch_size) for name, source in sources.items()]
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """J at one point.
+
+        Args:
+            params: a point, in any of the forms that an end of a ``Line`` may take.
+
+        Returns:
+            The mean loss per example, by split.
+
+        Raises:
+            InputError: the point does not fit the model, or a source cannot be measured.
+        """
+        measured = self.measure([Checkpoint.read(params)], [(1.0,)])
+        return {split: float(moments["loss"].mean[0]) for split, moments in measured.moments.items()}
+
+    def measure(
+        self,
+        corners: Sequence[Checkpoint],
+        coefficients: Coefficients,
+        tick: Callable[[int], None] = lambda _: None,
+        *,
+        probes: Sequence[int] = (),
+    ) -> Measured:
+        """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
+
+        Args:
+            corners: the checkpoints that span the slice.
+            coefficients: for every point, one number per corner, summing to 1.
+            tick: told of progress, in examples × points.
+            probes: numbers of the points whose noise floor to estimate (four evaluations of 1,024 examples each).
+
+        Returns:
+            Sums by split and quantity, and the provenance that only the measurement knows.
+
+        Raises:
+            InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
+        """
+        own = Checkpoint.read(self.model)
+        aligned = [align(own, corner) for corner in corners]
+        for corner in aligned:
+            corner.require_unchanged()
+            _require_finite(corner, own)
+        policies = Policies(
+            self.dropout, self.seed, getattr(self.per_example, "stateful", False), self.dtype, self.device
+        )
+        moments, found_floors, prints = {}, {}, {}
+        with preserved_rng(), torch.no_grad():
+            for split in self.splits if self.check_data else []:
+                split.require_repeatable()
+            replica = Replica(self.model, self.dtype, self.device)
+            replica.span(self._spanning(own, aligned))
+            replica.set_modes(self.dropout)
+            statistics = None
+            if self.buffers == "recompute":
+                first = Pass(replica, self.splits[0], self.per_example, policies, coefficients)
+                statistics = recomputed_statistics(first, tick)
+            for split in self.splits:
+                one_pass = Pass(replica, split, self.per_example, policies, coefficients, statistics)
+                require_determined(one_pass)
+                found_floors[split.name] = noise_floors(one_pass, probes)
+                one_pass.run(tick)
+                if self.check_data or one_pass.fingerprint.count == 0:
+                    split.require_same(one_pass.fingerprint)
+                moments[split.name] = one_pass.moments
+                prints[split.name] = str(one_pass.fingerprint)
+        points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
+        return Measured(
+            moments,
+            found_floors,
+            prints,
+            [content_hash(corner.tensors) for corner in aligned],
+            distance(points[0], points[-1]) if len(points) > 1 else 0.0,
+        )
+
+    def describe(self) -> dict[str, str | int]:
+        """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
+        name = getattr(self.per_example, "name", None) or getattr(self.per_example, "__qualname__", "per_example")
+        parameters = sum(p.numel() for p in Checkpoint.read(self.model).params.values())
+        said: dict[str, str | int] = {
+            "model": f"{type(self.model).__name__}, {parameters:,} parameters",
+            "per_example": str(name),
+            "dropout": self.dropout,
+            "buffers": self.buffers or "none",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {**said, "objective_hash": digest}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each quantity where the loss is a known one: nats for cross-entropy."""
+        return dict(getattr(self.per_example, "units", {}))
+
+    def _spanning(self, own: Checkpoint, aligned: list[Checkpoint]) -> list[dict[str, Tensor]]:
+        """What the replica moves between: parameters, and the buffers that the policy says."""
+        spanning = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
+        norms = running_norms(self.model)
+        kept = {name: p for name, p in self.model.named_parameters() if not is_float(p)}
+        for name in sorted(own.buffers):
+            held = [corner.tensors.get(name) for corner in aligned]
+            present = [tensor for tensor in held if tensor is not None]
+            if name in kept and not all(same_values(kept[name], tensor) for tensor in present):
+                msg = f"the parameter {name!r} ({kept[name].dtype}) cannot be interpolated, and the ends differ in it"
+                raise InputError(msg)
+            is_statistic = name.rpartition(".")[0] in norms
+            differs = len(present) < len(held) or any(not same_values(present[0], t) for t in present[1:])
+            if not present and not (is_statistic and self.buffers in ("start", "end", "interpolate")):
+                continue  # the model's own value stands
+            if is_statistic and self.buffers == "recompute":
+                continue
+            if differs and not is_statistic and self.buffers in (None, "recompute") and name not in kept:
+                msg = (
+                    f"the ends differ in the buffer {name!r}, which is no parameter, so it has no value between them: "
+                    "choose buffers='start', 'end' or 'interpolate'"
+                )
+                raise InputError(msg)
+            chosen = self._chosen(name, held)
+            for corner, tensor in zip(spanning, chosen, strict=True):
+                corner[name] = tensor
+        return spanning
+
+    def _chosen(self, name: str, held: list[Tensor | None]) -> list[Tensor]:
+        """A buffer's value at each corner by the policy; an integer one is never interpolated."""
+        present = [tensor for tensor in held if tensor is not None]
+        of = {"start": held[:1], "end": held[-1:]}.get(self.buffers or "", held if self.buffers else present[:1])
+        if any(tensor is None for tensor in of):
+            msg = (
+                f"buffers={self.buffers!r} needs {name!r}, which an end lacks: give the whole state dict, not the "
+                "parameters alone, or choose buffers='recompute'"
+            )
+            raise InputError(msg)
+        values = [tensor for tensor in of if tensor is not None]
+        if len(values) == 1 or not is_float(values[0]):
+            values = [values[0]] * len(held)
+        return values
+
+
+def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerExample:
+    """Mark a per-example function that carries state from batch to batch, as a recurrent model's does.
+
+    Args:
+        function: ``f(model, batch, state) -> (losses, state)``. ``state`` is None at the start of every pass;
+            every point of the slice carries its own, never another's.
+
+    Returns:
+        The same function, marked.
+
+    Example:
+        >>> @stateful
+        ... def running_sum(model, batch, state):
+        ...     total = batch[0].sum() + (0 if state is None else state)
+        ...     return (model.weight * total).reshape(1), total
+        >>> J = Objective(nn.Linear(1, 1, bias=False), running_sum, (torch.ones(3, 1),), batch_size=1)
+        >>> J({"weight": torch.tensor([[2.0]])})  # the mean of 2, 4, 6
+        {'data': 4.0}
+    """
+    function.stateful = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+_UNITS: Final = {
+    "cross_entropy": "nats",
+    "nll_loss": "nats",
+    "binary_cross_entropy": "nats",
+    "binary_cross_entropy_with_logits": "nats",
+    "kl_div": "nats",
+    "CrossEntropyLoss": "nats",
+    "NLLLoss": "nats",
+    "BCELoss": "nats",
+    "BCEWithLogitsLoss": "nats",
+}
+
+
+@dataclass(frozen=True)
+class _Supervised:
+    loss: Callable[[Tensor, Tensor], Tensor]
+    name: str
+    ignore_index: int | None
+
+    @property
+    def units(self) -> dict[str, str]:
+        return {"loss": _UNITS.get(self.name, ""), "error": "1"}
+
+    def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
+            what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, list | tuple) else "")
+            msg = (
+                f"supervised() reads batches (inputs, targets) of two tensors; this batch is {what}. "
+                "Write per_example(model, batch) for it."
+            )
+            raise InputError(msg)
+        inputs, targets = batch
+        outputs = model(inputs)
+        if not isinstance(outputs, Tensor):
+            msg = f"supervised() needs a model that returns a tensor; got {type(outputs).__name__}. Write per_example."
+            raise InputError(msg)
+        losses = self.loss(outputs, targets)
+        classes = not targets.is_floating_point() and outputs.ndim > 1
+        if not (classes and targets.shape == outputs.shape[:1] + outputs.shape[2:]):
+            return {"loss": losses.flatten(1).mean(1) if losses.ndim > 1 else losses}
+        counted = slice(None) if self.ignore_index is None else targets != self.ignore_index
+        wrong = (outputs.argmax(1) != targets).to(outputs.dtype)
+        return {"loss": losses[counted], "error": wrong[counted]}
+
+
+def supervised(loss: Callable[..., Tensor]) -> PerExample:
+    """A per-example function from a torch loss, for batches ``(inputs, targets)``.
+
+    The loss is taken with ``reduction="none"``. For class targets the 0-1 ``error`` is measured with it, from
+    the same forward pass, and targets equal to ``ignore_index`` are left out of both. Targets of more than one
+    dimension that are no classes (regression) count as one example per row, the mean over the rest.
+
+    Args:
+        loss: a function such as ``F.cross_entropy`` or ``functools.partial`` of one, a module such as
+            ``nn.MSELoss()``, or your own ``loss(outputs, targets)`` that gives one value per example.
+
+    Returns:
+        ``per_example(model, batch)`` for ``Objective``.
+
+    Raises:
+        InputError: class weights are set: their mean is not a mean over examples.
+
+    Example:
+        >>> per_example = supervised(F.cross_entropy)
+        >>> found = per_example(nn.Identity(), (torch.zeros(2, 4), torch.tensor([0, 1])))
+        >>> found["loss"], found["error"]
+        (tensor([1.3863, 1.3863]), tensor([0., 1.]))
+    """
+    settings: dict[str, Any]
+    if isinstance(loss, nn.Module):
+        settings = {name: getattr(loss, name, None) for name in ("weight", "ignore_index")}
+        name = type(loss).__name__
+        if hasattr(loss, "reduction"):
+            loss = copy.copy(loss)
+            loss.reduction = "none"  # pyright: ignore[reportArgumentType]
+    else:
+        try:
+            parameters = inspect.signature(loss).parameters
+        except (TypeError, ValueError):
+            parameters = {}
+        settings = {key: parameters[key].default for key in ("weight", "ignore_index") if key in parameters}
+        bare = loss.func if isinstance(loss, functools.partial) else loss
+        name = getattr(bare, "__name__", type(bare).__name__)
+        if "reduction" in parameters:
+            loss = functools.partial(loss, reduction="none")
+    if isinstance(settings.get("weight"), Tensor):
+        msg = (
+            "the loss has class weights, so its mean is not a mean over examples; write per_example and return the "
+            "weighted losses if that is the objective"
+        )
+        raise InputError(msg)
+    ignore_index = settings.get("ignore_index")
+    return _Supervised(loss, name, ignore_index if isinstance(ignore_index, int) else None)
+
+
+def _require_choice(what: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        msg = f"{what} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+        raise InputError(msg)
+
+
+def _require_finite(corner: Checkpoint, own: Checkpoint) -> None:
+    broken = [name for name in own.params if not all_finite(corner.tensors[name])]
+    if broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        msg = f"{corner.label} holds NaN or infinity in {', '.join(map(repr, broken[:5]))}{more}"
+        raise InputError(msg)
+
+
+def _home(parameter: Tensor) -> torch.device:
+    return torch.device("cpu") if parameter.device.type == "meta" else parameter.device
+
+
+def _at_least_float32(floats: Sequence[Tensor]) -> torch.dtype:
+    real = [torch.empty((), dtype=p.dtype).real.dtype for p in floats]
+    return functools.reduce(torch.promote_types, real, torch.float32)

@@ -1,0 +1,132 @@
+"""Params: a point of parameter space, and the arithmetic of points.
+
+A point is a plain ``Mapping[str, Tensor]``: floating-point parameters by name, tied tensors once, no
+buffers. Everything here works tensor by tensor, and in pieces inside a tensor, so that nothing needs a
+second copy of a model in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+
+_PIECE = 1 << 22  # elements; 32 MiB of float64, the most that a reduction here allocates
+
+
+def is_float(tensor: Tensor) -> bool:
+    """Whether the tensor holds real or complex floating-point numbers."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor's elements in order, flat, at most 4 Mi at a time."""
+    return iter(tensor.detach().reshape(-1).split(_PIECE))
+
+
+def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor) -> Tensor:
+    """Write Σ cᵢ θᵢ into ``out``, for one tensor of every point; the coefficients sum to 1.
+
+    Where one coefficient is 1 and the others are 0 the point is copied, so that the ends of a line are the
+    stored tensors bit for bit (no formula does that: −0.0 + 0·d is +0.0). Otherwise the sum is taken in at
+    least float32 whatever the points' precision.
+
+    Args:
+        points: the same tensor at each point, one shape.
+        coefficients: as many real numbers, summing to 1.
+        out: where to write; its dtype and device are kept.
+
+    Returns:
+        ``out``.
+
+    Example:
+        >>> a, b = torch.tensor([0.0, 2.0]), torch.tensor([4.0, 2.0])
+        >>> combine([a, b], [0.75, 0.25], torch.empty(2))
+        tensor([1., 2.])
+    """
+    for point, coefficient in zip(points, coefficients, strict=True):
+        if coefficient == 1 and sum(c != 0 for c in coefficients) == 1:
+            return out.copy_(point)
+    dtype = torch.promote_types(out.dtype, torch.float32)
+    start, *others = (point.to(out.device, dtype) for point in points)
+    if len(others) == 1:  # lerp is exact in α → 1 − α, and needs no temporary
+        if dtype == out.dtype:
+            return torch.lerp(start, others[0], coefficients[1], out=out)
+        return out.copy_(torch.lerp(start, others[0], coefficients[1]))
+    total = start.clone()
+    for other, coefficient in zip(others, coefficients[1:], strict=True):
+        total.add_(other - start, alpha=coefficient)
+    return out.copy_(total)
+
+
+def norm(params: Params) -> float:
+    """Euclidean norm over all tensors, summed in float64.
+
+    Example:
+        >>> norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0])})
+        5.0
+    """
+    return math.sqrt(sum(_square_sum(piece) for tensor in params.values() for piece in pieces(tensor)))
+
+
+def distance(start: Params, end: Params) -> float:
+    """Euclidean distance ‖end − start‖₂ over all tensors, summed in float64.
+
+    Args:
+        start: one point.
+        end: another, with the same names and shapes.
+
+    Returns:
+        The distance, in the parameters' own unit.
+
+    Example:
+        >>> distance({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([4.0, 6.0])})
+        5.0
+    """
+    total = 0.0
+    for name, tensor in start.items():
+        for piece, other in zip(pieces(tensor), pieces(end[name]), strict=True):
+            total += _square_sum(_wide(other) - _wide(piece.to(other.device)))
+    return math.sqrt(total)
+
+
+def content_hash(tensors: Params) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
+
+    Example:
+        >>> a, b = {"w": torch.zeros(2), "b": torch.ones(1)}, {"b": torch.ones(1), "w": torch.zeros(2)}
+        >>> content_hash(a) == content_hash(b)
+        True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        for piece in pieces(tensor):
+            digest.update(piece.cpu().contiguous().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+    return digest.hexdigest()
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite."""
+    return all(bool(torch.isfinite(piece).all()) for piece in pieces(tensor))
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same object in memory, or equal element by element."""
+    if one is other:
+        return True
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+
+
+def _wide(piece: Tensor) -> Tensor:
+    return piece.to(torch.complex128 if piece.is_complex() else torch.float64)
+
+
+def _square_sum(piece: Tensor) -> float:
+    return float(_wide(piece).abs().square().sum())

@@ -1,0 +1,171 @@
+"""The result of a measurement: an xarray Dataset with a schema, its file, and nothing that needs torch.
+
+Schema, version 1
+-----------------
+A *quantity* is anything measured per example; ``loss`` always is one, ``error`` (0-1) often another. For
+every quantity ``q`` the Dataset holds
+
+- ``q`` (slice dims…, split): the mean over the examples of the split, in the quantity's own unit;
+- ``q_stderr`` (slice dims…, split): its standard error over the examples;
+- ``q_replicates`` (slice dims…, split, replicate): the mean over a random half of the examples minus ``q``.
+  The halves are the same at every point, so the spread over ``replicate`` of *any* function of the curve
+  (a difference, a barrier, the position of a minimum) is that function's standard error, pairing included:
+  half-sampling, McCarthy 1969; Efron 1982, chapter 8;
+- ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
+
+and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end) with the coordinate
+``distance`` (alpha), the Euclidean length from the start. NaN or infinity in ``q`` means *computed, and not
+finite*; a point that was not computed is absent. Attributes carry the provenance (see ``PROVENANCE``).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import xarray as xr
+
+from ravine.errors import InputError
+
+SCHEMA_VERSION: Final = 1
+
+#: Attribute → what it says. Every result has all of them, "" where there is nothing to say.
+PROVENANCE: Final[dict[str, str]] = {
+    "model": "the model: its class and how many parameters move",
+    "start": "where the start came from",
+    "end": "where the end came from",
+    "start_hash": "SHA-256 of the start's tensors",
+    "end_hash": "SHA-256 of the end's tensors",
+    "length": "Euclidean distance from start to end, over the parameters",
+    "data_hash": "fingerprint of the examples of each split, whatever their order and batching",
+    "objective_hash": "SHA-256 of the objective's policies",
+    "dropout": "the dropout policy: off, fixed or resample",
+    "buffers": "the policy for running statistics: start, end, interpolate, recompute, or none",
+    "dtype": "the precision of the forward pass",
+    "device": "where it ran",
+    "seed": "the seed of masks and of anything else random",
+    "batch_size": "examples per forward pass where ravine makes the batches",
+    "sampling": "how the points were chosen: grid or resolved",
+    "command": "what reproduces this result",
+    "created": "when, in UTC",
+    "wall_seconds": "how long it took",
+    "versions": "ravine, torch, numpy and Python",
+}
+
+
+def quantities(result: xr.Dataset) -> list[str]:
+    """Names of the measured quantities, ``loss`` first.
+
+    Example:
+        >>> quantities(xr.Dataset({"error": 0.0, "error_stderr": 0.0, "loss": 0.0, "loss_stderr": 0.0}))
+        ['loss', 'error']
+    """
+    names = [str(name) for name in result.data_vars if f"{name}_stderr" in result.data_vars]
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def validate(result: xr.Dataset) -> xr.Dataset:
+    """The result itself, after a check that it follows the schema.
+
+    Raises:
+        InputError: not a ravine result, or one of a newer schema.
+    """
+    version = result.attrs.get("schema_version")
+    if version is None or "loss" not in result.data_vars or "split" not in result.dims:
+        msg = (
+            "this Dataset is not a ravine result: expected the attribute 'schema_version', the variable 'loss' "
+            f"and the dim 'split'; got variables {sorted(map(str, result.data_vars))}"
+        )
+        raise InputError(msg)
+    if int(version) > SCHEMA_VERSION:
+        msg = f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update ravine."
+        raise InputError(msg)
+    return result
+
+
+def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a result as netCDF-4, whole or not at all.
+
+    Args:
+        result: what ``evaluate`` returned.
+        path: the file to write, by custom ``*.nc``. Its folder is made if need be; a file that is there is
+            replaced only once the new one is complete.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: not a ravine result, or the file cannot be written.
+    """
+    validate(result)
+    target = Path(path)
+    packed = {str(name): {"zlib": True, "complevel": 4} for name in result.data_vars if result[name].size > 1000}
+    with written_whole(target) as partial:
+        result.to_netcdf(partial, engine="h5netcdf", encoding=packed)
+    return target
+
+
+def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a result back into memory; needs no torch.
+
+    Raises:
+        InputError: there is no such file, or it is not a ravine result.
+    """
+    source = Path(path)
+    if not source.is_file():
+        msg = f"there is no result file {str(source)!r}; expected one written by save_result or `ravine line`"
+        raise InputError(msg)
+    try:
+        with xr.open_dataset(source, engine="h5netcdf") as opened:
+            result = opened.load()
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        msg = f"{str(source)!r} cannot be read as netCDF-4 ({problem}); expected a file written by save_result"
+        raise InputError(msg) from problem
+    for name in result.coords:
+        if result[name].dtype.kind == "O":  # netCDF strings come back as objects
+            result[name] = result[name].astype(np.str_)
+    return validate(result)
+
+
+class written_whole:  # noqa: N801  a context manager reads as a verb
+    """Gives a temporary path beside the target, and moves it there only if the block succeeds.
+
+    Raises:
+        InputError: on entry or exit, if the target cannot be written.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.target.name}.", dir=self.target.parent)
+        except OSError as problem:
+            raise self._cannot_write(problem) from problem
+        os.close(handle)
+        self.partial = Path(name)
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                self.partial.chmod(0o666 & ~_umask())  # mkstemp's files are private
+                self.partial.replace(self.target)
+                return
+            except OSError as problem:
+                self.partial.unlink(missing_ok=True)
+                raise self._cannot_write(problem) from problem
+        self.partial.unlink(missing_ok=True)
+
+    def _cannot_write(self, problem: OSError) -> InputError:
+        return InputError(f"cannot write {str(self.target)!r}: {problem.strerror or problem}. Choose another folder.")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
