@@ -63,6 +63,8 @@ class Replica:
         self.params = dict(self.module.named_parameters())
         self.buffers = dict(self.module.named_buffers())
         self._moving: list[tuple[Tensor, list[Tensor]]] = []
+        self._fixed: list[tuple[Tensor, Tensor]] = []
+        self._shaken = False
         self._home: dict[str, tuple[Tensor, int]] = {}
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
@@ -72,11 +74,12 @@ class Replica:
         its device, or stays where it is (mapped from a file, say) if it already is.
         """
         targets = {**self.params, **self.buffers}
-        self._moving = []
+        self._moving, self._fixed = [], []
         for name in corners[0]:
             target = targets[name]
             points = [corner[name] for corner in corners]
             if not is_float(target) or all(same_values(points[0], other) for other in points[1:]):
+                self._fixed.append((target, points[0]))
                 target.copy_(points[0])
                 continue
             wide = torch.promote_types(target.dtype, torch.float32)
@@ -90,15 +93,24 @@ class Replica:
             buffer = self.buffers[name]
             if buffer._version != version:
                 self._home[name] = (value, buffer.copy_(value)._version)
+        if self._shaken:
+            for target, point in self._fixed:
+                target.copy_(point)
+            self._shaken = False
         for target, points in self._moving:
             combine(points, coefficients, target)
 
-    def perturb(self, generator: torch.Generator) -> None:
-        """Multiply every parameter by 1 ± about one unit of rounding: another, equally good, representative."""
+    def perturb(self, generator: torch.Generator, relative: float | None = None) -> None:
+        """Multiply every parameter by 1 ± ``relative``, by default one unit of rounding.
+
+        By one unit, the outcome represents the same point as well as the point itself does. The next ``move_to``
+        undoes it.
+        """
+        self._shaken = True
         for target in self.params.values():
             if not is_float(target):
                 continue
-            unit = torch.finfo(target.dtype).eps
+            unit = torch.finfo(target.dtype).eps if relative is None else relative
             for piece in pieces(target):
                 noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(-unit, unit, generator=generator)
                 piece.add_(piece * noise.to(piece))
@@ -227,6 +239,7 @@ class Pass:
         per_example: the caller's function.
         policies: how a forward pass is made.
         coefficients: one tuple per point.
+        labels: one name per point, for messages.
         statistics: running statistics to put in at each point, if they were recomputed.
     """
 
@@ -237,6 +250,7 @@ class Pass:
         per_example: PerExample,
         policies: Policies,
         coefficients: Coefficients,
+        labels: Sequence[str],
         statistics: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.replica = replica
@@ -244,6 +258,7 @@ class Pass:
         self.per_example = per_example
         self.policies = policies
         self.coefficients = coefficients
+        self.labels = labels
         self.statistics = statistics
         self.moments: dict[str, Moments] = {}
         self.fingerprint = Fingerprint()
@@ -301,14 +316,17 @@ class Pass:
         if policies.dropout != "off":
             where = self.coefficients[point] if policies.dropout == "resample" else ()
             torch.manual_seed(_seed(policies.seed, self.split.name, number, *where))
+        arguments = (self.replica.module, batch, *([self.carried[point]] if policies.stateful else []))
+        try:
+            answer = self.per_example(*arguments)
+        except Exception as problem:
+            problem.add_note(f"at {self.labels[point]}, split {self.split.name!r}, batch {number}")
+            raise
         if policies.stateful:
-            answer = self.per_example(self.replica.module, batch, self.carried[point])
             if not (isinstance(answer, tuple) and len(answer) == 2):
                 msg = f"a stateful per_example must return (losses, state); got {type(answer).__name__}"
                 raise InputError(msg)
             answer, self.carried[point] = answer
-        else:
-            answer = self.per_example(self.replica.module, batch)
         return _as_quantities(answer, count_examples(batch))
 
     def stand_at(self, point: int) -> None:
@@ -322,12 +340,7 @@ class Pass:
         """Every quantity of every example in some batches, float64 on the CPU, where the replica stands."""
         parts: dict[str, list[Tensor]] = {}
         for number, batch in held:
-            try:
-                found = self.losses(number, batch, point)
-            except Exception as problem:
-                problem.add_note(f"in per_example, split {self.split.name!r}, batch {number}, point number {point}")
-                raise
-            for name, values in found.items():
+            for name, values in self.losses(number, batch, point).items():
                 parts.setdefault(name, []).append(values)
         return {name: torch.cat(values).to("cpu", torch.float64) for name, values in parts.items()}
 
@@ -421,6 +434,7 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
     generator = torch.Generator().manual_seed(one_pass.policies.seed)
     unit = torch.finfo(one_pass.policies.dtype).eps
     floors: dict[str, dict[int, float]] = {}
+    counted: dict[str, bool] = {}
     for point in probes:
         found: dict[str, list[Tensor]] = {}
         for draw in range(draws + 1):
@@ -433,11 +447,14 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
         for name, drawn in found.items():
             values = torch.stack(drawn)
             means = values.mean(1)
-            whole = bool((values == values.round()).all())
-            quantum = 1 / max(values.shape[1], len(one_pass.split)) if whole else 0.0
+            counted[name] = counted.get(name, True) and bool((values == values.round()).all())
             floor = float(torch.stack([3 * means.std(), unit * means[0].abs()]).max())
-            floors.setdefault(name, {})[point] = max(floor, quantum) if math.isfinite(floor) else math.nan
-    return floors
+            floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
+    one_example = 1 / max(examples, len(one_pass.split), 1)
+    return {
+        name: {point: max(floor, one_example) if counted[name] else floor for point, floor in found.items()}
+        for name, found in floors.items()
+    }
 
 
 def _as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:
@@ -493,8 +510,10 @@ def require_determined(one_pass: Pass) -> None:
     found = []
     last = len(one_pass.coefficients) - 1
     try:
-        for seed, point in enumerate((0, 0, last)):
+        for seed, (point, shaken) in enumerate([(0, False), (0, False), (last, False), (last, True)]):
             one_pass.stand_at(point)
+            if shaken:  # two points may be equally high; hardly the neighbourhood of one
+                one_pass.replica.perturb(torch.Generator().manual_seed(0), relative=0.5)
             one_pass.carried[point] = None
             torch.manual_seed(seed)
             found.append(one_pass.losses(0, batch, point)["loss"])
@@ -502,7 +521,7 @@ def require_determined(one_pass: Pass) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    one, again, other = found
+    one, again, other, shaken = found
     if one_pass.policies.dropout == "off" and not torch.allclose(one, again, rtol=1e-3, equal_nan=True):
         msg = (
             "the loss at one point is random even in evaluation mode (dropout that ignores model.training?): two "
@@ -510,10 +529,10 @@ def require_determined(one_pass: Pass) -> None:
             "dropout='fixed' to use the same draws at every point, or 'resample'."
         )
         raise InputError(msg)
-    moved = one_pass.coefficients[0] != one_pass.coefficients[last]
-    if moved and not called and torch.equal(one, other):
+    stateless = not one_pass.policies.stateful  # a first batch that starts a state may well not depend on the point
+    if stateless and not called and torch.equal(one, other) and torch.equal(other, shaken):
         msg = (
-            "per_example gave the same losses at two different points and never called the model that it was given; "
+            "per_example gave the same losses at different points and never called the model that it was given; "
             "it may use another model from outside. Use its first argument."
         )
         raise InputError(msg)

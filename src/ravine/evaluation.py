@@ -74,7 +74,13 @@ def evaluate(
     with tqdm(
         total=expected, desc=title or "evaluate", unit=" examples", delay=1, disable=hidden, unit_scale=True
     ) as bar:
-        measured = objective.measure(along.corners, coefficients, _ticker(bar.update), probes=_probes(alpha))
+        measured = objective.measure(
+            along.corners,
+            coefficients,
+            _ticker(bar.update),
+            labels=[f"alpha = {a:g}" for a in alpha],
+            probes=_probes(alpha),
+        )
     if measured.length == 0 and len(along.corners) > 1:
         msg = (
             f"{along.corners[0].label} and {along.corners[-1].label} are the same point, so every curve between them "

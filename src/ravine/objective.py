@@ -90,6 +90,7 @@ class Objective:
     Example:
         A quadratic: J(w) is the mean of (w − x)² over x = 1, 3, which is (w − 2)² + 1.
 
+        >>> from torch.nn import functional as F
         >>> model = nn.Linear(1, 1, bias=False)
         >>> data = (torch.ones(2, 1), torch.tensor([[1.0], [3.0]]))
         >>> J = Objective(model, supervised(F.mse_loss), data)
@@ -170,6 +171,7 @@ class Objective:
         coefficients: Coefficients,
         tick: Callable[[int], None] = lambda _: None,
         *,
+        labels: Sequence[str] | None = None,
         probes: Sequence[int] = (),
     ) -> Measured:
         """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
@@ -178,6 +180,7 @@ class Objective:
             corners: the checkpoints that span the slice.
             coefficients: for every point, one number per corner, summing to 1.
             tick: told of progress, in examples × points.
+            labels: a name for every point, for messages.
             probes: numbers of the points whose noise floor to estimate (four evaluations of 1,024 examples each).
 
         Returns:
@@ -194,6 +197,7 @@ class Objective:
         policies = Policies(
             self.dropout, self.seed, getattr(self.per_example, "stateful", False), self.dtype, self.device
         )
+        labels = labels or [f"point {number}" for number in range(len(coefficients))]
         moments, found_floors, prints = {}, {}, {}
         with preserved_rng(), torch.no_grad():
             for split in self.splits if self.check_data else []:
@@ -203,10 +207,10 @@ class Objective:
             replica.set_modes(self.dropout)
             statistics = None
             if self.buffers == "recompute":
-                first = Pass(replica, self.splits[0], self.per_example, policies, coefficients)
+                first = Pass(replica, self.splits[0], self.per_example, policies, coefficients, labels)
                 statistics = recomputed_statistics(first, tick)
             for split in self.splits:
-                one_pass = Pass(replica, split, self.per_example, policies, coefficients, statistics)
+                one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)
                 require_determined(one_pass)
                 found_floors[split.name] = noise_floors(one_pass, probes)
                 one_pass.run(tick)
@@ -375,7 +379,7 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         InputError: class weights are set: their mean is not a mean over examples.
 
     Example:
-        >>> per_example = supervised(F.cross_entropy)
+        >>> per_example = supervised(nn.functional.cross_entropy)
         >>> found = per_example(nn.Identity(), (torch.zeros(2, 4), torch.tensor([0, 1])))
         >>> found["loss"], found["error"]
         (tensor([1.3863, 1.3863]), tensor([0., 1.]))

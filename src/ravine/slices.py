@@ -7,6 +7,7 @@ its own and never a computed point.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -25,8 +26,9 @@ class Slice(Protocol):
         """The checkpoints that span the slice, all under the first one's names."""
         ...
 
-    def coefficients(self, *coordinates: float) -> tuple[float, ...]:
-        """One number per corner, summing to 1."""
+    @property
+    def coefficients(self) -> Callable[..., tuple[float, ...]]:
+        """The coordinates' function: one number per corner, summing to 1."""
         ...
 
 
@@ -52,7 +54,7 @@ class Line:
         Goodfellow and Vinyals 2014, section 2.
     """
 
-    dims = ("alpha",)
+    dims: tuple[str, ...] = ("alpha",)
 
     def __init__(self, start: Any, end: Any) -> None:
         self.start = Checkpoint.read(start)

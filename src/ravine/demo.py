@@ -1,0 +1,138 @@
+"""The demo: two small networks trained on real scans of digits, and the lines between what they were and became."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+import ravine
+
+_HELD_OUT = 360
+_EPOCHS = 40
+_POINTS = 201
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        descent: the line from an initialisation to its solution.
+        crossing: the line between the solutions of two seeds, out to α = −0.5 and 1.5.
+        report: the page.
+    """
+
+    descent: xr.Dataset
+    crossing: xr.Dataset
+    report: Path
+
+
+def digits() -> dict[str, tuple[Tensor, Tensor]]:
+    """scikit-learn's digits: 1,437 training and 360 held-out scans of 8 × 8 pixels in [0, 1], ten classes.
+
+    Raises:
+        ravine.InputError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as problem:
+        msg = "the demo's digits come with scikit-learn: pip install 'ravine[demo]'"
+        raise ravine.InputError(msg) from problem
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    inputs = torch.tensor(images, dtype=torch.float32)[order] / 16
+    targets = torch.tensor(labels)[order]
+    return {
+        "train": (inputs[:-_HELD_OUT], targets[:-_HELD_OUT]),
+        "held-out": (inputs[-_HELD_OUT:], targets[-_HELD_OUT:]),
+    }
+
+
+def network() -> nn.Sequential:
+    """64–256–256–10 with ReLU, 85,002 parameters."""
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def objective() -> ravine.Objective:
+    """Cross-entropy and error of the network on the digits: an OBJECTIVE for the command line."""
+    return ravine.Objective(network(), ravine.supervised(F.cross_entropy), dict(digits()), seed=0)
+
+
+def train(seed: int, data: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Train one network by SGD with momentum.
+
+    Args:
+        seed: of the initialisation and of the order of the examples.
+        data: inputs and targets.
+
+    Returns:
+        Its parameters before and after.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = network()
+        start = copy.deepcopy(model.state_dict())
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        inputs, targets = data
+        for _ in range(_EPOCHS):
+            for batch in torch.randperm(len(targets)).split(50):
+                optimiser.zero_grad()
+                F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+                optimiser.step()
+        return start, copy.deepcopy(model.state_dict())
+
+
+def run(out: Path, say: Callable[[str], Any]) -> Demo:
+    """Train, walk both lines, and write checkpoints, results, figures and the report.
+
+    Args:
+        out: the folder to write.
+        say: told of each stage in a line.
+
+    Returns:
+        The results and the report's path.
+    """
+    data = digits()
+    out.mkdir(parents=True, exist_ok=True)
+    solutions = []
+    for seed, name in enumerate("ab"):
+        say(f"training network {name} on 1,437 scans of digits, {_EPOCHS} epochs")
+        start, end = train(seed, data["train"])
+        save_file(start, out / f"init-{name}.safetensors")
+        save_file(end, out / f"solution-{name}.safetensors")
+        solutions.append(end)
+    J = objective()  # noqa: N806  the paper's name for it
+    again = f"ravine line ravine.demo:objective {out}/{{}} {out}/{{}} --alpha {{}}:{_POINTS}"
+    say(f"walking from initialisation to solution, {_POINTS} points")
+    descent = ravine.evaluate(
+        J,
+        along=ravine.Line(out / "init-a.safetensors", out / "solution-a.safetensors"),
+        at=np.linspace(0, 1, _POINTS),
+        title="Initialisation to solution",
+        command=again.format("init-a.safetensors", "solution-a.safetensors", "0:1"),
+    )
+    say(f"walking from one solution to another, {_POINTS} points")
+    crossing = ravine.evaluate(
+        J,
+        along=ravine.Line(out / "solution-a.safetensors", out / "solution-b.safetensors"),
+        at=np.linspace(-0.5, 1.5, _POINTS),
+        title="Between the solutions of two seeds",
+        command=again.format("solution-a.safetensors", "solution-b.safetensors", "-0.5:1.5"),
+    )
+    for name, curve in (("descent", descent), ("crossing", crossing)):
+        ravine.save_result(curve, out / f"{name}.nc")
+        figure = ravine.plot.line(curve)
+        figure.save(out / f"{name}.png")
+        figure.save(out / f"{name}.pdf")
+    report = ravine.write_report(out, descent, crossing, title="ravine demo: digits")
+    return Demo(descent, crossing, report)

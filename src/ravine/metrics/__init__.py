@@ -1,0 +1,29 @@
+"""Numbers and words about a curve. No torch here: a saved result is enough.
+
+Every standard error comes from the same measure of each half-sample replicate, so that a difference between
+two points, which see the same examples, is as certain as the pairing makes it (``ravine.results``).
+"""
+
+from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
+from ravine.metrics.profile import Estimate, Profile
+from ravine.metrics.shape import Convexity, convexity, half_drop, plateau
+from ravine.metrics.wording import Measures, Row, Verdict, verdict
+
+__all__ = [
+    "BARRIERS",
+    "Convexity",
+    "Estimate",
+    "Measures",
+    "Minimum",
+    "Profile",
+    "Rise",
+    "Row",
+    "Verdict",
+    "barrier",
+    "convexity",
+    "half_drop",
+    "minima",
+    "plateau",
+    "rise",
+    "verdict",
+]

@@ -1,0 +1,198 @@
+"""What stands in the way: barriers, rises and local minima of a curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import xarray as xr
+from scipy.signal import find_peaks
+
+from ravine.errors import InputError
+from ravine.metrics.profile import Estimate, Profile
+
+BarrierKind = Literal["end", "mean", "chord"]
+
+#: The three things that the literature calls a barrier; γ is the curve, over [0, 1].
+BARRIERS: Final[dict[str, str]] = {
+    "end": "max γ − max(γ(0), γ(1)): what a descent from either end would have to climb",
+    "mean": "max γ − ½(γ(0) + γ(1)) (Frankle et al. 2020)",
+    "chord": "max [γ(α) − ((1−α) γ(0) + α γ(1))] (Entezari et al. 2021)",
+}
+
+
+@dataclass(frozen=True)
+class Rise:
+    """The worst bump: the largest γ(α₂) − γ(α₁) with α₁ < α₂.
+
+    Attributes:
+        height: how far it rises; 0 for a curve that never does. ``height.at`` is the top, α₂.
+        foot: where it starts, α₁.
+        width: from the foot to where the curve is back at the foot's level; if it never is, to the interval's end.
+        returns: whether it comes back.
+    """
+
+    height: Estimate
+    foot: float
+    width: Estimate
+    returns: bool
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A local minimum between the ends of the measured interval.
+
+    Attributes:
+        value: γ there, with its position.
+        prominence: how far one must climb to get to lower ground or to the interval's end.
+    """
+
+    value: Estimate
+    prominence: Estimate
+
+
+def barrier(
+    curve: xr.Dataset, kind: BarrierKind = "end", *, quantity: str = "loss", split: str | None = None
+) -> Estimate:
+    """Height and position of the barrier between the two ends, over α in [0, 1].
+
+    Args:
+        curve: a line that covers [0, 1].
+        kind: ``"end"``, ``"mean"`` or ``"chord"``; ``BARRIERS`` says what each means.
+        quantity: of what.
+        split: by default the first.
+
+    Returns:
+        Height in the quantity's unit, with its position. By their definitions "end" and "chord" are never
+        negative, and "mean" never less than half the difference of the ends.
+
+    Raises:
+        InputError: no such kind, quantity or split.
+
+    References:
+        Goodfellow and Vinyals 2014, section 3; Frankle et al. 2020; Entezari et al. 2021.
+    """
+    return barrier_of(Profile.of(curve, quantity, split), kind)
+
+
+def barrier_of(profile: Profile, kind: BarrierKind = "end") -> Estimate:
+    """``barrier`` of a profile."""
+    if kind not in BARRIERS:
+        msg = f"kind must be one of {', '.join(map(repr, BARRIERS))}; got {kind!r}"
+        raise InputError(msg)
+    if not profile.covers_both_ends:
+        return Estimate(np.nan)
+
+    def measure(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+        level = {
+            "end": np.full_like(value, max(value[0], value[-1])),
+            "mean": np.full_like(value, (value[0] + value[-1]) / 2),
+            "chord": (1 - alpha) * value[0] + alpha * value[-1],
+        }[kind]
+        top = int(np.argmax(value - level))
+        height = float(value[top] - level[top])
+        return height, float(alpha[top]) if 0 < top < len(alpha) - 1 else np.nan
+
+    return profile.between(0, 1).estimate(measure)
+
+
+def rise(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = None) -> Rise:
+    """The worst violation of monotone descent over [0, 1] (or the part of it that was measured).
+
+    Args:
+        curve: a line.
+        quantity: of what.
+        split: by default the first.
+
+    Returns:
+        Height (the smallest Δ for which the curve is Δ-monotone), foot, top and width.
+
+    References:
+        Lucas et al. 2021 (Δ-monotonicity).
+    """
+    return rise_of(Profile.of(curve, quantity, split).between(0, 1))
+
+
+def rise_of(profile: Profile) -> Rise:
+    """``rise`` of a profile, over all of it."""
+    height = profile.estimate(lambda alpha, value: _worst(alpha, value)[:2])
+    if not np.isfinite(height.value):
+        return Rise(height, np.nan, Estimate(np.nan), returns=False)
+    _, _, foot, width, returns = _worst(profile.alpha, profile.value)
+    spread = profile.estimate(lambda alpha, value: (_worst(alpha, value)[3], np.nan))
+    return Rise(height, foot, Estimate(width, spread.stderr), returns)
+
+
+def _worst(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float, float, float, bool]:
+    """Height, top, foot, width of the largest rise, and whether the curve returns to the foot's level."""
+    lowest = np.minimum.accumulate(value)
+    top = int(np.argmax(value - lowest))
+    if value[top] == lowest[top]:
+        return 0.0, np.nan, np.nan, 0.0, True
+    foot = int(np.argmin(value[: top + 1]))
+    below = np.flatnonzero(value[top:] <= value[foot])
+    if below.size:
+        after = top + int(below[0])
+        end = _crossing(alpha, value, after - 1, value[foot])
+    else:
+        end = float(alpha[-1])
+    return (
+        float(value[top] - value[foot]),
+        float(alpha[top]),
+        float(alpha[foot]),
+        end - float(alpha[foot]),
+        bool(below.size),
+    )
+
+
+def minima(
+    curve: xr.Dataset, *, prominence: float | None = None, quantity: str = "loss", split: str | None = None
+) -> list[Minimum]:
+    """Local minima strictly inside the measured interval, extrapolated parts included, deepest first.
+
+    Args:
+        curve: a line.
+        prominence: smallest prominence that counts, in the quantity's unit; by default 1e-3 of the curve's
+            range. Nothing under the noise floor counts in any case.
+        quantity: of what.
+        split: by default the first.
+
+    Returns:
+        The minima; an empty list where there is none, or the curve is not finite everywhere.
+    """
+    return minima_of(Profile.of(curve, quantity, split), prominence)
+
+
+def minima_of(profile: Profile, prominence: float | None = None) -> list[Minimum]:
+    """``minima`` of a profile."""
+    alpha, value = profile.alpha, profile.value
+    if len(alpha) < 3 or not np.isfinite(value).all():
+        return []
+    if prominence is None:
+        prominence = 1e-3 * float(np.ptp(value))
+    places, about = find_peaks(-value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1)
+    found = []
+    for place, depth, left, right in zip(
+        places, about["prominences"], about["left_bases"], about["right_bases"], strict=True
+    ):
+        if depth <= 2 * max(profile.floor[place], profile.floor[left], profile.floor[right]):
+            continue
+        rim = left if value[left] <= value[right] else right
+        climb = profile.replicates[rim] - profile.replicates[place]
+        window = slice(left, right + 1)
+
+        def lowest(a: np.ndarray, v: np.ndarray, window: slice = window) -> tuple[float, float]:
+            bottom = int(np.argmin(v[window]))
+            return float(v[window][bottom]), float(a[window][bottom])
+
+        stderr = float(climb.std(ddof=1)) if climb.size > 1 else np.nan
+        found.append(Minimum(profile.estimate(lowest), Estimate(float(depth), stderr, float(alpha[place]))))
+    return sorted(found, key=lambda minimum: minimum.value.value)
+
+
+def _crossing(alpha: np.ndarray, value: np.ndarray, before: int, level: float) -> float:
+    """Where the straight piece from point ``before`` to the next meets a level between them."""
+    high, low = value[before], value[before + 1]
+    part = 1.0 if high == low else (high - level) / (high - low)
+    return float(alpha[before] + part * (alpha[before + 1] - alpha[before]))

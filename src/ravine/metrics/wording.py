@@ -1,0 +1,319 @@
+"""The verdict: every measure of a curve, and a few plain sentences that say what they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import xarray as xr
+
+from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
+from ravine.metrics.profile import Estimate, Profile, with_error
+from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
+from ravine.results import quantities, validate
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Every measure of one quantity on one split; each is explained by the function of its name.
+
+    Attributes:
+        profile: what was measured.
+        threshold: rises up to this are not called bumps: the tolerance times the curve's range over [0, 1], or
+            the noise floor, whichever is larger.
+        undefined: values of α in [0, 1] at which the curve is not finite.
+        barriers: by kind.
+        rise: the worst rise over [0, 1].
+        drop: the worst rise of the reversed curve, from α = 1 to 0.
+        minima: inside the whole measured interval, extrapolated parts included.
+        convexity: over [0, 1].
+        plateau: of 10 %.
+        half_drop: first α at which half of the drop is done.
+    """
+
+    profile: Profile
+    threshold: float
+    undefined: tuple[float, ...]
+    barriers: dict[str, Estimate]
+    rise: Rise
+    drop: Rise
+    minima: list[Minimum]
+    convexity: Convexity
+    plateau: Estimate
+    half_drop: Estimate
+
+    @property
+    def monotone(self) -> bool | None:
+        """Whether the curve only falls, or only rises, up to the threshold; None where it is not finite."""
+        if self.undefined:
+            return None
+        return min(self.rise.height.value, self.drop.height.value) <= self.threshold
+
+    @property
+    def convex(self) -> bool | None:
+        """Whether the curve is convex everywhere in [0, 1], up to the noise floor; None where it is undefined."""
+        share = self.convexity.share.value
+        return None if np.isnan(share) else share == 1
+
+    @property
+    def has_barrier(self) -> bool | None:
+        """Whether a barrier of kind "end" stands higher than the threshold; None where it is undefined."""
+        height = self.barriers["end"].value
+        return None if np.isnan(height) else height > self.threshold
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of measures.
+
+    Attributes:
+        split: which split.
+        quantity: which quantity.
+        measure: what is measured, in words.
+        value: NaN where undefined.
+        stderr: standard error over the examples, NaN where unknown.
+        at: where on the line, in words; empty where that means nothing.
+        note: the definition.
+    """
+
+    split: str
+    quantity: str
+    measure: str
+    value: float
+    stderr: float
+    at: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a curve says. Printed, it is its sentences.
+
+    Attributes:
+        headline: the first quantity on the first split, in one sentence.
+        sentences: the rest, in order of importance, the resolution they hold at last.
+        rows: every measure as a table.
+        measures: (split, quantity) → the numbers.
+    """
+
+    headline: str
+    sentences: tuple[str, ...]
+    rows: tuple[Row, ...]
+    measures: dict[tuple[str, str], Measures]
+
+    def __str__(self) -> str:
+        return "\n".join([self.headline, *self.sentences])
+
+
+def verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
+    """Monotone? A barrier? Convex? A plateau? In words, with the numbers and what they hold at.
+
+    Args:
+        curve: a line, as ``evaluate`` returns it.
+        tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
+            al. 2021 use 1e-3). Nothing below the noise floor ever is.
+
+    Returns:
+        The verdict; ``print`` it.
+
+    Raises:
+        InputError: the result is no line.
+
+    Example:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),
+        ...                      (torch.ones(4, 1), torch.zeros(4, 1)))
+        >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[0.0]])})
+        >>> found = verdict(ravine.evaluate(J, along=line, at=[i / 20 for i in range(21)]))
+        >>> print(found.headline)
+        The data loss falls all the way from 16 to 0 along the straight line, with no bump.
+    """
+    splits = [str(name) for name in validate(curve)["split"].values]
+    measured = {
+        (profile.split, profile.quantity): _measure(profile, tolerance)
+        for quantity in quantities(curve)
+        for profile in (Profile.of(curve, quantity, split) for split in splits)
+    }
+    units = {quantity: str(curve[quantity].attrs.get("units", "")) for quantity in quantities(curve)}
+    first, *others = measured.values()
+    main = _Wording(first, units)
+    sentences = [*main.details()]
+    sentences += [_Wording(other, units).summary() for other in others]
+    sentences.append(_resolution(curve, first, tolerance))
+    rows = tuple(row for one in measured.values() for row in _rows(one))
+    return Verdict(main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured)
+
+
+def _measure(profile: Profile, tolerance: float) -> Measures:
+    part = profile.between(0, 1)
+    finite = part.value[np.isfinite(part.value)]
+    extent = float(np.ptp(finite)) if finite.size else 0.0
+    floor = float(np.nanmax(part.floor)) if np.isfinite(part.floor).any() else 0.0
+    backward = Profile(-part.alpha[::-1], part.value[::-1], part.replicates[::-1], part.floor[::-1])
+    return Measures(
+        profile=profile,
+        threshold=max(tolerance * extent, 2 * floor),
+        undefined=tuple(float(a) for a in part.alpha[~np.isfinite(part.value)]),
+        barriers={kind: barrier_of(profile, cast(BarrierKind, kind)) for kind in BARRIERS},
+        rise=rise_of(part),
+        drop=rise_of(backward),
+        minima=minima_of(profile, max(tolerance * extent, 2 * floor)),
+        convexity=convexity_of(profile),
+        plateau=plateau_of(profile),
+        half_drop=half_drop_of(profile),
+    )
+
+
+@dataclass(frozen=True)
+class _Wording:
+    """Sentences about one quantity on one split."""
+
+    measures: Measures
+    units: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        quantity = {"error": "error rate"}.get(self.measures.profile.quantity, self.measures.profile.quantity)
+        return f"{self.measures.profile.split} {quantity}"
+
+    def number(self, estimate: Estimate) -> str:
+        unit = self.units.get(self.measures.profile.quantity, "")
+        return f"{estimate}{f' {unit}' if unit not in ('', '1') else ''}"
+
+    def summary(self) -> str:
+        """One sentence: does it fall, and if not, where does it rise?"""
+        of = self.measures
+        part = of.profile.between(0, 1)
+        if not part.alpha.size:
+            return f"The {self.name} was not measured between the two points."
+        if of.undefined:
+            many = f"{len(of.undefined)} of {len(part.alpha)} points"
+            return (
+                f"The {self.name} is undefined on part of the line: {many} are not finite, the first at "
+                f"α = {of.undefined[0]:.4g}."
+            )
+        start, end = (part.estimate(lambda _, value, i=i: (float(value[i]), np.nan)) for i in (0, len(part.value) - 1))
+        span = f"from {start} to {end}"
+        where = "along the straight line" if of.profile.covers_both_ends else f"over the measured {_interval(part)}"
+        if of.monotone:
+            if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
+                return f"The {self.name} is flat {where}, {span}."
+            falls = of.rise.height.value <= of.drop.height.value
+            worst = of.rise if falls else of.drop
+            way = "falls" if falls else "rises"
+            floor = float(np.nanmax(np.append(part.floor, 0)))
+            only_rounding = worst.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)  # an error count is no rounding
+            if worst.height.value == 0 or only_rounding:
+                return f"The {self.name} {way} all the way {span} {where}, with no bump."
+            back = "rise" if falls else "fall"
+            return (
+                f"The {self.name} {way} {span} {where}, with no bump above tolerance (largest {back} "
+                f"{self.number(worst.height)})."
+            )
+        tallest = of.barriers["end"]
+        if of.has_barrier:
+            return (
+                f"A barrier in the {self.name} of {self.number(tallest)} stands between the two points, at "
+                f"α = {with_error(tallest.at, tallest.at_stderr)}; the ends are at {start} and {end}."
+            )
+        up, doubt = of.rise, ""
+        if up.height.value < 2 * up.height.stderr:
+            doubt = " (less than two standard errors over the examples)"
+        return (
+            f"The {self.name} goes {span} {where} with no barrier above the ends, but not monotonically: it rises by "
+            f"{self.number(up.height)} between α = {up.foot:.3g} and {up.height.at:.3g}{doubt}."
+        )
+
+    def details(self) -> list[str]:
+        """Shape, and what lies outside [0, 1]."""
+        of = self.measures
+        if of.undefined or not of.profile.covers_both_ends:
+            return []
+        said = []
+        bend = of.convexity
+        if of.convex:
+            said.append("It is convex at this resolution.")
+        elif np.isfinite(bend.share.value):
+            parts = ", ".join(f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3])
+            more = ", …" if len(bend.concave) > 3 else ""
+            above = of.barriers["chord"]
+            height = f"stands up to {self.number(above)} above" if above.value > 0 else "nowhere stands above"
+            said.append(
+                f"It is convex on {100 * bend.share.value:.0f} % of the interval (not for α = {parts}{more}), and "
+                f"{height} the straight line between its ends."
+            )
+        if np.isfinite(of.half_drop.value):
+            said.append(
+                f"It stays within 10 % of its drop until α = {of.plateau}; half of the drop is done at "
+                f"α = {of.half_drop}."
+            )
+        low, high = of.profile.alpha[[0, -1]]
+        outside = [m for m in of.minima if low < m.value.at < high]
+        if low < 0 or high > 1 or len(outside) > 1:
+            listed = "; ".join(
+                f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}" for m in outside[:4]
+            )
+            count = {0: "no local minimum", 1: "one local minimum"}.get(len(outside), f"{len(outside)} local minima")
+            said.append(f"Between α = {low:.3g} and {high:.3g} it has {count}{f': {listed}' if listed else ''}.")
+        return said
+
+
+def _interval(part: Profile) -> str:
+    return f"part α = {part.alpha[0]:.4g} to {part.alpha[-1]:.4g}"
+
+
+def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
+    alpha = first.profile.alpha
+    floor = float(np.nanmax(np.append(first.profile.floor, 0)))
+    if len(alpha) == 1:
+        return "There is a single point, so nothing is said about what lies between."
+    gap = float(np.diff(alpha).max())
+    return (
+        f"This holds at {len(alpha)} points from α = {alpha[0]:.4g} to {alpha[-1]:.4g}, at most {gap:.2g} apart: what "
+        f"is narrower than that was not looked for. A bump is a rise of more than {tolerance:g} of the curve's range; "
+        f"rounding moves the {first.profile.split} {first.profile.quantity} by less than {floor:.0e}. "
+        f"± is one standard error over {_examples(curve)}."
+    )
+
+
+def _examples(curve: xr.Dataset) -> str:
+    counts = [f"{int(n):,} {split}" for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)]
+    return f"{' and '.join(counts)} examples"
+
+
+def _rows(of: Measures) -> list[Row]:
+    split, quantity = of.profile.split, of.profile.quantity
+
+    def row(measure: str, estimate: Estimate, note: str, at: str | None = None) -> Row:
+        place = at if at is not None else _place(estimate)
+        return Row(split, quantity, measure, estimate.value, estimate.stderr, place, note)
+
+    part = of.profile.between(0, 1)
+    rows = []
+    if of.profile.covers_both_ends:
+        for label, place, index in (("start", "α = 0", 0), ("end", "α = 1", len(part.value) - 1)):
+            value = float(part.value[index])
+            spread = float(part.replicates[index].std(ddof=1)) if part.replicates.shape[1] > 1 else np.nan
+            rows.append(row(label, Estimate(value, spread), f"{quantity} of the {label}", place))
+    rows += [row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()]
+    up = of.rise
+    span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""
+    rows.append(row("largest rise", up.height, "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity", span))
+    ending = "" if up.returns else "; it does not return within [0, 1]"
+    rows.append(row("width of that rise", up.width, f"in α, from its foot to the return to the foot's level{ending}"))
+    for number, minimum in enumerate(of.minima[:5], 1):
+        rows.append(row(f"local minimum {number}", minimum.value, "inside the measured interval, deepest first"))
+        rows.append(row(f"prominence of minimum {number}", minimum.prominence, "the climb to lower ground or the rim"))
+    rows += [
+        row("convex share", of.convexity.share, "of [0, 1] on which the curve lies on or under its neighbours' chord"),
+        row("area above the chord", of.convexity.excess, "∫ max(0, γ − chord) dα over [0, 1]"),
+        row("plateau", of.plateau, "largest α in [0, 1] with γ(α) ≥ γ(0) − 0.1 (γ(0) − γ(1))"),
+        row("half-drop position", of.half_drop, "first α with γ(α) ≤ ½ (γ(0) + γ(1))"),
+    ]
+    return rows
+
+
+def _place(estimate: Estimate) -> str:
+    return f"α = {with_error(estimate.at, estimate.at_stderr)}" if np.isfinite(estimate.at) else ""

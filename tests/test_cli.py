@@ -1,0 +1,190 @@
+"""The command line: what a user types, good and bad; every bad input is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from oracles import blobs, mlp, trained
+from ravine import cli, open_result
+
+OBJECTIVE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+import ravine
+
+def make():
+    x, y = torch.load("data.pt")
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    return ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": (x, y)})
+
+def empty():
+    x, y = torch.load("data.pt")
+    return ravine.Objective(nn.Linear(6, 4), ravine.supervised(F.cross_entropy), {"train": (x[:0], y[:0])})
+
+def scalar():
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    return ravine.Objective(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), {"train": torch.load("data.pt")})
+
+def broken():
+    return undefined_name
+
+def crashing():
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    return ravine.Objective(model, lambda m, b: m(b[1]), {"train": torch.load("data.pt")})
+
+def wrong():
+    return 3
+"""
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start, end = trained(mlp(), blobs())
+    save_file(start, "start.safetensors")
+    torch.save({"state_dict": {f"module.{n}": t for n, t in end.items()}}, "end.pt")
+    torch.save(blobs(), "data.pt")
+    save_file({**end, "0.bias": end["0.bias"] * float("nan")}, "nan.safetensors")
+    save_file({"other": torch.ones(2)}, "other.safetensors")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "objective.py").write_text(OBJECTIVE)
+    (tmp_path / "syntax.py").write_text("def make(:")
+    return tmp_path
+
+
+def ravine(*words):
+    """Run the command as a user's shell does, in this process."""
+    try:
+        sys.argv = ["ravine", *words]
+        cli.main()
+    except SystemExit as done:
+        return done.code
+    return 0
+
+
+def test_a_line_from_two_files(folder, capsys):
+    assert (
+        ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--alpha", "-0.5:1.5:41", "--out", "o") == 0
+    )
+    said = capsys.readouterr()
+    assert "The train loss" in said.out
+    assert "o/report.html" in said.out
+    assert {p.name for p in (folder / "o").iterdir()} == {"line.nc", "line.png", "line.pdf", "report.html"}
+    curve = open_result("o/line.nc")
+    np.testing.assert_array_equal(curve["alpha"], np.linspace(-0.5, 1.5, 41))
+    assert curve.attrs["command"].startswith("ravine line objective.py:make start.safetensors end.pt")
+    page = (folder / "o" / "report.html").read_bytes()
+    (folder / "o" / "report.html").unlink()
+    assert ravine("report", "o") == 0
+    assert (folder / "o" / "report.html").read_bytes() == page
+
+
+def test_the_objective_may_be_in_a_module(folder, capsys):
+    assert ravine("line", "objective:make", "start.safetensors", "end.pt", "--alpha", "0,1", "--out", "o") == 0
+    assert len(open_result("o/line.nc")["alpha"]) == 2
+
+
+GOOD = ["objective.py:make", "start.safetensors", "end.pt"]
+BAD = {
+    "no such file": (["line", "objective.py:make", "start.safetensors", "nowhere.pt"], "nowhere.pt"),
+    "other model": (["line", "objective.py:make", "start.safetensors", "other.safetensors"], "'other'"),
+    "NaN": (["line", "objective.py:make", "start.safetensors", "nan.safetensors"], "NaN or infinity in '0.bias'"),
+    "no checkpoint": (["line", "objective.py:make", "start.safetensors", "text.pt"], "not a checkpoint"),
+    "malicious": (["line", "objective.py:make", "start.safetensors", "evil.pt"], "run code"),
+    "same end": (["line", "objective.py:make", "start.safetensors", "start.safetensors"], "same point"),
+    "alpha word": (["line", *GOOD, "--alpha", "middle"], "--alpha must be"),
+    "alpha two parts": (["line", *GOOD, "--alpha", "0:1"], "--alpha must be"),
+    "alpha count 0": (["line", *GOOD, "--alpha", "0:1:0"], "--alpha must be"),
+    "alpha nan": (["line", *GOOD, "--alpha", "0,nan"], "must be finite"),
+    "alpha twice": (["line", *GOOD, "--alpha", "0,1,1"], "once"),
+    "out is a file": (["line", *GOOD, "--out", "file"], "cannot write"),
+    "out under a file": (["line", *GOOD, "--out", "file/deep"], "cannot write"),
+    "no objective": (["line", "objective.py", *GOOD[1:]], "file.py:function"),
+    "no objective file": (["line", "absent.py:make", *GOOD[1:]], "absent.py"),
+    "no objective module": (["line", "absent:make", *GOOD[1:]], "absent"),
+    "no function": (["line", "objective.py:absent", *GOOD[1:]], "it has"),
+    "broken function": (["line", "objective.py:broken", *GOOD[1:]], "undefined_name"),
+    "broken file": (["line", "syntax.py:make", *GOOD[1:]], "SyntaxError"),
+    "no Objective": (["line", "objective.py:wrong", *GOOD[1:]], "returned int"),
+    "empty data": (["line", "objective.py:empty", *GOOD[1:]], "empty"),
+    "scalar loss": (["line", "objective.py:scalar", *GOOD[1:]], "reduction='none'"),
+    "crash in the model": (["line", "objective.py:crashing", *GOOD[1:]], "alpha ="),
+    "report of nothing": (["report", "."], "no results"),
+    "report of no folder": (["report", "nowhere"], "not a folder"),
+    "inspect nothing": (["inspect", "start.safetensors", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
+    words, said = BAD[case]
+    before = {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*") if "__pycache__" not in str(p)}
+    assert ravine(*words) == 2
+    out, err = capsys.readouterr()
+    assert said in err.replace("\n", " ")
+    assert "Traceback" not in out + err
+    assert err.splitlines()[-1].strip()
+    made = [
+        p
+        for p in folder.rglob("*")
+        if "__pycache__" not in str(p) and p.is_file() and p.relative_to(folder) not in before
+    ]
+    assert made == []
+    assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize("words", [["line"], ["line", "a", "b"], ["unknown"], ["line", *GOOD, "--alhpa", "1"]])
+def test_wrong_usage_is_exit_code_2(folder, capsys, words):
+    assert ravine(*words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_inspect(folder, capsys):
+    assert ravine("inspect", "start.safetensors", "end.pt") == 0
+    assert "The line is" in capsys.readouterr().out
+    assert ravine("inspect", "start.safetensors", "other.safetensors") == 2
+    assert "missing in other.safetensors" in capsys.readouterr().out
+
+
+def test_help_and_version():
+    for words, said in ((["--help"], "demo"), (["line", "--help"], "--alpha"), (["--version"], "ravine 0.")):
+        done = subprocess.run([sys.executable, "-m", "ravine", *words], capture_output=True, text=True, check=True)
+        assert said in done.stdout
+
+
+def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
+    """The positive control: two seeds' solutions must have a barrier between them, or the detector is blind."""
+    from ravine import metrics
+
+    assert ravine("demo", "--out", str(tmp_path / "demo")) == 0
+    out, _ = capsys.readouterr()
+    assert "report.html" in out
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert {"report.html", "descent.nc", "descent.png", "crossing.nc", "crossing.png", "init-a.safetensors"} <= names
+    descent = metrics.verdict(open_result(tmp_path / "demo" / "descent.nc")).measures["train", "loss"]
+    crossing = metrics.verdict(open_result(tmp_path / "demo" / "crossing.nc")).measures["train", "loss"]
+    assert descent.monotone
+    assert not descent.has_barrier
+    assert crossing.has_barrier
+    height = crossing.barriers["end"]
+    assert height.value > max(0.05, 10 * height.stderr)
+    assert 0.3 < height.at < 0.7
+    again = open_result(tmp_path / "demo" / "descent.nc")
+    assert again.sizes["alpha"] == 201
+    assert float(again["loss"].sel(alpha=0, split="train")) == pytest.approx(np.log(10), rel=0.05)
