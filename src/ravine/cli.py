@@ -102,7 +102,7 @@ def line(
     figure = ravine.plot.line(curve)
     for suffix in ("png", "pdf"):
         figure.save(out / f"line.{suffix}")
-    page = ravine.write_report(out, curve)
+    page = ravine.write_report(out, curve, tolerance=tolerance)
     _print_verdict(curve, tolerance)
     typer.echo(f"\nThe report: {page}")
 

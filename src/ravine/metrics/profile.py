@@ -118,17 +118,23 @@ class Profile:
             return Estimate(np.nan)
         value, at = measure(self.alpha, self.value)
         drawn = np.array([measure(self.alpha, self.value + column) for column in self.replicates.T])
-        spread = [_spread(drawn[:, i]) if drawn.size else np.nan for i in range(2)]
-        return Estimate(value, spread[0], at, spread[1] if np.isfinite(at) else np.nan)
+        height, place = (spread(drawn[:, i]) if drawn.size else np.nan for i in range(2))
+        # replicates are stored in float32: what they cannot resolve is no spread
+        unit = 4 * np.finfo(np.float32).eps * float(np.abs(self.replicates).max(initial=0))
+        return Estimate(value, 0.0 if height <= unit else height, at, place if np.isfinite(at) else np.nan)
+
+    def at_end(self, index: int) -> Estimate:
+        """The value at one of the points, whatever the others are."""
+        return Estimate(float(self.value[index]), spread(self.value[index] + self.replicates[index]))
 
 
-def _spread(drawn: np.ndarray) -> float:
+def spread(drawn: np.ndarray) -> float:
     """Standard deviation of the replicates, NaN when most of them are undefined."""
     known = drawn[np.isfinite(drawn)]
     if known.size <= max(1, len(drawn) // 2):
         return np.nan
-    spread = float(known.std(ddof=1))
-    return spread if spread > 1e-12 * np.abs(known).max() else 0.0  # equal numbers, but for their last bits
+    found = float(known.std(ddof=1))
+    return found if found > 1e-12 * np.abs(known).max() else 0.0  # equal numbers, but for their last bits
 
 
 def with_error(value: float, stderr: float) -> str:
@@ -143,7 +149,7 @@ def with_error(value: float, stderr: float) -> str:
     if not np.isfinite(stderr) or stderr == 0:
         return f"{value:.4g}"
     digits = int(np.floor(np.log10(stderr)))
-    if digits < -5 or digits > 4:
+    if digits < -4 or digits > 4:
         return f"{value:.4g} ± {stderr:.1e}"
     places = max(0, 1 - digits)
     return f"{value:.{places}f} ± {stderr:.{places}f}"

@@ -188,13 +188,15 @@ class _Wording:
         part = of.profile.between(0, 1)
         if not part.alpha.size:
             return f"The {self.name} was not measured between the two points."
+        if of.undefined and len(of.undefined) == len(part.alpha):
+            return f"The {self.name} is undefined: none of its {len(part.alpha)} points is finite."
         if of.undefined:
             many = f"{len(of.undefined)} of {len(part.alpha)} points"
             return (
                 f"The {self.name} is undefined on part of the line: {many} are not finite, the first at "
                 f"α = {of.undefined[0]:.4g}."
             )
-        start, end = (part.estimate(lambda _, value, i=i: (float(value[i]), np.nan)) for i in (0, len(part.value) - 1))
+        start, end = part.at_end(0), part.at_end(-1)
         span = f"from {start} to {end}"
         where = "along the straight line" if of.profile.covers_both_ends else f"over the measured {_interval(part)}"
         if of.monotone:
@@ -293,10 +295,8 @@ def _rows(of: Measures) -> list[Row]:
     part = of.profile.between(0, 1)
     rows = []
     if of.profile.covers_both_ends:
-        for label, place, index in (("start", "α = 0", 0), ("end", "α = 1", len(part.value) - 1)):
-            value = float(part.value[index])
-            spread = float(part.replicates[index].std(ddof=1)) if part.replicates.shape[1] > 1 else np.nan
-            rows.append(row(label, Estimate(value, spread), f"{quantity} of the {label}", place))
+        rows.append(row("start", part.at_end(0), f"{quantity} of the start", "α = 0"))
+        rows.append(row("end", part.at_end(-1), f"{quantity} of the end", "α = 1"))
     rows += [row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()]
     up = of.rise
     span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""

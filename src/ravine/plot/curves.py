@@ -1,0 +1,251 @@
+"""From a measured line to the figure of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import xarray as xr
+
+from ravine import results
+from ravine.errors import InputError
+from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
+
+#: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
+BAND: Final = 2.0
+
+#: A y axis is logarithmic where its values span more decades than this. Below, a linear axis still shows the
+#: smallest values and keeps convexity and barriers to scale.
+DECADES: Final = 2.5
+
+#: From this many points on a dot at each would merge into the line.
+DOTTED_BELOW: Final = 60
+
+
+def line(
+    curve: xr.Dataset,
+    quantities: str | Sequence[str] | None = None,
+    *,
+    splits: str | Sequence[str] | None = None,
+) -> Figure:
+    """A figure of a line: one panel for each quantity, one curve for each split.
+
+    Args:
+        curve: a result with the dim ``alpha``, from ``evaluate``, ``resolve`` or ``reconstruct``. Its points may
+            stand in any order.
+        quantities: which quantities, in order; None draws all of them, the loss first.
+        splits: which splits, in order; None draws all of them.
+
+    Returns:
+        The figure. Bands are ± 2 standard errors. A y axis is logarithmic where the values are positive and
+        span more than 2.5 decades. A value that is not finite leaves a gap and a cross: at the top for +∞, at
+        the bottom for NaN and −∞.
+
+    Raises:
+        InputError: not a measured line, or no such quantity or split.
+
+    Example:
+        >>> alpha, split = np.linspace(0, 1, 5), ["train"]
+        >>> loss = ("alpha", "split"), (1 - alpha[:, None]) ** 2, {"units": "nats"}
+        >>> stderr = ("alpha", "split"), np.full((5, 1), 0.01)
+        >>> curve = xr.Dataset(
+        ...     {"loss": loss, "loss_stderr": stderr},
+        ...     coords={"alpha": alpha, "split": split},
+        ...     attrs={"schema_version": 1},
+        ... )
+        >>> figure = line(curve)
+        >>> figure.panels[0].y.label
+        'loss (nats)'
+    """
+    measured = _line_of_points(curve)
+    names = _chosen("quantity", quantities, results.quantities(measured))
+    shown = _chosen("split", splits, [str(name) for name in measured["split"].values])
+    panels = tuple(
+        _panel([_trace(measured, name, split, split) for split in shown], _axis_label(measured, name)) for name in names
+    )
+    start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
+    ends = f"α = 0: {start}; α = 1: {end}. " if start and end else ""
+    mean = f"Mean over the examples of {_listed([_counted(measured, split) for split in shown])}."
+    return Figure(panels, title=title(measured), caption=f"{ends}{mean} {_reading(panels)}")
+
+
+def lines(curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str | None = None) -> Figure:
+    """A figure of several lines in one panel.
+
+    Args:
+        curves: label → a result with the dim ``alpha``.
+        quantity: what is drawn.
+        split: the split that is drawn; None takes the first split of the first curve.
+
+    Returns:
+        The figure; bands, scale and crosses as in ``line``.
+
+    Raises:
+        InputError: no curve, one that is not a measured line, or one without that quantity or split.
+    """
+    if not curves:
+        msg = "there is no curve to draw: expected at least one label and its result"
+        raise InputError(msg)
+    measured = {label: _line_of_points(curve) for label, curve in curves.items()}
+    first = next(iter(measured.values()))
+    chosen = str(first["split"].values[0]) if split is None else split
+    for curve in measured.values():
+        _chosen("quantity", quantity, results.quantities(curve))
+        _chosen("split", chosen, [str(name) for name in curve["split"].values])
+    traces = [_trace(curve, quantity, chosen, label) for label, curve in measured.items()]
+    panels = (_panel(traces, _axis_label(first, quantity)),)
+    mean = f"Mean over the examples of {_counted(first, chosen)}."
+    return Figure(panels, title=_listed(list(measured)), caption=f"{mean} {_reading(panels)}")
+
+
+def title(curve: xr.Dataset) -> str:
+    """What a result calls itself: its attribute ``title``, else where it starts and ends."""
+    own, start, end = (str(curve.attrs.get(name, "")) for name in ("title", "start", "end"))
+    return own or (f"{start} → {end}" if start and end else "")
+
+
+@dataclass(frozen=True, eq=False)
+class _Trace:
+    """One quantity of one split in the order of alpha."""
+
+    label: str
+    alpha: np.ndarray
+    values: np.ndarray
+    stderr: np.ndarray
+
+
+def _trace(curve: xr.Dataset, quantity: str, split: str, label: str) -> _Trace:
+    order = np.argsort(curve["alpha"].values, kind="stable")
+    one = curve.sel(split=split)
+    values, stderr = (np.asarray(one[name].values, dtype=float) for name in (quantity, f"{quantity}_stderr"))
+    return _Trace(label, np.asarray(curve["alpha"].values, dtype=float)[order], values[order], stderr[order])
+
+
+def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
+    alpha = np.concatenate([trace.alpha for trace in traces])
+    values = np.concatenate([trace.values for trace in traces])
+    finite = values[np.isfinite(values)]
+    bands = [_band(trace, style) for style, trace in enumerate(traces)]
+    named = len(traces) > 1
+    drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]
+    x = Axis("α", limits=_limits(alpha, margin=0.02))
+    if _spans_decades(finite):
+        # A band may reach below zero, so a log axis takes its limits from the curves alone.
+        y = Axis(y_label, "log", (float(finite.min()) / 1.6, float(finite.max()) * 1.6))
+    else:
+        y = Axis(y_label, limits=_limits(np.concatenate([finite, *(e for b in bands for e in (b.low, b.high))])))
+    layers: tuple[Layer, ...] = (*_ends(x), *bands, *drawn, *_crosses(traces))
+    return Panel(x, y, layers, title="" if finite.size else "no finite value")
+
+
+def _band(trace: _Trace, style: int) -> Band:
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite values are looked for where it is drawn
+        return Band(trace.alpha, trace.values - BAND * trace.stderr, trace.values + BAND * trace.stderr, style)
+
+
+def _curve(trace: _Trace, style: int, named: bool) -> list[Layer]:
+    finite = np.isfinite(trace.values)
+    heights = np.where(finite, trace.values, np.nan)
+    layers: list[Layer] = [Curve(trace.alpha, heights, trace.label if named else "", trace.stderr, style)]
+    # A finite value between two gaps is on no segment of the line; only a dot shows it.
+    neighbours = np.convolve(finite, [1, 0, 1], mode="same") if finite.size > 1 else np.zeros(1)
+    dotted = finite if finite.size < DOTTED_BELOW else finite & (neighbours == 0)
+    if dotted.any():
+        layers.append(Markers(trace.alpha[dotted], heights[dotted], style=style))
+    return layers
+
+
+def _crosses(traces: Sequence[_Trace]) -> list[Layer]:
+    """One cross for each place at the top or the bottom edge, whatever number of curves is lost there."""
+    lost: dict[tuple[float, float], list[str]] = {}
+    for trace in traces:
+        for i in np.flatnonzero(~np.isfinite(trace.values)):
+            place = float(trace.alpha[i]), 1.0 if np.isposinf(trace.values[i]) else 0.0
+            lost.setdefault(place, []).append(f"{trace.label}: {trace.values[i]}")
+    if not lost:
+        return []
+    alpha, edge = np.array(sorted(lost)).T
+    texts = tuple(", ".join(lost[place]) for place in sorted(lost))
+    return [Markers(alpha, edge, "not finite", "cross", hover=texts, frame="panel")]
+
+
+def _ends(x: Axis) -> list[Rule]:
+    low, high = x.limits or (0.0, 1.0)
+    wide = high - low > 5  # the words would run into each other
+    start = Rule(0.0, "start", align="right" if wide else "center")
+    end = Rule(1.0, "end", align="left" if wide else "center")
+    return [rule for rule in (start, end) if low <= rule.at <= high]
+
+
+def _spans_decades(values: np.ndarray) -> bool:
+    if not values.size or values.min() <= 0:
+        return False
+    return bool(np.log10(values.max()) - np.log10(values.min()) > DECADES)
+
+
+def _limits(values: np.ndarray, margin: float = 0.04) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    # Far below the largest float, so that a renderer can still subtract and add limits.
+    low, high = (float(np.clip(edge, -1e300, 1e300)) for edge in (finite.min(), finite.max()))
+    pad = margin * (high - low)
+    if pad <= 1e-12 * max(abs(low), abs(high)):  # flat: ticks must stay apart in floating point
+        pad = 0.05 * max(abs(low), abs(high)) or 0.05
+    return low - pad, high + pad
+
+
+def _axis_label(curve: xr.Dataset, name: str) -> str:
+    """The name with its unit; a pure number has the unit "1", which nobody prints."""
+    attrs = curve[name].attrs
+    label, unit = str(attrs.get("long_name", name)), str(attrs.get("units", "1"))
+    return label if unit in {"", "1"} else f"{label} ({unit})"
+
+
+def _reading(panels: Sequence[Panel]) -> str:
+    """How to read what is drawn; only what is in these panels."""
+    words = [
+        f"Bands: ± {BAND:g} standard errors; all points share their examples, so differences along a curve are "
+        "surer than the bands are wide."
+    ]
+    logs = [panel.y.label for panel in panels if panel.y.scale == "log"]
+    if logs:
+        words.append(f"Logarithmic scale: {_listed(logs)}.")
+    layers = [layer for panel in panels for layer in panel.layers if isinstance(layer, Markers)]
+    if any(layer.symbol == "cross" for layer in layers):
+        words.append("Crosses: measured and not finite (top: +∞; bottom: NaN or −∞).")
+    return " ".join(words)
+
+
+def _counted(curve: xr.Dataset, split: str) -> str:
+    if "n_examples" not in curve:
+        return split
+    return f"{split} ({int(curve['n_examples'].sel(split=split)):,})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _chosen(noun: str, wanted: str | Sequence[str] | None, there: Sequence[str]) -> list[str]:
+    names = list(there) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    unknown = [name for name in names if name not in there]
+    if unknown or not names:
+        got = f"{unknown}" if unknown else "none"
+        msg = f"expected at least one {noun} out of {list(there)}; got {got}"
+        raise InputError(msg)
+    return names
+
+
+def _line_of_points(curve: xr.Dataset) -> xr.Dataset:
+    """The result itself if it is a line with a point on it."""
+    dims = tuple(map(str, results.validate(curve)["loss"].dims))
+    if set(dims) != {"alpha", "split"}:
+        msg = f"this result is not a line: expected the dims ('alpha', 'split'), got {dims}"
+        raise InputError(msg)
+    if not curve.sizes["alpha"]:
+        msg = "this line has no points; evaluate it at one alpha at least"
+        raise InputError(msg)
+    return curve

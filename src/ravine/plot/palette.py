@@ -1,0 +1,36 @@
+"""Colours and dashes that both renderers share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Okabe and Ito's colours, which stay apart for colour-blind readers (Okabe & Ito 2008, "Color Universal
+#: Design"), without the two that vanish on white or on black.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+#: Ink and gap lengths in units of the line's width, so that lines differ in grey print as well. There are as
+#: many as a reader can tell apart; () is solid.
+DASHES: Final[tuple[tuple[float, ...], ...]] = (
+    (),
+    (5, 2),
+    (1.2, 1.4),
+    (6, 2, 1.2, 2),
+    (9, 2),
+    (4, 1.5, 1, 1.5, 1, 1.5),
+)
+
+#: What is wrong.
+ALARM: Final = "#E0322B"
+
+#: Furniture: legible on white and on black.
+GREY: Final = "#808080"
+
+
+def colour(style: int) -> str:
+    """The colour of a style, as ``#rrggbb``."""
+    return COLOURS[style % len(COLOURS)]
+
+
+def dash(style: int) -> tuple[float, ...]:
+    """The dash of a style, as lengths of ink and gap."""
+    return DASHES[style % len(DASHES)]

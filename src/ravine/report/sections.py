@@ -1,0 +1,199 @@
+"""What the page says about one result, as data for the template."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+
+from ravine import metrics, plot
+from ravine.metrics.profile import with_error
+from ravine.plot import page
+from ravine.plot.curves import title
+from ravine.results import PROVENANCE, quantities
+
+#: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
+SHOWN_POINTS: Final = 6
+
+#: Said elsewhere on the page, or of no interest to its reader.
+_ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measure on one split: the number in full and as read, where it was found, and what is special about it."""
+
+    number: str
+    text: str
+    at: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table of measures; None where a split has no such measure."""
+
+    name: str
+    note: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the provenance; ``parts`` instead of ``value`` where it has names of its own."""
+
+    term: str
+    meaning: str
+    value: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
+    mono: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """The measured points: columns, some rows, how many are left out between them, and all of them to download."""
+
+    columns: tuple[str, ...]
+    first: tuple[tuple[str, ...], ...]
+    omitted: int
+    last: tuple[tuple[str, ...], ...]
+    count: int
+    href: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One result on the page."""
+
+    anchor: str
+    title: str
+    verdict: metrics.Verdict
+    figure: Markup
+    caption: str
+    splits: tuple[str, ...]
+    measures: dict[str, tuple[Measure, ...]]
+    points: Points
+    facts: tuple[Fact, ...]
+    command: str
+
+    @classmethod
+    def of(cls, result: xr.Dataset, number: int, tolerance: float) -> Section:
+        """The section for the result that stands at this place on the page."""
+        figure = plot.line(result)  # first of all, because it refuses what is no line
+        verdict = metrics.verdict(result, tolerance)
+        splits = tuple(str(name) for name in result["split"].values)
+        return cls(
+            anchor=f"line-{number}",
+            title=title(result) or f"line {number}",
+            verdict=verdict,
+            figure=page.fragment(figure),
+            caption=figure.caption,
+            splits=splits,
+            measures=_measures(verdict.rows, splits),
+            points=_points(result),
+            facts=_facts(result),
+            command=str(result.attrs.get("command", "")),
+        )
+
+
+def _measures(rows: Sequence[metrics.Row], splits: tuple[str, ...]) -> dict[str, tuple[Measure, ...]]:
+    """Quantity → measures, each with a cell for every split."""
+    tables: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], dict[str, metrics.Row]] = {}
+    before = ("", "", "")
+    for row in rows:
+        names = tables.setdefault(row.quantity, [])
+        if row.measure not in names:
+            # What only a later split has comes right after what it follows there.
+            follows = before[:2] == (row.quantity, row.split)
+            names.insert(names.index(before[2]) + 1 if follows else len(names), row.measure)
+        found.setdefault((row.quantity, row.measure), {})[row.split] = row
+        before = (row.quantity, row.split, row.measure)
+    return {
+        quantity: tuple(_measure(name, found[quantity, name], splits) for name in names)
+        for quantity, names in tables.items()
+    }
+
+
+def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...]) -> Measure:
+    note = next(iter(by_split.values())).note
+    cells = tuple(_cell(by_split[split], note) if split in by_split else None for split in splits)
+    return Measure(name, note, cells)
+
+
+def _cell(row: metrics.Row, note: str) -> Cell:
+    return Cell(repr(float(row.value)), with_error(row.value, row.stderr), row.at, row.note if row.note != note else "")
+
+
+def _points(result: xr.Dataset) -> Points:
+    ordered = result.sortby("alpha")
+    alpha = ordered["alpha"].values
+    coordinates = {"alpha": alpha}
+    if "distance" in ordered.coords:
+        coordinates["distance"] = ordered["distance"].values
+    values = {
+        (quantity, str(split)): tuple(
+            ordered[name].sel(split=split).values for name in (quantity, f"{quantity}_stderr")
+        )
+        for quantity in quantities(result)
+        for split in ordered["split"].values
+    }
+    count = alpha.size
+    whole = count <= 2 * SHOWN_POINTS + 2
+
+    def row(i: int) -> tuple[str, ...]:
+        places = [f"{column[i]:.6g}" for column in coordinates.values()]
+        return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
+
+    return Points(
+        columns=("α", *list(coordinates)[1:], *(f"{split} {quantity}" for quantity, split in values)),
+        first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),
+        omitted=0 if whole else count - 2 * SHOWN_POINTS,
+        last=() if whole else tuple(row(i) for i in range(count - SHOWN_POINTS, count)),
+        count=count,
+        href=_download(coordinates, values),
+    )
+
+
+def _value(mean: float, stderr: float) -> str:
+    return with_error(mean, stderr) if np.isfinite(mean) else str(float(mean))
+
+
+def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]) -> str:
+    """All points as CSV, inside a link."""
+    columns = dict(coordinates)
+    for (quantity, split), (mean, stderr) in values.items():
+        columns |= {f"{split} {quantity}": mean, f"{split} {quantity}_stderr": stderr}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{value:.9g}" for value in row] for row in zip(*columns.values(), strict=True))
+    return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",+")
+
+
+def _facts(result: xr.Dataset) -> tuple[Fact, ...]:
+    """Where the result comes from: all that the schema names, then what else it carries."""
+    named = [name for name in PROVENANCE if name not in _ELSEWHERE]
+    others = sorted(str(name) for name in result.attrs if name not in PROVENANCE and name not in _ELSEWHERE)
+    facts = (_fact(name, result.attrs[name]) for name in [*named, *others] if name in result.attrs)
+    return tuple(fact for fact in facts if fact.value or fact.parts)
+
+
+def _fact(name: str, value: object) -> Fact:
+    term, meaning, mono = name.replace("_", " "), PROVENANCE.get(name, ""), name.endswith("_hash")
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            parts = json.loads(value)
+        except json.JSONDecodeError:
+            return Fact(term, meaning, value, mono=mono)
+        return Fact(term, meaning, parts=tuple((str(key), str(part)) for key, part in parts.items()), mono=mono)
+    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    return Fact(term, meaning, text, mono=mono)
