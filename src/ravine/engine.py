@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from ravine.errors import InputError
 from ravine.params import combine, is_float, pieces, same_values
+from ravine.prefix import AffinePrefix
 from ravine.splits import Fingerprint, Split, count_examples, leaves, map_tensors, splitmix64
 
 REPLICATES: Final = 64  # random halves of the examples; one bit each of an example's word
 _BLOCK_EXAMPLES: Final = 8192  # read before the points change: moving the model costs about 100 examples' forward
 _BLOCK_BYTES: Final = 256 << 20
+_PREFIX_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 _PROBED_EXAMPLES: Final = 1024
 _GROUP: Final = 256  # points whose per-example losses are held at once
 
@@ -62,7 +65,12 @@ class Replica:
         self.module = _replicate(model, dtype, device)
         self.params = dict(self.module.named_parameters())
         self.buffers = dict(self.module.named_buffers())
-        self._moving: list[tuple[Tensor, list[Tensor]]] = []
+        self.moving: list[tuple[Tensor, list[Tensor]]] = []
+        #: ids of parameters that are brought up to date only when ``refresh`` asks for it
+        self.lazy: frozenset[int] = frozenset()
+        self._points: dict[int, list[Tensor]] = {}
+        self._stale: set[int] = set()
+        self._here: tuple[float, ...] = ()
         self._fixed: list[tuple[Tensor, Tensor]] = []
         self._shaken = False
         self._home: dict[str, tuple[Tensor, int]] = {}
@@ -74,7 +82,7 @@ class Replica:
         its device, or stays where it is (mapped from a file, say) if it already is.
         """
         targets = {**self.params, **self.buffers}
-        self._moving, self._fixed = [], []
+        self.moving, self._fixed = [], []
         for name in corners[0]:
             target = targets[name]
             points = [corner[name] for corner in corners]
@@ -83,9 +91,9 @@ class Replica:
                 target.copy_(points[0])
                 continue
             wide = torch.promote_types(target.dtype, torch.float32)
-            self._moving.append((target, [point.to(target.device, wide) for point in points]))
-        moved = {id(target) for target, _ in self._moving}
-        self._home = {n: (b.clone(), b._version) for n, b in self.buffers.items() if id(b) not in moved}
+            self.moving.append((target, [point.to(target.device, wide) for point in points]))
+        self._points = {id(target): points for target, points in self.moving}
+        self._home = {n: (b.clone(), b._version) for n, b in self.buffers.items() if id(b) not in self._points}
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
         """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers."""
@@ -97,8 +105,22 @@ class Replica:
             for target, point in self._fixed:
                 target.copy_(point)
             self._shaken = False
-        for target, points in self._moving:
-            combine(points, coefficients, target)
+        self._here = coefficients
+        self._stale = set(self.lazy)
+        for target, points in self.moving:
+            if id(target) not in self._stale:
+                combine(points, coefficients, target)
+
+    def refresh(self, target: Tensor) -> None:
+        """Bring a lazy parameter up to date."""
+        if id(target) in self._stale:
+            self._stale.discard(id(target))
+            combine(self._points[id(target)], self._here, target)
+
+    @property
+    def fixed(self) -> list[Tensor]:
+        """What is the same at every point: the parameters and buffers that do not move."""
+        return [t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points]
 
     def perturb(self, generator: torch.Generator, relative: float | None = None) -> None:
         """Multiply every parameter by 1 ± ``relative``, by default one unit of rounding.
@@ -262,6 +284,9 @@ class Pass:
         self.statistics = statistics
         self.moments: dict[str, Moments] = {}
         self.fingerprint = Fingerprint()
+        self.prefix: AffinePrefix | None = None
+        #: whether per_example writes to its batch, so that it must be given a copy
+        self.mutates = False
         self.carried: list[Any] = [None] * len(coefficients)
 
     def run(self, tick: Callable[[int], None]) -> None:
@@ -274,6 +299,10 @@ class Pass:
             for _, batch in block:
                 self.fingerprint.add(batch)
             held = [(number, self.place(batch)) for number, batch in block]
+            if block[0][0] == 0:
+                self.prefix = self._agreed_prefix(*held[0])
+            elif self.prefix is not None:
+                self.prefix.forget()
             groups = [
                 range(g, min(g + _GROUP, len(self.coefficients))) for g in range(0, len(self.coefficients), _GROUP)
             ]
@@ -284,6 +313,31 @@ class Pass:
                     rows.append(self.quantities_over(held, point))
                     tick(sum(count_examples(batch) for _, batch in held))
                 self._take_in(group, rows, last=group is groups[-1])
+        self.prefix, self.replica.lazy = None, frozenset()
+
+    def _agreed_prefix(self, number: int, batch: Any) -> AffinePrefix | None:
+        """The affine prefix, if there is anything for it to do and it agrees with the plain route on one batch."""
+        replica, last = self.replica, len(self.coefficients) - 1
+        if self.policies.dtype not in (torch.float32, torch.float64) or last == 0:
+            return None
+        found = AffinePrefix(replica.moving, replica.fixed, replica.refresh, _PREFIX_BYTES)
+        for point in (0, last):
+            self.stand_at(point)
+            plain = self.losses(number, batch, point)["loss"]
+            self.carried[point] = None
+            self.prefix, replica.lazy = found, frozenset(found.in_products - found.read)
+            self.stand_at(point)
+            fast = self.losses(number, batch, point)["loss"]
+            self.carried[point] = None
+            self.prefix, agreed = None, replica.lazy
+            replica.lazy = frozenset()
+            scale = float(plain.abs().nan_to_num(0, 0, 0).max()) if plain.numel() else 0.0
+            if not torch.allclose(fast, plain, rtol=1e-3, atol=1e-5 * scale, equal_nan=True):
+                return None
+            if not found.in_products:
+                return None
+        replica.lazy = agreed
+        return found
 
     def blocks(self) -> Iterator[list[tuple[int, Any]]]:
         """The split's batches, numbered, in runs that are worth moving the model for."""
@@ -316,9 +370,15 @@ class Pass:
         if policies.dropout != "off":
             where = self.coefficients[point] if policies.dropout == "resample" else ()
             torch.manual_seed(_seed(policies.seed, self.split.name, number, *where))
+        if self.mutates:
+            batch = map_tensors(torch.clone, batch)
+        watch = nullcontext() if self.prefix is None else self.prefix
+        if self.prefix is not None:
+            self.prefix.begin(number, leaves(batch), self.coefficients[point])
         arguments = (self.replica.module, batch, *([self.carried[point]] if policies.stateful else []))
         try:
-            answer = self.per_example(*arguments)
+            with watch:
+                answer = self.per_example(*arguments)
         except Exception as problem:
             problem.add_note(f"at {self.labels[point]}, split {self.split.name!r}, batch {number}")
             raise
@@ -490,7 +550,7 @@ def _size(batch: Any) -> int:
 
 
 def require_determined(one_pass: Pass) -> None:
-    """Look, on one batch, for a J that is not a function of the point.
+    """Look, on one batch, for a J that is not a function of the point; and for one that writes to its batch.
 
     Raises:
         InputError: the model is random although dropout is off, or the losses do not depend on the point
@@ -501,6 +561,13 @@ def require_determined(one_pass: Pass) -> None:
         return  # an empty split has its own error
     batch = one_pass.place(first)
     called = False
+    tried = map_tensors(torch.clone, batch)
+    before = [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]
+    one_pass.stand_at(0)
+    torch.manual_seed(0)
+    one_pass.losses(0, tried, 0)
+    one_pass.carried[0] = None
+    one_pass.mutates = before != [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]
 
     def note(*_: object) -> None:
         nonlocal called

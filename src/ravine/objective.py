@@ -208,6 +208,7 @@ class Objective:
             statistics = None
             if self.buffers == "recompute":
                 first = Pass(replica, self.splits[0], self.per_example, policies, coefficients, labels)
+                require_determined(first)
                 statistics = recomputed_statistics(first, tick)
             for split in self.splits:
                 one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)

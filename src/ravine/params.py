@@ -16,7 +16,7 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]
 
-_PIECE = 1 << 22  # elements; 32 MiB of float64, the most that a reduction here allocates
+_PIECE = 1 << 20  # elements; reductions here hold a few pieces of 8 MiB in float64
 
 
 def is_float(tensor: Tensor) -> bool:
@@ -25,7 +25,7 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor's elements in order, flat, at most 4 Mi at a time."""
+    """The tensor's elements in order, flat, at most 1 Mi at a time."""
     return iter(tensor.detach().reshape(-1).split(_PIECE))
 
 
