@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ravine.errors import InputError
     from ravine.evaluation import evaluate
     from ravine.inspection import inspect
+    from ravine.interpolation import reconstruct
     from ravine.objective import Objective, stateful, supervised
     from ravine.params import Params
     from ravine.report import write_report
+    from ravine.resolution import resolve
     from ravine.results import open_result, save_result
     from ravine.slices import Line
 
@@ -39,6 +41,8 @@ _HOMES = {
     "metrics": "metrics",
     "open_result": "results",
     "plot": "plot",
+    "reconstruct": "interpolation",
+    "resolve": "resolution",
     "save_result": "results",
     "stateful": "objective",
     "supervised": "objective",
@@ -56,6 +60,8 @@ __all__ = [
     "metrics",
     "open_result",
     "plot",
+    "reconstruct",
+    "resolve",
     "save_result",
     "stateful",
     "supervised",

@@ -18,17 +18,19 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from ravine.errors import InputError
 from ravine.params import combine, is_float, pieces, same_values
-from ravine.prefix import AffinePrefix
+from ravine.prefix import AffinePrefix, tensors_in
 from ravine.splits import Fingerprint, Split, count_examples, leaves, map_tensors, splitmix64
 
 REPLICATES: Final = 64  # random halves of the examples; one bit each of an example's word
 _BLOCK_EXAMPLES: Final = 8192  # read before the points change: moving the model costs about 100 examples' forward
 _BLOCK_BYTES: Final = 256 << 20
 _PREFIX_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
-_PROBED_EXAMPLES: Final = 1024
+_PROBED_EXAMPLES: Final = 256
 _GROUP: Final = 256  # points whose per-example losses are held at once
 
 Coefficients = Sequence[tuple[float, ...]]
@@ -122,17 +124,16 @@ class Replica:
         """What is the same at every point: the parameters and buffers that do not move."""
         return [t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points]
 
-    def perturb(self, generator: torch.Generator, relative: float | None = None) -> None:
-        """Multiply every parameter by 1 ± ``relative``, by default one unit of rounding.
+    def perturb(self, generator: torch.Generator) -> None:
+        """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
 
-        By one unit, the outcome represents the same point as well as the point itself does. The next ``move_to``
-        undoes it.
+        The next ``move_to`` undoes it.
         """
         self._shaken = True
         for target in self.params.values():
             if not is_float(target):
                 continue
-            unit = torch.finfo(target.dtype).eps if relative is None else relative
+            unit = torch.finfo(target.dtype).eps
             for piece in pieces(target):
                 noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(-unit, unit, generator=generator)
                 piece.add_(piece * noise.to(piece))
@@ -190,6 +191,7 @@ class Moments:
 
     Attributes:
         count: examples taken in.
+        counted: whether every value was a whole number, as of an error count.
         mean: (points,) mean over the examples.
         square: (points,) sum of squared deviations from the mean (merged by Chan et al. 1979).
         half_count: (replicates,) examples in each random half.
@@ -201,6 +203,7 @@ class Moments:
     half_sum: np.ndarray
     half_count: np.ndarray = field(default_factory=lambda: np.zeros(REPLICATES))
     count: int = 0
+    counted: bool = True
 
     @classmethod
     def empty(cls, points: int) -> Moments:
@@ -218,6 +221,7 @@ class Moments:
         new = values.shape[1]
         if new:
             member = _halves(self.count, new)
+            self.counted = self.counted and bool((values == np.round(values)).all())
             with np.errstate(invalid="ignore", over="ignore"):  # a diverged point is NaN or infinite, and stays so
                 mean = values.mean(axis=1)
                 delta = mean - self.mean[group]
@@ -553,42 +557,25 @@ def require_determined(one_pass: Pass) -> None:
     """Look, on one batch, for a J that is not a function of the point; and for one that writes to its batch.
 
     Raises:
-        InputError: the model is random although dropout is off, or the losses do not depend on the point
-            because the function never calls the model it is given.
+        InputError: the model is random although dropout is off, or the function never uses the model it is given.
     """
     first = next(one_pass.split.batches(), None)
     if first is None:
         return  # an empty split has its own error
     batch = one_pass.place(first)
-    called = False
-    tried = map_tensors(torch.clone, batch)
-    before = [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]
-    one_pass.stand_at(0)
-    torch.manual_seed(0)
-    one_pass.losses(0, tried, 0)
-    one_pass.carried[0] = None
-    one_pass.mutates = before != [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]
-
-    def note(*_: object) -> None:
-        nonlocal called
-        called = True
-
-    hooks = [module.register_forward_pre_hook(note) for module in one_pass.replica.module.modules()]
     found = []
-    last = len(one_pass.coefficients) - 1
-    try:
-        for seed, (point, shaken) in enumerate([(0, False), (0, False), (last, False), (last, True)]):
-            one_pass.stand_at(point)
-            if shaken:  # two points may be equally high; hardly the neighbourhood of one
-                one_pass.replica.perturb(torch.Generator().manual_seed(0), relative=0.5)
-            one_pass.carried[point] = None
-            torch.manual_seed(seed)
-            found.append(one_pass.losses(0, batch, point)["loss"])
-            one_pass.carried[point] = None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    one, again, other, shaken = found
+    watch = _UseOf(one_pass.replica.module)
+    for seed in (0, 1):
+        tried = map_tensors(torch.clone, batch)
+        before = [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]
+        one_pass.stand_at(0)
+        torch.manual_seed(seed)
+        with watch:
+            found.append(one_pass.losses(0, tried, 0)["loss"])
+        one_pass.carried[0] = None
+        if before != [leaf._version for leaf in leaves(tried) if isinstance(leaf, Tensor)]:
+            one_pass.mutates = True
+    one, again = found
     if one_pass.policies.dropout == "off" and not torch.allclose(one, again, rtol=1e-3, equal_nan=True):
         msg = (
             "the loss at one point is random even in evaluation mode (dropout that ignores model.training?): two "
@@ -596,10 +583,36 @@ def require_determined(one_pass: Pass) -> None:
             "dropout='fixed' to use the same draws at every point, or 'resample'."
         )
         raise InputError(msg)
-    stateless = not one_pass.policies.stateful  # a first batch that starts a state may well not depend on the point
-    if stateless and not called and torch.equal(one, other) and torch.equal(other, shaken):
+    if not watch.used and not one_pass.policies.stateful:  # a first batch may do no more than start a state
         msg = (
-            "per_example gave the same losses at different points and never called the model that it was given; "
-            "it may use another model from outside. Use its first argument."
+            "per_example never used the model that it was given, so every curve would be flat; it may use another "
+            "model from outside. Use its first argument."
         )
         raise InputError(msg)
+
+
+class _UseOf(TorchFunctionMode):
+    """Notes whether anything in a module runs, or any torch function is given one of its parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.used = False
+        self._module = module
+        self._parameters = {id(parameter) for parameter in module.parameters()}
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> _UseOf:
+        self._hooks = [module.register_forward_pre_hook(self._note) for module in self._module.modules()]
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, *_: object) -> None:
+        self.used = True
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.used = self.used or any(id(tensor) in self._parameters for tensor in tensors_in(args, kwargs))
+        return func(*args, **(kwargs or {}))

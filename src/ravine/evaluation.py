@@ -16,6 +16,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ravine.errors import InputError
+from ravine.interpolation import spread_floor
 from ravine.objective import Measured, Objective
 from ravine.results import SCHEMA_VERSION
 from ravine.slices import Slice
@@ -65,21 +66,33 @@ def evaluate(
     References:
         Goodfellow and Vinyals 2014, section 2.
     """
-    alpha = _checked(at)
+    return measured_at(objective, along, _checked(at), title=title, command=command, progress=progress)
+
+
+def measured_at(
+    objective: Objective,
+    along: Slice,
+    alpha: np.ndarray,
+    *,
+    title: str | None = None,
+    command: str = "",
+    progress: bool | None = None,
+    probing: bool = True,
+) -> xr.Dataset:
+    """``evaluate`` at points that are known to be good; without ``probing`` the noise floors are NaN."""
     began = time.perf_counter()
     coefficients = [along.coefficients(float(a)) for a in alpha]
     passes = [*objective.splits, *(objective.splits[:1] if objective.buffers == "recompute" else [])]
     expected = sum(map(len, passes)) * len(alpha) if all(map(len, passes)) else None
     hidden = None if progress is None else not progress  # tqdm's None: hidden where there is no terminal
-    with tqdm(
-        total=expected, desc=title or "evaluate", unit=" examples", delay=1, disable=hidden, unit_scale=True
-    ) as bar:
+    bar = tqdm(total=expected, desc=title or "evaluate", unit=" examples", delay=1, disable=hidden, unit_scale=True)
+    with bar:
         measured = objective.measure(
             along.corners,
             coefficients,
             _ticker(bar.update),
             labels=[f"alpha = {a:g}" for a in alpha],
-            probes=_probes(alpha),
+            probes=_probes(alpha) if probing else (),
         )
     if measured.length == 0 and len(along.corners) > 1:
         msg = (
@@ -115,17 +128,6 @@ def _probes(alpha: np.ndarray, count: int = 5) -> list[int]:
     return [int(order[i]) for i in sorted({round(i * (len(order) - 1) / (count - 1)) for i in range(count)})]
 
 
-def _floor(alpha: np.ndarray, probed: Mapping[int, float]) -> np.ndarray:
-    """The noise floor at every point: between probes it is read off log-linearly, as it spans decades."""
-    places = np.array([alpha[i] for i in probed])
-    values = np.array(list(probed.values()))
-    known = np.isfinite(values)
-    if not known.any():
-        return np.full_like(alpha, np.nan)
-    tiny = np.finfo(np.float64).tiny
-    return np.exp(np.interp(alpha, places[known], np.log(np.maximum(values[known], tiny))))
-
-
 def _ticker(update: Callable[[int], object]) -> Callable[[int], None]:
     return lambda done: None if update(done) else None
 
@@ -150,12 +152,17 @@ def _labelled(
         raise InputError(msg)
     for name in names:
         of = [moments[name] for moments in by_split]
-        about = {"long_name": _LONG_NAMES.get(name, name), "units": objective.units.get(name, "")}
+        about = {
+            "long_name": _LONG_NAMES.get(name, name),
+            "units": objective.units.get(name, ""),
+            "counted": int(all(m.counted for m in of)),  # only whole numbers: a step function of α
+        }
         variables[name] = (("alpha", "split"), np.stack([m.mean for m in of], 1), about)
         variables[f"{name}_stderr"] = (("alpha", "split"), np.stack([m.stderr for m in of], 1))
         replicates = np.stack([m.replicates for m in of], 1).astype(np.float32)
         variables[f"{name}_replicates"] = (("alpha", "split", "replicate"), replicates)
-        floors = [_floor(alpha, measured.floors[split][name]) for split in splits]
+        probed = [measured.floors[split].get(name, {}) for split in splits]
+        floors = [spread_floor(alpha, alpha[list(found)], np.array(list(found.values()))) for found in probed]
         variables[f"{name}_noise_floor"] = (("alpha", "split"), np.stack(floors, 1))
     variables["n_examples"] = (("split",), np.array([m["loss"].count for m in by_split]))
     distance = {"long_name": "distance from the start", "units": ""}

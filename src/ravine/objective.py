@@ -181,7 +181,7 @@ class Objective:
             coefficients: for every point, one number per corner, summing to 1.
             tick: told of progress, in examples × points.
             labels: a name for every point, for messages.
-            probes: numbers of the points whose noise floor to estimate (four evaluations of 1,024 examples each).
+            probes: numbers of the points whose noise floor to estimate (four evaluations of 256 examples each).
 
         Returns:
             Sums by split and quantity, and the provenance that only the measurement knows.

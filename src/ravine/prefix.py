@@ -138,7 +138,7 @@ class AffinePrefix(TorchFunctionMode):
             found = self._rearranged(func, args, kwargs)
             if found is not None:
                 return found
-        for tensor in _tensors(args, kwargs):
+        for tensor in tensors_in(args, kwargs):
             owned = self._linear.get(id(tensor))
             if owned is not None:
                 self.read.add(id(owned[2]))
@@ -147,7 +147,7 @@ class AffinePrefix(TorchFunctionMode):
 
     def _rearranged(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Carry what is known about the arguments over to the result; None where it is not known."""
-        tensors = list(_tensors(args, kwargs))
+        tensors = list(tensors_in(args, kwargs))
         if tensors and all(map(self._is_data, tensors)):
             key = self._key(func, args, kwargs)
             result = func(*args, **kwargs)
@@ -236,11 +236,12 @@ def _replaced(args: tuple[Any, ...], kwargs: Mapping[str, Any], linear: Mapping[
     return tuple(map(at_corner, args)), {name: at_corner(value) for name, value in kwargs.items()}
 
 
-def _tensors(*values: Any) -> Iterator[Tensor]:
+def tensors_in(*values: Any) -> Iterator[Tensor]:
+    """The tensors among values and nested tuples, lists and dicts of them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors(*value)
+            yield from tensors_in(*value)
         elif isinstance(value, dict):
-            yield from _tensors(*value.values())
+            yield from tensors_in(*value.values())
