@@ -87,23 +87,35 @@ def line(
     alpha: Annotated[
         str, typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
     ] = "0:1:201",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="instead of every point of --alpha, as few points between its ends as give the curve everywhere "
+            "to this share of the local value, such as 1e-3"
+        ),
+    ] = None,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
     title: Annotated[str, typer.Option(help="what to call the result")] = "",
-    tolerance: Annotated[float, typer.Option(help="share of the curve's range up to which a rise is no bump")] = 1e-3,
 ) -> None:
     """Walk the straight line from START to END; write the result, figures and a report."""
     points = parse_alpha(alpha)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_writable(out)
-    typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
-    curve = ravine.evaluate(J, along=walk, at=points, title=title or None, command=_command(), progress=_on_terminal())
+    about: dict[str, Any] = {"title": title or None, "command": _command(), "progress": _on_terminal()}
+    if tolerance is None:
+        typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
+        curve = ravine.evaluate(J, along=walk, at=points, **about)
+    else:
+        interval = float(points.min()), float(points.max())
+        typer.echo(f"· {walk.start.label} → {walk.end.label}: to {tolerance:g} of the local value", err=True)
+        curve = ravine.resolve(J, along=walk, interval=interval, tolerance=tolerance, **about)
     ravine.save_result(curve, out / "line.nc")
     figure = ravine.plot.line(curve)
     for suffix in ("png", "pdf"):
         figure.save(out / f"line.{suffix}")
-    page = ravine.write_report(out, curve, tolerance=tolerance)
-    _print_verdict(curve, tolerance)
+    page = ravine.write_report(out, curve)
+    _print_verdict(curve)
     typer.echo(f"\nThe report: {page}")
 
 
@@ -215,8 +227,8 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
-def _print_verdict(curve: Any, tolerance: float = 1e-3) -> None:
-    found = ravine.metrics.verdict(curve, tolerance)
+def _print_verdict(curve: Any) -> None:
+    found = ravine.metrics.verdict(curve)
     heading = str(curve.attrs["title"] or f"{curve.attrs['start']} → {curve.attrs['end']}")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
     for sentence in (found.headline, *found.sentences):

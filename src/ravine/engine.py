@@ -498,7 +498,6 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
     generator = torch.Generator().manual_seed(one_pass.policies.seed)
     unit = torch.finfo(one_pass.policies.dtype).eps
     floors: dict[str, dict[int, float]] = {}
-    counted: dict[str, bool] = {}
     for point in probes:
         found: dict[str, list[Tensor]] = {}
         for draw in range(draws + 1):
@@ -511,14 +510,9 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
         for name, drawn in found.items():
             values = torch.stack(drawn)
             means = values.mean(1)
-            counted[name] = counted.get(name, True) and bool((values == values.round()).all())
             floor = float(torch.stack([3 * means.std(), unit * means[0].abs()]).max())
             floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
-    one_example = 1 / max(examples, len(one_pass.split), 1)
-    return {
-        name: {point: max(floor, one_example) if counted[name] else floor for point, floor in found.items()}
-        for name, found in floors.items()
-    }
+    return floors
 
 
 def _as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:

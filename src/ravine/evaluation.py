@@ -163,6 +163,8 @@ def _labelled(
         variables[f"{name}_replicates"] = (("alpha", "split", "replicate"), replicates)
         probed = [measured.floors[split].get(name, {}) for split in splits]
         floors = [spread_floor(alpha, alpha[list(found)], np.array(list(found.values()))) for found in probed]
+        if about["counted"]:  # a curve of counts moves by whole examples
+            floors = [np.fmax(floor, 1 / m.count) for floor, m in zip(floors, of, strict=True)]
         variables[f"{name}_noise_floor"] = (("alpha", "split"), np.stack(floors, 1))
     variables["n_examples"] = (("split",), np.array([m["loss"].count for m in by_split]))
     distance = {"long_name": "distance from the start", "units": ""}

@@ -186,6 +186,14 @@ def reconstruct(curve: xr.Dataset, at: Any) -> xr.Dataset:
     )
 
 
+def densely(curve: xr.Dataset, points: int = 601) -> xr.Dataset:
+    """A resolved curve at many evenly spaced points, and at those that were measured: to draw it, or to search it."""
+    pieces, measured = pieces_of(curve), curve["alpha"].values
+    low, high = pieces[0].low, pieces[-1].high
+    inside = measured[(measured >= low) & (measured <= high)]
+    return reconstruct(curve, np.union1d(np.linspace(low, high, points), inside))
+
+
 def _parts(name: str) -> list[str]:
     return [name, f"{name}_stderr", f"{name}_replicates", f"{name}_noise_floor"]
 

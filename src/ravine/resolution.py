@@ -172,7 +172,9 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
                 continue
             ways = [False, True] if (values[inside] > 0).all() else [False]
             errors = [np.abs(read_values(piece, values[rows], alpha[others], log=log) - values[others]) for log in ways]
-            tails = [_tail(piece, values[rows], allowed[rows], log=log) for log in ways]
+            floor = _floor(result, name, split, rows)
+            tails = [_tail(piece, values[rows], allowed[rows], floor, log=log) for log in ways]
+            tails = [0.0] * len(ways) if _counted(result, name) else tails  # steps have no series to speak of
             ratios = [np.maximum(error / allowed[others], tail) for error, tail in zip(errors, tails, strict=True)]
             best = int(np.argmin([ratio.max() for ratio in ratios]))
             fit.log[name][split] = best
@@ -191,15 +193,30 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
     return fit
 
 
-def _tail(piece: Piece, values: np.ndarray, allowed: np.ndarray, *, log: bool) -> float:
-    """The last Chebyshev coefficients in units of what is allowed: where they have not decayed, something hides.
+def _tail(piece: Piece, values: np.ndarray, allowed: np.ndarray, floor: float, *, log: bool) -> float:
+    """What the terms beyond the degree may add, in units of what is allowed.
 
-    They bound what the next terms add anywhere, so this sees a kink between all checks.
+    The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing hardly at all.
+    The decay from the third to the last quarter of the coefficients is taken to go on; so this sees what lies between
+    all checks. Coefficients within the noise floor say nothing about decay.
     """
     series = np.log(values) if log else values
     most = (allowed / values).min() if log else allowed.min()
     unit = chebyshev_points(-1.0, 1.0, piece.degree)
-    return float(np.abs(chebyshev.chebfit(unit, series, piece.degree)[-3:]).max() / most)
+    terms = np.abs(chebyshev.chebfit(unit, series, piece.degree))
+    before, last = terms[piece.degree // 2 : 3 * piece.degree // 4].max(), terms[3 * piece.degree // 4 :].max()
+    if last <= 2 * floor / (values.min() if log else 1.0):
+        return float(last / most)
+    decay = min(last / before, 0.999) if before > 0 else 0.999
+    return float(max(last, last * decay / (1 - decay) * (piece.degree / 4) ** 0.5) / most)
+
+
+def _counted(result: xr.Dataset, name: str) -> bool:
+    return bool(result[name].attrs.get("counted", 0))
+
+
+def _floor(result: xr.Dataset, name: str, split: int, rows: np.ndarray) -> float:
+    return float(np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split]).max())
 
 
 def _allowed(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:
@@ -209,7 +226,7 @@ def _allowed(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.
     extent = float(np.ptp(finite)) if finite.size else 0.0
     allowed = tolerance * np.maximum(np.abs(values), extent / 1000)
     floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
-    if bool(result[name].attrs.get("counted", 0)):
+    if _counted(result, name):
         floor = np.maximum(floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max())
     return np.maximum(np.maximum(allowed, 2 * floor), np.finfo(float).tiny)
 
@@ -279,6 +296,10 @@ def _joined(result: xr.Dataset, fresh: xr.Dataset) -> xr.Dataset:
     ).sortby("alpha")
     alpha = joined["alpha"].values
     for name in quantities(joined):
+        both = [bool(part[name].attrs.get("counted", 0)) for part in (result, fresh)]
+        if any(both) and not all(both):  # whole numbers by chance so far: neither a count nor a floor of one example
+            joined[name].attrs["counted"] = 0
+            joined[f"{name}_noise_floor"][:] = np.nan
         floor = joined[f"{name}_noise_floor"]
         for split in range(joined.sizes["split"]):
             floor[:, split] = spread_floor(alpha, alpha, floor.values[:, split])

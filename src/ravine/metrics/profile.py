@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
+from ravine.interpolation import critical_points, densely, is_resolved, reconstruct
 from ravine.results import quantities, validate
 
 
@@ -54,7 +55,7 @@ class Profile:
 
     @classmethod
     def of(cls, curve: xr.Dataset, quantity: str = "loss", split: str | None = None) -> Profile:
-        """Read one profile from a result.
+        """Read one profile from a result; a resolved one is read from its interpolant.
 
         Args:
             curve: a result with the dim ``alpha``.
@@ -73,6 +74,12 @@ class Profile:
         if quantity not in quantities(curve) or split not in splits:
             msg = f"the result has the quantities {quantities(curve)} on {splits}; got {quantity!r} on {split!r}"
             raise InputError(msg)
+        if is_resolved(curve):  # extremes and inflections of the interpolant are points of the profile
+            measured, curve = curve, densely(curve)
+            found = critical_points(measured, quantity, split)
+            extra = np.setdiff1d(found, curve["alpha"].values)
+            if extra.size:
+                curve = xr.concat([curve, reconstruct(measured, extra)], dim="alpha", data_vars="minimal")
         one = curve.sel(split=split).sortby("alpha")
         return cls(
             one["alpha"].values,

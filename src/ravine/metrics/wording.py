@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import xarray as xr
 
+from ravine.interpolation import is_resolved
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
 from ravine.metrics.profile import Estimate, Profile, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
@@ -271,12 +272,30 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     floor = float(np.nanmax(np.append(first.profile.floor, 0)))
     if len(alpha) == 1:
         return "There is a single point, so nothing is said about what lies between."
-    gap = float(np.diff(alpha).max())
+    bump = (
+        f"A bump is a rise of more than {tolerance:g} of the curve's range; rounding moves the {first.profile.split} "
+        f"{first.profile.quantity} by less than {floor:.0e}. ± is one standard error over {_examples(curve)}."
+    )
+    interval = f"from α = {alpha[0]:.4g} to {alpha[-1]:.4g}"
+    if not is_resolved(curve):
+        gap = float(np.diff(alpha).max())
+        return (
+            f"This holds at {len(alpha)} points {interval}, at most {gap:.2g} apart: what is narrower than that was "
+            f"not looked for. {bump}"
+        )
+    gap, measured = float(curve.attrs["largest_gap"]), curve.sizes["alpha"]
+    where = f"The curve was measured at {measured} points {interval} and read between them by interpolation"
+    if not curve.attrs["resolved"]:
+        bad = int((curve["piece_resolved"].values == 0).sum())
+        return (
+            f"{where}, but {bad} of {curve.sizes['piece']} pieces did not resolve to {curve.attrs['tolerance']:g}: "
+            f"there the curve between the points is not known. {bump}"
+        )
+    misfit = float(np.nanmax(curve[f"{first.profile.quantity}_misfit"].sel(split=first.profile.split)))
     return (
-        f"This holds at {len(alpha)} points from α = {alpha[0]:.4g} to {alpha[-1]:.4g}, at most {gap:.2g} apart: what "
-        f"is narrower than that was not looked for. A bump is a rise of more than {tolerance:g} of the curve's range; "
-        f"rounding moves the {first.profile.split} {first.profile.quantity} by less than {floor:.0e}. "
-        f"± is one standard error over {_examples(curve)}."
+        f"{where}, which misses the measured {first.profile.split} {first.profile.quantity} by at most {misfit:.0e} "
+        f"(asked for: {curve.attrs['tolerance']:g} of the local value); what is narrower than the largest gap, "
+        f"{gap:.2g}, could hide. {bump}"
     )
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from ravine import results
 from ravine.errors import InputError
+from ravine.interpolation import densely, is_resolved
 from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
 
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
@@ -108,19 +109,30 @@ def title(curve: xr.Dataset) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Trace:
-    """One quantity of one split in the order of alpha."""
+    """One quantity of one split in the order of alpha: what is drawn, and where it was measured."""
 
     label: str
     alpha: np.ndarray
     values: np.ndarray
     stderr: np.ndarray
+    points: np.ndarray
+    heights: np.ndarray
 
 
 def _trace(curve: xr.Dataset, quantity: str, split: str, label: str) -> _Trace:
-    order = np.argsort(curve["alpha"].values, kind="stable")
-    one = curve.sel(split=split)
-    values, stderr = (np.asarray(one[name].values, dtype=float) for name in (quantity, f"{quantity}_stderr"))
-    return _Trace(label, np.asarray(curve["alpha"].values, dtype=float)[order], values[order], stderr[order])
+    drawn = densely(curve) if is_resolved(curve) else curve
+
+    def column(result: xr.Dataset, name: str) -> np.ndarray:
+        return np.asarray(result.sel(split=split).sortby("alpha")[name].values, dtype=float)
+
+    return _Trace(
+        label,
+        column(drawn, "alpha"),
+        column(drawn, quantity),
+        column(drawn, f"{quantity}_stderr"),
+        column(curve, "alpha"),
+        column(curve, quantity),
+    )
 
 
 def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
@@ -146,14 +158,14 @@ def _band(trace: _Trace, style: int) -> Band:
 
 
 def _curve(trace: _Trace, style: int, named: bool) -> list[Layer]:
-    finite = np.isfinite(trace.values)
-    heights = np.where(finite, trace.values, np.nan)
+    heights = np.where(np.isfinite(trace.values), trace.values, np.nan)
     layers: list[Layer] = [Curve(trace.alpha, heights, trace.label if named else "", trace.stderr, style)]
+    finite = np.isfinite(trace.heights)
     # A finite value between two gaps is on no segment of the line; only a dot shows it.
     neighbours = np.convolve(finite, [1, 0, 1], mode="same") if finite.size > 1 else np.zeros(1)
     dotted = finite if finite.size < DOTTED_BELOW else finite & (neighbours == 0)
     if dotted.any():
-        layers.append(Markers(trace.alpha[dotted], heights[dotted], style=style))
+        layers.append(Markers(trace.points[dotted], trace.heights[dotted], style=style))
     return layers
 
 
@@ -161,9 +173,9 @@ def _crosses(traces: Sequence[_Trace]) -> list[Layer]:
     """One cross for each place at the top or the bottom edge, whatever number of curves is lost there."""
     lost: dict[tuple[float, float], list[str]] = {}
     for trace in traces:
-        for i in np.flatnonzero(~np.isfinite(trace.values)):
-            place = float(trace.alpha[i]), 1.0 if np.isposinf(trace.values[i]) else 0.0
-            lost.setdefault(place, []).append(f"{trace.label}: {trace.values[i]}")
+        for i in np.flatnonzero(~np.isfinite(trace.heights)):
+            place = float(trace.points[i]), 1.0 if np.isposinf(trace.heights[i]) else 0.0
+            lost.setdefault(place, []).append(f"{trace.label}: {trace.heights[i]}")
     if not lost:
         return []
     alpha, edge = np.array(sorted(lost)).T
