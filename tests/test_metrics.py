@@ -150,7 +150,7 @@ def test_standard_errors_are_paired():
 
 def test_standard_errors_cover_repeated_draws():
     """Barriers of 100 data sets scatter as the standard error of one of them says, position too."""
-    alpha = np.linspace(0, 1, 41)
+    alpha = np.linspace(0, 1, 401)
 
     def draw(seed):
         rng = np.random.default_rng(seed)

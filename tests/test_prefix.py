@@ -240,7 +240,6 @@ def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefi
         def __init__(self):
             super().__init__()
             self.layer = nn.Linear(6, 4)
-            self.memory = self.layer.weight.detach()
 
         def forward(self, x):
             return self.layer(x) + self.window.sum()

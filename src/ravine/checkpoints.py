@@ -19,9 +19,10 @@ from typing import Any, Final
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ravine.errors import InputError
-from ravine.params import Params, is_float, same_values
+from ravine.params import Params, is_float, same_values, version_of
 
 #: What PyTorch calls the running statistics of its normalisation layers.
 RUNNING_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
@@ -93,7 +94,7 @@ class Checkpoint:
                 "initialisation" of a model that was then trained is the solution, and the line is flat.
         """
         for name, version in self.versions.items():
-            if _version(self.tensors[name]) != version:
+            if version_of(self.tensors[name]) != version:
                 msg = (
                     f"{self.label} has changed since it was read (at {name!r}): a module and its state_dict() "
                     "are live. Take a copy, copy.deepcopy(model.state_dict()), before training goes on."
@@ -249,6 +250,10 @@ def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
 
 def _from_module(module: nn.Module) -> Checkpoint:
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    lazy = [name for name, parameter in parameters.items() if _is_lazy(parameter)]
+    if lazy:
+        msg = f"the module {type(module).__name__} has parameters without a shape yet ({lazy[0]!r}); run it once first"
+        raise InputError(msg)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     tensors = {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
     first: dict[int, str] = {}
@@ -258,7 +263,7 @@ def _from_module(module: nn.Module) -> Checkpoint:
         label=f"module {type(module).__name__}",
         ties=ties,
         buffers=frozenset(buffers) | {n for n, t in parameters.items() if not is_float(t)},
-        versions={name: _version(tensor) for name, tensor in tensors.items()},
+        versions={name: version_of(tensor) for name, tensor in tensors.items()},
     )
 
 
@@ -276,13 +281,17 @@ def _from_mapping(mapping: Mapping[Any, Any], label: str) -> Checkpoint:
             f"one under {', '.join(map(repr, _STATE_KEYS))}."
         )
         raise InputError(msg)
+    unusual = [str(n) for n, t in entries.items() if t.layout != torch.strided or t.is_quantized or _is_lazy(t)]
+    if unusual:
+        msg = f"{label} holds sparse, quantised or uninitialised tensors, which have no line: {', '.join(unusual[:5])}"
+        raise InputError(msg)
     tensors = {str(name): tensor.detach() for name, tensor in entries.items()}
     return Checkpoint(
         tensors=tensors,
         label=label,
         ties=_shared(tensors),
         buffers=_not_parameters(tensors),
-        versions={name: _version(tensor) for name, tensor in tensors.items()},
+        versions={name: version_of(tensor) for name, tensor in tensors.items()},
     )
 
 
@@ -308,10 +317,10 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _from_path(path: Path) -> Checkpoint:
-    if path.is_dir():
+    if path.is_dir() and path != Path():
         return _from_folder(path)
     if not path.is_file():
-        msg = f"there is no checkpoint {str(path)!r}"
+        msg = f"there is no checkpoint {str(path)!r}" if path != Path() else "the path of a checkpoint is empty"
         raise InputError(msg)
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
@@ -393,5 +402,5 @@ def _no_checkpoint(path: Path, problem: Exception) -> InputError:
     return InputError(f"{str(path)!r} is not a checkpoint, or is damaged{reason}")
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)

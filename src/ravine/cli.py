@@ -136,7 +136,7 @@ def inspect(start: Annotated[str, _START], end: Annotated[str, _END]) -> None:
     """Compare two checkpoints before walking: names, ties, norms, distance, NaN, running statistics."""
     found = ravine.inspect(start, end)
     typer.echo(str(found))
-    if found.problem:
+    if found.problem or any(end.non_finite for end in found.ends):
         raise typer.Exit(2)
 
 
@@ -175,14 +175,15 @@ def load_objective(name: str) -> ravine.Objective:
     module = _import(place)
     make = getattr(module, function, None)
     if not callable(make):
-        known = ", ".join(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        known = ", ".join(own)
         msg = f"{place!r} has no function {function!r}; it has {known or 'none'}"
         raise ravine.InputError(msg)
     try:
         made = make()
     except ravine.InputError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         msg = f"{name!r} failed: {type(problem).__name__}: {problem}. RAVINE_DEBUG=1 shows where."
         raise ravine.InputError(msg) from problem
     if not isinstance(made, ravine.Objective):
@@ -194,22 +195,23 @@ def load_objective(name: str) -> ravine.Objective:
 def _import(place: str) -> Any:
     try:
         if not place.endswith(".py"):
-            sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+            sys.path.append(str(Path.cwd()))  # so that a module beside the caller is found
             return importlib.import_module(place)
         path = Path(place)
         if not path.is_file():
             msg = f"there is no file {place!r}"
             raise ravine.InputError(msg)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        name = f"_ravine_objective_{path.stem}"  # not the file's own name, which may be another module's
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None  # a path that ends in .py always has one
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(path.resolve().parent))  # so that it can import its neighbours
-        sys.modules[path.stem] = module
+        sys.path.append(str(path.resolve().parent))  # so that it can import its neighbours
+        sys.modules[name] = module
         spec.loader.exec_module(module)
     except ravine.InputError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         msg = f"{place!r} cannot be imported: {type(problem).__name__}: {problem}"
         raise ravine.InputError(msg) from problem
     return module
@@ -218,10 +220,13 @@ def _import(place: str) -> Any:
 def _require_writable(out: Path) -> None:
     """Find out before the work that its outcome can be written."""
     try:
+        made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".ravine-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        if made:
+            out.rmdir()  # made again when there is something to write
     except OSError as problem:
         msg = f"cannot write to {str(out)!r}: {problem.strerror or problem}. Choose another folder with --out."
         raise ravine.InputError(msg) from problem

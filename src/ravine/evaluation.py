@@ -94,19 +94,16 @@ def measured_at(
             labels=[f"alpha = {a:g}" for a in alpha],
             probes=_probes(alpha) if probing else (),
         )
-    if measured.length == 0 and len(along.corners) > 1:
-        msg = (
-            f"{along.corners[0].label} and {along.corners[-1].label} are the same point, so every curve between them "
-            "is flat. A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before training."
-        )
-        raise InputError(msg)
     return _labelled(objective, along, alpha, measured, title, command, time.perf_counter() - began)
 
 
 def _checked(at: Any) -> np.ndarray:
     try:
-        alpha = np.atleast_1d(np.asarray(at, dtype=np.float64))
-    except (TypeError, ValueError) as problem:
+        given = np.asarray(at.detach().cpu() if isinstance(at, torch.Tensor) else at)
+        if given.dtype.kind not in "iufb":
+            raise TypeError
+        alpha = np.atleast_1d(given.astype(np.float64))
+    except (TypeError, ValueError, OverflowError) as problem:
         msg = f"at must be numbers; got {at!r}"
         raise InputError(msg) from problem
     if alpha.ndim != 1 or alpha.size == 0:
@@ -159,7 +156,7 @@ def _labelled(
         }
         variables[name] = (("alpha", "split"), np.stack([m.mean for m in of], 1), about)
         variables[f"{name}_stderr"] = (("alpha", "split"), np.stack([m.stderr for m in of], 1))
-        replicates = np.stack([m.replicates for m in of], 1).astype(np.float32)
+        replicates = np.stack([m.replicates for m in of], 1)
         variables[f"{name}_replicates"] = (("alpha", "split", "replicate"), replicates)
         probed = [measured.floors[split].get(name, {}) for split in splits]
         floors = [spread_floor(alpha, alpha[list(found)], np.array(list(found.values()))) for found in probed]
@@ -179,6 +176,7 @@ def _labelled(
             "schema_version": SCHEMA_VERSION,
             "title": title or "",
             **objective.describe(),
+            "dtype": measured.dtype,
             "start": along.corners[0].label,
             "end": along.corners[-1].label,
             "start_hash": measured.hashes[0],

@@ -143,6 +143,8 @@ def _lines(found: Inspection) -> list[str]:
     lines.append("")
     if found.problem:
         return [*lines, f"No line: {found.problem}"]
+    if start.non_finite or end.non_finite:
+        return [*lines, "No line: a checkpoint with NaN or infinity is refused; mend it first."]
     lines.append(
         f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times the start's norm."
     )
@@ -156,8 +158,6 @@ def _lines(found: Inspection) -> list[str]:
         lines.append("Running statistics have no value between the ends: Objective needs a buffers= policy.")
     if found.dropout:
         lines.append(f"Dropout in {_names(found.dropout)}: off by default; dropout='fixed' keeps one set of masks.")
-    if start.non_finite or end.non_finite:
-        lines.append("A line through NaN or infinity is refused: mend the checkpoint first.")
     return lines
 
 

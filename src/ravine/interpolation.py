@@ -123,7 +123,7 @@ def reconstruct(curve: xr.Dataset, at: Any) -> xr.Dataset:
         at: values of α within the resolved interval, each once.
 
     Returns:
-        A result at those points, with ``q_error`` (alpha, split) for every quantity: the largest error that
+        A result at those points, with ``q_misfit`` (alpha, split) for every quantity: the largest error that
         was measured on the piece which the value was read from. Where a piece is not finite, NaN.
 
     Raises:
@@ -173,7 +173,7 @@ def reconstruct(curve: xr.Dataset, at: Any) -> xr.Dataset:
                     out[key][here, split] = found * (read.reshape(-1, *[1] * (spread.ndim - 1)) if log else 1.0)
         for key in _parts(name):
             variables[key] = (curve[key].dims, out[key], curve[key].attrs)
-        variables[f"{name}_error"] = (("alpha", "split"), errors)
+        variables[f"{name}_misfit"] = (("alpha", "split"), errors)
     length = float(curve.attrs["length"])
     return xr.Dataset(
         variables,
@@ -190,8 +190,8 @@ def densely(curve: xr.Dataset, points: int = 601) -> xr.Dataset:
     """A resolved curve at many evenly spaced points, and at those that were measured: to draw it, or to search it."""
     pieces, measured = pieces_of(curve), curve["alpha"].values
     low, high = pieces[0].low, pieces[-1].high
-    inside = measured[(measured >= low) & (measured <= high)]
-    return reconstruct(curve, np.union1d(np.linspace(low, high, points), inside))
+    places = np.concatenate([np.linspace(low, high, points), measured, [0.0, 1.0]])
+    return reconstruct(curve, np.unique(places[(places >= low) & (places <= high)]))
 
 
 def _parts(name: str) -> list[str]:

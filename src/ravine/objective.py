@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -16,24 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from ravine.checkpoints import Checkpoint, align, unwrap
-from ravine.engine import (
-    Coefficients,
-    Moments,
-    Pass,
-    PerExample,
-    Policies,
-    Replica,
-    noise_floors,
-    recomputed_statistics,
-    require_determined,
-    running_norms,
-)
+from ravine.engine import Coefficients, Pass, PerExample, Policies
 from ravine.errors import InputError
+from ravine.moments import Moments
 from ravine.params import all_finite, content_hash, distance, is_float, same_values
+from ravine.probes import noise_floors, require_determined
+from ravine.recompute import recomputed_statistics
+from ravine.replica import Replica, running_norms
 from ravine.splits import Split, preserved_rng
 
 Dropout = Literal["off", "fixed", "resample"]
 Buffers = Literal["start", "end", "interpolate", "recompute"]
+
+_DTYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
@@ -52,6 +48,7 @@ class Measured:
         fingerprints: split → the fingerprint of its examples.
         hashes: of the corners' tensors.
         length: distance from the first corner to the last.
+        dtype: of the forward pass.
     """
 
     moments: dict[str, dict[str, Moments]]
@@ -59,6 +56,7 @@ class Measured:
     fingerprints: dict[str, str]
     hashes: list[str]
     length: float
+    dtype: str
 
 
 class Objective:
@@ -70,7 +68,8 @@ class Objective:
     Args:
         model: any module. DDP and ``torch.compile`` wrappers are looked through.
         per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token) losses, or a dict
-            of such tensors with a ``"loss"`` entry, all from one forward pass. ``supervised(F.cross_entropy)``
+            of such tensors with a ``"loss"`` entry, all from one forward pass; its attribute ``units``, a dict
+            such as ``{"loss": "nats"}``, names their units, if it has one. ``supervised(F.cross_entropy)``
             makes one for ``(inputs, targets)`` batches; ``stateful`` marks one that carries state.
         data: a source, or a dict of named sources (splits). A source is a tuple of tensors of one length, a
             Dataset, a DataLoader, or an iterable of batches that can be read again. Alone it is called "data".
@@ -80,7 +79,7 @@ class Objective:
             have: ``"start"``, ``"end"``, ``"interpolate"`` or ``"recompute"``. Needed for such a model only.
         seed: of the masks and of whatever else is random. Any integer.
         device: where to compute; by default where the model is.
-        dtype: precision of the forward pass; by default the parameters' own, but at least float32.
+        dtype: precision of the forward pass; by default the widest of the model's and the ends' own, at least float32.
         batch_size: examples per forward pass, where the batches are made here (tuples and Datasets).
         check_data: refuse a source that gives other examples on a second pass.
 
@@ -115,14 +114,16 @@ class Objective:
         if not isinstance(model, nn.Module):
             msg = f"model must be a torch.nn.Module; got {type(model).__name__}"
             raise InputError(msg)
+        if isinstance(per_example, nn.Module) or getattr(per_example, "__module__", "").startswith("torch."):
+            name = getattr(per_example, "__name__", type(per_example).__name__)
+            msg = f"per_example is the loss {name} itself; wrap it, ravine.supervised({name}), to call the model first"
+            raise InputError(msg)
         if not callable(per_example):
             msg = f"per_example must be a function of (model, batch); got {type(per_example).__name__}"
             raise InputError(msg)
         _require_choice("dropout", dropout, get_args(Dropout))
         _require_choice("buffers", buffers, (None, *get_args(Buffers)))
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            msg = f"batch_size must be a positive integer; got {batch_size!r}"
-            raise InputError(msg)
+        batch_size, seed = _whole("batch_size", batch_size, least=1), _whole("seed", seed)
         self.model = unwrap(model)
         self.per_example = per_example
         self.dropout = dropout
@@ -134,8 +135,11 @@ class Objective:
         if not floats:
             msg = f"the model {type(self.model).__name__} has no floating-point parameters, so there is no line to walk"
             raise InputError(msg)
-        self.device = torch.device(device) if device is not None else _home(floats[0])
-        self.dtype = dtype if dtype is not None else _at_least_float32(floats)
+        self.device = _usable(device) if device is not None else _home(floats[0])
+        if dtype is not None and dtype not in _DTYPES:
+            msg = f"dtype must be one of {', '.join(map(str, _DTYPES))}; got {dtype!r}"
+            raise InputError(msg)
+        self.dtype = dtype
         norms = running_norms(self.model)
         if norms and buffers is None:
             names = ", ".join(map(repr, itertools.islice(norms, 3)))
@@ -145,6 +149,9 @@ class Objective:
             )
             raise InputError(msg)
         sources = data if isinstance(data, Mapping) else {"data": data}
+        if len({str(name) for name in sources}) < len(sources):
+            msg = f"two splits have one name: {', '.join(map(repr, sources))}"
+            raise InputError(msg)
         if not sources:
             msg = "data is empty; expected a source, or a dict of named sources"
             raise InputError(msg)
@@ -194,38 +201,57 @@ class Objective:
         for corner in aligned:
             corner.require_unchanged()
             _require_finite(corner, own)
-        policies = Policies(
-            self.dropout, self.seed, getattr(self.per_example, "stateful", False), self.dtype, self.device
+        points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
+        length = distance(points[0], points[-1]) if len(points) > 1 else 0.0
+        if length == 0 and len(points) > 1:
+            msg = (
+                f"{corners[0].label} and {corners[-1].label} are the same point, so every curve between them is flat. "
+                "(A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before training.)"
+            )
+            raise InputError(msg)
+        # float64 checkpoints may differ by less than a float32 model can tell
+        dtype = self.dtype or _at_least_float32(
+            [tensor for point in [own.params, *points] for tensor in point.values()]
         )
+        policies = Policies(self.dropout, self.seed, getattr(self.per_example, "stateful", False), dtype, self.device)
+        generators = [generator for split in self.splits for generator in split.generators]
         labels = labels or [f"point {number}" for number in range(len(coefficients))]
         moments, found_floors, prints = {}, {}, {}
-        with preserved_rng(), torch.no_grad():
+        if self.device.type == "cuda":
+            torch.cuda.init()  # so that its generator is among those that are preserved
+        with torch.inference_mode(mode=False), preserved_rng(generators), torch.no_grad():
             for split in self.splits if self.check_data else []:
                 split.require_repeatable()
-            replica = Replica(self.model, self.dtype, self.device)
+            replica = Replica(self.model, dtype, self.device)
             replica.span(self._spanning(own, aligned))
             replica.set_modes(self.dropout)
             statistics = None
             if self.buffers == "recompute":
                 first = Pass(replica, self.splits[0], self.per_example, policies, coefficients, labels)
-                require_determined(first)
+                require_determined(first, self.model)
                 statistics = recomputed_statistics(first, tick)
             for split in self.splits:
                 one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)
-                require_determined(one_pass)
+                require_determined(one_pass, self.model)
                 found_floors[split.name] = noise_floors(one_pass, probes)
                 one_pass.run(tick)
                 if self.check_data or one_pass.fingerprint.count == 0:
                     split.require_same(one_pass.fingerprint)
+                empty = [name for name, found in one_pass.moments.items() if not found.count]
+                if empty:
+                    msg = (
+                        f"per_example gave no values of {empty[0]!r} on split {split.name!r} (is every target ignored?)"
+                    )
+                    raise InputError(msg)
                 moments[split.name] = one_pass.moments
                 prints[split.name] = str(one_pass.fingerprint)
-        points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
         return Measured(
             moments,
             found_floors,
             prints,
             [content_hash(corner.tensors) for corner in aligned],
-            distance(points[0], points[-1]) if len(points) > 1 else 0.0,
+            length,
+            str(dtype).removeprefix("torch."),
         )
 
     def describe(self) -> dict[str, str | int]:
@@ -237,7 +263,7 @@ class Objective:
             "per_example": str(name),
             "dropout": self.dropout,
             "buffers": self.buffers or "none",
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": str(self.dtype or "as stored").removeprefix("torch."),
             "device": str(self.device),
             "seed": self.seed,
             "batch_size": self.batch_size,
@@ -313,8 +339,13 @@ def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerE
         >>> J({"weight": torch.tensor([[2.0]])})  # the mean of 2, 4, 6
         {'data': 4.0}
     """
-    function.stateful = True  # pyright: ignore[reportFunctionMemberAccess]
-    return function
+
+    @functools.wraps(function)
+    def marked(model: nn.Module, batch: Any, state: Any) -> tuple[Any, Any]:
+        return function(model, batch, state)
+
+    vars(marked)["stateful"] = True  # wrapped, because a bound method takes no attributes
+    return marked
 
 
 _UNITS: Final = {
@@ -354,7 +385,15 @@ class _Supervised:
             msg = f"supervised() needs a model that returns a tensor; got {type(outputs).__name__}. Write per_example."
             raise InputError(msg)
         losses = self.loss(outputs, targets)
-        classes = not targets.is_floating_point() and outputs.ndim > 1
+        if losses.ndim == 0:
+            return {"loss": losses}  # whoever reads it says what is wrong
+        if len(losses) != len(targets) or losses.numel() > max(outputs.numel(), targets.numel()):
+            msg = (
+                f"the loss of outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} has the shape "
+                f"{tuple(losses.shape)}: they broadcast against each other. Give both one shape."
+            )
+            raise InputError(msg)
+        classes = not targets.is_floating_point() and outputs.ndim > 1 and outputs.shape[1] > 1
         if not (classes and targets.shape == outputs.shape[:1] + outputs.shape[2:]):
             return {"loss": losses.flatten(1).mean(1) if losses.ndim > 1 else losses}
         counted = slice(None) if self.ignore_index is None else targets != self.ignore_index
@@ -377,7 +416,7 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         ``per_example(model, batch)`` for ``Objective``.
 
     Raises:
-        InputError: class weights are set: their mean is not a mean over examples.
+        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples.
 
     Example:
         >>> per_example = supervised(nn.functional.cross_entropy)
@@ -387,7 +426,7 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
     """
     settings: dict[str, Any]
     if isinstance(loss, nn.Module):
-        settings = {name: getattr(loss, name, None) for name in ("weight", "ignore_index")}
+        settings = {name: getattr(loss, name, None) for name in ("weight", "ignore_index", "reduction")}
         name = type(loss).__name__
         if hasattr(loss, "reduction"):
             loss = copy.copy(loss)
@@ -397,7 +436,8 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
             parameters = inspect.signature(loss).parameters
         except (TypeError, ValueError):
             parameters = {}
-        settings = {key: parameters[key].default for key in ("weight", "ignore_index") if key in parameters}
+        known = ("weight", "ignore_index", "reduction")
+        settings = {key: parameters[key].default for key in known if key in parameters}
         bare = loss.func if isinstance(loss, functools.partial) else loss
         name = getattr(bare, "__name__", type(bare).__name__)
         if "reduction" in parameters:
@@ -407,6 +447,9 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
             "the loss has class weights, so its mean is not a mean over examples; write per_example and return the "
             "weighted losses if that is the objective"
         )
+        raise InputError(msg)
+    if settings.get("reduction") == "sum":
+        msg = "the loss has reduction='sum'; ravine takes means over examples. Leave the reduction at its default."
         raise InputError(msg)
     ignore_index = settings.get("ignore_index")
     return _Supervised(loss, name, ignore_index if isinstance(ignore_index, int) else None)
@@ -424,6 +467,28 @@ def _require_finite(corner: Checkpoint, own: Checkpoint) -> None:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         msg = f"{corner.label} holds NaN or infinity in {', '.join(map(repr, broken[:5]))}{more}"
         raise InputError(msg)
+
+
+def _whole(what: str, value: Any, least: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        kind = "an integer" if least is None else "a positive integer"
+        msg = f"{what} must be {kind}; got {value!r}"
+        raise InputError(msg)
+    return number
+
+
+def _usable(device: Any) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, TypeError, AssertionError, ValueError) as problem:
+        msg = f"device {device!r} cannot be used here ({str(problem).splitlines()[0]})"
+        raise InputError(msg) from problem
+    return found
 
 
 def _home(parameter: Tensor) -> torch.device:

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,8 +109,21 @@ def content_hash(tensors: Params) -> str:
         tensor = tensors[name].detach()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         for piece in pieces(tensor):
-            digest.update(piece.cpu().contiguous().view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+            digest.update(bytes_of(piece))  # pyright: ignore[reportArgumentType]
     return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory in order, as a flat array of bytes."""
+    flat = tensor.detach().cpu().reshape(-1)
+    if flat.stride() != (1,):  # one element may have any stride and still be called contiguous
+        flat = torch.empty(flat.shape, dtype=flat.dtype).copy_(flat)
+    return flat.view(torch.uint8).numpy()
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor has been written to in place; 0 for inference tensors, which do not tell."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -121,7 +135,10 @@ def same_values(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same object in memory, or equal element by element."""
     if one is other:
         return True
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other.to(one.device))
+    if one.shape != other.shape or one.dtype != other.dtype or not torch.equal(one, other.to(one.device)):
+        return False
+    # −0.0 equals 0.0, but is not the same end
+    return not one.is_floating_point() or torch.equal(torch.signbit(one), torch.signbit(other.to(one.device)))
 
 
 def _wide(piece: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from ravine.params import combine
+from ravine.params import combine, version_of
 
 #: Least number of products per output number. Below, the product costs no more than the pass over memory that
 #: would replace it: two reads and a write are worth some 60 multiplications and additions.
@@ -96,6 +96,7 @@ class AffinePrefix(TorchFunctionMode):
         self._limit = limit
         self._held = 0
         self._outputs: dict[Any, list[Tensor]] = {}
+        self._refused: set[Any] = set()
         self._data: dict[int, tuple[Any, Tensor, int]] = {}
         self._linear: dict[int, tuple[Any, Tensor, Tensor, Sequence[Tensor]]] = {}
         self._coefficients: tuple[float, ...] = ()
@@ -106,6 +107,7 @@ class AffinePrefix(TorchFunctionMode):
     def forget(self) -> None:
         """Drop the corner outputs: the next batches are others."""
         self._outputs.clear()
+        self._refused.clear()
         self._held = 0
 
     def begin(self, number: int, leaves: Iterator[Any], coefficients: tuple[float, ...]) -> None:
@@ -117,10 +119,10 @@ class AffinePrefix(TorchFunctionMode):
             coefficients: of the point.
         """
         self._coefficients = coefficients
-        self._data = {id(tensor): ("fixed", tensor, tensor._version) for tensor in self._fixed}
+        self._data = {id(tensor): ("fixed", tensor, version_of(tensor)) for tensor in self._fixed}
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
-                self._data[id(leaf)] = ((number, place), leaf, leaf._version)
+                self._data[id(leaf)] = ((number, place), leaf, version_of(leaf))
         self._linear = {key: (key, parameter, parameter, points) for key, (parameter, points) in self._corners.items()}
 
     def __torch_function__(
@@ -152,9 +154,9 @@ class AffinePrefix(TorchFunctionMode):
             key = self._key(func, args, kwargs)
             result = func(*args, **kwargs)
             if isinstance(result, Tensor):
-                self._data[id(result)] = (key, result, result._version)
+                self._data[id(result)] = (key, result, version_of(result))
             return result
-        if func in _VIEWS and len(tensors) == 1 and tensors[0] is args[0] and id(tensors[0]) in self._linear:
+        if func in _VIEWS and len(tensors) == 1 and args and tensors[0] is args[0] and id(tensors[0]) in self._linear:
             known, _, root, points = self._linear[id(tensors[0])]
             result = func(*args, **kwargs)
             if not isinstance(result, Tensor) or result.data_ptr() != tensors[0].data_ptr():
@@ -175,7 +177,11 @@ class AffinePrefix(TorchFunctionMode):
             return None
         if not _is_linear_in(func, moving) or not _pays(func, operands, moving):
             return None
+        if func is F.embedding and (given.get("max_norm") is not None or len(args) > 3):
+            return None  # it would rewrite rows of the table, here those of the corners
         key = self._key(func, args, kwargs)
+        if key in self._refused:
+            return None
         outputs = self._outputs.get(key)
         if outputs is None:
             count = len(self._coefficients)
@@ -183,6 +189,7 @@ class AffinePrefix(TorchFunctionMode):
             outputs = [func(*at, **named) for at, named in ends]
             size = sum(output.nbytes for output in outputs)
             if self._held + size > self._limit:
+                self._refused.add(key)
                 return None
             self._held += size
             self._outputs[key] = outputs
@@ -192,7 +199,7 @@ class AffinePrefix(TorchFunctionMode):
     def _is_data(self, tensor: Tensor) -> bool:
         """Whether it is the same at every point: known as such, and not written to since."""
         known = self._data.get(id(tensor))
-        return known is not None and known[2] == tensor._version
+        return known is not None and known[2] == version_of(tensor)
 
     def _key(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the call computes, in terms of the batch and the parameters."""

@@ -80,7 +80,7 @@ def validate(result: xr.Dataset) -> xr.Dataset:
             f"and the dim 'split'; got variables {sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
-    if int(version) > SCHEMA_VERSION:
+    if not str(version).isdigit() or int(version) > SCHEMA_VERSION:
         msg = f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update ravine."
         raise InputError(msg)
     return result
@@ -127,7 +127,17 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     for name in result.coords:
         if result[name].dtype.kind == "O":  # netCDF strings come back as objects
             result[name] = result[name].astype(np.str_)
-    return validate(result)
+    validate(result)
+    lacking = [
+        f"{name}_{part}"
+        for name in quantities(result)
+        for part in ("stderr", "replicates", "noise_floor")
+        if f"{name}_{part}" not in result.data_vars
+    ]
+    if lacking or "n_examples" not in result.data_vars:
+        msg = f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it edited?"
+        raise InputError(msg)
+    return result
 
 
 class written_whole:  # noqa: N801  a context manager reads as a verb

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ravine.errors import InputError
+from ravine.params import bytes_of
 
 _PROBED_ITEMS: Final = 4  # items of a Dataset that are fetched twice
 
@@ -95,12 +96,24 @@ class Split:
         for first in range(0, len(self), self._batch_size):
             yield tuple(tensor[first : first + self._batch_size] for tensor in self.tensors)
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The caller's own generators, which a pass over a loader draws from."""
+        loader = self._source
+        if not isinstance(loader, DataLoader):
+            return []
+        owners = [loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return [generator for generator in found if isinstance(generator, torch.Generator)]
+
     def require_repeatable(self) -> None:
         """Look for a source that gives other examples on a second pass.
 
         Raises:
             InputError: it does, with the reason.
         """
+        if self._seen is not None:
+            return  # every pass is compared with the first
         if isinstance(self._source, DataLoader) and not isinstance(self._source.dataset, IterableDataset):
             self._probe_sampler(self._source)
             self._probe_items(self._source)
@@ -179,6 +192,8 @@ class Fingerprint:
     def add(self, batch: Any) -> Fingerprint:
         """Take in one batch."""
         rows = count_examples(batch)
+        if rows == 0:
+            return self
         hashes = np.zeros(rows, dtype=np.uint64)
         for place, leaf in enumerate(leaves(batch)):
             words = _words(leaf, rows)
@@ -200,8 +215,9 @@ class Fingerprint:
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Leave the global generators of torch, numpy and Python as they were found, however the block ends."""
+def preserved_rng(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Leave the global generators of torch, numpy and Python, and some others, as they were found, however it ends."""
+    states = [generator.get_state() for generator in generators]
     numpy_state = np.random.get_state()  # noqa: NPY002  the global generator is what augmentation code uses
     python_state = random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
@@ -211,6 +227,8 @@ def preserved_rng() -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def leaves(batch: Any) -> Iterator[Any]:
@@ -244,8 +262,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
 
 def count_examples(batch: Any) -> int:
-    """The length of the batch's first tensor or array along its first axis; 1 where there is none."""
-    return next((len(leaf) for leaf in leaves(batch) if _is_array(leaf) and leaf.ndim), 1)
+    """The length along the first axis that most of the batch's tensors have; 1 where there is no tensor."""
+    lengths = [len(leaf) for leaf in leaves(batch) if _is_array(leaf) and leaf.ndim]
+    return max(lengths, key=lengths.count) if lengths else 1
 
 
 def _is_array(part: object) -> bool:
@@ -263,7 +282,7 @@ def _flat(indices: Iterable[Any]) -> Iterator[Any]:
 def _words(leaf: Any, rows: int) -> np.ndarray:
     """(rows, words) of uint64: each example's bytes, padded; a leaf that is not per example counts in every row."""
     if isinstance(leaf, Tensor):
-        flat = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat = bytes_of(leaf)
         per_example = leaf.ndim > 0 and len(leaf) == rows
     elif isinstance(leaf, np.ndarray):
         flat = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)

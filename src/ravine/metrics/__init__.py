@@ -7,7 +7,7 @@ two points, which see the same examples, is as certain as the pairing makes it (
 from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
 from ravine.metrics.profile import Estimate, Profile
 from ravine.metrics.shape import Convexity, convexity, half_drop, plateau
-from ravine.metrics.wording import Measures, Row, Verdict, verdict
+from ravine.metrics.wording import Measures, Row, Verdict, policies, verdict
 
 __all__ = [
     "BARRIERS",
@@ -24,6 +24,7 @@ __all__ = [
     "half_drop",
     "minima",
     "plateau",
+    "policies",
     "rise",
     "verdict",
 ]

@@ -10,9 +10,11 @@ import xarray as xr
 from scipy.signal import find_peaks
 
 from ravine.errors import InputError
-from ravine.metrics.profile import Estimate, Profile
+from ravine.metrics.profile import Estimate, Profile, spread
 
 BarrierKind = Literal["end", "mean", "chord"]
+
+_MEASURED: Final = 20  # minima whose standard errors are worked out; a noisy curve has thousands
 
 #: The three things that the literature calls a barrier; γ is the curve, over [0, 1].
 BARRIERS: Final[dict[str, str]] = {
@@ -159,36 +161,60 @@ def minima(
         split: by default the first.
 
     Returns:
-        The minima; an empty list where there is none, or the curve is not finite everywhere.
+        The deepest minima, 20 at most; an empty list where there is none.
     """
     return minima_of(Profile.of(curve, quantity, split), prominence)
 
 
 def minima_of(profile: Profile, prominence: float | None = None) -> list[Minimum]:
     """``minima`` of a profile."""
-    alpha, value = profile.alpha, profile.value
-    if len(alpha) < 3 or not np.isfinite(value).all():
-        return []
+    finite = np.isfinite(profile.value)
     if prominence is None:
-        prominence = 1e-3 * float(np.ptp(value))
+        prominence = 1e-3 * float(np.ptp(profile.value[finite])) if finite.any() else 0.0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(int)))
+    found = [
+        dip
+        for first, last in zip(edges[::2], edges[1::2], strict=True)  # a stretch without NaN or infinity
+        for dip in _dips(profile, slice(int(first), int(last)), prominence)
+    ]
+    found.sort(key=lambda dip: profile.value[dip.place])
+    return [_measured(profile, dip) for dip in found[:_MEASURED]]
+
+
+@dataclass(frozen=True)
+class _Dip:
+    place: int
+    depth: float
+    left: int
+    right: int
+
+
+def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
+    value, floor = profile.value[stretch], np.nan_to_num(profile.floor[stretch])
+    if len(value) < 3:
+        return []
     places, about = find_peaks(-value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1)
-    found = []
-    for place, depth, left, right in zip(
-        places, about["prominences"], about["left_bases"], about["right_bases"], strict=True
-    ):
-        if depth <= 2 * max(profile.floor[place], profile.floor[left], profile.floor[right]):
-            continue
-        rim = left if value[left] <= value[right] else right
-        climb = profile.replicates[rim] - profile.replicates[place]
-        window = slice(left, right + 1)
+    bases = zip(places, about["prominences"], about["left_bases"], about["right_bases"], strict=True)
+    first = stretch.start
+    return [
+        _Dip(first + int(place), float(depth), first + int(left), first + int(right))
+        for place, depth, left, right in bases
+        if depth > 2 * floor[[place, left, right]].max()
+    ]
 
-        def lowest(a: np.ndarray, v: np.ndarray, window: slice = window) -> tuple[float, float]:
-            bottom = int(np.argmin(v[window]))
-            return float(v[window][bottom]), float(a[window][bottom])
 
-        stderr = float(climb.std(ddof=1)) if climb.size > 1 else np.nan
-        found.append(Minimum(profile.estimate(lowest), Estimate(float(depth), stderr, float(alpha[place]))))
-    return sorted(found, key=lambda minimum: minimum.value.value)
+def _measured(profile: Profile, dip: _Dip) -> Minimum:
+    window = slice(dip.left, dip.right + 1)
+    near = profile.part(window)
+
+    def lowest(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+        bottom = int(np.argmin(value))
+        return float(value[bottom]), float(alpha[bottom])
+
+    rim = dip.left if profile.value[dip.left] <= profile.value[dip.right] else dip.right
+    climb = profile.replicates[rim] - profile.replicates[dip.place]
+    prominence = Estimate(dip.depth, spread(climb) if climb.size else np.nan, float(profile.alpha[dip.place]))
+    return Minimum(near.estimate(lowest), prominence)
 
 
 def _crossing(alpha: np.ndarray, value: np.ndarray, before: int, level: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -11,6 +11,8 @@ import xarray as xr
 from ravine.errors import InputError
 from ravine.interpolation import critical_points, densely, is_resolved, reconstruct
 from ravine.results import quantities, validate
+
+_CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Profile:
         value: (points,) γ.
         replicates: (points, replicates) γ over a random half of the examples minus γ.
         floor: (points,) how far rounding alone moves γ.
+        stderr: (points,) standard error of γ.
         split: which split.
         quantity: which quantity.
     """
@@ -50,6 +53,7 @@ class Profile:
     value: np.ndarray
     replicates: np.ndarray
     floor: np.ndarray
+    stderr: np.ndarray
     split: str = "data"
     quantity: str = "loss"
 
@@ -86,34 +90,38 @@ class Profile:
             one[quantity].values,
             one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(np.float64),
             one[f"{quantity}_noise_floor"].values,
+            one[f"{quantity}_stderr"].values,
             split,
             quantity,
         )
 
     def between(self, low: float, high: float) -> Profile:
-        """The part with α in [low, high]; its ends are read off linearly if no point stands there."""
-        inside = (self.alpha > low) & (self.alpha < high)
-        ends = [end for end in (low, high) if self.alpha[0] <= end <= self.alpha[-1]]
-        places = np.unique(np.concatenate([ends[:1], self.alpha[inside], ends[1:]]))
-        if low == high or not places.size:
-            places = np.array(ends[:1])
-        return self._at(places)
+        """The measured points with α in [low, high]; a bound is met to 1e-9, which is the rounding of a grid."""
+        return self.part((self.alpha > low - _CLOSE) & (self.alpha < high + _CLOSE))
 
-    def _at(self, places: np.ndarray) -> Profile:
-        replicates = [np.interp(places, self.alpha, column) for column in self.replicates.T]
-        return Profile(
-            places,
-            np.interp(places, self.alpha, self.value),
-            np.stack(replicates, 1) if replicates else np.empty((places.size, 0)),
-            np.interp(places, self.alpha, self.floor),
-            self.split,
-            self.quantity,
+    def part(self, kept: np.ndarray | slice) -> Profile:
+        """Some of the points."""
+        return replace(
+            self,
+            alpha=self.alpha[kept],
+            value=self.value[kept],
+            replicates=self.replicates[kept],
+            floor=self.floor[kept],
+            stderr=self.stderr[kept],
         )
 
     @property
     def covers_both_ends(self) -> bool:
-        """Whether the measured interval holds [0, 1]."""
-        return bool(self.alpha.size and self.alpha[0] <= 0 and self.alpha[-1] >= 1)
+        """Whether both ends, α = 0 and 1, were measured."""
+        return all(bool((np.abs(self.alpha - end) < _CLOSE).any()) for end in (0, 1))
+
+    def spacing_at(self, alpha: float) -> float:
+        """The larger gap between the measured points next to a position; 0 where there is one point."""
+        gaps = np.diff(self.alpha)
+        if not gaps.size:
+            return 0.0
+        place = int(np.searchsorted(self.alpha, alpha))
+        return float(gaps[max(0, place - 2) : place + 1].max(initial=0.0))
 
     def estimate(self, measure: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> Estimate:
         """A measure of the curve, with standard errors from the same measure of every replicate.
@@ -124,15 +132,16 @@ class Profile:
         if not self.alpha.size or not np.isfinite(self.value).all():
             return Estimate(np.nan)
         value, at = measure(self.alpha, self.value)
-        drawn = np.array([measure(self.alpha, self.value + column) for column in self.replicates.T])
+        with np.errstate(invalid="ignore", over="ignore"):
+            drawn = np.array([measure(self.alpha, self.value + column) for column in self.replicates.T])
         height, place = (spread(drawn[:, i]) if drawn.size else np.nan for i in range(2))
-        # replicates are stored in float32: what they cannot resolve is no spread
-        unit = 4 * np.finfo(np.float32).eps * float(np.abs(self.replicates).max(initial=0))
-        return Estimate(value, 0.0 if height <= unit else height, at, place if np.isfinite(at) else np.nan)
+        if np.isfinite(at):  # a grid knows a position no better than its spacing
+            place = float(np.hypot(np.nan_to_num(place), self.spacing_at(at) / 12**0.5))
+        return Estimate(value, height, at, place if np.isfinite(at) else np.nan)
 
     def at_end(self, index: int) -> Estimate:
         """The value at one of the points, whatever the others are."""
-        return Estimate(float(self.value[index]), spread(self.value[index] + self.replicates[index]))
+        return Estimate(float(self.value[index]), float(self.stderr[index]))
 
 
 def spread(drawn: np.ndarray) -> float:
@@ -148,15 +157,23 @@ def with_error(value: float, stderr: float) -> str:
     """The number to the digits that its standard error leaves, and the error to two.
 
     Example:
-        >>> with_error(0.33416, 0.0123), with_error(0.25, float("nan")), with_error(float("nan"), 1.0)
-        ('0.334 ± 0.012', '0.25', 'undefined')
+        >>> with_error(0.33416, 0.0123), with_error(-0.25, float("nan")), with_error(float("nan"), 1.0)
+        ('0.334 ± 0.012', '−0.25', 'undefined')
+        >>> with_error(2.3, 0.000002)
+        '2.3000000 ± 0.0000020'
     """
     if not np.isfinite(value):
         return "undefined"
     if not np.isfinite(stderr) or stderr == 0:
-        return f"{value:.4g}"
+        return minus(f"{value:.4g}")
     digits = int(np.floor(np.log10(stderr)))
-    if digits < -4 or digits > 4:
-        return f"{value:.4g} ± {stderr:.1e}"
+    if digits < -6 or digits > 4:
+        shown = max(2, int(np.floor(np.log10(abs(value)))) - digits + 2) if value else 2
+        return minus(f"{value:.{min(shown, 12)}g} ± {stderr:.1e}")
     places = max(0, 1 - digits)
-    return f"{value:.{places}f} ± {stderr:.{places}f}"
+    return minus(f"{round(value, places) + 0.0:.{places}f} ± {stderr:.{places}f}")
+
+
+def minus(text: str) -> str:
+    """The text of a number with a minus sign for a hyphen."""
+    return f"−{text[1:]}" if text.startswith("-") else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -54,22 +54,30 @@ def convexity_of(profile: Profile) -> Convexity:
     part = profile.between(0, 1)
     if len(part.alpha) < 3 or not np.isfinite(part.value).all():
         return Convexity(Estimate(np.nan), Estimate(np.nan), ())
-    share = part.estimate(lambda alpha, value: (1 - float(np.mean(_concave(alpha, value, part.floor)[1])), np.nan))
-    places, bent = _concave(part.alpha, part.value, part.floor)
+
+    def convex_share(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+        _, bent, length = _concave(alpha, value, part.floor)
+        return 1 - float(np.average(bent, weights=length)), np.nan
+
+    share = part.estimate(convex_share)
+    places, bent, _ = _concave(part.alpha, part.value, part.floor)
     excess = part.estimate(_area_above_chord) if profile.covers_both_ends else Estimate(np.nan)
     return Convexity(share, excess, _runs(places, bent))
 
 
-def _concave(alpha: np.ndarray, value: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced places, and whether the curve stands above the chord of its neighbours there."""
-    width = float(alpha[-1] - alpha[0])
-    step = max(float(np.diff(alpha).max()), _STENCIL * width)
-    places = np.linspace(alpha[0] + step, alpha[-1] - step, max(1, round(width / step) - 1))
-    bend = (
-        np.interp(places, alpha, value)
-        - (np.interp(places - step, alpha, value) + np.interp(places + step, alpha, value)) / 2
-    )
-    return places, bend > 2 * np.interp(places, alpha, floor)
+def _concave(alpha: np.ndarray, value: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places, whether the curve stands above the chord of its neighbours there, and the length each stands for."""
+    width, gap = float(alpha[-1] - alpha[0]), float(np.diff(alpha).max())
+    step = max(gap, _STENCIL * width)
+    if step > width / 8:  # few or uneven points: the points themselves, between their neighbours
+        low, places, high = alpha[:-2], alpha[1:-1], alpha[2:]
+        share = (places - low) / (high - low)
+        bend = value[1:-1] - ((1 - share) * value[:-2] + share * value[2:])
+        return places, bend > 2 * np.nan_to_num(floor[1:-1]), (high - low) / 2
+    places = np.linspace(alpha[0] + step, alpha[-1] - step, round(width / step) - 1)
+    ends = np.interp(places - step, alpha, value) + np.interp(places + step, alpha, value)
+    bend = np.interp(places, alpha, value) - ends / 2
+    return places, bend > 2 * np.interp(places, alpha, np.nan_to_num(floor)), np.ones(places.size)
 
 
 def _runs(places: np.ndarray, bent: np.ndarray) -> tuple[tuple[float, float], ...]:
@@ -139,7 +147,10 @@ def _of_drop(profile: Profile, measure: Callable[[np.ndarray, np.ndarray], tuple
     if not part.value[0] - part.value[-1] > _LEAST_DROP * np.ptp(part.value):
         return Estimate(np.nan)
     # a replicate may not drop although the curve does; it then says nothing about where
-    return part.estimate(lambda a, v: measure(a, v) if v[0] > v[-1] else (np.nan, np.nan))
+    found = part.estimate(lambda a, v: measure(a, v) if v[0] > v[-1] else (np.nan, np.nan))
+    if not np.isfinite(found.value):
+        return found
+    return replace(found, stderr=float(np.hypot(found.stderr, part.spacing_at(found.value) / 12**0.5)))
 
 
 def _crossing_after(alpha: np.ndarray, value: np.ndarray, level: float, before: int) -> float:

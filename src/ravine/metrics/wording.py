@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import xarray as xr
 
+from ravine.errors import InputError
 from ravine.interpolation import is_resolved
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
-from ravine.metrics.profile import Estimate, Profile, with_error
+from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
 from ravine.results import quantities, validate
 
@@ -46,8 +47,8 @@ class Measures:
 
     @property
     def monotone(self) -> bool | None:
-        """Whether the curve only falls, or only rises, up to the threshold; None where it is not finite."""
-        if self.undefined:
+        """Whether the curve only falls, or only rises, up to the threshold; None where it is unknown."""
+        if self.undefined or np.isnan(self.rise.height.value):
             return None
         return min(self.rise.height.value, self.drop.height.value) <= self.threshold
 
@@ -119,7 +120,7 @@ def verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         The verdict; ``print`` it.
 
     Raises:
-        InputError: the result is no line.
+        InputError: the result is no line, or the tolerance makes no sense.
 
     Example:
         >>> import ravine, torch
@@ -131,6 +132,9 @@ def verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         >>> print(found.headline)
         The data loss falls all the way from 16 to 0 along the straight line, with no bump.
     """
+    if not 0 < tolerance < 1:
+        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
+        raise InputError(msg)
     splits = [str(name) for name in validate(curve)["split"].values]
     measured = {
         (profile.split, profile.quantity): _measure(profile, tolerance)
@@ -142,7 +146,7 @@ def verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     main = _Wording(first, units)
     sentences = [*main.details()]
     sentences += [_Wording(other, units).summary() for other in others]
-    sentences.append(_resolution(curve, first, tolerance))
+    sentences += [policies(curve), _resolution(curve, first, tolerance)]
     rows = tuple(row for one in measured.values() for row in _rows(one))
     return Verdict(main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured)
 
@@ -152,7 +156,8 @@ def _measure(profile: Profile, tolerance: float) -> Measures:
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
     floor = float(np.nanmax(part.floor)) if np.isfinite(part.floor).any() else 0.0
-    backward = Profile(-part.alpha[::-1], part.value[::-1], part.replicates[::-1], part.floor[::-1])
+    turned = part.part(slice(None, None, -1))
+    backward = replace(turned, alpha=-turned.alpha)
     return Measures(
         profile=profile,
         threshold=max(tolerance * extent, 2 * floor),
@@ -198,35 +203,39 @@ class _Wording:
                 f"α = {of.undefined[0]:.4g}."
             )
         start, end = part.at_end(0), part.at_end(-1)
+        if len(part.alpha) == 1:
+            return f"At α = {_number(part.alpha[0])} the {self.name} is {self.number(start)}."
         span = f"from {start} to {end}"
-        where = "along the straight line" if of.profile.covers_both_ends else f"over the measured {_interval(part)}"
+        whole = of.profile.covers_both_ends
+        where = "along the straight line" if whole else f"over the measured {_interval(part)}"
+        falls = of.rise.height.value <= of.drop.height.value
+        back = of.rise if falls else of.drop
         if of.monotone:
             if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
-                return f"The {self.name} is flat {where}, {span}."
-            falls = of.rise.height.value <= of.drop.height.value
-            worst = of.rise if falls else of.drop
+                extent = float(np.ptp(part.value))
+                return f"The {self.name} is flat {where}, at {self.number(start)}; it moves by {extent:.1g} in all."
             way = "falls" if falls else "rises"
             floor = float(np.nanmax(np.append(part.floor, 0)))
-            only_rounding = worst.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)  # an error count is no rounding
-            if worst.height.value == 0 or only_rounding:
+            only_rounding = back.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)  # an error count is no rounding
+            if back.height.value == 0 or only_rounding:
                 return f"The {self.name} {way} all the way {span} {where}, with no bump."
-            back = "rise" if falls else "fall"
             return (
-                f"The {self.name} {way} {span} {where}, with no bump above tolerance (largest {back} "
-                f"{self.number(worst.height)})."
+                f"The {self.name} {way} {span} {where}, with no bump above tolerance (largest "
+                f"{'rise' if falls else 'fall'} {self.number(back.height)})."
             )
-        tallest = of.barriers["end"]
         if of.has_barrier:
+            tallest = of.barriers["end"]
             return (
                 f"A barrier in the {self.name} of {self.number(tallest)} stands between the two points, at "
-                f"α = {with_error(tallest.at, tallest.at_stderr)}; the ends are at {start} and {end}."
+                f"α = {with_error(tallest.at, tallest.at_stderr)}{_doubt(tallest)}; the ends are at {start} and {end}."
             )
-        up, doubt = of.rise, ""
-        if up.height.value < 2 * up.height.stderr:
-            doubt = " (less than two standard errors over the examples)"
+        none = " with no barrier above the ends, but" if whole else ","
+        low, high = (
+            sorted(abs(a) for a in (back.foot, back.height.at)) if whole else sorted((back.foot, back.height.at))
+        )
         return (
-            f"The {self.name} goes {span} {where} with no barrier above the ends, but not monotonically: it rises by "
-            f"{self.number(up.height)} between α = {up.foot:.3g} and {up.height.at:.3g}{doubt}."
+            f"The {self.name} goes {span} {where}{none} not monotonically: it {'rises' if falls else 'falls'} by "
+            f"{self.number(back.height)} between α = {_number(low)} and {_number(high)}{_doubt(back.height)}."
         )
 
     def details(self) -> list[str]:
@@ -239,7 +248,7 @@ class _Wording:
         if of.convex:
             said.append("It is convex at this resolution.")
         elif np.isfinite(bend.share.value):
-            parts = ", ".join(f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3])
+            parts = ", ".join(f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3]) or "any"
             more = ", …" if len(bend.concave) > 3 else ""
             above = of.barriers["chord"]
             height = f"stands up to {self.number(above)} above" if above.value > 0 else "nowhere stands above"
@@ -252,31 +261,75 @@ class _Wording:
                 f"It stays within 10 % of its drop until α = {of.plateau}; half of the drop is done at "
                 f"α = {of.half_drop}."
             )
+        return [*said, *self.minima()]
+
+    def minima(self) -> list[str]:
+        """The local minima, and the lowest point where it lies elsewhere."""
+        of = self.measures
         low, high = of.profile.alpha[[0, -1]]
-        outside = [m for m in of.minima if low < m.value.at < high]
-        if low < 0 or high > 1 or len(outside) > 1:
-            listed = "; ".join(
-                f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}" for m in outside[:4]
-            )
-            count = {0: "no local minimum", 1: "one local minimum"}.get(len(outside), f"{len(outside)} local minima")
-            said.append(f"Between α = {low:.3g} and {high:.3g} it has {count}{f': {listed}' if listed else ''}.")
-        return said
+        if not of.minima and low >= 0 and high <= 1:
+            return []
+        listed = "; ".join(
+            f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}" for m in of.minima[:4]
+        )
+        count = {0: "no local minimum", 1: "one local minimum"}.get(len(of.minima), f"{len(of.minima)} local minima")
+        said = (
+            f"Between α = {_number(low)} and {_number(high)} it has {count} deeper than {of.threshold:.1g}"
+            f"{f': {listed}' if listed else ''}."
+        )
+        finite = np.isfinite(of.profile.value)
+        bottom = int(np.flatnonzero(finite)[np.argmin(of.profile.value[finite])])
+        place = float(of.profile.alpha[bottom])
+        if all(abs(place - m.value.at) > 1e-9 for m in of.minima) and (place < 0 or place > 1):
+            said += f" Its lowest value, {self.number(of.profile.at_end(bottom))}, is at α = {_number(place)}."
+        return [said]
+
+
+def _doubt(height: Estimate) -> str:
+    """Whether a height may be an accident of which examples were drawn."""
+    return " (less than two standard errors over the examples)" if height.value < 2 * height.stderr else ""
+
+
+def _number(value: float) -> str:
+    return minus(f"{value:.3g}")
+
+
+def policies(curve: xr.Dataset) -> str:
+    """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
+    buffers = {
+        "start": "Running statistics are the start's at every point, so the end is not its own checkpoint.",
+        "end": "Running statistics are the end's at every point, so the start is not its own checkpoint.",
+        "interpolate": "Running statistics are interpolated like parameters.",
+        "recompute": (
+            "Running statistics are estimated anew at every point, in batches of "
+            f"{curve.attrs.get('batch_size', '?')}, so the ends are not their own checkpoints either."
+        ),
+    }.get(str(curve.attrs.get("buffers", "")), "")
+    dropout = {
+        "fixed": "Dropout is on, with the same masks at every point.",
+        "resample": "Dropout is on, with other masks at every point, whose noise is in the curve.",
+    }.get(str(curve.attrs.get("dropout", "")), "")
+    return " ".join(filter(None, [buffers, dropout]))
 
 
 def _interval(part: Profile) -> str:
-    return f"part α = {part.alpha[0]:.4g} to {part.alpha[-1]:.4g}"
+    return f"part α = {minus(f'{part.alpha[0]:.4g}')} to {minus(f'{part.alpha[-1]:.4g}')}"
 
 
 def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     alpha = first.profile.alpha
-    floor = float(np.nanmax(np.append(first.profile.floor, 0)))
-    if len(alpha) == 1:
-        return "There is a single point, so nothing is said about what lies between."
-    bump = (
-        f"A bump is a rise of more than {tolerance:g} of the curve's range; rounding moves the {first.profile.split} "
-        f"{first.profile.quantity} by less than {floor:.0e}. ± is one standard error over {_examples(curve)}."
+    if curve.sizes["alpha"] == 1:
+        return "There is a single point, so nothing is said about what lies around it."
+    known = first.profile.floor[np.isfinite(first.profile.floor)]
+    name = f"the {first.profile.split} {first.profile.quantity}"
+    rounding = (
+        f"rounding moves {name} by less than {known.max():.0e}" if known.size else "what rounding does is unknown"
     )
-    interval = f"from α = {alpha[0]:.4g} to {alpha[-1]:.4g}"
+    bump = (
+        f"A bump is a rise of more than {tolerance:g} of the curve's range; {rounding}. ± is one standard error over "
+        f"{_examples(curve)}."
+    )
+    interval = f"from α = {minus(f'{alpha[0]:.4g}')} to {minus(f'{alpha[-1]:.4g}')}"
     if not is_resolved(curve):
         gap = float(np.diff(alpha).max())
         return (
@@ -314,14 +367,17 @@ def _rows(of: Measures) -> list[Row]:
     part = of.profile.between(0, 1)
     rows = []
     if of.profile.covers_both_ends:
-        rows.append(row("start", part.at_end(0), f"{quantity} of the start", "α = 0"))
-        rows.append(row("end", part.at_end(-1), f"{quantity} of the end", "α = 1"))
+        rows.append(row("start", part.at_end(0), "the value at α = 0", ""))
+        rows.append(row("end", part.at_end(-1), "the value at α = 1", ""))
     rows += [row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()]
     up = of.rise
     span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""
     rows.append(row("largest rise", up.height, "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity", span))
     ending = "" if up.returns else "; it does not return within [0, 1]"
-    rows.append(row("width of that rise", up.width, f"in α, from its foot to the return to the foot's level{ending}"))
+    if up.height.value > 0:
+        rows.append(
+            row("width of that rise", up.width, f"in α, from its foot to the return to the foot's level{ending}")
+        )
     for number, minimum in enumerate(of.minima[:5], 1):
         rows.append(row(f"local minimum {number}", minimum.value, "inside the measured interval, deepest first"))
         rows.append(row(f"prominence of minimum {number}", minimum.prominence, "the climb to lower ground or the rim"))

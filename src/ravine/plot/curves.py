@@ -12,6 +12,7 @@ import xarray as xr
 from ravine import results
 from ravine.errors import InputError
 from ravine.interpolation import densely, is_resolved
+from ravine.metrics import policies
 from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
 
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
@@ -69,7 +70,10 @@ def line(
     start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
     ends = f"α = 0: {start}; α = 1: {end}. " if start and end else ""
     mean = f"Mean over the examples of {_listed([_counted(measured, split) for split in shown])}."
-    return Figure(panels, title=title(measured), caption=f"{ends}{mean} {_reading(panels)}")
+    chosen = policies(measured)
+    return Figure(
+        panels, title=title(measured), caption=" ".join(filter(None, [f"{ends}{mean}", chosen, _reading(panels)]))
+    )
 
 
 def lines(curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str | None = None) -> Figure:
