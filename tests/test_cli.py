@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from oracles import blobs, mlp, trained
-from ravine import cli, open_result
+from ravine import cli, open_result, reconstruct
 
 OBJECTIVE = """
 import torch
@@ -93,6 +93,17 @@ def test_a_line_from_two_files(folder, capsys):
     (folder / "o" / "report.html").unlink()
     assert ravine("report", "o") == 0
     assert (folder / "o" / "report.html").read_bytes() == page
+
+
+def test_a_resolved_line(folder, capsys):
+    assert ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--tolerance", "1e-2", "--out", "o") == 0
+    assert "read between them by interpolation" in capsys.readouterr().out
+    curve = open_result("o/line.nc")
+    assert curve.attrs["sampling"] == "resolved"
+    assert reconstruct(curve, [0.123]).sizes["alpha"] == 1
+    assert ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--tolerance", "7", "--out", "p") == 2
+    assert "tolerance must lie between 0 and 1" in capsys.readouterr().err
+    assert not (folder / "p").exists()
 
 
 def test_the_objective_may_be_in_a_module(folder, capsys):

@@ -65,8 +65,8 @@ def resolve(
     17 misses one of the 8 (or any other measured point), the degree is doubled, up to 64, and then the interval is
     split where it is worst. An interpolant of the logarithm is taken where that is the better one. Every quantity
     on every split has to pass: |Ĵ − J| ≤ tolerance · max(|J(α)|, range/1000), or the noise floor where that is
-    larger, or for a 0-1 quantity, which is a step function of α, twice its standard error. At the checks a third of that
-    is asked for, since they are few; and the series must have decayed, so that a kink between all checks is seen.
+    larger, or for a 0-1 quantity, which is a step function of α, twice its standard error. At the checks a third of
+    that is asked for, since they are few; and the series must have decayed, so that a kink between all checks is seen.
     What was measured is the error at the checks; between them it is larger at times, about threefold on networks
     with few examples, whose ReLU kinks do not average out.
 

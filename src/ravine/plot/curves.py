@@ -41,9 +41,9 @@ def line(
         splits: which splits, in order; None draws all of them.
 
     Returns:
-        The figure. Bands are ± 2 standard errors. A y axis is logarithmic where the values are positive and
-        span more than 2.5 decades. A value that is not finite leaves a gap and a cross: at the top for +∞, at
-        the bottom for NaN and −∞.
+        The figure. Bands are ± 2 standard errors, on a log axis those of the logarithm. A y axis is logarithmic
+        where the values are positive and span more than 2.5 decades. A value that is not finite leaves a gap and
+        a cross: at the top for +∞, at the bottom for NaN and −∞.
 
     Raises:
         InputError: not a measured line, or no such quantity or split.
@@ -143,11 +143,12 @@ def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
     alpha = np.concatenate([trace.alpha for trace in traces])
     values = np.concatenate([trace.values for trace in traces])
     finite = values[np.isfinite(values)]
-    bands = [_band(trace, style) for style, trace in enumerate(traces)]
+    log = _spans_decades(finite)
+    bands = [_band(trace, style, log=log) for style, trace in enumerate(traces)]
     named = len(traces) > 1
     drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]
     x = Axis("α", limits=_limits(alpha, margin=0.02))
-    if _spans_decades(finite):
+    if log:
         # A band may reach below zero, so a log axis takes its limits from the curves alone.
         y = Axis(y_label, "log", (float(finite.min()) / 1.6, float(finite.max()) * 1.6))
     else:
@@ -156,7 +157,12 @@ def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
     return Panel(x, y, layers, title="" if finite.size else "no finite value")
 
 
-def _band(trace: _Trace, style: int) -> Band:
+def _band(trace: _Trace, style: int, *, log: bool) -> Band:
+    """On a log axis the band of log J, whose standard error is that of J over J: it looks as wide above as below."""
+    if log:
+        relative = trace.stderr / np.where(trace.values > 0, trace.values, np.nan)
+        factor = np.exp(np.minimum(BAND * relative, 23.0))  # ten decades are off any axis
+        return Band(trace.alpha, trace.values / factor, trace.values * factor, style)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite values are looked for where it is drawn
         return Band(trace.alpha, trace.values - BAND * trace.stderr, trace.values + BAND * trace.stderr, style)
 
