@@ -120,9 +120,7 @@ def memory() -> None:
         peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     share = activations / size
     print(f"\nmemory of a line between two files of {size / 1e6:.0f} MB: {peak / 1e6:.0f} MB at the peak")
-    print(
-        f"  = {peak / size:.2f} models; two ends and a working copy are 3.00, a batch's activations {share:.2f}"
-    )
+    print(f"  = {peak / size:.2f} models; two ends and a working copy are 3.00, a batch's activations {share:.2f}")
 
 
 def main() -> None:
