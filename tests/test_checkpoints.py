@@ -121,6 +121,12 @@ def test_a_whole_pickled_module_is_refused_with_the_conversion(tmp_path):
         Checkpoint.read(tmp_path / "module.pt")
 
 
+def test_a_result_given_for_a_checkpoint_is_no_pickle(tmp_path):
+    (tmp_path / "line.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        Checkpoint.read(tmp_path / "line.nc")
+
+
 @pytest.mark.parametrize("name", ["text.pt", "text.safetensors", "empty.pt", "empty.safetensors", "text.ckpt"])
 def test_a_file_that_is_no_checkpoint(tmp_path, name):
     (tmp_path / name).write_text("hello world" if name.startswith("text") else "")

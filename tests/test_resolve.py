@@ -169,6 +169,19 @@ def test_a_saved_resolved_curve_is_read_verdict_and_figure_and_all(net, tmp_path
     assert all(len(layer.x) == curve.sizes["alpha"] for layer in marked)
 
 
+def test_what_interpolation_may_do_is_no_bump(net):
+    """The 0-1 error is a staircase; its interpolant swings about it, and no swing within its misfit is reported."""
+    model, ends, data = net
+    curve = resolve(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends))
+    grid = evaluate(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends), at=np.linspace(0, 1, 401))
+    for split in data:
+        said = metrics.verdict(curve).measures[split, "error"]
+        assert said.threshold >= 2 * float(curve["error_misfit"].sel(split=split).max())
+        truth = metrics.verdict(grid).measures[split, "error"]
+        if truth.rise.height.value <= said.threshold / 2:
+            assert said.monotone
+
+
 def test_extremes_come_from_the_interpolant_not_from_a_grid():
     centre = 0.512345678
     curve = resolved(lambda a: 1 + torch.exp(-(((a - centre) / 0.3) ** 2)))

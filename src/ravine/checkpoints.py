@@ -380,7 +380,9 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
             mapped = zipfile.is_zipfile(path)  # the format of before torch 1.6 cannot be mapped
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as problem:
-        if "GLOBAL" in str(problem) or "allowed global" in str(problem) or "Unsupported" in str(problem):
+        said = str(problem)
+        is_pickle = zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"  # its first opcode, PROTO
+        if "GLOBAL" in said or "allowed global" in said or ("Unsupported" in said and is_pickle):
             msg = (
                 f"{str(path)!r} would have to run code to be read, and was not read. If you trust it, convert "
                 "it once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path), or take "
@@ -404,3 +406,8 @@ def _no_checkpoint(path: Path, problem: Exception) -> InputError:
 
 def _is_lazy(tensor: Tensor) -> bool:
     return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)

@@ -190,7 +190,7 @@ class _Dip:
 
 
 def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
-    value, floor = profile.value[stretch], np.nan_to_num(profile.floor[stretch])
+    value, floor = profile.value[stretch], profile.doubt[stretch]
     if len(value) < 3:
         return []
     places, about = find_peaks(-value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1)

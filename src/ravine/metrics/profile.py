@@ -45,6 +45,7 @@ class Profile:
         replicates: (points, replicates) γ over a random half of the examples minus γ.
         floor: (points,) how far rounding alone moves γ.
         stderr: (points,) standard error of γ.
+        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured.
         split: which split.
         quantity: which quantity.
     """
@@ -54,6 +55,7 @@ class Profile:
     replicates: np.ndarray
     floor: np.ndarray
     stderr: np.ndarray
+    misfit: np.ndarray
     split: str = "data"
     quantity: str = "loss"
 
@@ -85,12 +87,14 @@ class Profile:
             if extra.size:
                 curve = xr.concat([curve, reconstruct(measured, extra)], dim="alpha", data_vars="minimal")
         one = curve.sel(split=split).sortby("alpha")
+        misfit = one.get(f"{quantity}_misfit", xr.DataArray(0.0))
         return cls(
             one["alpha"].values,
             one[quantity].values,
             one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(np.float64),
             one[f"{quantity}_noise_floor"].values,
             one[f"{quantity}_stderr"].values,
+            one[f"{quantity}_misfit"].fillna(0).values if "alpha" in misfit.dims else np.zeros(one.sizes["alpha"]),
             split,
             quantity,
         )
@@ -108,7 +112,13 @@ class Profile:
             replicates=self.replicates[kept],
             floor=self.floor[kept],
             stderr=self.stderr[kept],
+            misfit=self.misfit[kept],
         )
+
+    @property
+    def doubt(self) -> np.ndarray:
+        """(points,) below this a rise or a dip is nothing: what rounding and interpolation may do."""
+        return np.maximum(np.nan_to_num(self.floor), self.misfit)
 
     @property
     def covers_both_ends(self) -> bool:

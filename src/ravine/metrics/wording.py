@@ -23,7 +23,7 @@ class Measures:
     Attributes:
         profile: what was measured.
         threshold: rises up to this are not called bumps: the tolerance times the curve's range over [0, 1], or
-            the noise floor, whichever is larger.
+            twice what rounding and interpolation may do, whichever is larger.
         undefined: values of α in [0, 1] at which the curve is not finite.
         barriers: by kind.
         rise: the worst rise over [0, 1].
@@ -155,7 +155,7 @@ def _measure(profile: Profile, tolerance: float) -> Measures:
     part = profile.between(0, 1)
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
-    floor = float(np.nanmax(part.floor)) if np.isfinite(part.floor).any() else 0.0
+    floor = float(part.doubt.max(initial=0.0))
     turned = part.part(slice(None, None, -1))
     backward = replace(turned, alpha=-turned.alpha)
     return Measures(
@@ -215,7 +215,7 @@ class _Wording:
                 extent = float(np.ptp(part.value))
                 return f"The {self.name} is flat {where}, at {self.number(start)}; it moves by {extent:.1g} in all."
             way = "falls" if falls else "rises"
-            floor = float(np.nanmax(np.append(part.floor, 0)))
+            floor = float(part.doubt.max(initial=0.0))
             only_rounding = back.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)  # an error count is no rounding
             if back.height.value == 0 or only_rounding:
                 return f"The {self.name} {way} all the way {span} {where}, with no bump."
@@ -320,7 +320,8 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     alpha = first.profile.alpha
     if curve.sizes["alpha"] == 1:
         return "There is a single point, so nothing is said about what lies around it."
-    known = first.profile.floor[np.isfinite(first.profile.floor)]
+    floors = curve[f"{first.profile.quantity}_noise_floor"].sel(split=first.profile.split).values
+    known = floors[np.isfinite(floors)]
     name = f"the {first.profile.split} {first.profile.quantity}"
     rounding = (
         f"rounding moves {name} by less than {known.max():.0e}" if known.size else "what rounding does is unknown"
