@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ravine.evaluation import evaluate
     from ravine.inspection import inspect
     from ravine.interpolation import reconstruct
-    from ravine.objective import Objective, stateful, supervised
+    from ravine.losses import stateful, supervised
+    from ravine.objective import Objective
     from ravine.params import Params
     from ravine.report import write_report
     from ravine.resolution import resolve
@@ -44,8 +45,8 @@ _HOMES = {
     "reconstruct": "interpolation",
     "resolve": "resolution",
     "save_result": "results",
-    "stateful": "objective",
-    "supervised": "objective",
+    "stateful": "losses",
+    "supervised": "losses",
     "write_report": "report",
 }
 

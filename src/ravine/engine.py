@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ravine.errors import InputError
+from ravine.losses import PerExample
 from ravine.moments import Moments
 from ravine.prefix import AffinePrefix
 from ravine.replica import Replica
@@ -36,7 +37,6 @@ _RESERVED: Final = frozenset(["alpha", "beta", "step", "split", "distance", "rep
 _SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit")
 
 Coefficients = Sequence[tuple[float, ...]]
-PerExample = Callable[..., Any]
 
 
 @dataclass(frozen=True)
