@@ -127,7 +127,8 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*
         what = "has no results (*.nc)" if folder.is_dir() else "is not a folder"
         msg = f"{str(folder)!r} {what}; expected a folder that `ravine line` wrote"
         raise ravine.InputError(msg)
-    page = ravine.write_report(folder, *(ravine.open_result(file) for file in files))
+    results = sorted((ravine.open_result(file) for file in files), key=lambda result: str(result.attrs["created"]))
+    page = ravine.write_report(folder, *results)
     typer.echo(f"The report: {page}")
 
 
