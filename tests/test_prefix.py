@@ -262,6 +262,16 @@ def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefi
     np.testing.assert_allclose(values(curve), expected, rtol=1e-10)
 
 
+def test_a_prefix_that_fails_gives_way_to_the_plain_route(eager_prefix, monkeypatch):
+    def broken(self, func, args, kwargs):
+        raise IndexError
+
+    monkeypatch.setattr(prefix.AffinePrefix, "_product", broken)
+    model, start, end = ends(ZOO["mlp"][0])
+    curve = evaluate(Objective(model, CE, FLAT, dtype=torch.float64), along=Line(start, end), at=AT)
+    np.testing.assert_allclose(values(curve), direct(model, start, end, AT, FLAT), rtol=1e-12)
+
+
 def test_batches_that_are_written_to_are_given_as_copies():
     x, y = blobs(37)
     before = x.clone()

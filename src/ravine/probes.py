@@ -25,8 +25,8 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
 
     At each probed point the parameters are multiplied by 1 ± one unit of rounding, ``draws`` times: each draw is
     as good a representative of the point as the one that is measured. The floor is three times the standard
-    deviation of the means so found; at least one unit of rounding of the mean; and for a quantity that only
-    takes whole numbers (an error count) at least one example.
+    deviation of the means so found (masks that are resampled are drawn anew too), and at least one unit of
+    rounding of the mean.
 
     Args:
         one_pass: over the split; its sums are not touched.
