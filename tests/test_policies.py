@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -609,3 +610,77 @@ def test_things_that_are_no_objective_are_refused():
         Objective(nn.ReLU(), CE, DATA)
     with pytest.raises(InputError, match="data is empty"):
         Objective(mlp(), CE, {})
+
+
+def many(count: int = 4096):
+    torch.manual_seed(5)
+    return torch.randn(count, 6), torch.randint(0, 4, (count,))
+
+
+def test_the_batch_size_is_measured_once_and_recorded():
+    sizes = []
+
+    def spy(model, batch):
+        sizes.append(len(batch[0]))
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    model = nn.Linear(6, 4)
+    ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
+    J = Objective(model, spy, many(), dtype=torch.float64)
+    first = evaluate(J, along=ends, at=np.linspace(0, 1, 41))
+    assert len(set(sizes)) > 3
+    chosen = first.attrs["batch_size"]
+    assert chosen in sizes
+    sizes.clear()
+    again = evaluate(J, along=ends, at=np.linspace(0, 1, 41))
+    assert again.attrs["batch_size"] == chosen
+    assert max(sizes[-10:]) <= chosen
+    given = evaluate(Objective(model, spy, many(), dtype=torch.float64, batch_size=77), along=ends, at=[0, 0.5])
+    assert given.attrs["batch_size"] == 77
+    np.testing.assert_allclose(first["loss"].sel(alpha=[0, 0.5]), given["loss"], rtol=1e-12)
+    assert first.attrs["objective_hash"] == again.attrs["objective_hash"] != given.attrs["objective_hash"]
+
+
+def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it():
+    def against_the_batch(model, batch):
+        outputs = model(batch[0])
+        return (outputs - outputs.mean(0)).square().sum(1)
+
+    model = nn.Linear(6, 4)
+    ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
+    result = evaluate(Objective(model, against_the_batch, many()), along=ends, at=np.linspace(0, 1, 41))
+    assert result.attrs["batch_size"] == 256
+
+
+class Slow(torch.utils.data.IterableDataset):
+    """Batches that take a while to read, and tell when they were."""
+
+    def __init__(self, count: int, fail_at: int | None = None) -> None:
+        self.count, self.fail_at, self.readers = count, fail_at, set()
+
+    def __iter__(self):
+        for number in range(self.count):
+            if number == self.fail_at:
+                raise OSError("disk on fire")
+            self.readers.add(threading.current_thread().name.split("_")[0])
+            generator = torch.Generator().manual_seed(number)
+            yield torch.randn(5000, 6, generator=generator), torch.randint(0, 4, (5000,), generator=generator)
+
+
+def test_a_source_is_read_ahead_and_gives_what_a_list_gives():
+    model = nn.Linear(6, 4)
+    ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
+    source = Slow(5)
+    ahead = evaluate(Objective(model, CE, source, check_data=False), along=ends, at=AT)
+    assert "ravine-reader" in source.readers
+    at_hand = evaluate(Objective(model, CE, list(Slow(5))), along=ends, at=AT)
+    np.testing.assert_array_equal(ahead["loss"], at_hand["loss"])
+    assert ahead.attrs["data_hash"] == at_hand.attrs["data_hash"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ravine-reader")]
+
+
+def test_a_failure_while_reading_ahead_is_the_callers_own():
+    model = nn.Linear(6, 4)
+    ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
+    with pytest.raises(OSError, match="disk on fire"):
+        evaluate(Objective(model, CE, Slow(5, fail_at=4), check_data=False), along=ends, at=AT)

@@ -8,12 +8,15 @@ examples, so that neither batching nor order matters beyond rounding.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -32,11 +35,19 @@ _PREFIX_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
 
+#: Examples per forward pass where it is neither given nor ours to measure.
+DEFAULT_BATCH: Final = 256
+_SMALLEST_BATCH: Final = 16
+_LARGEST_BATCH: Final = 4096
+_LONG_FORWARD: Final = 0.1  # seconds
+_LONG_CHOICE: Final = 0.3
+
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED: Final = frozenset(["alpha", "beta", "step", "split", "distance", "replicate", "piece", "n_examples"])
 _SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit")
 
 Coefficients = Sequence[tuple[float, ...]]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,9 @@ class Pass:
         Args:
             tick: told how many examples × points have been done since it was last told.
         """
-        for block in self.blocks():
+        # masks are drawn from the global generators, which a reader must not touch meanwhile
+        ahead = self.split.worth_reading_ahead and self.policies.dropout == "off"
+        for block in _read_ahead(self.blocks()) if ahead else self.blocks():
             for _, batch in block:
                 self.fingerprint.add(batch)
             held = [(number, self.place(batch)) for number, batch in block]
@@ -164,6 +177,58 @@ class Pass:
         finally:
             self.prefix, self.carried[0] = None, None
         return found
+
+    def fastest_batch_size(self) -> int:
+        """How many examples a forward pass should take: measured, with the affine prefix at work.
+
+        Sizes double from 16 until two in a row are no better, or one pass takes so long that there is no overhead
+        left to spread. Where the numbers of the first examples depend on how many run with them, it is not ours
+        to choose: the default stays.
+
+        Returns:
+            The smallest size that is within a few per cent of the best.
+        """
+        seconds: dict[int, float] = {}
+        reference: Tensor | None = None
+        prefix: AffinePrefix | None = None
+        point = len(self.coefficients) // 2
+        size, began = _SMALLEST_BATCH, time.perf_counter()
+        while size <= _LARGEST_BATCH:
+            batch = self.place(next(self.split.batches(size)))
+            if prefix is None:
+                prefix = self._agreed_prefix(0, batch)
+            else:
+                prefix.forget()
+            self.prefix = prefix
+            self.stand_at(point)
+            losses = self.losses(0, batch, point)["loss"]  # warms up, and computes what the points share
+            first = losses[:_SMALLEST_BATCH]
+            reference = first if reference is None else reference
+            if first.shape != reference.shape or not torch.allclose(first, reference, 1e-3, 1e-5, equal_nan=True):
+                seconds = {DEFAULT_BATCH: 0.0}
+                break
+            taken = self._seconds(batch, point)
+            seconds[size] = taken / count_examples(batch)
+            past_best = min(seconds, key=lambda s: seconds[s]) < size // 2
+            spent = time.perf_counter() - began > _LONG_CHOICE
+            if spent or taken > _LONG_FORWARD or past_best or size >= len(self.split):
+                break
+            size *= 2
+        self.prefix, self.replica.lazy = None, frozenset()
+        best = min(seconds.values())
+        return min(size for size, each in seconds.items() if each <= 1.04 * best)
+
+    def _seconds(self, batch: Any, point: int) -> float:
+        """The least time of a few passes over a batch."""
+        best, began = math.inf, time.perf_counter()
+        for _ in range(4):
+            start = time.perf_counter()
+            float(self.losses(0, batch, point)["loss"].sum())  # waits for a GPU
+            now = time.perf_counter()
+            best = min(best, now - start)
+            if now - began > _LONG_FORWARD:
+                break
+        return best
 
     def blocks(self) -> Iterator[list[tuple[int, Any]]]:
         """The split's batches, numbered, in runs that are worth moving the model for."""
@@ -252,6 +317,23 @@ class Pass:
             raise InputError(msg)
         for name, moments in self.moments.items():
             moments.add(points, torch.stack([row[name] for row in rows]).numpy(), last=last)
+
+
+def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items, the next one read in a thread while the caller works on this one."""
+    done: Any = object()
+    with ThreadPoolExecutor(1, "ravine-reader") as reader:
+        following = reader.submit(next, items, done)
+        while True:
+            try:
+                item = following.result()
+            except Exception as problem:
+                problem.add_note("raised while reading ahead in a thread; a DataLoader with workers reads without one")
+                raise
+            if item is done:
+                return
+            following = reader.submit(next, items, done)
+            yield item
 
 
 def seed_all(seed: int, device: torch.device) -> None:

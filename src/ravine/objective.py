@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ravine.checkpoints import Checkpoint, align, unwrap
-from ravine.engine import Coefficients, Pass, Policies
+from ravine.engine import DEFAULT_BATCH, Coefficients, Pass, Policies
 from ravine.errors import InputError
 from ravine.losses import PerExample
 from ravine.moments import Moments
@@ -29,6 +29,8 @@ Dropout = Literal["off", "fixed", "resample"]
 Buffers = Literal["start", "end", "interpolate", "recompute"]
 
 _DTYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+_WORTH_MEASURING: Final = 50_000  # examples × points, for which the fastest batch size is looked for
 
 _BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
@@ -79,7 +81,9 @@ class Objective:
         seed: of the masks and of whatever else is random. Any integer.
         device: where to compute; by default where the model is.
         dtype: precision of the forward pass; by default the widest of the model's and the ends' own, at least float32.
-        batch_size: examples per forward pass, where the batches are made here (tuples and Datasets).
+        batch_size: examples per forward pass, where the batches are made here (tuples and Datasets). By default what
+            is fastest for a tuple of tensors, measured once; 256 for a Dataset, and wherever batches are part of the
+            objective (dropout, state, recomputed statistics). Means do not depend on it beyond rounding.
         check_data: refuse a source that gives other examples on a second pass.
 
     Raises:
@@ -108,7 +112,7 @@ class Objective:
         seed: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         check_data: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -123,7 +127,8 @@ class Objective:
             raise InputError(msg)
         _require_choice("dropout", dropout, get_args(Dropout))
         _require_choice("buffers", buffers, (None, *get_args(Buffers)))
-        batch_size, seed = _whole("batch_size", batch_size, least=1), _whole("seed", seed)
+        batch_size = None if batch_size is None else _whole("batch_size", batch_size, least=1)
+        seed = _whole("seed", seed)
         self.model = unwrap(model)
         self.per_example = per_example
         self.dropout = dropout
@@ -155,7 +160,10 @@ class Objective:
         if not sources:
             msg = "data is empty; expected a source, or a dict of named sources"
             raise InputError(msg)
-        self.splits = [Split(str(name), source, batch_size) for name, source in sources.items()]
+        self.splits = [Split(str(name), source, batch_size or DEFAULT_BATCH) for name, source in sources.items()]
+        by_example = dropout == "off" and buffers != "recompute" and not getattr(per_example, "stateful", False)
+        #: whether examples per forward pass are still to be measured
+        self._unmeasured = batch_size is None and by_example and any(split.tensors is not None for split in self.splits)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """J at one point.
@@ -233,6 +241,9 @@ class Objective:
             for split in self.splits:
                 one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)
                 require_determined(one_pass, self.model)
+                worth_measuring = len(split) * len(coefficients) >= _WORTH_MEASURING
+                if self._unmeasured and split.tensors is not None and worth_measuring:
+                    self._take_batch_size(one_pass.fastest_batch_size())
                 found_floors[split.name] = noise_floors(one_pass, probes)
                 one_pass.run(tick)
                 if self.check_data or one_pass.fingerprint.count == 0:
@@ -266,15 +277,21 @@ class Objective:
             "dtype": str(self.dtype or "as stored").removeprefix("torch."),
             "device": str(self.device),
             "seed": self.seed,
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size or "measured",
         }
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        return {**said, "objective_hash": digest}
+        return {**said, "batch_size": self.splits[0].batch_size, "objective_hash": digest}
 
     @property
     def units(self) -> dict[str, str]:
         """The unit of each quantity where the loss is a known one: nats for cross-entropy."""
         return dict(getattr(self.per_example, "units", {}))
+
+    def _take_batch_size(self, size: int) -> None:
+        for split in self.splits:
+            if split.tensors is not None:
+                split.batch_size = size
+        self._unmeasured = False
 
     def _spanning(self, own: Checkpoint, aligned: list[Checkpoint]) -> list[dict[str, Tensor]]:
         """What the replica moves between: parameters, and the buffers that the policy says."""

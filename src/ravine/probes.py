@@ -17,11 +17,13 @@ from ravine.prefix import tensors_in
 from ravine.splits import count_examples, leaves, map_tensors
 
 _PROBED_EXAMPLES: Final = 256
+_FEWEST_PROBED: Final = 16
+_PROBING_SHARE: Final = 0.1  # of the measurement itself, for looking at its rounding
 _PLAIN: Final = (Tensor, nn.Parameter)
 
 
 def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[str, dict[int, float]]:
-    """How far rounding alone moves the mean of each quantity, estimated on the split's first batches.
+    """How far rounding alone moves the mean of each quantity, estimated on the split's first examples.
 
     At each probed point the parameters are multiplied by 1 ± one unit of rounding, ``draws`` times: each draw is
     as good a representative of the point as the one that is measured. The floor is three times the standard
@@ -39,11 +41,14 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
     References:
         Parker 1997, Monte Carlo arithmetic.
     """
+    evaluations = len(probes) * (draws + 1)
+    affordable = int(_PROBING_SHARE * len(one_pass.coefficients) * len(one_pass.split) / max(evaluations, 1))
+    wanted = min(max(affordable, _FEWEST_PROBED), _PROBED_EXAMPLES) if len(one_pass.split) else _PROBED_EXAMPLES
     held, examples = [], 0
-    for number, batch in next(one_pass.blocks(), []):
+    for number, batch in enumerate(one_pass.split.batches(min(one_pass.split.batch_size, wanted)) if probes else ()):
         held.append((number, one_pass.place(batch)))
         examples += count_examples(batch)
-        if examples >= _PROBED_EXAMPLES:
+        if examples >= wanted:
             break
     generator = torch.Generator().manual_seed(one_pass.policies.seed)
     unit = torch.finfo(one_pass.policies.dtype).eps

@@ -33,7 +33,8 @@ class Split:
         name: how results call it.
         source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader, or any iterable
             of batches that can be iterated again.
-        batch_size: examples per batch where the batches are made here (tuples and Datasets).
+        batch_size: examples per batch where the batches are made here (tuples and Datasets); a tuple's may be
+            changed later.
 
     Raises:
         InputError: not one of these, empty, of unequal lengths, or an iterator (readable only once).
@@ -42,7 +43,7 @@ class Split:
     def __init__(self, name: str, source: Any, batch_size: int) -> None:
         self.name = name
         self.tensors: tuple[Tensor, ...] | None = None
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seen: Fingerprint | None = None
         kind = type(source).__name__
         if isinstance(source, tuple) and source and all(_is_array(part) for part in source):
@@ -88,13 +89,21 @@ class Split:
             return sum(count_examples(batch) for batch in self._source)
         return 0
 
-    def batches(self) -> Iterator[Any]:
-        """One pass over the source."""
+    def batches(self, size: int | None = None) -> Iterator[Any]:
+        """One pass over the source; a tuple of tensors in batches of ``size``, by default ``batch_size``."""
         if self.tensors is None:
             yield from self._source
             return
-        for first in range(0, len(self), self._batch_size):
-            yield tuple(tensor[first : first + self._batch_size] for tensor in self.tensors)
+        size = size or self.batch_size
+        for first in range(0, len(self), size):
+            yield tuple(tensor[first : first + size] for tensor in self.tensors)
+
+    @property
+    def worth_reading_ahead(self) -> bool:
+        """Whether reading takes time that no one else spends: not of tensors at hand, nor of a loader with workers."""
+        if isinstance(self._source, DataLoader):
+            return self._source.num_workers == 0
+        return self.tensors is None and not isinstance(self._source, list | tuple)
 
     @property
     def generators(self) -> list[torch.Generator]:
