@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ravine import params
 from ravine.params import all_finite, combine, content_hash, distance, norm
 
 ODD = torch.tensor([-0.0, 0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, 1 / 3])
@@ -66,3 +67,13 @@ def test_norms_over_several_pieces():
     assert norm(big) == pytest.approx(float(torch.tensor(0.1)) * 5_000_000**0.5, rel=1e-12)
     assert distance(big, {"w": torch.zeros(5_000_000)}) == norm(big)
     assert not all_finite(torch.cat([big["w"], torch.tensor([float("nan")])]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_points_of_another_precision_are_combined_piece_by_piece(monkeypatch, dtype):
+    monkeypatch.setattr(params, "_PIECE", 5)
+    a, b = torch.randn(3, 4).to(dtype), torch.randn(3, 4).to(dtype)
+    out = params.combine([a, b], (0.25, 0.75), torch.empty(3, 4))
+    torch.testing.assert_close(out, torch.lerp(a.float(), b.float(), 0.75), rtol=0, atol=0)
+    third = params.combine([a, b, a], (0.5, 0.75, -0.25), torch.empty(3, 4))
+    torch.testing.assert_close(third, 0.25 * a.float() + 0.75 * b.float())

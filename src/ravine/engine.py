@@ -28,6 +28,7 @@ from ravine.moments import Moments
 from ravine.prefix import AffinePrefix
 from ravine.replica import Replica
 from ravine.splits import Fingerprint, Split, count_examples, leaves, map_tensors
+from ravine.stack import Stack, points_at_once
 
 _BLOCK_EXAMPLES: Final = 8192  # read before the points change: moving the model costs about 100 examples' forward
 _BLOCK_BYTES: Final = 256 << 20
@@ -41,6 +42,9 @@ _SMALLEST_BATCH: Final = 16
 _LARGEST_BATCH: Final = 4096
 _LONG_FORWARD: Final = 0.1  # seconds
 _LONG_CHOICE: Final = 0.3
+
+#: Where several points may be measured at once.
+STACKED_ON = {"cuda"}
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED: Final = frozenset(["alpha", "beta", "step", "split", "distance", "replicate", "piece", "n_examples"])
@@ -94,6 +98,8 @@ class Pass:
         self.moments: dict[str, Moments] = {}
         self.fingerprint = Fingerprint()
         self.prefix: AffinePrefix | None = None
+        self.stack: Stack | None = None
+        self.at_once = 1
         #: whether buffers are as they were before every batch; not while their statistics are estimated
         self.resets_buffers = not policies.stateful
         #: whether per_example writes to its batch, so that it must be given a copy
@@ -114,10 +120,11 @@ class Pass:
             held = [(number, self.place(batch)) for number, batch in block]
             if block[0][0] == 0:
                 self.prefix = self._agreed_prefix(*held[0])
+                self._choose_stack(*held[0])
             elif self.prefix is not None:
                 self.prefix.forget()
             self._measure(held, tick)
-        self.prefix, self.replica.lazy = None, frozenset()
+        self.prefix, self.stack, self.replica.lazy = None, None, frozenset()
 
     def _measure(self, held: list[tuple[int, Any]], tick: Callable[[int], None]) -> None:
         """Run one block through every point; the per-example values of a few points are held at a time."""
@@ -125,9 +132,7 @@ class Pass:
         rows: list[dict[str, Tensor]] = []
         counts: dict[str, int] | None = None
         first, last = 0, len(self.coefficients) - 1
-        for point in range(last + 1):
-            self.stand_at(point)
-            row = self.quantities_over(held, point)
+        for point, row in enumerate(self._rows(held)):
             found = {name: len(values) for name, values in row.items()}
             counts = counts or found
             if found != counts:
@@ -143,12 +148,69 @@ class Pass:
                 self._take_in(slice(first, point + 1), rows, last=point == last)
                 first, rows = point + 1, []
 
+    def _rows(self, held: list[tuple[int, Any]]) -> Iterator[dict[str, Tensor]]:
+        """Every quantity of every example of a block, point after point."""
+        if self.stack is None:
+            for point in range(len(self.coefficients)):
+                self.stand_at(point)
+                yield self.quantities_over(held, point)
+            return
+        for first in range(0, len(self.coefficients), self.at_once):
+            points = range(first, min(first + self.at_once, len(self.coefficients)))
+            self.stack.move_to([self.coefficients[point] for point in points])
+            by_batch = [self._stacked_losses(self.stack, number, batch, points) for number, batch in held]
+            for at_point in zip(*by_batch, strict=True):
+                yield _on_cpu(at_point)
+
+    def _stacked_losses(self, stack: Stack, number: int, batch: Any, points: range) -> list[dict[str, Tensor]]:
+        """``losses`` of several points together, where the stack stands."""
+        try:
+            answer = stack(self._prepared(number, batch, 0))
+        except Exception as problem:
+            problem.add_note(f"at {self.labels[points[0]]} and on, split {self.split.name!r}, batch {number}")
+            raise
+        kept = answer if isinstance(answer, Mapping) else {"loss": answer}
+        examples = count_examples(batch)
+        return [
+            _as_quantities({name: values[i] for name, values in kept.items()}, examples) for i in range(len(points))
+        ]
+
+    def _choose_stack(self, number: int, batch: Any) -> None:
+        """Measure several points at once if the device gains by it and it agrees with the plain route on one batch."""
+        policies, count = self.policies, len(self.coefficients)
+        settled = not policies.stateful and policies.dropout != "resample" and self.statistics is None
+        if policies.device.type not in STACKED_ON or count < 2 or not settled:
+            return
+        stack = Stack(self.replica, self.per_example)
+        if not stack.is_small:
+            return
+
+        def at(points: range) -> list[dict[str, Tensor]]:
+            stack.move_to([self.coefficients[point] for point in points])
+            return self._stacked_losses(stack, number, batch, points)
+
+        middle = range(count // 2, count // 2 + 1)
+        try:
+            (only,), size = _peak(lambda: at(middle), policies.device)
+            self.at_once = min(count, points_at_once(policies.device, size))
+            together, taken = _clocked(lambda: at(range(self.at_once)))
+        except Exception:  # whatever it was, the plain route may do without
+            return
+        self.stand_at(count // 2)
+        plain, each = _clocked(lambda: self.losses(number, batch, count // 2)["loss"])
+        scale = float(plain.abs().nan_to_num(0, 0, 0).max()) if plain.numel() else 0.0
+        found = only["loss"]
+        agrees = found.shape == plain.shape and torch.allclose(found, plain, 1e-3, 1e-5 * scale, equal_nan=True)
+        pays = taken < each * len(together) or policies.device.type == "cpu"
+        self.stack = stack if agrees and pays else None
+
     def _agreed_prefix(self, number: int, batch: Any) -> AffinePrefix | None:
         """The affine prefix, if there is anything for it to do and it agrees with the plain route on one batch."""
         replica, last = self.replica, len(self.coefficients) - 1
         if self.policies.dtype not in (torch.float32, torch.float64) or last == 0:
             return None
-        found = AffinePrefix(replica.moving, replica.fixed, replica.refresh, _PREFIX_BYTES)
+        at_hand = [(t, points) for t, points in replica.moving if all(_like(t, point) for point in points)]
+        found = AffinePrefix(at_hand, replica.fixed, replica.refresh, _PREFIX_BYTES)
         corners = len(self.coefficients[0])
         inside = tuple(2 * (i + 1.1) / (corners * (corners + 1.2)) for i in range(corners - 1))
         trial = (*inside, 1 - sum(inside))  # not a corner, where every combination is a copy
@@ -271,13 +333,7 @@ class Pass:
         """
         policies = self.policies
         here = self.coefficients[point] if at is None else at
-        if policies.dropout != "off":
-            where = here if policies.dropout == "resample" else ()
-            seed_all(_seed(policies.seed, self.split.name, number, draw, *where), policies.device)
-        if self.mutates:
-            batch = map_tensors(torch.clone, batch)
-        if self.resets_buffers:
-            self.replica.restore_buffers()
+        batch = self._prepared(number, batch, draw, *(here if policies.dropout == "resample" else ()))
         watch = nullcontext() if self.prefix is None else self.prefix
         if self.prefix is not None:
             self.prefix.begin(number, leaves(batch), here)
@@ -295,6 +351,15 @@ class Pass:
             answer, self.carried[point] = answer
         return _as_quantities(answer, count_examples(batch))
 
+    def _prepared(self, number: int, batch: Any, draw: int, *where: float) -> Any:
+        """The batch to give to the caller's function, with the generators and buffers as every pass finds them."""
+        policies = self.policies
+        if policies.dropout != "off":
+            seed_all(_seed(policies.seed, self.split.name, number, draw, *where), policies.device)
+        if self.resets_buffers:
+            self.replica.restore_buffers()
+        return map_tensors(torch.clone, batch) if self.mutates else batch
+
     def stand_at(self, point: int) -> None:
         """Move the replica to a point, with the running statistics that belong there."""
         self.replica.move_to(self.coefficients[point])
@@ -303,11 +368,7 @@ class Pass:
 
     def quantities_over(self, held: list[tuple[int, Any]], point: int, draw: int = 0) -> dict[str, Tensor]:
         """Every quantity of every example in some batches, float64 on the CPU, where the replica stands."""
-        parts: dict[str, list[Tensor]] = {}
-        for number, batch in held:
-            for name, values in self.losses(number, batch, point, draw=draw).items():
-                parts.setdefault(name, []).append(values)
-        return {name: torch.cat(values).to("cpu", torch.float64) for name, values in parts.items()}
+        return _on_cpu([self.losses(number, batch, point, draw=draw) for number, batch in held])
 
     def _take_in(self, points: slice, rows: list[dict[str, Tensor]], *, last: bool) -> None:
         if not self.moments:
@@ -317,6 +378,40 @@ class Pass:
             raise InputError(msg)
         for name, moments in self.moments.items():
             moments.add(points, torch.stack([row[name] for row in rows]).numpy(), last=last)
+
+
+def _on_cpu(by_batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The quantities of some batches joined, float64 on the CPU."""
+    parts: dict[str, list[Tensor]] = {}
+    for found in by_batch:
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    return {name: torch.cat(values).to("cpu", torch.float64) for name, values in parts.items()}
+
+
+def _clocked(call: Callable[[], _T]) -> tuple[_T, float]:
+    """What a call gives, and the seconds that a second one takes, a GPU's work included."""
+    call()
+    _wait()
+    began = time.perf_counter()
+    found = call()
+    _wait()
+    return found, time.perf_counter() - began
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _peak(call: Callable[[], _T], device: torch.device) -> tuple[_T, int]:
+    """What a call gives, and the bytes that it took on a GPU at its peak; 0 elsewhere."""
+    if device.type != "cuda":
+        return call(), 0
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    found = call()
+    return found, torch.cuda.max_memory_allocated(device) - before
 
 
 def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:
@@ -345,6 +440,10 @@ def seed_all(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002  the global generator is what a caller's noise uses
     random.seed(seed)
+
+
+def _like(tensor: Tensor, point: Tensor) -> bool:
+    return point.dtype == tensor.dtype and point.device == tensor.device
 
 
 def _as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:

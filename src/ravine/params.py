@@ -54,7 +54,16 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
         if coefficient == 1 and sum(c != 0 for c in coefficients) == 1:
             return out.copy_(point)
     dtype = torch.promote_types(out.dtype, torch.float32)
-    start, *others = (point.to(out.device, dtype) for point in points)
+    here = all(point.dtype == dtype and point.device == out.device for point in points) and dtype == out.dtype
+    if here or not out.is_contiguous():
+        return _combined([point.to(out.device, dtype) for point in points], coefficients, out, dtype)
+    for part, *parts in zip(out.view(-1).split(_PIECE), *map(pieces, points), strict=True):  # no copy of a whole point
+        _combined([piece.to(out.device, dtype) for piece in parts], coefficients, part, dtype)
+    return out
+
+
+def _combined(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, dtype: torch.dtype) -> Tensor:
+    start, *others = points
     if len(others) == 1:  # lerp is exact in α → 1 − α, and needs no temporary
         if dtype == out.dtype:
             return torch.lerp(start, others[0], coefficients[1], out=out)

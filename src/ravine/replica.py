@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
 from ravine.params import combine, is_float, pieces, same_values
+
+_ROOM: Final = 1 << 30  # bytes, where nobody says how much is free
 
 
 class Replica:
@@ -47,8 +49,8 @@ class Replica:
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
 
-        What is the same at every corner is copied once. What differs is held in the replica's precision and on
-        its device, or stays where it is (mapped from a file, say) if it already is.
+        What is the same at every corner is copied once. What differs stays where it is (mapped from a file, say), or
+        is held in the replica's precision and on its device if it is not, and that is not too much.
         """
         targets = {**self.params, **self.buffers}
         self.moving, self._fixed = [], []
@@ -59,8 +61,8 @@ class Replica:
                 self._fixed.append((target, points[0]))
                 target.copy_(points[0])
                 continue
-            wide = torch.promote_types(target.dtype, torch.float32)
-            self.moving.append((target, [point.to(target.device, wide) for point in points]))
+            self.moving.append((target, points))
+        self._convert()
         self._points = {id(target): points for target, points in self.moving}
         self._homes = [
             _Home(owner, name, buffer, buffer.clone(), buffer._version)
@@ -68,6 +70,20 @@ class Replica:
             for name, buffer in owner.named_buffers(recurse=False)
             if id(buffer) not in self._points
         ]
+
+    def _convert(self) -> None:
+        """Hold the corners as the replica computes, smallest tensors first, as far as there is room.
+
+        What has no room is converted piece by piece, anew at every point.
+        """
+        room = _room(next(iter(self.params.values())).device)
+        for number in sorted(range(len(self.moving)), key=lambda i: self.moving[i][0].numel()):
+            target, points = self.moving[number]
+            wide = torch.promote_types(target.dtype, torch.float32)
+            room -= sum(p.numel() * wide.itemsize for p in points if p.dtype != wide or p.device != target.device)
+            if room < 0:
+                break
+            self.moving[number] = (target, [point.to(target.device, wide) for point in points])
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
         """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers."""
@@ -149,6 +165,13 @@ class _Home:
     buffer: Tensor
     value: Tensor
     version: int
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that copies of the corners may take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return _ROOM
 
 
 def running_norms(model: nn.Module) -> dict[str, nn.Module]:
