@@ -33,8 +33,10 @@ _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summ
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_RESERVED: Final = frozenset(["alpha", "beta", "step", "split", "distance", "replicate", "piece", "n_examples"])
-_SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit")
+_RESERVED: Final = frozenset(
+    ["alpha", "beta", "step", "split", "distance", "replicate", "piece", "check", "n_examples"]
+)
+_SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit", "_checked")
 
 Coefficients = Sequence[tuple[float, ...]]
 
