@@ -42,12 +42,13 @@ def is_counted(result: xr.Dataset, name: str) -> bool:
     return bool(result[name].attrs.get("counted", 0))
 
 
-def tails(degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool) -> np.ndarray:
+def tail(degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool) -> float:
     """What the terms beyond the degree may add to some curves, in units of what is allowed.
 
     The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing hardly at all.
     The decay from the third to the last quarter of the coefficients is taken to go on; so this sees what lies between
-    all checks. Coefficients within the noise floor say nothing about decay.
+    all checks. Several curves along one axis have one decay, that of their largest coefficients: from each alone it
+    would be a matter of chance. A curve whose coefficients are within the noise floor says nothing about decay.
 
     Args:
         degree: of the interpolants.
@@ -55,19 +56,19 @@ def tails(degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarra
         allowed: of that shape.
         floor: of that shape; the noise floor.
         log: whether the logarithm is interpolated.
-
-    Returns:
-        (curves,).
     """
-    scale = values if log else 1.0
+    scale = values if log else np.ones_like(values)
     most, noise = (allowed / scale).min(axis=0), 2 * (floor / scale).max(axis=0)
     unit = chebyshev_points(-1.0, 1.0, degree)
     terms = np.abs(chebyshev.chebfit(unit, np.log(values) if log else values, degree))
-    before, last = terms[degree // 2 : 3 * degree // 4].max(axis=0), terms[3 * degree // 4 :].max(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decay = np.where(before > 0, np.minimum(last / before, 0.999), 0.999)
-    beyond = np.maximum(last, last * decay / (1 - decay) * (degree / 4) ** 0.5)
-    return np.where(last <= noise, last, beyond) / most
+    third, fourth = slice(degree // 2, 3 * degree // 4), slice(3 * degree // 4, None)
+    quiet = terms[fourth].max(axis=0) <= noise
+    least = float((terms[fourth] / most).max())
+    if quiet.all():
+        return least
+    before, last = ((terms[part] / most)[:, ~quiet].max() for part in (third, fourth))
+    decay = min(last / before, 0.999) if before > 0 else 0.999
+    return float(max(least, last * decay / (1 - decay) * (degree / 4) ** 0.5))
 
 
 def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str]) -> xr.Dataset:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from ravine.accuracy import CAUTION, allowed_error, is_counted, joined, tails
+from ravine.accuracy import CAUTION, allowed_error, is_counted, joined, tail
 from ravine.evaluation import on_axes
 from ravine.interpolation import Patch, Piece, chebyshev_points
 from ravine.results import quantities
@@ -250,10 +250,10 @@ def _ends(
 ) -> tuple[float, float]:
     """The worst tail of the series along each axis: every line of nodes is a curve that must have decayed."""
     one, other = (
-        tails(piece.degree, values[rows], allowed[rows], floor[rows], log=log).max()
+        tail(piece.degree, values[rows], allowed[rows], floor[rows], log=log)
         for piece, rows in zip(patch.pieces, (nodes, nodes.T), strict=True)
     )
-    return float(one), float(other)
+    return one, other
 
 
 def _labelled(grid: _Grid, points: Points, fit: _Fit, tolerance: float) -> xr.Dataset:

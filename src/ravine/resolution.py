@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from ravine.accuracy import CAUTION, allowed_error, is_counted, joined, tails
+from ravine.accuracy import CAUTION, allowed_error, is_counted, joined, tail
 from ravine.axes import read_intervals
 from ravine.errors import InputError
 from ravine.evaluation import measured_at, on_axes
@@ -195,11 +195,11 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
             errors = [np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways]
             floor = np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split])
             column = [array[:, None] for array in (values[rows], allowed[rows], floor)]
-            ends = [float(tails(piece.degree, *column, log=log).item()) for log in ways]
-            ends = [0.0] * len(ways) if is_counted(result, name) else ends  # steps have no series to speak of
+            beyond = [tail(piece.degree, *column, log=log) for log in ways]
+            beyond = [0.0] * len(ways) if is_counted(result, name) else beyond  # steps have no series to speak of
             share = 1.0 if is_counted(result, name) else CAUTION
             ratios = [
-                np.maximum(error / (share * allowed[others]), tail) for error, tail in zip(errors, ends, strict=True)
+                np.maximum(error / (share * allowed[others]), end) for error, end in zip(errors, beyond, strict=True)
             ]
             best = int(np.argmin([ratio.max() for ratio in ratios]))
             fit.log[name][split] = best
