@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch import nn
 from torch.nn import functional as F
 
 from oracles import blobs, mlp, of_w, point, trained, values
@@ -500,8 +499,13 @@ def test_running_statistics_are_recomputed_on_a_plane_too():
     data, model = blobs(), mlp(norm=True)
     start, end = trained(model, data)
     J = Objective(model, supervised(F.cross_entropy), data, buffers="recompute")
-    plane = evaluate(
-        J, along=Plane(start, end, nn.Module.state_dict(mlp(1, norm=True))), at={"alpha": [0, 1], "beta": [0, 0.5, 1]}
-    )
+    plane = evaluate(J, along=Plane(start, end, mlp(1, norm=True)), at={"alpha": [0, 1], "beta": [0, 0.5, 1]})
     line = evaluate(J, along=Line(start, end), at=[0, 1])
     np.testing.assert_allclose(plane["loss"].sel(beta=0), line["loss"], rtol=1e-5)
+    assert "so the corners are not their own checkpoints either" in str(metrics.verdict(plane))
+    fixed = evaluate(
+        Objective(model, supervised(F.cross_entropy), data, buffers="end"),
+        along=Plane(start, end, mlp(1, norm=True)),
+        at={"alpha": [0, 1], "beta": [0, 1]},
+    )
+    assert "are the corner b's at every point, so the other corners are not" in str(metrics.verdict(fixed))

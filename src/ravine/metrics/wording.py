@@ -13,7 +13,7 @@ from ravine.interpolation import is_resolved
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
-from ravine.results import quantities, validate
+from ravine.results import is_plane, quantities, validate
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,24 @@ def _number(value: float) -> str:
 
 def policies(curve: xr.Dataset) -> str:
     """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
+    plane = is_plane(curve)
+    first, last = ("origin", "corner b") if plane else ("start", "end")
+    not_first, not_last = (
+        ("the other corners are not their own checkpoints",) * 2
+        if plane
+        else (
+            "the start is not its own checkpoint",
+            "the end is not its own checkpoint",
+        )
+    )
     buffers = {
-        "start": "Running statistics are the start's at every point, so the end is not its own checkpoint.",
-        "end": "Running statistics are the end's at every point, so the start is not its own checkpoint.",
+        "start": f"Running statistics are the {first}'s at every point, so {not_last}.",
+        "end": f"Running statistics are the {last}'s at every point, so {not_first}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
             "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so the ends are not their own checkpoints either."
+            f"{curve.attrs.get('batch_size', '?')}, so the {'corners' if plane else 'ends'} are not their own "
+            "checkpoints either."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     dropout = {

@@ -118,14 +118,14 @@ def _scene(panel: Panel, z: Axis) -> dict[str, Any]:
         "yaxis": {**plain, "title": {"text": _text(panel.y.label)}, "range": [near, far]},
         "zaxis": {
             **plain,
-            "title": {"text": _text(z.label)},
+            "title": {"text": ""},  # the colour bar has the words, and the same ticks
             "range": [low, high],
             "tickvals": places,
             "ticktext": words,
         },
         "aspectmode": "manual",
         "aspectratio": {"x": 1.2, "y": 1.2 * deep, "z": 0.7},
-        "camera": {"eye": {"x": 1.3 * panel.facing[0], "y": 1.8 * panel.facing[1], "z": 1.3}},
+        "camera": {"eye": {"x": 1.5 * panel.facing[0], "y": 2.0 * panel.facing[1], "z": 1.4}},
         "dragmode": "orbit",
     }
 
