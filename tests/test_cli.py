@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from oracles import blobs, mlp, trained
-from ravine import cli, open_result, reconstruct
+from ravine import Plane, cli, evaluate, open_result, reconstruct, save_result
 
 OBJECTIVE = """
 import torch
@@ -93,6 +93,14 @@ def test_a_line_from_two_files(folder, capsys):
     (folder / "o" / "report.html").unlink()
     assert ravine("report", "o") == 0
     assert (folder / "o" / "report.html").read_bytes() == page
+
+
+def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
+    objective = cli.load_objective("objective.py:make")
+    plane = Plane("start.safetensors", "end.pt", mlp(1))
+    save_result(evaluate(objective, along=plane, at={"alpha": [0, 0.5, 1], "beta": [0, 1]}), "o/plane.nc")
+    assert ravine("report", "o") == 0
+    assert "is lowest at" in (folder / "o" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_resolved_line(folder, capsys):

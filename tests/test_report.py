@@ -16,7 +16,7 @@ from ravine import metrics
 from ravine.errors import InputError
 from ravine.metrics.profile import with_error
 from ravine.report import write_report
-from ravine.results import PROVENANCE
+from ravine.results import CORNERS, PROVENANCE
 
 ALPHA = np.linspace(0, 1, 33)
 FALL = np.stack([2.3 * (1 - ALPHA) ** 2 + 0.01, 2.1 * (1 - ALPHA) ** 2 + 0.2 + 0.1 * ALPHA**8], 1)
@@ -35,7 +35,7 @@ def measured(loss, splits=("train", "valid"), alpha=ALPHA, **attrs):
         data[f"{name}_replicates"] = ("alpha", "split", "replicate"), wobble
         data[f"{name}_noise_floor"] = ("alpha", "split"), np.full(loss.shape, 1e-7)
     data["n_examples"] = ("split",), np.array([5000, 1000])[: len(splits)]
-    about = dict.fromkeys(PROVENANCE, "") | {
+    about = dict.fromkeys({**CORNERS["line"], **PROVENANCE}, "") | {
         "schema_version": 1,
         "start": "init.safetensors",
         "end": "final.pt",
@@ -220,8 +220,8 @@ def test_awkward_results_are_reported(written, loss, points):
 
 
 def test_what_is_no_line_is_refused_and_nothing_is_written(tmp_path):
-    plane = measured(FALL).expand_dims(beta=3)
-    for results, words in (((), "nothing to report"), ((measured(FALL), plane), "beta")):
+    solid = measured(FALL).expand_dims(gamma=3)
+    for results, words in (((), "nothing to report"), ((measured(FALL), solid), "gamma")):
         with pytest.raises(InputError, match=words):
             write_report(tmp_path / "out", *results)
     assert not list(tmp_path.iterdir())

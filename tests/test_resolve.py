@@ -210,8 +210,8 @@ def test_senseless_requests_are_refused(options, said):
 def test_reading_where_nothing_was_resolved_is_refused(net):
     model, ends, data = net
     curve = resolved(lambda a: a**2)
-    for at in ([1.5], [-0.1], [], [float("nan")]):
-        with pytest.raises(InputError, match="within the resolved interval"):
+    for at, said in (([1.5], "within"), ([-0.1], "within"), ([], "non-empty"), ([float("nan")], "finite")):
+        with pytest.raises(InputError, match=said):
             reconstruct(curve, at)
     grid = evaluate(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends), at=[0, 1])
     with pytest.raises(InputError, match="measured on a grid"):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oracles import blobs, mlp, trained
 from ravine import InputError, Line, Objective, evaluate, metrics, open_result, save_result, supervised
-from ravine.results import PROVENANCE
+from ravine.results import CORNERS, PROVENANCE
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_saved_result_comes_back_the_same(curve, tmp_path):
 
 
 def test_every_result_says_where_it_comes_from(curve):
-    assert set(PROVENANCE) <= set(curve.attrs)
+    assert {*PROVENANCE, *CORNERS["line"]} <= set(curve.attrs)
     assert len(curve.attrs["start_hash"]) == 64
     assert curve.attrs["start_hash"] != curve.attrs["end_hash"]
 

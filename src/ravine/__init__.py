@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ravine.report import write_report
     from ravine.resolution import resolve
     from ravine.results import open_result, save_result
-    from ravine.slices import Line
+    from ravine.slices import Line, Plane
 
 #: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
 _HOMES = {
@@ -37,6 +37,7 @@ _HOMES = {
     "Line": "slices",
     "Objective": "objective",
     "Params": "params",
+    "Plane": "slices",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
@@ -56,6 +57,7 @@ __all__ = [
     "Line",
     "Objective",
     "Params",
+    "Plane",
     "evaluate",
     "inspect",
     "metrics",

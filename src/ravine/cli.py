@@ -125,7 +125,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*
     files = sorted(folder.glob("*.nc"))
     if not files:
         what = "has no results (*.nc)" if folder.is_dir() else "is not a folder"
-        msg = f"{str(folder)!r} {what}; expected a folder that `ravine line` wrote"
+        msg = f"{str(folder)!r} {what}; expected a folder with results that ravine wrote"
         raise ravine.InputError(msg)
     results = sorted((ravine.open_result(file) for file in files), key=lambda result: str(result.attrs["created"]))
     page = ravine.write_report(folder, *results)

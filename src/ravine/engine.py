@@ -47,8 +47,10 @@ _LONG_CHOICE: Final = 0.3
 STACKED_ON = {"cuda"}
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_RESERVED: Final = frozenset(["alpha", "beta", "step", "split", "distance", "replicate", "piece", "n_examples"])
-_SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit")
+_RESERVED: Final = frozenset(
+    ["alpha", "beta", "step", "split", "distance", "replicate", "piece", "check", "n_examples"]
+)
+_SUFFIXES: Final = ("_stderr", "_replicates", "_noise_floor", "_log", "_misfit", "_checked")
 
 Coefficients = Sequence[tuple[float, ...]]
 _T = TypeVar("_T")

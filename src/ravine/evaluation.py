@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
+from ravine.axes import read_axes
 from ravine.errors import InputError
 from ravine.interpolation import spread_floor
 from ravine.objective import Measured, Objective
@@ -22,6 +23,7 @@ from ravine.results import SCHEMA_VERSION
 from ravine.slices import Slice
 
 _LONG_NAMES: Final = {"loss": "loss", "error": "error rate"}
+_SYMBOLS: Final = {"alpha": "α", "beta": "β"}
 
 
 def evaluate(
@@ -33,26 +35,27 @@ def evaluate(
     command: str = "",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Measure J at every given point of a slice.
+    """Measure J at every given point of a line or a plane.
 
-    Each split is read once for all points. θ(α) is computed fresh from the ends at every point, and is the end
-    itself, bit for bit, at α = 0 and 1. The caller's model and random generators are left as they were.
+    Each split is read once for all points. Every point is computed fresh from the slice's corners, and a corner
+    is the checkpoint itself, bit for bit. The caller's model and random generators are left as they were.
 
     Args:
         objective: what to measure.
-        along: where, a ``Line``.
-        at: values of α, dimensionless, finite, each once, in any order; inside or outside [0, 1].
+        along: where, a ``Line`` or a ``Plane``.
+        at: positions on each axis, dimensionless, finite, each once, in any order; inside or outside [0, 1]. For a
+            line values of α; for a plane ``{"alpha": …, "beta": …}``, all of whose combinations are measured.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: show a bar after the first second. By default only on a terminal.
 
     Returns:
-        A Dataset with the dims of the slice and ``split``; ``ravine.results`` describes it. The points stand in
+        A Dataset with the dims of the slice and ``split``; ``ravine.results`` describes it. The positions stand in
         the order in which they were given.
 
     Raises:
-        InputError: the points are no numbers, the ends do not fit the model or are one point, or the data
-            cannot be measured.
+        InputError: the positions are no numbers or do not name the slice's axes, the corners do not fit the model or
+            are one point, or the data cannot be measured.
 
     Example:
         >>> from torch.nn import functional as F
@@ -64,26 +67,41 @@ def evaluate(
         array([1., 4., 9.])
 
     References:
-        Goodfellow and Vinyals 2014, section 2.
+        Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
-    return measured_at(objective, along, _checked(at), title=title, command=command, progress=progress)
+    axes = read_axes(at, along.dims)
+    places = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
+    return on_axes(measured_at(objective, along, places, title=title, command=command, progress=progress), axes)
 
 
 def measured_at(
     objective: Objective,
     along: Slice,
-    alpha: np.ndarray,
+    places: np.ndarray,
     *,
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
     probing: bool = True,
 ) -> xr.Dataset:
-    """``evaluate`` at points that are known to be good; without ``probing`` the noise floors are NaN."""
+    """Measure points that need be on no grid.
+
+    Args:
+        objective: what to measure.
+        along: the slice.
+        places: (points, dims of the slice) their coordinates.
+        title: as in ``evaluate``.
+        command: as in ``evaluate``.
+        progress: as in ``evaluate``.
+        probing: whether to estimate noise floors; they are NaN otherwise.
+
+    Returns:
+        As ``evaluate``, but with the one dim ``point`` for those of the slice, whose names are coordinates on it.
+    """
     began = time.perf_counter()
-    coefficients = [along.coefficients(float(a)) for a in alpha]
+    coefficients = [along.coefficients(*map(float, place)) for place in places]
     passes = [*objective.splits, *(objective.splits[:1] if objective.buffers == "recompute" else [])]
-    expected = sum(map(len, passes)) * len(alpha) if all(map(len, passes)) else None
+    expected = sum(map(len, passes)) * len(places) if all(map(len, passes)) else None
     hidden = None if progress is None else not progress  # tqdm's None: hidden where there is no terminal
     bar = tqdm(total=expected, desc=title or "evaluate", unit=" examples", delay=1, disable=hidden, unit_scale=True)
     with bar:
@@ -91,38 +109,47 @@ def measured_at(
             along.corners,
             coefficients,
             _ticker(bar.update),
-            labels=[f"alpha = {a:g}" for a in alpha],
-            probes=_probes(alpha) if probing else (),
+            labels=[", ".join(f"{dim} = {x:g}" for dim, x in zip(along.dims, place, strict=True)) for place in places],
+            probes=_probes(places) if probing else (),
         )
-    return _labelled(objective, along, alpha, measured, title, command, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return _labelled(objective, along, places, np.array(coefficients), measured, title, command, seconds)
 
 
-def _checked(at: Any) -> np.ndarray:
-    try:
-        given = np.asarray(at.detach().cpu() if isinstance(at, torch.Tensor) else at)
-        if given.dtype.kind not in "iufb":
-            raise TypeError
-        alpha = np.atleast_1d(given.astype(np.float64))
-    except (TypeError, ValueError, OverflowError) as problem:
-        msg = f"at must be numbers; got {at!r}"
-        raise InputError(msg) from problem
-    if alpha.ndim != 1 or alpha.size == 0:
-        msg = f"at must be a number or a non-empty sequence of numbers; got an array of shape {alpha.shape}"
-        raise InputError(msg)
-    if not np.isfinite(alpha).all():
-        msg = f"at must be finite; got {alpha[~np.isfinite(alpha)][0]} at index {int(np.argmin(np.isfinite(alpha)))}"
-        raise InputError(msg)
-    values, counts = np.unique(alpha, return_counts=True)
-    if (counts > 1).any():
-        msg = f"at names each point once; alpha = {values[counts > 1][0]:g} stands there {counts.max()} times"
-        raise InputError(msg)
-    return alpha
+def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The points of ``measured_at``, which must be all combinations of the axes' positions in order, as a grid.
+
+    Example:
+        >>> points = xr.Dataset({"loss": ("point", np.arange(6.0))})
+        >>> on_axes(points, {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])})["loss"].values
+        array([[0., 1., 2.],
+               [3., 4., 5.]])
+    """
+    shape = tuple(map(len, axes.values()))
+
+    def folded(variable: xr.Variable) -> xr.Variable:
+        if "point" not in variable.dims:
+            return variable
+        return xr.Variable(
+            (*axes, *variable.dims[1:]), variable.values.reshape(*shape, *variable.shape[1:]), variable.attrs
+        )
+
+    coords = {name: folded(points[name].variable) for name in points.coords if name not in axes}
+    own = {
+        dim: xr.Variable(dim, axis, points[dim].attrs if dim in points.coords else None) for dim, axis in axes.items()
+    }
+    variables = {name: folded(points[name].variable) for name in points.data_vars}
+    return xr.Dataset(variables, coords={**own, **coords}, attrs=points.attrs)
 
 
-def _probes(alpha: np.ndarray, count: int = 5) -> list[int]:
-    """Numbers of a few points spread evenly over the curve, its ends among them."""
-    order = np.argsort(alpha)
-    return [int(order[i]) for i in sorted({round(i * (len(order) - 1) / (count - 1)) for i in range(count)})]
+def _probes(places: np.ndarray) -> list[int]:
+    """Numbers of a few points spread evenly over the slice: five of a line, 3 × 3 of a plane, the rim among them."""
+    count = 5 if places.shape[1] == 1 else 3
+    ladders = [
+        [axis[round(i * (len(axis) - 1) / (count - 1))] for i in range(count)] for axis in map(np.unique, places.T)
+    ]
+    wanted = np.stack(np.meshgrid(*ladders), -1).reshape(-1, places.shape[1])
+    return sorted({int(np.argmin(((places - place) ** 2).sum(1))) for place in wanted})
 
 
 def _ticker(update: Callable[[int], object]) -> Callable[[int], None]:
@@ -132,7 +159,8 @@ def _ticker(update: Callable[[int], object]) -> Callable[[int], None]:
 def _labelled(
     objective: Objective,
     along: Slice,
-    alpha: np.ndarray,
+    places: np.ndarray,
+    coefficients: np.ndarray,
     measured: Measured,
     title: str | None,
     command: str,
@@ -152,24 +180,28 @@ def _labelled(
         about = {
             "long_name": _LONG_NAMES.get(name, name),
             "units": objective.units.get(name, ""),
-            "counted": int(all(m.counted for m in of)),  # only whole numbers: a step function of α
+            "counted": int(all(m.counted for m in of)),  # only whole numbers: a step function of the place
         }
-        variables[name] = (("alpha", "split"), np.stack([m.mean for m in of], 1), about)
-        variables[f"{name}_stderr"] = (("alpha", "split"), np.stack([m.stderr for m in of], 1))
+        variables[name] = (("point", "split"), np.stack([m.mean for m in of], 1), about)
+        variables[f"{name}_stderr"] = (("point", "split"), np.stack([m.stderr for m in of], 1))
         replicates = np.stack([m.replicates for m in of], 1)
-        variables[f"{name}_replicates"] = (("alpha", "split", "replicate"), replicates)
+        variables[f"{name}_replicates"] = (("point", "split", "replicate"), replicates)
         probed = [measured.floors[split].get(name, {}) for split in splits]
-        floors = [spread_floor(alpha, alpha[list(found)], np.array(list(found.values()))) for found in probed]
+        floors = [spread_floor(places, places[list(found)], np.array(list(found.values()))) for found in probed]
         if about["counted"]:  # a curve of counts moves by whole examples
             floors = [np.fmax(floor, 1 / m.count) for floor, m in zip(floors, of, strict=True)]
-        variables[f"{name}_noise_floor"] = (("alpha", "split"), np.stack(floors, 1))
+        variables[f"{name}_noise_floor"] = (("point", "split"), np.stack(floors, 1))
     variables["n_examples"] = (("split",), np.array([m["loss"].count for m in by_split]))
-    distance = {"long_name": "distance from the start", "units": ""}
+    moved = coefficients[:, 1:]
+    distance = np.sqrt(np.einsum("pi,ij,pj->p", moved, measured.gram, moved).clip(0))
+    axes = {
+        dim: ("point", places[:, i], {"long_name": _SYMBOLS[dim], "units": "1"}) for i, dim in enumerate(along.dims)
+    }
     return xr.Dataset(
         variables,
         coords={
-            "alpha": ("alpha", alpha, {"long_name": "α", "units": "1"}),
-            "distance": ("alpha", np.abs(alpha) * measured.length, distance),
+            **axes,
+            "distance": ("point", distance, {"long_name": f"distance from the {along.roles[0]}", "units": ""}),
             "split": ("split", np.array(splits, dtype=np.str_)),
         },
         attrs={
@@ -177,11 +209,9 @@ def _labelled(
             "title": title or "",
             **objective.describe(),
             "dtype": measured.dtype,
-            "start": along.corners[0].label,
-            "end": along.corners[-1].label,
-            "start_hash": measured.hashes[0],
-            "end_hash": measured.hashes[-1],
-            "length": measured.length,
+            **{role: corner.label for role, corner in zip(along.roles, along.corners, strict=True)},
+            **{f"{role}_hash": found for role, found in zip(along.roles, measured.hashes, strict=True)},
+            **along.geometry(measured.gram),
             "data_hash": json.dumps(measured.fingerprints),
             "sampling": "grid",
             "command": command,

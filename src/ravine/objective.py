@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from ravine.engine import DEFAULT_BATCH, Coefficients, Pass, Policies
 from ravine.errors import InputError
 from ravine.losses import PerExample
 from ravine.moments import Moments
-from ravine.params import all_finite, content_hash, distance, is_float, same_values
+from ravine.params import all_finite, content_hash, gram, is_float, same_values
 from ravine.probes import noise_floors, require_determined
 from ravine.recompute import recomputed_statistics
 from ravine.replica import Replica, running_norms
@@ -48,7 +49,7 @@ class Measured:
         floors: split → quantity → probed point → how far rounding alone moves its mean there.
         fingerprints: split → the fingerprint of its examples.
         hashes: of the corners' tensors.
-        length: distance from the first corner to the last.
+        gram: inner products of the corners' differences from the first one, over the parameters.
         dtype: of the forward pass.
     """
 
@@ -56,7 +57,7 @@ class Measured:
     floors: dict[str, dict[str, dict[int, float]]]
     fingerprints: dict[str, str]
     hashes: list[str]
-    length: float
+    gram: np.ndarray
     dtype: str
 
 
@@ -210,10 +211,12 @@ class Objective:
             corner.require_unchanged()
             _require_finite(corner, own)
         points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
-        length = distance(points[0], points[-1]) if len(points) > 1 else 0.0
-        if length == 0 and len(points) > 1:
+        between = gram(points)
+        same = np.flatnonzero(np.diagonal(between) == 0)
+        if same.size:
+            other = corners[int(same[0]) + 1]
             msg = (
-                f"{corners[0].label} and {corners[-1].label} are the same point, so every curve between them is flat. "
+                f"{corners[0].label} and {other.label} are the same point, so every curve between them is flat. "
                 "(A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before training.)"
             )
             raise InputError(msg)
@@ -261,7 +264,7 @@ class Objective:
             found_floors,
             prints,
             [content_hash(corner.tensors) for corner in aligned],
-            length,
+            between,
             str(dtype).removeprefix("torch."),
         )
 

@@ -105,6 +105,29 @@ def distance(start: Params, end: Params) -> float:
     return math.sqrt(total)
 
 
+def gram(points: Sequence[Params]) -> np.ndarray:
+    """Inner products of the differences from the first point, summed in float64: lengths and angles of a slice.
+
+    Args:
+        points: all with the same names and shapes.
+
+    Returns:
+        (points − 1, points − 1), in the parameters' own unit squared.
+
+    Example:
+        >>> gram([{"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 1.0])}, {"w": torch.tensor([3.0, 2.0])}])
+        array([[9., 6.],
+               [6., 5.]])
+    """
+    first, *others = points
+    total = np.zeros((len(others), len(others)))
+    for name, tensor in first.items() if others else ():
+        for start, *ends in zip(pieces(tensor), *(pieces(other[name]) for other in others), strict=True):
+            differences = torch.stack([_wide(end.to(start.device)) - _wide(start) for end in ends])
+            total += (differences.conj() @ differences.T).real.cpu().numpy()
+    return total
+
+
 def content_hash(tensors: Params) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
 

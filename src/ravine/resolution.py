@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from numpy.polynomial import chebyshev
 
+from ravine.accuracy import CAUTION, allowed_error, is_counted, joined, tail
+from ravine.axes import read_intervals
 from ravine.errors import InputError
-from ravine.evaluation import measured_at
-from ravine.interpolation import Piece, chebyshev_points, read_values, spread_floor
+from ravine.evaluation import measured_at, on_axes
+from ravine.interpolation import Patch, Piece, chebyshev_points
 from ravine.objective import Objective
+from ravine.planes import FIRST_DEGREE, resolve_plane
 from ravine.results import quantities
 from ravine.slices import Slice
 
 _FIRST_DEGREE: Final = 16
 _LAST_DEGREE: Final = 64
 _CHECKS: Final = 8
-_CAUTION: Final = 1 / 3  # of what is allowed, at the checks: they are few, and the worst place is another
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
+
+#: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane at most what a
+#: grid of 51 × 51 costs.
+_POINTS: Final = {1: (_FIRST_DEGREE + 1 + _CHECKS, 513), 2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601)}
 
 
 @dataclass
@@ -53,15 +59,15 @@ def resolve(
     *,
     along: Slice,
     tolerance: float = 1e-3,
-    interval: tuple[float, float] = (0.0, 1.0),
-    max_points: int = 513,
+    interval: tuple[float, float] | Mapping[str, tuple[float, float]] = (0.0, 1.0),
+    max_points: int | None = None,
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Measure the curve at as few points as its interpolant needs to be right everywhere in an interval.
+    """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
 
-    The curve is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant through the
+    A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant through the
     17 misses one of the 8 (or any other measured point), the degree is doubled, up to 64, and then the interval is
     split where it is worst. An interpolant of the logarithm is taken where that is the better one. Every quantity
     on every split has to pass: |Ĵ − J| ≤ tolerance · max(|J(α)|, range/1000), or the noise floor where that is
@@ -70,22 +76,29 @@ def resolve(
     What was measured is the error at the checks; between them it is larger at times, about threefold on networks
     with few examples, whose ReLU kinks do not average out.
 
+    A plane is measured at 9 × 9 Chebyshev points, at 16 checks between them and at its corners. The same is asked of
+    the product of the two interpolants, and of the series along every line of points; the axis that fails is doubled,
+    up to degree 64. It is never split: what has a kink or a value that is not finite stays unresolved.
+
     What is narrower than the gap between neighbouring points can hide: the result's attribute ``largest_gap``
     says how wide that is.
 
     Args:
         objective: what to measure.
-        along: a ``Line``.
+        along: a ``Line`` or a ``Plane``.
         tolerance: relative to the local value, dimensionless.
-        interval: from and to, in α; inside or outside [0, 1].
-        max_points: stop here. What does not resolve by then is said so (``resolved`` = 0, and ``piece_resolved``),
+        interval: from and to, in the slice's coordinates, inside or outside [0, 1]; one pair for all axes, or
+            ``{"alpha": (0, 1), "beta": (-0.5, 1.5)}``.
+        max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a grid of 51 × 51
+            costs. What does not resolve by then is said so (``resolved`` = 0, and ``piece_resolved`` on a line),
             never smoothed over.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
 
     Returns:
-        A result as of ``evaluate``, at the points that were measured, with the pieces that ``reconstruct`` reads.
+        A result as of ``evaluate``, at the points that were measured, with what ``reconstruct`` reads;
+        ``ravine.results`` describes it.
 
     Raises:
         InputError: as ``evaluate``; or the interval or the tolerance make no sense.
@@ -103,7 +116,27 @@ def resolve(
     References:
         Trefethen 2013, Approximation Theory and Approximation Practice.
     """
-    low, high = _checked(tolerance, interval, max_points)
+    intervals = read_intervals(interval, along.dims)
+    if not 0 < tolerance < 1:
+        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
+        raise InputError(msg)
+    least, most = _POINTS[len(along.dims)]
+    most = most if max_points is None else max_points
+    if most < least:
+        msg = f"max_points must be at least {least}; got {max_points!r}"
+        raise InputError(msg)
+
+    def measure(places: np.ndarray, *, probing: bool) -> xr.Dataset:
+        return measured_at(objective, along, places, title=title, command=command, progress=progress, probing=probing)
+
+    if len(along.dims) == 2:
+        return resolve_plane(measure, intervals, tolerance, most)
+    return _resolve_line(measure, *intervals["alpha"], tolerance, most)
+
+
+def _resolve_line(
+    measure: Callable[..., xr.Dataset], low: float, high: float, tolerance: float, max_points: int
+) -> xr.Dataset:
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
     result: xr.Dataset | None = None
@@ -113,31 +146,14 @@ def resolve(
         if wanted.size and len(known) + len(wanted) > max_points and result is not None:
             break
         if wanted.size:
-            fresh = measured_at(
-                objective, along, wanted, title=title, command=command, progress=progress, probing=result is None
-            )
-            result = fresh if result is None else _joined(result, fresh)
+            fresh = on_axes(measure(wanted[:, None], probing=result is None), {"alpha": wanted})
+            result = fresh if result is None else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
         assert result is not None  # the first round always measures
         opened, done = _judged(opened, result, tolerance, _NARROWEST * (high - low))
         closed += done
     assert result is not None
     closed += [(piece, _fit(piece, result, tolerance)) for one in opened for piece in _measured_pieces(one, result)]
     return _labelled(result, closed, tolerance)
-
-
-def _checked(tolerance: float, interval: tuple[float, float], max_points: int) -> tuple[float, float]:
-    low, high = map(float, interval)
-    if not (np.isfinite([low, high]).all() and low < high):
-        msg = f"interval must be two finite numbers, the smaller one first; got {interval!r}"
-        raise InputError(msg)
-    if not 0 < tolerance < 1:
-        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
-        raise InputError(msg)
-    least = _FIRST_DEGREE + 1 + _CHECKS
-    if max_points < least:
-        msg = f"max_points must be at least {least}; got {max_points!r}"
-        raise InputError(msg)
-    return low, high
 
 
 @dataclass
@@ -171,17 +187,19 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
         fit.misfit[name] = np.full(len(splits), np.nan)
         for split in splits:
-            values, allowed = result[name].values[:, split], _allowed(result, name, split, tolerance)
+            values, allowed = result[name].values[:, split], allowed_error(result, name, split, tolerance)
             if not np.isfinite(values[inside]).all() or not others.size:
                 continue
             ways = [False, True] if (values[inside] > 0).all() else [False]
-            errors = [np.abs(read_values(piece, values[rows], alpha[others], log=log) - values[others]) for log in ways]
-            floor = _floor(result, name, split, rows)
-            tails = [_tail(piece, values[rows], allowed[rows], floor, log=log) for log in ways]
-            tails = [0.0] * len(ways) if _counted(result, name) else tails  # steps have no series to speak of
-            share = 1.0 if _counted(result, name) else _CAUTION
+            patch, at = Patch((piece,)), [alpha[others]]
+            errors = [np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways]
+            floor = np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split])
+            column = [array[:, None] for array in (values[rows], allowed[rows], floor)]
+            beyond = [tail(piece.degree, *column, log=log) for log in ways]
+            beyond = [0.0] * len(ways) if is_counted(result, name) else beyond  # steps have no series to speak of
+            share = 1.0 if is_counted(result, name) else CAUTION
             ratios = [
-                np.maximum(error / (share * allowed[others]), tail) for error, tail in zip(errors, tails, strict=True)
+                np.maximum(error / (share * allowed[others]), end) for error, end in zip(errors, beyond, strict=True)
             ]
             best = int(np.argmin([ratio.max() for ratio in ratios]))
             fit.log[name][split] = best
@@ -198,44 +216,6 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
         edge = int(changes[0]) if changes.size else len(inside) // 2 - 1
         fit.worst = float(alpha[inside][edge : edge + 2].mean())
     return fit
-
-
-def _tail(piece: Piece, values: np.ndarray, allowed: np.ndarray, floor: float, *, log: bool) -> float:
-    """What the terms beyond the degree may add, in units of what is allowed.
-
-    The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing hardly at all.
-    The decay from the third to the last quarter of the coefficients is taken to go on; so this sees what lies between
-    all checks. Coefficients within the noise floor say nothing about decay.
-    """
-    series = np.log(values) if log else values
-    most = (allowed / values).min() if log else allowed.min()
-    unit = chebyshev_points(-1.0, 1.0, piece.degree)
-    terms = np.abs(chebyshev.chebfit(unit, series, piece.degree))
-    before, last = terms[piece.degree // 2 : 3 * piece.degree // 4].max(), terms[3 * piece.degree // 4 :].max()
-    if last <= 2 * floor / (values.min() if log else 1.0):
-        return float(last / most)
-    decay = min(last / before, 0.999) if before > 0 else 0.999
-    return float(max(last, last * decay / (1 - decay) * (piece.degree / 4) ** 0.5) / most)
-
-
-def _counted(result: xr.Dataset, name: str) -> bool:
-    return bool(result[name].attrs.get("counted", 0))
-
-
-def _floor(result: xr.Dataset, name: str, split: int, rows: np.ndarray) -> float:
-    return float(np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split]).max())
-
-
-def _allowed(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:
-    """The error that is allowed at each measured point."""
-    values = result[name].values[:, split]
-    finite = values[np.isfinite(values)]
-    extent = float(np.ptp(finite)) if finite.size else 0.0
-    allowed = tolerance * np.maximum(np.abs(values), extent / 1000)
-    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
-    if _counted(result, name):
-        floor = np.maximum(floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max())  # doubled below
-    return np.maximum(np.maximum(allowed, 2 * floor), np.finfo(float).tiny)
 
 
 def _judged(
@@ -289,29 +269,6 @@ def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
     places = np.unique(np.concatenate([[one.low], inside, [one.high]]))
     lines = [Piece(float(low), float(high), 1) for low, high in zip(places, places[1:], strict=False)]
     return [line for line in lines if _has(line, result)]
-
-
-def _joined(result: xr.Dataset, fresh: xr.Dataset) -> xr.Dataset:
-    joined = xr.concat(
-        [result, fresh],
-        dim="alpha",
-        data_vars="minimal",
-        combine_attrs="override",
-        join="override",
-        coords="minimal",
-        compat="override",
-    ).sortby("alpha")
-    alpha = joined["alpha"].values
-    for name in quantities(joined):
-        both = [bool(part[name].attrs.get("counted", 0)) for part in (result, fresh)]
-        if any(both) and not all(both):  # whole numbers by chance so far: neither a count nor a floor of one example
-            joined[name].attrs["counted"] = 0
-            joined[f"{name}_noise_floor"][:] = np.nan
-        floor = joined[f"{name}_noise_floor"]
-        for split in range(joined.sizes["split"]):
-            floor[:, split] = spread_floor(alpha, alpha, floor.values[:, split])
-    seconds = float(result.attrs["wall_seconds"]) + float(fresh.attrs["wall_seconds"])
-    return joined.assign_attrs({**result.attrs, "wall_seconds": round(seconds, 3)})
 
 
 def _labelled(result: xr.Dataset, closed: list[tuple[Piece, _Fit]], tolerance: float) -> xr.Dataset:

@@ -13,9 +13,19 @@ every quantity ``q`` the Dataset holds
   half-sampling, McCarthy 1969; Efron 1982, chapter 8;
 - ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
 
-and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end) with the coordinate
-``distance`` (alpha), the Euclidean length from the start. NaN or infinity in ``q`` means *computed, and not
-finite*; a point that was not computed is absent. Attributes carry the provenance (see ``PROVENANCE``).
+and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are ``alpha`` and
+``beta``, with the origin at (0, 0), the corner a at (1, 0) and b at (0, 1). The coordinate ``distance`` (slice dims…)
+is the Euclidean length from the start or the origin. NaN or infinity in ``q`` means *computed, and not finite*; a
+point that was not computed is absent. Attributes carry the provenance (see ``PROVENANCE``).
+
+A resolved result also says how to read it between its points, and what error that was found to make:
+
+- a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for every quantity
+  ``q_log`` (piece, split), whether its logarithm is interpolated there, and ``q_misfit`` (piece, split), the largest
+  error of the interpolant at measured points that it does not go through;
+- a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points measured off that
+  grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every quantity ``q_checked`` (check, split),
+  the measured value, ``q_misfit`` (check, split), how far the interpolant is from it, and ``q_log`` (split).
 """
 
 from __future__ import annotations
@@ -32,14 +42,31 @@ from ravine.errors import InputError
 
 SCHEMA_VERSION: Final = 1
 
+#: Kind of slice → attribute → what it says of the corners. A result has those of its kind.
+CORNERS: Final[dict[str, dict[str, str]]] = {
+    "line": {
+        "start": "where the start came from",
+        "end": "where the end came from",
+        "start_hash": "SHA-256 of the start's tensors",
+        "end_hash": "SHA-256 of the end's tensors",
+        "length": "Euclidean distance from start to end, over the parameters",
+    },
+    "plane": {
+        "origin": "where the origin came from, at α = β = 0",
+        "a": "where the corner a came from, at α = 1, β = 0",
+        "b": "where the corner b came from, at α = 0, β = 1",
+        "origin_hash": "SHA-256 of the origin's tensors",
+        "a_hash": "SHA-256 of a's tensors",
+        "b_hash": "SHA-256 of b's tensors",
+        "length_a": "Euclidean distance from the origin to a, over the parameters",
+        "length_b": "Euclidean distance from the origin to b, over the parameters",
+        "cosine": "of the angle between the two axes, seen from the origin",
+    },
+}
+
 #: Attribute → what it says. Every result has all of them, "" where there is nothing to say.
 PROVENANCE: Final[dict[str, str]] = {
     "model": "the model: its class and how many parameters move",
-    "start": "where the start came from",
-    "end": "where the end came from",
-    "start_hash": "SHA-256 of the start's tensors",
-    "end_hash": "SHA-256 of the end's tensors",
-    "length": "Euclidean distance from start to end, over the parameters",
     "data_hash": "fingerprint of the examples of each split, whatever their order and batching",
     "objective_hash": "SHA-256 of the objective's policies",
     "dropout": "the dropout policy: off, fixed or resample",
@@ -54,6 +81,21 @@ PROVENANCE: Final[dict[str, str]] = {
     "wall_seconds": "how long it took",
     "versions": "ravine, torch, numpy and Python",
 }
+
+
+def dims_of(result: xr.Dataset) -> tuple[str, ...]:
+    """The dims of the slice that was measured, in the order of its coordinates.
+
+    Example:
+        >>> dims_of(xr.Dataset({"loss": (("beta", "split", "alpha"), np.zeros((2, 1, 3)))}))
+        ('alpha', 'beta')
+    """
+    return tuple(sorted(str(dim) for dim in result["loss"].dims if dim != "split"))
+
+
+def is_plane(result: xr.Dataset) -> bool:
+    """Whether a result is of a plane."""
+    return dims_of(result) == ("alpha", "beta")
 
 
 def quantities(result: xr.Dataset) -> list[str]:

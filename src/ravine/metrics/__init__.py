@@ -1,13 +1,15 @@
-"""Numbers and words about a curve. No torch here: a saved result is enough.
+"""Numbers and words about a result. No torch here: a saved result is enough.
 
 Every standard error comes from the same measure of each half-sample replicate, so that a difference between
 two points, which see the same examples, is as certain as the pairing makes it (``ravine.results``).
 """
 
+from ravine.metrics.judgement import verdict
 from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
 from ravine.metrics.profile import Estimate, Profile
+from ravine.metrics.relief import Relief, Spot
 from ravine.metrics.shape import Convexity, convexity, half_drop, plateau
-from ravine.metrics.wording import Measures, Row, Verdict, policies, verdict
+from ravine.metrics.wording import Measures, Row, Verdict, policies
 
 __all__ = [
     "BARRIERS",
@@ -16,8 +18,10 @@ __all__ = [
     "Measures",
     "Minimum",
     "Profile",
+    "Relief",
     "Rise",
     "Row",
+    "Spot",
     "Verdict",
     "barrier",
     "convexity",

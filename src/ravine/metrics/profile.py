@@ -73,7 +73,10 @@ class Profile:
         """
         validate(curve)
         if "alpha" not in curve.dims or "beta" in curve.dims:
-            msg = f"this measure is of a line, with the dim 'alpha'; the result has {sorted(map(str, curve.dims))}"
+            msg = (
+                f"this measure is of a line, with the dim 'alpha'; the result has {sorted(map(str, curve.dims))}. "
+                "For a plane there is metrics.verdict; for a line between two of its points, measure a Line"
+            )
             raise InputError(msg)
         splits = [str(name) for name in curve["split"].values]
         split = splits[0] if split is None else split

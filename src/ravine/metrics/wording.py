@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 
-from ravine.errors import InputError
 from ravine.interpolation import is_resolved
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
-from ravine.results import quantities, validate
+from ravine.results import is_plane, quantities, validate
 
 
 @dataclass(frozen=True)
@@ -90,51 +90,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a curve says. Printed, it is its sentences.
+    """What a result says. Printed, it is its sentences.
 
     Attributes:
         headline: the first quantity on the first split, in one sentence.
         sentences: the rest, in order of importance, the resolution they hold at last.
         rows: every measure as a table.
-        measures: (split, quantity) → the numbers.
+        measures: (split, quantity) → the numbers: ``Measures`` of a line, ``Relief`` of a plane.
     """
 
     headline: str
     sentences: tuple[str, ...]
     rows: tuple[Row, ...]
-    measures: dict[tuple[str, str], Measures]
+    measures: Mapping[tuple[str, str], Any]
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *self.sentences])
 
 
-def verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
-    """Monotone? A barrier? Convex? A plateau? In words, with the numbers and what they hold at.
-
-    Args:
-        curve: a line, as ``evaluate`` returns it.
-        tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
-            al. 2021 use 1e-3). Nothing below the noise floor ever is.
-
-    Returns:
-        The verdict; ``print`` it.
-
-    Raises:
-        InputError: the result is no line, or the tolerance makes no sense.
-
-    Example:
-        >>> import ravine, torch
-        >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),
-        ...                      (torch.ones(4, 1), torch.zeros(4, 1)))
-        >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[0.0]])})
-        >>> found = verdict(ravine.evaluate(J, along=line, at=[i / 20 for i in range(21)]))
-        >>> print(found.headline)
-        The data loss falls all the way from 16 to 0 along the straight line, with no bump.
-    """
-    if not 0 < tolerance < 1:
-        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
-        raise InputError(msg)
+def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
+    """``verdict`` of a line."""
     splits = [str(name) for name in validate(curve)["split"].values]
     measured = {
         (profile.split, profile.quantity): _measure(profile, tolerance)
@@ -296,13 +271,24 @@ def _number(value: float) -> str:
 
 def policies(curve: xr.Dataset) -> str:
     """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
+    plane = is_plane(curve)
+    first, last = ("origin", "corner b") if plane else ("start", "end")
+    not_first, not_last = (
+        ("the other corners are not their own checkpoints",) * 2
+        if plane
+        else (
+            "the start is not its own checkpoint",
+            "the end is not its own checkpoint",
+        )
+    )
     buffers = {
-        "start": "Running statistics are the start's at every point, so the end is not its own checkpoint.",
-        "end": "Running statistics are the end's at every point, so the start is not its own checkpoint.",
+        "start": f"Running statistics are the {first}'s at every point, so {not_last}.",
+        "end": f"Running statistics are the {last}'s at every point, so {not_first}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
             "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so the ends are not their own checkpoints either."
+            f"{curve.attrs.get('batch_size', '?')}, so the {'corners' if plane else 'ends'} are not their own "
+            "checkpoints either."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     dropout = {
@@ -328,7 +314,7 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     )
     bump = (
         f"A bump is a rise of more than {tolerance:g} of the curve's range; {rounding}. ± is one standard error over "
-        f"{_examples(curve)}."
+        f"{examples(curve)}."
     )
     interval = f"from α = {minus(f'{alpha[0]:.4g}')} to {minus(f'{alpha[-1]:.4g}')}"
     if not is_resolved(curve):
@@ -353,7 +339,8 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     )
 
 
-def _examples(curve: xr.Dataset) -> str:
+def examples(curve: xr.Dataset) -> str:
+    """How many examples a result's splits have, in words."""
     counts = [f"{int(n):,} {split}" for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)]
     return f"{' and '.join(counts)} examples"
 

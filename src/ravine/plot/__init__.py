@@ -1,10 +1,24 @@
 """Drawings of results: a figure is data first, then rendered.
 
-``line`` and ``lines`` turn results into a ``Figure``; ``Figure.save`` writes it for a paper (PDF, SVG, PNG) or for a
-browser (HTML). matplotlib and Plotly are imported only when something is rendered.
+``line``, ``lines`` and ``surface`` turn results into a ``Figure``; ``Figure.save`` writes it for a paper (PDF, SVG,
+PNG) or for a browser (HTML). matplotlib and Plotly are imported only when something is rendered.
 """
 
 from ravine.plot.curves import line, lines
-from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.surfaces import surface
 
-__all__ = ["Axis", "Band", "Curve", "Figure", "Layer", "Markers", "Panel", "Rule", "line", "lines"]
+__all__ = [
+    "Axis",
+    "Band",
+    "Curve",
+    "Field",
+    "Figure",
+    "Layer",
+    "Markers",
+    "Panel",
+    "Rule",
+    "line",
+    "lines",
+    "surface",
+]

@@ -14,6 +14,7 @@ from ravine.errors import InputError
 from ravine.interpolation import densely, is_resolved
 from ravine.metrics import policies
 from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.words import axis_label, listed, padded, pick, with_count
 
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
 BAND: Final = 2.0
@@ -62,14 +63,14 @@ def line(
         'loss (nats)'
     """
     measured = _line_of_points(curve)
-    names = _chosen("quantity", quantities, results.quantities(measured))
-    shown = _chosen("split", splits, [str(name) for name in measured["split"].values])
+    names = pick("quantity", quantities, results.quantities(measured))
+    shown = pick("split", splits, [str(name) for name in measured["split"].values])
     panels = tuple(
-        _panel([_trace(measured, name, split, split) for split in shown], _axis_label(measured, name)) for name in names
+        _panel([_trace(measured, name, split, split) for split in shown], axis_label(measured, name)) for name in names
     )
     start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
     ends = f"α = 0: {start}; α = 1: {end}. " if start and end else ""
-    mean = f"Mean over the examples of {_listed([_counted(measured, split) for split in shown])}."
+    mean = f"Mean over the examples of {listed([with_count(measured, split) for split in shown])}."
     chosen = policies(measured)
     return Figure(
         panels, title=title(measured), caption=" ".join(filter(None, [f"{ends}{mean}", chosen, _reading(panels)]))
@@ -97,18 +98,20 @@ def lines(curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str |
     first = next(iter(measured.values()))
     chosen = str(first["split"].values[0]) if split is None else split
     for curve in measured.values():
-        _chosen("quantity", quantity, results.quantities(curve))
-        _chosen("split", chosen, [str(name) for name in curve["split"].values])
+        pick("quantity", quantity, results.quantities(curve))
+        pick("split", chosen, [str(name) for name in curve["split"].values])
     traces = [_trace(curve, quantity, chosen, label) for label, curve in measured.items()]
-    panels = (_panel(traces, _axis_label(first, quantity)),)
-    mean = f"Mean over the examples of {_counted(first, chosen)}."
-    return Figure(panels, title=_listed(list(measured)), caption=f"{mean} {_reading(panels)}")
+    panels = (_panel(traces, axis_label(first, quantity)),)
+    mean = f"Mean over the examples of {with_count(first, chosen)}."
+    return Figure(panels, title=listed(list(measured)), caption=f"{mean} {_reading(panels)}")
 
 
 def title(curve: xr.Dataset) -> str:
-    """What a result calls itself: its attribute ``title``, else where it starts and ends."""
-    own, start, end = (str(curve.attrs.get(name, "")) for name in ("title", "start", "end"))
-    return own or (f"{start} → {end}" if start and end else "")
+    """What a result calls itself: its attribute ``title``, else its corners."""
+    own, start, end, *corners = (
+        str(curve.attrs.get(name, "")) for name in ("title", "start", "end", "origin", "a", "b")
+    )
+    return own or (f"{start} → {end}" if start and end else ", ".join(filter(None, corners)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +150,12 @@ def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
     bands = [_band(trace, style, log=log) for style, trace in enumerate(traces)]
     named = len(traces) > 1
     drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]
-    x = Axis("α", limits=_limits(alpha, margin=0.02))
+    x = Axis("α", limits=padded(alpha, margin=0.02))
     if log:
         # A band may reach below zero, so a log axis takes its limits from the curves alone.
         y = Axis(y_label, "log", (float(finite.min()) / 1.6, float(finite.max()) * 1.6))
     else:
-        y = Axis(y_label, limits=_limits(np.concatenate([finite, *(e for b in bands for e in (b.low, b.high))])))
+        y = Axis(y_label, limits=padded(np.concatenate([finite, *(e for b in bands for e in (b.low, b.high))])))
     layers: tuple[Layer, ...] = (*_ends(x), *bands, *drawn, *_crosses(traces))
     return Panel(x, y, layers, title="" if finite.size else "no finite value")
 
@@ -207,25 +210,6 @@ def _spans_decades(values: np.ndarray) -> bool:
     return bool(np.log10(values.max()) - np.log10(values.min()) > DECADES)
 
 
-def _limits(values: np.ndarray, margin: float = 0.04) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    # Far below the largest float, so that a renderer can still subtract and add limits.
-    low, high = (float(np.clip(edge, -1e300, 1e300)) for edge in (finite.min(), finite.max()))
-    pad = margin * (high - low)
-    if pad <= 1e-12 * max(abs(low), abs(high)):  # flat: ticks must stay apart in floating point
-        pad = 0.05 * max(abs(low), abs(high)) or 0.05
-    return low - pad, high + pad
-
-
-def _axis_label(curve: xr.Dataset, name: str) -> str:
-    """The name with its unit; a pure number has the unit "1", which nobody prints."""
-    attrs = curve[name].attrs
-    label, unit = str(attrs.get("long_name", name)), str(attrs.get("units", "1"))
-    return label if unit in {"", "1"} else f"{label} ({unit})"
-
-
 def _reading(panels: Sequence[Panel]) -> str:
     """How to read what is drawn; only what is in these panels."""
     words = [
@@ -234,31 +218,11 @@ def _reading(panels: Sequence[Panel]) -> str:
     ]
     logs = [panel.y.label for panel in panels if panel.y.scale == "log"]
     if logs:
-        words.append(f"Logarithmic scale: {_listed(logs)}.")
+        words.append(f"Logarithmic scale: {listed(logs)}.")
     layers = [layer for panel in panels for layer in panel.layers if isinstance(layer, Markers)]
     if any(layer.symbol == "cross" for layer in layers):
         words.append("Crosses: measured and not finite (top: +∞; bottom: NaN or −∞).")
     return " ".join(words)
-
-
-def _counted(curve: xr.Dataset, split: str) -> str:
-    if "n_examples" not in curve:
-        return split
-    return f"{split} ({int(curve['n_examples'].sel(split=split)):,})"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _chosen(noun: str, wanted: str | Sequence[str] | None, there: Sequence[str]) -> list[str]:
-    names = list(there) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
-    unknown = [name for name in names if name not in there]
-    if unknown or not names:
-        got = f"{unknown}" if unknown else "none"
-        msg = f"expected at least one {noun} out of {list(there)}; got {got}"
-        raise InputError(msg)
-    return names
 
 
 def _line_of_points(curve: xr.Dataset) -> xr.Dataset:

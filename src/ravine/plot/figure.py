@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".pdf", ".svg", ".html")
 
 
+def nice_step(least: float) -> float:
+    """The smallest of …, 0.1, 0.2, 0.25, 0.5, 1, 2, … that is no less.
+
+    Example:
+        >>> nice_step(0.13), nice_step(3.0)
+        (0.2, 5.0)
+    """
+    decade = 10.0 ** np.floor(np.log10(least))
+    return float(next(step * decade for step in (1, 2, 2.5, 5, 10) if step * decade >= least * (1 - 1e-9)))
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One axis of a panel.
@@ -33,6 +44,32 @@ class Axis:
     label: str
     scale: Literal["linear", "log"] = "linear"
     limits: tuple[float, float] | None = None
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """The values on the axis's own scale: their decimal logarithm on a log axis, NaN where there is none.
+
+        Example:
+            >>> Axis("loss", "log").scaled(np.array([0.01, 1000.0]))
+            array([-2.,  3.])
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.log10(values) if self.scale == "log" else np.asarray(values, dtype=float)
+        return np.where(np.isfinite(scaled), scaled, np.nan)
+
+    def ticks(self, most: int = 7) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Places on the scale of ``scaled`` and what stands there, for a renderer that knows no logarithms."""
+        low, high = self.scaled(np.array(self.limits or (0.0, 1.0)))
+        if self.scale == "linear":
+            step = nice_step((high - low) / most)
+            places = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)
+            return places, tuple(f"{place:.10g}".replace("-", "−") for place in places)
+        every = max(1, int(np.ceil((high - low) / most)))
+        decades = range(int(np.floor(low)), int(np.ceil(high)) + 1, every)
+        within = (1, 2, 5) if high - low <= most / 3 else (1, 3) if high - low <= most / 2 else (1,)
+        values = np.array([digit * 10.0**decade for decade in decades for digit in within])
+        places = np.log10(values)
+        shown = (places >= low - 1e-9) & (places <= high + 1e-9)
+        return places[shown], tuple(f"{value:g}" for value in values[shown])
 
     def drawable(self, values: np.ndarray) -> np.ndarray:
         """The values with those that a log axis has no place for moved just below its lower end.
@@ -58,6 +95,8 @@ class Curve:
         label: its name in the legend; "" leaves it out.
         stderr: standard error of ``y``, shape (points,), told on hovering; None if there is none.
         style: number of the colour and dash, the same for all the layers that belong together.
+        z: heights over a field, shape (points,), where a panel is seen from the side; None elsewhere.
+        hover: what hovering tells, one text a point; () tells the coordinates.
     """
 
     x: np.ndarray
@@ -65,6 +104,8 @@ class Curve:
     label: str = ""
     stderr: np.ndarray | None = None
     style: int = 0
+    z: np.ndarray | None = None
+    hover: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +137,8 @@ class Markers:
         style: as in ``Curve``.
         hover: what hovering tells, one text a point; () tells nothing.
         frame: ``"data"``: ``y`` is on the y axis; ``"panel"``: 0 is the panel's bottom and 1 its top.
+        names: words beside the marks, one a point; () for none.
+        z: as in ``Curve``.
     """
 
     x: np.ndarray
@@ -105,6 +148,25 @@ class Markers:
     style: int = 0
     hover: tuple[str, ...] = ()
     frame: Literal["data", "panel"] = "data"
+    names: tuple[str, ...] = ()
+    z: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A quantity over a plane: colours and contour lines, or a surface where the panel is seen from the side.
+
+    Attributes:
+        x: positions, shape (columns,), ascending.
+        y: positions, shape (rows,), ascending.
+        z: values, shape (columns, rows): ``z[i, j]`` stands at ``x[i]``, ``y[j]``. NaN is drawn as missing.
+        levels: of the contour lines, evenly spaced on the scale of the panel's ``z``.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+    levels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -124,7 +186,7 @@ class Rule:
     align: Literal["left", "center", "right"] = "center"
 
 
-Layer = Curve | Band | Markers | Rule
+Layer = Curve | Band | Markers | Rule | Field
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +198,21 @@ class Panel:
         y: the vertical axis.
         layers: what is drawn.
         title: a word above the panel, "" for none.
+        z: the scale of a field's colours and heights; None where there is no field. What lies on a field is drawn
+            in black with a white rim.
+        aspect: how long a unit of y is drawn, in units of x; None leaves it to the renderer.
+        view: a field from above, ``"flat"``, or from the side, ``"3d"``.
+        facing: the corner that is nearest when it is seen from the side: (−1, 1) is low x, high y.
     """
 
     x: Axis
     y: Axis
     layers: tuple[Layer, ...]
     title: str = ""
+    z: Axis | None = None
+    aspect: float | None = None
+    view: Literal["flat", "3d"] = "flat"
+    facing: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True, eq=False)

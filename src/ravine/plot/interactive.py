@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot import interactive_field
+from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
 from ravine.plot.palette import ALARM, GREY, colour, dash
 
 ROW_HEIGHT: Final = 340  # pixels
@@ -20,6 +21,12 @@ _GRID: Final = "rgba(128, 128, 128, 0.22)"
 
 def drawn(figure: Figure) -> go.Figure:
     """The figure as Plotly's. Backgrounds are clear and inks are mid-grey, so it can lie on any page."""
+    if figure.panels[0].z is not None:  # a field has its panel to itself
+        panel = figure.panels[0]
+        sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
+        return _dressed(sheet).update_layout(
+            plot_bgcolor=interactive_field.MISSING, hovermode="closest", margin={"l": 64, "r": 16, "t": 24, "b": 48}
+        )
     columns = min(len(figure.panels), 2)
     rows = -(-len(figure.panels) // 2)
     sheet = make_subplots(
@@ -36,9 +43,12 @@ def drawn(figure: Figure) -> go.Figure:
         _set_axes(sheet, panel, row, column)
         for layer in panel.layers:
             _draw_layer(sheet, panel, layer, row, column, named)
-    sheet.update_layout(
+    return _dressed(sheet).update_layout(height=ROW_HEIGHT * rows)
+
+
+def _dressed(sheet: go.Figure) -> go.Figure:
+    return sheet.update_layout(
         template="none",
-        height=ROW_HEIGHT * rows,
         margin={"l": 64, "r": 16, "t": 64, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -47,7 +57,6 @@ def drawn(figure: Figure) -> go.Figure:
         hovermode="x unified",
         legend={"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 0},
     )
-    return sheet
 
 
 def _set_axes(sheet: go.Figure, panel: Panel, row: int, column: int) -> None:
@@ -83,6 +92,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _draw_layer(sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: int, named: set[str]) -> None:
+    if isinstance(layer, Field):
+        return  # of a panel with a scale for it, which is drawn elsewhere
     if isinstance(layer, Rule):
         _draw_rule(sheet, layer, row, column)
         return

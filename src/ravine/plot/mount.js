@@ -13,7 +13,6 @@
     responsive: true,
     displaylogo: false,
     // Nothing here may send the reader's data anywhere: named buttons only, and no server to send to.
-    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     showSendToCloud: false,
     plotlyServerURL: "",
   };
@@ -22,7 +21,10 @@
     layout.autosize = true;
     // A finger that moves over a figure means to scroll the page.
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
-    Plotly.newPlot(place, data, layout, config).then(() => Plotly.relayout(place, inks()));
+    const modeBarButtons = layout.scene
+      ? [["toImage", "orbitRotation", "pan3d", "resetCameraDefault3d"]]
+      : [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+    Plotly.newPlot(place, data, layout, { ...config, modeBarButtons }).then(() => Plotly.relayout(place, inks()));
   }
   const restyle = () => figures.forEach((place) => Plotly.relayout(place, inks()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);

@@ -47,7 +47,8 @@ def fragment(figure: Figure) -> Markup:
         # JSON has "<" in strings only, where the escape means the same and cannot end the script element.
         drawing = interactive.drawn(Figure((panel,))).to_json() or ""
         data = Markup(drawing.replace("<", "\\u003c"))
-        label = f"{panel.y.label} over {panel.x.label}"
+        over = f"{panel.x.label} and {panel.y.label}" if panel.z else panel.x.label
+        label = f"{(panel.z or panel.y).label} over {over}"
         pieces.append(Markup('<div class="ravine-panel" role="group" aria-label="{}"></div>').format(label))
         pieces.append(Markup('<script type="application/json">{}</script>').format(data))
     picture = base64.b64encode(static.encoded(figure, "png")).decode()

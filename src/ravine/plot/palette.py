@@ -19,6 +19,14 @@ DASHES: Final[tuple[tuple[float, ...], ...]] = (
     (4, 1.5, 1, 1.5, 1, 1.5),
 )
 
+#: Colours of a field, by the name that both renderers know: even steps look even, to colour-blind readers and in
+#: grey print too (van der Walt and Smith 2015).
+RAMP: Final = "viridis"
+
+#: What lies on a field, and the rim that sets it off.
+INK: Final = "#111111"
+PAPER: Final = "#ffffff"
+
 #: What is wrong.
 ALARM: Final = "#E0322B"
 

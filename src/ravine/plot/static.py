@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from matplotlib.text import Text
 
-from ravine.plot.figure import Band, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot import static_field
+from ravine.plot.figure import Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
 from ravine.plot.palette import ALARM, GREY, colour, dash
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def drawn(figure: Figure) -> Sheet:
     columns = min(len(figure.panels), 2)
     rows = -(-len(figure.panels) // 2)
     with matplotlib.rc_context(_STYLE):
+        if figure.panels[0].z is not None:  # a field has its figure to itself
+            return static_field.drawn(figure.panels[0], COLUMN_WIDTH)
         width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
         sheet = Sheet(figsize=(width, ROW_HEIGHT * rows), layout="constrained")
         named: dict[str, Artist] = {}
@@ -135,6 +138,8 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
         case Rule():
             _draw_rule(axes, layer)
             return None
+        case Field():
+            return None  # of a panel with a scale for it, which is drawn elsewhere
 
 
 def _draw_markers(axes: Axes, layer: Markers, order: int) -> Artist:

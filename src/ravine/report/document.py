@@ -26,7 +26,7 @@ def write_report(
 
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced.
-        results: measured lines (dim ``alpha``), in the order in which they are to stand.
+        results: measured lines and planes, in the order in which they are to stand.
         title: the page's heading; None takes the only result's title, or counts the results.
         tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise is no bump.
 
@@ -34,13 +34,13 @@ def write_report(
         The path of the page.
 
     Raises:
-        InputError: no result, one that is not a measured line, or a folder that cannot be written.
+        InputError: no result, one that is neither a line nor a plane, or a folder that cannot be written.
     """
     if not results:
         msg = "there is nothing to report: expected at least one result"
         raise InputError(msg)
     sections = [Section.of(result, number, tolerance) for number, result in enumerate(results, 1)]
-    heading = title or (sections[0].title if len(sections) == 1 else f"{len(sections)} lines")
+    heading = title or (sections[0].title if len(sections) == 1 else _count(sections))
     environment = Environment(
         loader=PackageLoader("ravine.report", "."),
         autoescape=True,
@@ -55,3 +55,9 @@ def write_report(
     with written_whole(target) as partial:
         partial.write_text(text, encoding="utf-8")
     return target
+
+
+def _count(sections: list[Section]) -> str:
+    planes = sum(section.anchor.startswith("plane") for section in sections)
+    counts = {"line": len(sections) - planes, "plane": planes}
+    return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)

@@ -18,10 +18,12 @@ from ravine import metrics, plot
 from ravine.metrics.profile import with_error
 from ravine.plot import page
 from ravine.plot.curves import title
-from ravine.results import PROVENANCE, quantities
+from ravine.results import CORNERS, PROVENANCE, dims_of, is_plane, quantities, validate
 
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
 SHOWN_POINTS: Final = 6
+
+_MEANINGS: Final = {**CORNERS["line"], **CORNERS["plane"], **PROVENANCE}
 
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
@@ -87,12 +89,13 @@ class Section:
     @classmethod
     def of(cls, result: xr.Dataset, number: int, tolerance: float) -> Section:
         """The section for the result that stands at this place on the page."""
-        figure = plot.line(result)  # first of all, because it refuses what is no line
+        kind = "plane" if is_plane(validate(result)) else "line"
+        figure = plot.surface(result) if kind == "plane" else plot.line(result)  # first: it refuses what is neither
         verdict = metrics.verdict(result, tolerance)
         splits = tuple(str(name) for name in result["split"].values)
         return cls(
-            anchor=f"line-{number}",
-            title=title(result) or f"line {number}",
+            anchor=f"{kind}-{number}",
+            title=title(result) or f"{kind} {number}",
             verdict=verdict,
             figure=page.fragment(figure),
             caption=figure.caption,
@@ -134,19 +137,20 @@ def _cell(row: metrics.Row, note: str) -> Cell:
 
 
 def _points(result: xr.Dataset) -> Points:
-    ordered = result.sortby("alpha")
-    alpha = ordered["alpha"].values
-    coordinates = {"alpha": alpha}
+    dims = dims_of(result)
+    ordered = result.sortby(list(dims))
+    mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
+    coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        coordinates["distance"] = ordered["distance"].values
+        coordinates["distance"] = ordered["distance"].transpose(*dims).values.ravel()
     values = {
         (quantity, str(split)): tuple(
-            ordered[name].sel(split=split).values for name in (quantity, f"{quantity}_stderr")
+            ordered[name].sel(split=split).transpose(*dims).values.ravel() for name in (quantity, f"{quantity}_stderr")
         )
         for quantity in quantities(result)
         for split in ordered["split"].values
     }
-    count = alpha.size
+    count = coordinates["alpha"].size
     whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
@@ -154,7 +158,10 @@ def _points(result: xr.Dataset) -> Points:
         return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
 
     return Points(
-        columns=("α", *list(coordinates)[1:], *(f"{split} {quantity}" for quantity, split in values)),
+        columns=(
+            *({"alpha": "α", "beta": "β"}.get(name, name) for name in coordinates),
+            *(f"{split} {quantity}" for quantity, split in values),
+        ),
         first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),
         omitted=0 if whole else count - 2 * SHOWN_POINTS,
         last=() if whole else tuple(row(i) for i in range(count - SHOWN_POINTS, count)),
@@ -181,14 +188,14 @@ def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], 
 
 def _facts(result: xr.Dataset) -> tuple[Fact, ...]:
     """Where the result comes from: all that the schema names, then what else it carries."""
-    named = [name for name in PROVENANCE if name not in _ELSEWHERE]
-    others = sorted(str(name) for name in result.attrs if name not in PROVENANCE and name not in _ELSEWHERE)
+    named = [name for name in _MEANINGS if name not in _ELSEWHERE]
+    others = sorted(str(name) for name in result.attrs if name not in _MEANINGS and name not in _ELSEWHERE)
     facts = (_fact(name, result.attrs[name]) for name in [*named, *others] if name in result.attrs)
     return tuple(fact for fact in facts if fact.value or fact.parts)
 
 
 def _fact(name: str, value: object) -> Fact:
-    term, meaning, mono = name.replace("_", " "), PROVENANCE.get(name, ""), name.endswith("_hash")
+    term, meaning, mono = name.replace("_", " "), _MEANINGS.get(name, ""), name.endswith("_hash")
     if isinstance(value, str) and value.startswith("{"):
         try:
             parts = json.loads(value)

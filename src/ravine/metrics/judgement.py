@@ -1,0 +1,43 @@
+"""The verdict on any result: which sentences a line or a plane deserves."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from ravine.errors import InputError
+from ravine.metrics.relief import plane_verdict
+from ravine.metrics.wording import Verdict, line_verdict
+from ravine.results import is_plane, validate
+
+
+def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
+    """What a result says, in words, with the numbers and what they hold at.
+
+    Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where is it lowest and
+    how high is it at its corners?
+
+    Args:
+        result: a line or a plane, as ``evaluate`` or ``resolve`` returns it.
+        tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
+            al. 2021 use 1e-3). Nothing below the noise floor ever is. A plane has no use for it.
+
+    Returns:
+        The verdict; ``print`` it.
+
+    Raises:
+        InputError: the result is neither, or the tolerance makes no sense.
+
+    Example:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),
+        ...                      (torch.ones(4, 1), torch.zeros(4, 1)))
+        >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[0.0]])})
+        >>> found = verdict(ravine.evaluate(J, along=line, at=[i / 20 for i in range(21)]))
+        >>> print(found.headline)
+        The data loss falls all the way from 16 to 0 along the straight line, with no bump.
+    """
+    if not 0 < tolerance < 1:
+        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
+        raise InputError(msg)
+    return plane_verdict(result) if is_plane(validate(result)) else line_verdict(result, tolerance)
