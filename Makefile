@@ -16,14 +16,25 @@ lint: .venv/ready
 	$(BIN)/basedpyright --warnings
 	$(BIN)/lint-imports
 
-bench: .venv/ready
-	$(BIN)/python benchmarks/line.py
+# Tables and numbers go to docs/benchmarks. On a quiet machine: some twenty minutes. `make bench KEEP=--keep` goes on
+# after an interruption: networks that line.py has measured already, with the same code and settings, are not repeated.
+bench: .venv/bench
+	$(BIN)/python benchmarks/line.py $(KEEP)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/size.py
+	$(BIN)/python benchmarks/gpu.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ravine needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
 	@echo 'making .venv (PyTorch and the rest: a minute or two)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The two packages that ravine is compared with, and transformers: the extra `bench`.
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	touch $@
 
 clean:

@@ -1,149 +1,234 @@
-"""What a 201-point curve costs beside a tight hand-written loop, and how much memory it takes.
+"""What a 201-point curve costs: a tight hand-written loop, the two other packages, evaluate and resolve.
 
-    python benchmarks/line.py [--points 201] [--examples 10000] [--rounds 3]
+    python benchmarks/line.py [--points 201] [--examples N] [--rounds 3] [--only maxout relu] [--keep]
 
-Ratios are of runs taken in turn, tight loop and ravine, in one process; the median over the rounds is printed.
-Memory is the peak of a fresh process over what it held before, for a line between two safetensors files.
+All run in turn in one process, round after round; ratios are taken within a round, and the median is printed. The
+tight loop and the other packages cost the same at every point, so they are timed on a few points and scaled to all;
+the third table shows the cost of a point at two counts. Each network's row is saved as soon as it is measured.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from problems import PROBLEMS, matrix_rate, problem, tight_loop, timed
-from safetensors.torch import save_file
-from torch import nn
-from torch.nn import functional as F
+from problems import RECIPES, Problem, best_batch, problem, tight_loop
+from tables import judged, matrix_rate, median, parser, save, saved_rows, table, timed
 
 import ravine
 
-BATCHES = (128, 256, 512, 1024)
+try:
+    from peers import PEERS
+except ImportError:  # only the extra `bench` brings them
+    PEERS = {}
+
+#: network → least times as fast as the tight loop: on the grid, and resolved
+GOALS = {"maxout": (2.5, 20.0)}
+OTHER_GOALS = (1.0, 8.0)
+PEER_GOAL = 30.0  # resolve, over the faster of the other packages, on maxout
+ERROR_GOAL = 1e-4  # of the range, on maxout
+RATE_GOAL = 0.6  # of the machine's matrix product, on maxout and ReLU
+RATED = ("maxout", "relu")
 
 
-def speed(points: int, examples: int, rounds: int) -> None:
-    """Print the table of speed."""
-    rate = matrix_rate()
-    print(
-        f"{points} points, {examples:,} examples; matrix product {rate / 1e9:.0f} GFLOP/s; seconds, and times as fast\n"
-    )
-    columns = ("tight loop", "evaluate", "", "resolve", "", "points", "largest error")
-    print(
-        f"{'network':28} {columns[0]:>10} {columns[1]:>9} {columns[2]:>7} {columns[3]:>8} {columns[4]:>7} "
-        f"{columns[5]:>7} {columns[6]:>14}"
-    )
-    for name in PROBLEMS:
-        print(row(name, points, examples, rounds), flush=True)
-
-
-def row(name: str, points: int, examples: int, rounds: int) -> str:
-    """Time one network: the tight loop, the grid and the resolved curve in turn, the median of the rounds."""
-    alphas = np.linspace(0, 1, points)
+def measure(name: str, examples: int | None, points: int, rounds: int, truth: int) -> dict[str, Any]:
+    """Time one network, everything in turn, and compare the resolved curve with float64."""
     of = problem(name, examples)
-    J = ravine.Objective(of.model, ravine.supervised(F.cross_entropy), {"train": of.data})
-    exact = ravine.Objective(of.model, J.per_example, {"train": of.data}, dtype=torch.float64)
-    line = ravine.Line(of.start, of.end)
-    short = {size: timed(lambda size=size: tight_loop(of, alphas[:8], size))[0] for size in 2 * BATCHES}
-    batch = min(short, key=lambda size: short[size])
-    seconds = []
+    J, line, alphas = of.objective(), of.line, np.linspace(0, 1, points)
+    batch = best_batch(of)
+    few, fewer = min(21, points), min(11, points)
+    calls = {
+        "tight": lambda: tight_loop(of, np.linspace(0, 1, few), batch),
+        "tight, fewer": lambda: tight_loop(of, np.linspace(0, 1, fewer), batch),
+        "evaluate": lambda: ravine.evaluate(J, along=line, at=alphas, progress=False),
+        "resolve": lambda: ravine.resolve(J, along=line, progress=False),
+    }
+    counts = {"tight": few, "tight, fewer": fewer}
+    for peer, curve_of in PEERS.items():
+        for label, count in ((peer, 4), (f"{peer}, fewer", 2)):
+            calls[label] = lambda curve_of=curve_of, count=count: curve_of(of, count, batch)
+            counts[label] = count
+    times, rates, found = [], [], {}
     for _ in range(rounds):
-        tight, _ = timed(lambda: tight_loop(of, alphas, batch))
-        grid, _ = timed(lambda: ravine.evaluate(J, along=line, at=alphas, progress=False))
-        resolved, curve = timed(lambda: ravine.resolve(J, along=line, progress=False))
-        seconds.append((tight, grid, resolved))
-    times = np.array(seconds)
-    tight, grid, resolved = np.median(times, axis=0)
-    ratios = np.median(times[:, :1] / times, axis=0)
-    some = alphas[:: max(1, points // 40)]
-    truth = ravine.evaluate(exact, along=line, at=some, progress=False)["loss"].values
-    error = np.abs(ravine.reconstruct(curve, some)["loss"].values - truth).max() / np.ptp(truth)
-    return (
-        f"{name:28} {tight:9.2f}s {grid:8.2f}s {ratios[1]:6.2f}x {resolved:7.2f}s {ratios[2]:6.1f}x "
-        f"{curve.sizes['alpha']:7d} {error:9.1e} of range"
+        one = {}
+        rates.append(matrix_rate())
+        for label, call in calls.items():
+            seconds, found[label] = timed(call)
+            one[label] = seconds * points / counts.get(label, points)  # of the whole curve
+        one["faster peer"] = min((one[peer] for peer in PEERS), default=float("nan"))
+        times.append(one)
+    _require_agreement(of, found, batch)
+    curve, rate = found["resolve"], max(rates)
+    first, rest = of.products[0], sum(of.products[1:])
+    plain, needed = points * (first + rest), points * rest + 2 * first
+    return {
+        "network": name,
+        "title": of.recipe.title,
+        "data": of.about,
+        "examples": of.data[1].numel(),
+        "parameters": sum(p.numel() for p in of.model.parameters()),
+        "batch": batch,
+        "counts": counts,
+        "rounds": times,
+        "points": int(curve.sizes["alpha"]),
+        "resolved": int(curve.attrs["resolved"]),
+        "matrix_rate": rate,
+        "plain_flops": plain,
+        "needed_flops": needed,
+        **_errors(of, curve, truth, batch),
+    }
+
+
+def _errors(of: Problem, curve: Any, count: int, batch: int) -> dict[str, float]:
+    """The resolved loss beside a tight loop in float64, in the middle between measured points and at the ends."""
+    measured = curve["alpha"].values
+    between = (measured[1:] + measured[:-1]) / 2
+    places = between[np.unique(np.linspace(0, len(between) - 1, count).round().astype(int))]
+    places = np.concatenate([[0.0], places, [1.0]])
+    truth = tight_loop(of, places, batch, torch.float64)
+    miss = np.abs(ravine.reconstruct(curve, places)["loss"].values[:, 0] - truth)
+    return {
+        "error_of_range": float(miss.max() / np.ptp(truth)),
+        "error_of_local": float((miss / np.abs(truth)).max()),
+        "truth_points": len(places),
+    }
+
+
+def _require_agreement(of: Problem, found: dict[str, Any], batch: int) -> None:
+    """What is timed must be one and the same curve."""
+    grid = found["evaluate"]
+    curves = {name: found[name] for name in PEERS}
+    curves["evaluate"] = (grid["alpha"].values[:: max(1, len(grid["alpha"]) // 4)],)
+    for name, (at, *losses) in curves.items():
+        here = losses[0] if losses else grid["loss"].sel(alpha=at).values[:, 0]
+        np.testing.assert_allclose(here, tight_loop(of, at, batch), rtol=1e-3, err_msg=f"{name} gives another curve")
+
+
+def tables(rows: list[dict[str, Any]], points: int) -> str:
+    """The four tables."""
+    peers = [name for name in PEERS if all(name in row["rounds"][0] for row in rows)]
+    speed = table(
+        ["network", "examples", "tight loop", *peers, "evaluate", "× tight", "resolve", "× tight", "× faster peer"],
+        [
+            [
+                row["title"],
+                f"{row['examples']:,}",
+                *(f"{median(row['rounds'], name):.2f} s" for name in ("tight", *peers)),
+                *_beside_tight(row, "evaluate", 0),
+                *_beside_tight(row, "resolve", 1),
+                _beside_peers(row) if peers else "not installed",
+            ]
+            for row in rows
+        ],
+    )
+    accuracy = table(
+        ["network", "points measured", "resolved", "largest error, of the range", "of the local value"],
+        [
+            [
+                row["title"],
+                row["points"],
+                "yes" if row["resolved"] else "no",
+                _beside_goal(row, ("maxout",), ERROR_GOAL, row["error_of_range"], ".1e", least=False),
+                f"{row['error_of_local']:.1e}",
+            ]
+            for row in rows
+        ],
+    )
+    shown = ["tight, fewer", "tight", *(label for peer in peers for label in (f"{peer}, fewer", peer))]
+    linear = table(
+        ["network", "batch", *(f"{label.partition(',')[0]}, {rows[0]['counts'][label]}" for label in shown)],
+        [
+            [
+                row["title"],
+                row["batch"],
+                *(f"{1e3 * median(row['rounds'], label) / points:.4g} ms" for label in shown),
+            ]
+            for row in rows
+        ],
+    )
+    rates = table(
+        ["network", "machine, GFLOP/s", "tight loop", "evaluate, plain-equivalent", "evaluate, needed only"],
+        [
+            [
+                row["title"],
+                f"{row['matrix_rate'] / 1e9:.0f}",
+                f"{_share(row, 'tight', 'plain'):.0%}",
+                f"{_share(row, 'evaluate', 'plain'):.0%}",
+                _beside_goal(row, RATED, RATE_GOAL, _share(row, "evaluate", "needed"), ".0%"),
+            ]
+            for row in rows
+        ],
+    )
+    rounds = len(rows[0]["rounds"])
+    data = "; ".join(f"{row['title']}: {row['data']}, {row['parameters']:,} parameters" for row in rows)
+    return "\n\n".join(
+        [
+            f"## A curve of {points} points, initialisation → trained solution",
+            f"Seconds, medians of {rounds} alternating rounds; ratios are medians of the rounds' own ratios, goals in "
+            f"brackets. The tight loop and the other packages are scaled from fewer points. {data}.",
+            speed,
+            "### What resolve gives, beside float64",
+            "Between the measured points, where an interpolant is worst, and at the ends; truth is a tight loop in "
+            "float64.",
+            accuracy,
+            "### Cost of a point, timed at two counts of points",
+            "Equal columns mean that the cost is linear in the points, so that scaling is fair.",
+            linear,
+            "### Share of the machine's matrix-product rate",
+            "The machine's rate is a 2048 × 2048 float32 product. *Plain-equivalent* counts the products that a plain "
+            "loop would do, so it passes 100 % where the affine prefix saves work; *needed only* counts the first "
+            "layer at the two ends, and the others at every point.",
+            rates,
+        ]
     )
 
 
-def measure_memory(folder: str, examples: int) -> None:
-    """In a fresh process: print the bytes that a line through a wide network takes at its peak."""
-    torch.set_num_threads(2)
-    with torch.device("meta"):
-        model = wide()
-    data = (torch.randn(examples, 2048), torch.randint(0, 10, (examples,)))
-    J = ravine.Objective(model, ravine.supervised(F.cross_entropy), data, batch_size=256)
-    # what any evaluation needs once: imports, thread pools, libraries
-    warm = nn.Linear(2048, 10)
-    warm_line = ravine.Line(warm, {n: t + 1 for n, t in warm.state_dict().items()})
-    ravine.evaluate(ravine.Objective(warm, J.per_example, data), along=warm_line, at=[0, 1])
-    before = resident("VmRSS")
-    ravine.evaluate(
-        J, along=ravine.Line(f"{folder}/start.safetensors", f"{folder}/end.safetensors"), at=np.linspace(0, 1, 5)
-    )
-    print(resident("VmHWM") - before)
+def _beside_tight(row: dict[str, Any], name: str, which: int) -> list[str]:
+    ratio = median(row["rounds"], "tight", over=name)
+    goal = GOALS.get(row["network"], OTHER_GOALS)[which]
+    return [f"{median(row['rounds'], name):.2f} s", judged(ratio, goal, f"{ratio:.2f}×")]
 
 
-def resident(field: str) -> int:
-    """Bytes of this process in memory, now (VmRSS) or at its peak (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(field)
+def _beside_peers(row: dict[str, Any]) -> str:
+    return _beside_goal(row, ("maxout",), PEER_GOAL, median(row["rounds"], "faster peer", over="resolve"), ".1f", "×")
 
 
-def wide() -> nn.Module:
-    """2048–6144–6144–6144–10: 88 million parameters, 352 MB."""
-    sizes = [2048, 6144, 6144, 6144]
-    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(6144, 10))
+def _beside_goal(
+    row: dict[str, Any], networks: tuple[str, ...], goal: float, value: float, form: str, unit: str = "", *, least=True
+) -> str:
+    text = f"{value:{form}}{unit}"
+    return judged(value, goal, text, least=least) if row["network"] in networks else text
 
 
-def memory() -> None:
-    """Print the table of memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = wide()
-        size = sum(p.nbytes for p in model.parameters())
-        for name in ("start", "end"):
-            save_file(
-                {n: t.clone() + (name == "end") * 1e-3 for n, t in model.state_dict().items()},
-                f"{folder}/{name}.safetensors",
-            )
-        del model
-        activations = 256 * 6144 * 4 * 2
-        command = [sys.executable, __file__, "--measure-memory", folder]
-        peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    share = activations / size
-    print(f"\nmemory of a line between two files of {size / 1e6:.0f} MB: {peak / 1e6:.0f} MB at the peak")
-    print(f"  = {peak / size:.2f} models; two ends and a working copy are 3.00, a batch's activations {share:.2f}")
+def _share(row: dict[str, Any], name: str, flops: str) -> float:
+    return row[f"{flops}_flops"] / median(row["rounds"], name) / row["matrix_rate"]
 
 
 def main() -> None:
-    """Read the command line and print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--points", type=int, default=201)
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--measure-memory", metavar="FOLDER", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure_memory:
-        measure_memory(given.measure_memory, 512)
-        return
-    about = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-    }
-    print(json.dumps(about))
-    speed(given.points, given.examples, given.rounds)
-    memory()
+    """Read the command line, measure, save and print."""
+    read = parser(__doc__)
+    read.add_argument("--points", type=int, default=201)
+    read.add_argument("--examples", type=int, help="at most so many (windows of 35 tokens, for the LSTM)")
+    read.add_argument("--rounds", type=int, default=3)
+    read.add_argument("--truth", type=int, default=24, help="places between points that are compared with float64")
+    read.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="measure only these")
+    read.add_argument("--keep", action="store_true", help="skip what the file holds from the same settings and machine")
+    given = read.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    settings = {key: getattr(given, key) for key in ("points", "examples", "rounds", "truth")}
+    rows = {row["network"]: row for row in saved_rows(given.out, "line", settings)}
+    for name in given.only:
+        if given.keep and name in rows:
+            continue
+        seconds, rows[name] = timed(
+            lambda name=name: measure(name, given.examples, given.points, given.rounds, given.truth)
+        )
+        print(f"{name}: measured in {seconds:.0f} s", flush=True)
+        in_order = [rows[known] for known in RECIPES if known in rows]
+        save(given.out, "line", settings, in_order, tables(in_order, given.points))
+    print(tables([rows[name] for name in RECIPES if name in rows], given.points))
 
 
 if __name__ == "__main__":
