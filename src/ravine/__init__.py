@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ravine.resolution import resolve
     from ravine.results import open_result, save_result
     from ravine.slices import Line
+    from ravine.trajectory import Trajectory, TrajectoryRecorder
 
 #: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
 _HOMES = {
@@ -37,6 +38,8 @@ _HOMES = {
     "Line": "slices",
     "Objective": "objective",
     "Params": "params",
+    "Trajectory": "trajectory",
+    "TrajectoryRecorder": "trajectory",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
@@ -56,6 +59,8 @@ __all__ = [
     "Line",
     "Objective",
     "Params",
+    "Trajectory",
+    "TrajectoryRecorder",
     "evaluate",
     "inspect",
     "metrics",
