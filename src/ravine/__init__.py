@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from ravine.losses import stateful, supervised
     from ravine.objective import Objective
     from ravine.params import Params
+    from ravine.projection import black_sheep, principal_axes, project
     from ravine.report import write_report
     from ravine.resolution import resolve
     from ravine.results import open_result, save_result
     from ravine.slices import Line
     from ravine.trajectory import Trajectory, TrajectoryRecorder
+    from ravine.walks import straightness
 
 #: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
 _HOMES = {
@@ -40,15 +42,19 @@ _HOMES = {
     "Params": "params",
     "Trajectory": "trajectory",
     "TrajectoryRecorder": "trajectory",
+    "black_sheep": "projection",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
     "open_result": "results",
     "plot": "plot",
+    "principal_axes": "projection",
+    "project": "projection",
     "reconstruct": "interpolation",
     "resolve": "resolution",
     "save_result": "results",
     "stateful": "losses",
+    "straightness": "walks",
     "supervised": "losses",
     "write_report": "report",
 }
@@ -61,15 +67,19 @@ __all__ = [
     "Params",
     "Trajectory",
     "TrajectoryRecorder",
+    "black_sheep",
     "evaluate",
     "inspect",
     "metrics",
     "open_result",
     "plot",
+    "principal_axes",
+    "project",
     "reconstruct",
     "resolve",
     "save_result",
     "stateful",
+    "straightness",
     "supervised",
     "write_report",
 ]

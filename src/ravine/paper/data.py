@@ -57,6 +57,24 @@ SOURCES: Final = {
 }
 
 
+def source(name: str) -> Source:
+    """A data set's source by name.
+
+    Args:
+        name: one of ``SOURCES``.
+
+    Returns:
+        Its files and mirrors; no files where it is embedded.
+
+    Raises:
+        ravine.InputError: there is no such data set.
+    """
+    if name not in SOURCES:
+        msg = f"there is no data set {name!r}; there are {', '.join(SOURCES)}"
+        raise ravine.InputError(msg)
+    return SOURCES[name]
+
+
 def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
     """A data set's two official parts, as tensors.
 
@@ -78,7 +96,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
     References:
         The format: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*.
     """
-    if _source(name).files:
+    if source(name).files:
         place = locate(name, folder) or fetch(name)
         return {
             split: (
@@ -104,18 +122,18 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
     Raises:
         ravine.InputError: a file is damaged, or ``folder`` is given and lacks one.
     """
-    source = _source(name)
+    known = source(name)
     named = Path(os.environ["RAVINE_DATA"]) if os.environ.get("RAVINE_DATA") else None
     for place in [Path(folder)] if folder is not None else [p for p in (named, cache()) if p is not None]:
-        lacking = [file for file in source.files if not (place / name / file).is_file()]
+        lacking = [file for file in known.files if not (place / name / file).is_file()]
         if folder is not None and lacking:
             msg = (
-                f"{str(place)!r} lacks {name}/{lacking[0]} ({len(lacking)} of {len(source.files)} files are missing); "
+                f"{str(place)!r} lacks {name}/{lacking[0]} ({len(lacking)} of {len(known.files)} files are missing); "
                 f"put the official files there, or leave --data out and run: ravine data fetch {name}"
             )
             raise ravine.InputError(msg)
         if not lacking:
-            for file, expected in source.files.items():
+            for file, expected in known.files.items():
                 _require_hash(place / name / file, expected)
             return place / name
     return None
@@ -133,7 +151,7 @@ def fetch(name: str) -> Path:
     Raises:
         ravine.InputError: no mirror gave a file whose hash is right; nothing half-fetched is kept.
     """
-    source = _source(name)
+    known = source(name)
     try:
         import pooch
     except ImportError as problem:
@@ -141,9 +159,9 @@ def fetch(name: str) -> Path:
         raise ravine.InputError(msg) from problem
     pooch.get_logger().setLevel("WARNING")
     place = cache() / name
-    for file, expected in source.files.items():
+    for file, expected in known.files.items():
         said: list[str] = []
-        for mirror in source.mirrors:
+        for mirror in known.mirrors:
             try:
                 pooch.retrieve(mirror + file, f"sha256:{expected}", fname=file, path=place)
                 break
@@ -162,13 +180,6 @@ def cache() -> Path:
     """The folder for fetched files: the operating system's cache folder for ravine."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ravine"
-
-
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        msg = f"there is no data set {name!r}; there are {', '.join(SOURCES)}"
-        raise ravine.InputError(msg)
-    return SOURCES[name]
 
 
 def _require_hash(path: Path, expected: str) -> None:
@@ -194,13 +205,13 @@ def _labels(path: Path) -> Tensor:
 def _idx(path: Path, dims: int) -> np.ndarray:
     """Unsigned bytes in the idx format: two zero bytes, the type 8, the number of dims, each size, the data."""
     content = gzip.decompress(path.read_bytes())
-    sizes = np.frombuffer(content, ">u4", count=dims, offset=4)
-    if content[:4] != bytes([0, 0, 8, dims]) or len(content) != 4 + 4 * dims + np.prod(sizes, dtype=np.int64):
+    sizes = np.frombuffer(content[4 : 4 + 4 * dims], ">u4").astype(np.int64)
+    if content[:4] != bytes([0, 0, 8, dims]) or len(content) != 4 + 4 * dims + sizes.prod():
         msg = f"{str(path)!r} is no idx file of unsigned bytes with {dims} dims"
         raise ravine.InputError(msg)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(sizes.astype(int)).copy()
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(sizes).copy()
 
 
 def _short(problem: Exception) -> str:
-    said = str(problem).splitlines()[0] if str(problem) else ""
-    return f"{type(problem).__name__} {said[:120]}".strip()
+    silent = isinstance(problem, OSError)
+    return f"no answer ({type(problem).__name__})" if silent else "a file with another SHA-256 than the official one"

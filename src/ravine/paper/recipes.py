@@ -255,4 +255,19 @@ def _capped(phases: tuple[Phase, ...], epochs: tuple[int, ...]) -> tuple[Phase, 
 
 
 def _quick(full: Recipe) -> Recipe:
-    return full
+    """The recipe on 8 × 8 digits, for seconds: ours.
+
+    Hidden layers have 64 units, initial intervals are four times as wide, and batches hold 20 examples: with
+    the paper's own, a signal this small would not leave the plateau in so few updates.
+    """
+    hidden = [replace(layer, units=64) for layer in full.network.layers[:-1]]
+    layers = tuple(replace(layer, init=4 * layer.init) for layer in (*hidden, full.network.layers[-1]))
+    return replace(
+        full,
+        data="digits",
+        train=1_077,
+        valid=360,
+        network=replace(full.network, inputs=64, layers=layers),
+        batch_size=20,
+        phases=_capped(full.phases, (40, 10)),
+    )

@@ -63,6 +63,16 @@ class Run:
         """The parameters after phase 2."""
         return self.folder / "final.safetensors"
 
+    @property
+    def best_step(self) -> int:
+        """Where on the trajectory the solution is."""
+        return int(self.history.attrs["best_step"])
+
+    @property
+    def test_errors(self) -> tuple[int, ...]:
+        """How many test examples the solution gets wrong, and how many the network of phase 2."""
+        return tuple(int(count) for count in np.atleast_1d(self.history.attrs["test_errors"]))
+
     @cached_property
     def history(self) -> xr.Dataset:
         """What was monitored before each phase and after its every epoch, dims ("record", "split").
@@ -330,17 +340,17 @@ def train(
     Raises:
         ravine.InputError: the data cannot be had, or the folder is not this recipe's, damaged or not writable.
     """
-    folder = Path(out) / recipe.folder
-    note = folder / "recipe.json"
-    if not note.exists():
+    run = Run(recipe, Path(out) / recipe.folder)
+    note = run.folder / "recipe.json"
+    if note.exists() and note.read_text(encoding="utf-8").strip() != canonical(recipe):
+        msg = f"{str(run.folder)!r} holds the training of another recipe than its name says; choose another --out"
+        raise ravine.InputError(msg)
+    if not (run.folder / "history.nc").exists():
+        parts = load(recipe.data, data)
         with _whole(note) as partial:
             partial.write_text(canonical(recipe) + "\n", encoding="utf-8")
-    elif note.read_text(encoding="utf-8").strip() != canonical(recipe):
-        msg = f"{str(folder)!r} holds the training of another recipe than its name says; choose another output folder"
-        raise ravine.InputError(msg)
-    if not (folder / "history.nc").exists():
-        Training(recipe, load(recipe.data, data), folder).run(say)
-    return Run(recipe, folder)
+        Training(recipe, parts, run.folder).run(say)
+    return run
 
 
 def _monitor(model: nn.Module, inputs: Tensor, labels: Tensor, masks: int | None = None) -> tuple[float, float]:
