@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import ravine
+from ravine.paper.data import load
 from ravine.paper.recipes import NAMES, Momentum, canonical, recipe
 from ravine.paper.training import Training, train
 
@@ -81,6 +84,26 @@ def test_quick_learns(tmp_path):
     path = ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))
     assert path.attrs["length"] > 1
     assert "null_residual" in path
+
+
+def test_ravine_measures_what_the_trainer_saw(tmp_path):
+    """A second route: the monitor's own sums, and an Objective over the same examples, on a trained net."""
+    quick = recipe("relu-mnist", "quick")
+    run = train(replace(quick, phases=(replace(quick.phases[0], epochs=3),)), tmp_path)
+    inputs, labels = load("digits")["train"]
+    valid = inputs[1077:1437], labels[1077:1437]
+    J = ravine.Objective(quick.network.build(0), ravine.supervised(F.cross_entropy), {"valid": valid})  # noqa: N806
+    curve = ravine.evaluate(J, along=ravine.Line(run.start, run.solution), at=[0.0, 1.0])
+    seen = run.history.swap_dims(record="step").sel(step=[0, run.best_step], split="valid")
+    np.testing.assert_allclose(curve["loss"].sel(split="valid"), seen["loss"], rtol=1e-6)
+    np.testing.assert_allclose(curve["error"].sel(split="valid"), seen["error"], atol=1e-12)
+    assert float(curve["loss"][0, 0]) == pytest.approx(np.log(10), abs=0.01)
+    noisy = ravine.Objective(
+        quick.network.build(0), ravine.supervised(F.cross_entropy), {"valid": valid}, dropout="resample"
+    )
+    assert float(ravine.evaluate(noisy, along=ravine.Line(run.start, run.solution), at=[1.0])["loss"][0, 0]) == (
+        pytest.approx(float(seen["objective"][-1]), rel=0.05)  # other masks
+    )
 
 
 def test_unknown_names_are_refused():

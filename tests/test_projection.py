@@ -321,3 +321,15 @@ class TestBadInput:
             principal_axes([run[0], run[0]])
         with pytest.raises(ravine.InputError, match="snapshot 1 of the run is not finite"):
             principal_axes([run[0], point(math.inf, 0), run[1]])
+
+    def test_a_corner_that_is_not_finite_makes_all_of_it_undefined(self):
+        path = project([point(0, 0), point(1, 3), point(math.nan, 0)])
+        assert math.isnan(float(path["captured"].sel(walk="run")))
+        assert np.isnan(path["alpha"][1:]).all()
+        assert "undefined" in straightness(path)
+
+    def test_a_run_that_stands_still(self):
+        run = [point(0, 0), point(0, 0)]
+        path = project(run, onto=Line(run[0], point(3, 4)))
+        assert float(path["captured"].sel(walk="run")) == 1.0
+        assert "no random walk" in straightness(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ravine import metrics, plot
     from ravine.checkpoints import Checkpoint
+    from ravine.directions import black_sheep, principal_axes
     from ravine.errors import InputError
     from ravine.evaluation import evaluate
     from ravine.inspection import inspect
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ravine.losses import stateful, supervised
     from ravine.objective import Objective
     from ravine.params import Params
-    from ravine.projection import black_sheep, principal_axes, project
+    from ravine.projection import project
     from ravine.report import write_report
     from ravine.resolution import resolve
     from ravine.results import open_result, save_result
@@ -42,13 +43,13 @@ _HOMES = {
     "Params": "params",
     "Trajectory": "trajectory",
     "TrajectoryRecorder": "trajectory",
-    "black_sheep": "projection",
+    "black_sheep": "directions",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
     "open_result": "results",
     "plot": "plot",
-    "principal_axes": "projection",
+    "principal_axes": "directions",
     "project": "projection",
     "reconstruct": "interpolation",
     "resolve": "resolution",

@@ -28,7 +28,7 @@ from ravine.trajectory import Trajectory
 from ravine.walks import random_walk, shares
 
 _ROLES: Final = {2: ("start", "end"), 3: ("origin", "a", "b")}
-_SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line, is the corner
+SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line, is the corner
 
 Run = Trajectory | Sequence[Any] | str | os.PathLike[str]
 
@@ -75,14 +75,14 @@ def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
         Goodfellow and Vinyals 2014, figure 5 and section 3.
     """
     began = time.perf_counter()
-    points, steps = _opened(run)
+    points, steps = opened(run)
     along: Slice = Line(points[0], points[-1]) if onto is None else onto
-    corners = _corners(along)
+    corners = corners_of(along)
     between = _gram(corners)
     digest = hashlib.sha256()
     rows: list[_Row] = []
     previous: Params | None = None
-    for index, (step, point) in enumerate(zip(steps, _aligned(points, along.corners[0]), strict=True)):
+    for index, (step, point) in enumerate(zip(steps, aligned(points, along.corners[0]), strict=True)):
         found = content_hash(point.tensors)
         _require_hash(points, index, found)
         digest.update(f"{step}:{found};".encode())
@@ -92,121 +92,21 @@ def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
     return _labelled(np.array(steps), rows, along, between, points, digest.hexdigest(), time.perf_counter() - began)
 
 
-def black_sheep(run: Run, onto: Slice) -> Params:
-    """The corner that takes in the snapshot farthest from a line: θ₀ + its residual, orthogonal to the line.
-
-    ``Plane(line.start, line.end, black_sheep(run, line))`` is the plane of the paper's figure 7: it holds the whole
-    line and the farthest snapshot, and its axes are orthogonal.
-
-    Args:
-        run: as in ``project``.
-        onto: the line, or a slice.
-
-    Returns:
-        Tensors by name, in at least float32.
-
-    Raises:
-        InputError: as ``project``, or no snapshot leaves the slice.
-
-    Example:
-        >>> run = [{"w": torch.tensor(w)} for w in ([1.0, 0.0], [3.0, 2.0], [9.0, 0.0])]
-        >>> black_sheep(run, Line(run[0], run[-1]))
-        {'w': tensor([1., 2.])}
-
-    References:
-        Goodfellow and Vinyals 2014, figure 7; the name is their code's.
-    """
-    path = project(run, onto)
-    farthest = int(np.argmax(np.nan_to_num(path["residual"].values, nan=-1.0)))
-    if not float(path["residual"][farthest]) > _SAME * _length(_gram(_corners(onto))):
-        msg = "no snapshot leaves the slice, so none spans a plane with it; record more of the run, or another slice"
-        raise InputError(msg)
-    points, _ = _opened(run)
-    corners = _corners(onto)
-    point = align(onto.corners[0], Checkpoint.read(points[farthest])).tensors
-    coordinates = [float(path[dim][farthest]) for dim in onto.dims]
-    corner: dict[str, Tensor] = {}
-    for name, tensor in corners[0].items():
-        found = _exact(point[name])
-        for coordinate, other in zip(coordinates, corners[1:], strict=True):
-            found = found - coordinate * (_exact(other[name]) - _exact(tensor))
-        corner[name] = found.to(torch.promote_types(tensor.dtype, torch.float32))
-    return corner
-
-
-@dataclass(frozen=True)
-class PrincipalAxes:
-    """The directions in which a run varied most.
-
-    Attributes:
-        origin: the mean of the snapshots.
-        corners: one per axis: origin + axis, as long as the run reaches along it, so that the run's coordinates
-            in ``Plane(origin, *corners)`` lie in [−1, 1]; it ends on the positive side.
-        explained: share of the variance about the mean, for every component, largest first; they sum to 1.
-        coordinates: (steps, axes) of the snapshots, with ``origin`` and ``corners`` as unit.
-    """
-
-    origin: Params
-    corners: tuple[Params, ...]
-    explained: np.ndarray
-    coordinates: np.ndarray
-
-
-def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
-    """Principal component analysis of a run's snapshots, from their inner products.
-
-    The (steps × steps) Gram matrix is summed in float64 over small blocks of parameters, so that no copy of
-    steps × parameters is ever made. For a random walk the first component explains 6/π² = 0.608.
-
-    Args:
-        run: as in ``project``.
-        count: how many axes.
-
-    Returns:
-        Origin, corners, explained variance and coordinates.
-
-    Raises:
-        InputError: as ``project``; or the run does not vary in ``count`` directions, or is not finite.
-
-    Example:
-        >>> found = principal_axes([{"w": torch.tensor(w)} for w in ([0.0, 1.0], [1.0, 1.0], [2.0, 1.0])], count=1)
-        >>> found.explained.round(6), found.corners[0]
-        (array([1., 0., 0.]), {'w': tensor([2., 1.])})
-
-    References:
-        Li et al. 2018, section 7; the explained variance of a random walk: Antognini and Sohl-Dickstein 2018.
-    """
-    points, _ = _opened(run)
-    held = [point.tensors for point in _aligned(points, Checkpoint.read(points[0]))]
-    names = list(Checkpoint.read(points[0]).params)
-    between = np.zeros((len(held), len(held)))
-    for _, block in _blocks(held, names):
-        moved = block - block[0]
-        between += (moved @ moved.T).numpy()
-    if not np.isfinite(between).all():
-        broken = [index for index in range(len(held)) if not np.isfinite(between[index, index])]
-        msg = f"snapshot {broken[0] if broken else 0} of the run is not finite; leave it out: run[a:b]"
-        raise InputError(msg)
-    centred = between - between.mean(0) - between.mean(1)[:, None] + between.mean()
-    variances, vectors = np.linalg.eigh(centred)
-    variances, vectors = variances[::-1].clip(0), vectors[:, ::-1]
-    varied = int((variances > 1e-12 * variances[0]).sum()) if variances[0] > 0 else 0
-    if not 1 <= count <= varied:
-        msg = f"the run varies in {varied} directions; expected count from 1 to that, got {count}"
-        raise InputError(msg)
-    scores = vectors[:, :count] * np.sqrt(variances[:count])  # (steps, axes), as lengths
-    reach = np.abs(scores).max(0)
-    signs = np.where(scores[-1] < 0, -1.0, 1.0)
-    # the unit axis is Σ_t v_t (θ_t − mean) / √λ; times the reach and the sign it is the corner's displacement
-    mixing = torch.from_numpy(vectors[:, :count] / np.sqrt(variances[:count]) * reach * signs)
-    origin, corners = _combined(held, names, mixing)
-    return PrincipalAxes(origin, corners, variances / variances.sum(), scores / reach * signs)
-
-
 # --- the run ---------------------------------------------------------------------------------------------
 
 
-def _opened(run: Run) -> tuple[Sequence[Any], tuple[int, ...]]:
+def opened(run: Run) -> tuple[Sequence[Any], tuple[int, ...]]:
+    """A run's points and their steps.
+
+    Args:
+        run: a trajectory, its folder, or a sequence of points.
+
+    Returns:
+        Both, of one length.
+
+    Raises:
+        InputError: there is no such trajectory, or it has fewer than two points.
+    """
     found = Trajectory.open(run) if isinstance(run, str | os.PathLike) else run
     steps = found.steps if isinstance(found, Trajectory) else tuple(range(len(found)))
     if len(steps) < 2:
@@ -215,7 +115,8 @@ def _opened(run: Run) -> tuple[Sequence[Any], tuple[int, ...]]:
     return found, steps
 
 
-def _aligned(points: Sequence[Any], reference: Checkpoint) -> Iterator[Checkpoint]:
+def aligned(points: Sequence[Any], reference: Checkpoint) -> Iterator[Checkpoint]:
+    """Each point, read when its turn comes, under the names of the reference."""
     return (align(reference, Checkpoint.read(point)) for point in points)
 
 
@@ -232,7 +133,18 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
 # --- the slice -------------------------------------------------------------------------------------------
 
 
-def _corners(onto: Slice) -> list[Params]:
+def corners_of(onto: Slice) -> list[Params]:
+    """The parameters of a slice's corners: what none of them knows to be a buffer.
+
+    Args:
+        onto: the slice.
+
+    Returns:
+        As many points, with the same names.
+
+    Raises:
+        InputError: its coordinates are not the coefficients of its corners, or a corner has changed since.
+    """
     first, *others = onto.corners
     for corner in onto.corners:
         corner.require_unchanged()
@@ -250,7 +162,7 @@ def _corners(onto: Slice) -> list[Params]:
 def _gram(corners: Sequence[Params]) -> np.ndarray:
     """Inner products of the axes, in float64."""
     total = np.zeros((len(corners) - 1,) * 2)
-    for _, block in _blocks(corners, list(corners[0])):
+    for _, block in blocks(corners, list(corners[0])):
         axes = block[1:] - block[0]
         total += (axes @ axes.T).numpy()
     size = np.sqrt(np.diagonal(total))
@@ -260,10 +172,6 @@ def _gram(corners: Sequence[Params]) -> np.ndarray:
         msg = "the slice is flat: its corners coincide or lie on a line. Choose corners that differ."
         raise InputError(msg)
     return total
-
-
-def _length(between: np.ndarray) -> float:
-    return math.sqrt(between[0, 0])
 
 
 @dataclass(frozen=True)
@@ -279,7 +187,7 @@ def _row(corners: Sequence[Params], between: np.ndarray, point: Params, previous
     names = list(corners[0])
     inner, displacement, moved = np.zeros(len(between)), 0.0, 0.0
     held = [*corners, point] if previous is None else [*corners, point, previous]
-    for _, block in _blocks(held, names):
+    for _, block in blocks(held, names):
         offsets = block[1:] - block[0]
         away = offsets[len(between)]
         inner += (offsets[: len(between)] @ away).numpy()
@@ -287,16 +195,14 @@ def _row(corners: Sequence[Params], between: np.ndarray, point: Params, previous
         if previous is not None:
             last = block[-2] - block[-1]
             moved += float(last @ last)
-    coordinates = np.linalg.solve(between, inner) if np.isfinite(between).all() else np.full(len(between), np.nan)
+    coordinates = np.linalg.solve(between, inner)  # NaN where a corner is
     residual = 0.0  # a second pass, because the difference of two squares would lose half of the digits
     weights = torch.from_numpy(coordinates)
-    for _, block in _blocks([*corners, point], names):
+    for _, block in blocks([*corners, point], names):
         offsets = block[1:] - block[0]
         left = offsets[-1] - weights @ offsets[:-1]
         residual += float(left @ left)
-    within = (
-        math.sqrt(max(float(coordinates @ between @ coordinates), 0.0)) if np.isfinite(coordinates).all() else math.nan
-    )
+    within = math.sqrt(max(float(coordinates @ between @ coordinates), 0.0))
     return _Row(coordinates, within, math.sqrt(residual), math.sqrt(displacement), math.sqrt(moved))
 
 
@@ -309,7 +215,7 @@ def _labelled(
     run_hash: str,
     seconds: float,
 ) -> xr.Dataset:
-    length = _length(between)
+    length = math.sqrt(between[0, 0])
     coordinates = np.array([row.coordinates for row in rows])
     residual, displacement, step_length = (
         np.array([getattr(row, name) for row in rows]) for name in ("residual", "displacement", "step_length")
@@ -325,6 +231,8 @@ def _labelled(
     }
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = within / displacement
+        end = _reached(coordinates, residual, length)
+        directness = float(length / path_length[-1 if end is None else end])
     variables |= {
         "distance": ("step", within, {"long_name": "displacement within the slice", **unit}),
         "residual": ("step", residual, {"long_name": "distance from the slice", **unit}),
@@ -333,9 +241,8 @@ def _labelled(
         "step_length": ("step", step_length, {"long_name": "distance from the snapshot before", **unit}),
         "path_length": ("step", path_length, {"long_name": "length of the path so far", **unit}),
     }
-    end = _reached(coordinates, residual, length)
-    walks = {"run": shares(within, residual, length) | {"directness": length / path_length[-1 if end is None else end]}}
-    if end is not None and displacement[0] <= _SAME * length:
+    walks = {"run": shares(within, residual, length) | {"directness": directness}}
+    if end is not None and displacement[0] <= SAME * length:
         share = (steps - steps[0]) / (steps[end] - steps[0])
         null_alpha, null_residual = random_walk(share)
         walks["random walk"] = shares(null_alpha, null_residual, 1.0) | {
@@ -387,42 +294,22 @@ def _reached(coordinates: np.ndarray, residual: np.ndarray, length: float) -> in
     if np.isnan(left).all():
         return None
     nearest = int(np.nanargmin(left))
-    return nearest if left[nearest] <= _SAME * length else None
+    return nearest if left[nearest] <= SAME * length else None
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def exact(tensor: Tensor) -> Tensor:
     """In float64 on the CPU (complex128 where it is complex)."""
     return tensor.detach().to("cpu", torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def _blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and (points, elements) in float64, a few MiB at a time; complex numbers as pairs."""
+def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and (points, elements) in float64, 2 MiB at a time (a cache's size); complex numbers as pairs."""
     for name in names:
         for parts in zip(*(pieces(point[name]) for point in points), strict=True):
-            few = max((1 << 22) // len(points), 1)
+            few = max((1 << 18) // len(points), 1)
             for cut in zip(*(part.split(few) for part in parts), strict=True):
-                stacked = torch.stack([_exact(part) for part in cut])
+                stacked = torch.stack([exact(part) for part in cut])
                 yield name, torch.view_as_real(stacked).flatten(1) if stacked.is_complex() else stacked
-
-
-def _combined(held: Sequence[Params], names: Sequence[str], mixing: Tensor) -> tuple[Params, tuple[Params, ...]]:
-    """The mean of the points, and the mean plus each column's combination of them, tensor by tensor."""
-    made: dict[str, list[Tensor]] = {name: [] for name in names}
-    for name, block in _blocks(held, names):
-        mean = block.mean(0)
-        precise = torch.finfo(held[0][name].dtype).eps < 1e-10
-        both = torch.cat([mean[None], mean + mixing.T @ (block - mean)])
-        made[name].append(both if precise else both.to(torch.float32))
-
-    def shaped(flat: Tensor, name: str) -> Tensor:
-        like = held[0][name]
-        return (torch.view_as_complex(flat.reshape(-1, 2)) if like.is_complex() else flat.clone()).reshape(like.shape)
-
-    whole = {name: torch.cat(parts, 1) for name, parts in made.items()}
-    origin, *corners = (
-        {name: shaped(rows[at], name) for name, rows in whole.items()} for at in range(1 + mixing.shape[1])
-    )
-    return origin, tuple(corners)
