@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".pdf", ".svg", ".html")
 
 
+Scale = Literal["linear", "log"]
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One axis of a panel.
@@ -31,7 +34,7 @@ class Axis:
     """
 
     label: str
-    scale: Literal["linear", "log"] = "linear"
+    scale: Scale = "linear"
     limits: tuple[float, float] | None = None
 
     def drawable(self, values: np.ndarray) -> np.ndarray:
