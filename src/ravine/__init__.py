@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ravine import metrics, plot
     from ravine.checkpoints import Checkpoint
+    from ravine.directions import black_sheep, principal_axes
     from ravine.errors import InputError
     from ravine.evaluation import evaluate
     from ravine.inspection import inspect
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from ravine.losses import stateful, supervised
     from ravine.objective import Objective
     from ravine.params import Params
+    from ravine.projection import project
     from ravine.report import write_report
     from ravine.resolution import resolve
     from ravine.results import open_result, save_result
     from ravine.slices import Line, Plane
+    from ravine.trajectory import Trajectory, TrajectoryRecorder
+    from ravine.walks import straightness
 
 #: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
 _HOMES = {
@@ -38,15 +42,21 @@ _HOMES = {
     "Objective": "objective",
     "Params": "params",
     "Plane": "slices",
+    "Trajectory": "trajectory",
+    "TrajectoryRecorder": "trajectory",
+    "black_sheep": "directions",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
     "open_result": "results",
     "plot": "plot",
+    "principal_axes": "directions",
+    "project": "projection",
     "reconstruct": "interpolation",
     "resolve": "resolution",
     "save_result": "results",
     "stateful": "losses",
+    "straightness": "walks",
     "supervised": "losses",
     "write_report": "report",
 }
@@ -58,15 +68,21 @@ __all__ = [
     "Objective",
     "Params",
     "Plane",
+    "Trajectory",
+    "TrajectoryRecorder",
+    "black_sheep",
     "evaluate",
     "inspect",
     "metrics",
     "open_result",
     "plot",
+    "principal_axes",
+    "project",
     "reconstruct",
     "resolve",
     "save_result",
     "stateful",
+    "straightness",
     "supervised",
     "write_report",
 ]

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 import ravine
+from ravine.paper import cli as wing
 
 app = typer.Typer(
     help="What lies between two points of a network's parameter space.",
@@ -25,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(wing.paper, name="paper")
+app.add_typer(wing.data, name="data")
 
 _OBJECTIVE = typer.Argument(
     help="file.py:function or package.module:function, a function without arguments that returns a ravine.Objective"

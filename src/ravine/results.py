@@ -109,6 +109,11 @@ def quantities(result: xr.Dataset) -> list[str]:
     return sorted(names, key=lambda name: name != "loss")
 
 
+def is_path(result: xr.Dataset) -> bool:
+    """Whether a result is a run projected onto a slice, as ``project`` gives it, and not a measured curve."""
+    return "residual" in result.data_vars and "step" in result.dims
+
+
 def validate(result: xr.Dataset) -> xr.Dataset:
     """The result itself, after a check that it follows the schema.
 
@@ -116,10 +121,12 @@ def validate(result: xr.Dataset) -> xr.Dataset:
         InputError: not a ravine result, or one of a newer schema.
     """
     version = result.attrs.get("schema_version")
-    if version is None or "loss" not in result.data_vars or "split" not in result.dims:
+    measured = "loss" in result.data_vars and "split" in result.dims
+    if version is None or not (measured or is_path(result)):
         msg = (
-            "this Dataset is not a ravine result: expected the attribute 'schema_version', the variable 'loss' "
-            f"and the dim 'split'; got variables {sorted(map(str, result.data_vars))}"
+            "this Dataset is not a ravine result: expected the attribute 'schema_version', and the variable 'loss' "
+            "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
+            f"{sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
     if not str(version).isdigit() or int(version) > SCHEMA_VERSION:
@@ -132,7 +139,7 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a result as netCDF-4, whole or not at all.
 
     Args:
-        result: what ``evaluate`` returned.
+        result: what ``evaluate``, ``resolve`` or ``project`` returned.
         path: the file to write, by custom ``*.nc``. Its folder is made if need be; a file that is there is
             replaced only once the new one is complete.
 
@@ -176,7 +183,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         for part in ("stderr", "replicates", "noise_floor")
         if f"{name}_{part}" not in result.data_vars
     ]
-    if lacking or "n_examples" not in result.data_vars:
+    if lacking or ("n_examples" not in result.data_vars and not is_path(result)):
         msg = f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it edited?"
         raise InputError(msg)
     return result

@@ -13,7 +13,7 @@ from ravine import results
 from ravine.errors import InputError
 from ravine.interpolation import densely, is_resolved
 from ravine.metrics import policies
-from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule, Scale
 from ravine.plot.words import axis_label, listed, padded, pick, with_count
 
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
@@ -32,6 +32,7 @@ def line(
     quantities: str | Sequence[str] | None = None,
     *,
     splits: str | Sequence[str] | None = None,
+    scale: Scale | None = None,
 ) -> Figure:
     """A figure of a line: one panel for each quantity, one curve for each split.
 
@@ -40,11 +41,11 @@ def line(
             stand in any order.
         quantities: which quantities, in order; None draws all of them, the loss first.
         splits: which splits, in order; None draws all of them.
+        scale: of the y axes; None makes one logarithmic where the values are positive and span more than 2.5 decades.
 
     Returns:
-        The figure. Bands are ± 2 standard errors, on a log axis those of the logarithm. A y axis is logarithmic
-        where the values are positive and span more than 2.5 decades. A value that is not finite leaves a gap and
-        a cross: at the top for +∞, at the bottom for NaN and −∞.
+        The figure. Bands are ± 2 standard errors, on a log axis those of the logarithm. A value that is not finite
+        leaves a gap and a cross: at the top for +∞, at the bottom for NaN and −∞.
 
     Raises:
         InputError: not a measured line, or no such quantity or split.
@@ -66,7 +67,8 @@ def line(
     names = pick("quantity", quantities, results.quantities(measured))
     shown = pick("split", splits, [str(name) for name in measured["split"].values])
     panels = tuple(
-        _panel([_trace(measured, name, split, split) for split in shown], axis_label(measured, name)) for name in names
+        _panel([_trace(measured, name, split, split) for split in shown], axis_label(measured, name), scale)
+        for name in names
     )
     start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
     ends = f"α = 0: {start}; α = 1: {end}. " if start and end else ""
@@ -142,11 +144,11 @@ def _trace(curve: xr.Dataset, quantity: str, split: str, label: str) -> _Trace:
     )
 
 
-def _panel(traces: Sequence[_Trace], y_label: str) -> Panel:
+def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -> Panel:
     alpha = np.concatenate([trace.alpha for trace in traces])
     values = np.concatenate([trace.values for trace in traces])
     finite = values[np.isfinite(values)]
-    log = _spans_decades(finite)
+    log = (_spans_decades(finite) if scale is None else scale == "log") and bool(finite.size and finite.min() > 0)
     bands = [_band(trace, style, log=log) for style, trace in enumerate(traces)]
     named = len(traces) > 1
     drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]

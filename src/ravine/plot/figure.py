@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".pdf", ".svg", ".html")
 
 
+Scale = Literal["linear", "log"]
+
+
 def nice_step(least: float) -> float:
     """The smallest of …, 0.1, 0.2, 0.25, 0.5, 1, 2, … that is no less.
 
@@ -42,7 +45,7 @@ class Axis:
     """
 
     label: str
-    scale: Literal["linear", "log"] = "linear"
+    scale: Scale = "linear"
     limits: tuple[float, float] | None = None
 
     def scaled(self, values: np.ndarray) -> np.ndarray:

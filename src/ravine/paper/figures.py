@@ -1,0 +1,409 @@
+"""The paper's figures: for each one a function from a study to what was measured, and how it is drawn.
+
+A study knows the profile, and where trainings and measurements are kept; what is there already is not done again.
+A new figure is one more function here, and its name in ``FIGURES``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch.nn import functional as F  # noqa: N812
+
+import ravine
+from ravine.paper import data, recipes, training
+from ravine.plot import Axis, Band, Curve, Figure, Markers, Panel, Rule
+
+#: α = i/9 for i = 0 … 19, of the original experiment: on beyond the solution at 1.
+#: Source: github.com/goodfeli/galatea @ 002a9f2, warm_start/lin_interp.py.
+COARSE: Final = np.arange(20) / 9
+
+#: Values of α in each high-resolution window, both ends included. Source: paper, figure 3; lin_interp_fine.py.
+FINE: Final = 200
+
+#: Between two solutions, with room outside to see that each is a minimum: ours, the paper gives no range.
+CROSS: Final = (-0.5, 1.5)
+
+#: Seed of the random point, N(0, 1) in every coordinate. Source: warm_start, numpy's RandomState.
+RANDOM_POINT: Final = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A profile of the experiments, and where its outcomes are.
+
+    Attributes:
+        profile: "quick", "desk" or "full".
+        out: folder that trainings and measurements are kept in.
+        folder: of the data's files, if not found by itself.
+        say: told a line where something takes long.
+    """
+
+    profile: recipes.Profile
+    out: Path
+    folder: str | os.PathLike[str] | None = None
+    say: Callable[[str], Any] = field(default=lambda line: None)
+
+    def trained(self, name: str, seed: int = 0) -> training.Run:
+        """The training by a recipe: found, or done now."""
+        return training.train(recipes.recipe(name, self.profile, seed), self.out, self.folder, self.say)
+
+    def objective(
+        self,
+        run: training.Run,
+        splits: Sequence[str] = ("train", "valid"),
+        *,
+        dropout: Literal["off", "fixed", "resample"] = "off",
+        dtype: torch.dtype | None = None,
+    ) -> ravine.Objective:
+        """J of a training's network on its own examples.
+
+        Args:
+            run: the training.
+            splits: of "train" and "valid".
+            dropout: "off" is the deterministic objective; with masks it is what training minimised.
+            dtype: precision of the forward pass.
+
+        Returns:
+            The objective.
+        """
+        recipe = run.recipe
+        inputs, labels = data.load(recipe.data, self.folder)["train"]
+        both = recipe.train + recipe.valid
+        parts = {
+            "train": (inputs[: recipe.train], labels[: recipe.train]),
+            "valid": (inputs[recipe.train : both], labels[recipe.train : both]),
+        }
+        return ravine.Objective(
+            recipe.network.build(recipe.seed),
+            ravine.supervised(F.cross_entropy),
+            {split: parts[split] for split in splits},
+            dropout=dropout,
+            seed=recipe.seed,
+            dtype=dtype,
+        )
+
+    def kept(self, name: str, what: Sequence[Any], measure: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """A measurement that was kept, or is made now and kept.
+
+        Args:
+            name: of the measurement.
+            what: everything that its outcome depends on, as values with a stable repr.
+            measure: makes it.
+
+        Returns:
+            The result.
+        """
+        digest = hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:12]
+        path = self.out / "measurements" / f"{name}-{self.profile}-{digest}.nc"
+        if path.exists():
+            return ravine.open_result(path)
+        self.say(f"measuring {name}")
+        found = measure()
+        ravine.save_result(found, path)
+        return found
+
+    def curve(
+        self,
+        name: str,
+        run: training.Run,
+        *,
+        at: np.ndarray | None = None,
+        interval: tuple[float, float] | None = None,
+        ends: tuple[Any, Any] | None = None,
+        title: str = "",
+        splits: Sequence[str] = ("train", "valid"),
+        dropout: Literal["off", "fixed", "resample"] = "off",
+        dtype: torch.dtype | None = None,
+        tolerance: float = 1e-3,
+        about: Sequence[Any] = (),
+    ) -> xr.Dataset:
+        """J along a line, from a training's start to its solution if no other ends are given.
+
+        Args:
+            name: of the measurement.
+            run: the training.
+            at: where to measure; or
+            interval: what to resolve.
+            ends: other ends than the training's own.
+            title: of the result.
+            splits: as in ``objective``.
+            dropout: as in ``objective``.
+            dtype: as in ``objective``.
+            tolerance: of resolving.
+            about: what else tells the ends apart from others.
+
+        Returns:
+            The result.
+        """
+        grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
+        what = (run.recipe.hash, grid, interval, tuple(splits), dropout, str(dtype), tolerance, *about)
+
+        def measure() -> xr.Dataset:
+            J = self.objective(run, splits, dropout=dropout, dtype=dtype)
+            line = ravine.Line(*(ends or (run.start, run.solution)))
+            if interval is None:
+                return ravine.evaluate(J, along=line, at=at, title=title)
+            return ravine.resolve(J, along=line, interval=interval, tolerance=tolerance, title=title)
+
+        return self.kept(name, what, measure)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A figure of the paper, made again.
+
+    Attributes:
+        name: "fig1" …
+        figure: how it is drawn.
+        results: what was measured, by name.
+        runs: the trainings behind it.
+    """
+
+    name: str
+    figure: Figure
+    results: dict[str, xr.Dataset]
+    runs: tuple[training.Run, ...]
+
+
+def fig1(study: Study) -> Outcome:
+    """The maxout network's line, on beyond the solution, without masks and with, beside its learning curve."""
+    run = study.trained("maxout-mnist")
+    to = float(COARSE[-1])
+    plain = study.curve("fig1-deterministic", run, interval=(0.0, to), title="maxout, deterministic objective")
+    coarse = study.curve("fig1-coarse", run, at=COARSE, title="maxout, the original's 20 values of α")
+    fixed = study.curve("fig1-masks", run, at=COARSE, dropout="fixed", title="maxout, fixed dropout masks")
+    drawn = study.curve("fig1-fresh-masks", run, at=COARSE, dropout="resample", title="maxout, fresh dropout masks")
+    panels = (
+        _with_points(_panel(plain, "deterministic objective"), coarse),
+        _panel(drawn, "objective with dropout, as trained"),
+        learning_curve(run),
+    )
+    figure = Figure(
+        panels,
+        "Figure 1: from initialisation to solution, maxout on MNIST",
+        "The objective along the line from initial (α = 0) to final parameters (α = 1), and its learning curve. Points "
+        "are the original experiment's 20 values of α; the line between them is resolved. With dropout, masks are "
+        f"drawn anew at every α, as in the original. {_training(run)}",
+    )
+    results = {"deterministic": plain, "coarse": coarse, "fixed masks": fixed, "fresh masks": drawn}
+    return Outcome("fig1", figure, results, (run,))
+
+
+def fig2(study: Study) -> Outcome:
+    """The lines of a sigmoid and a ReLU network."""
+    runs = {name: study.trained(f"{name}-mnist") for name in ("sigmoid", "relu")}
+    to = float(COARSE[-1])
+    results: dict[str, xr.Dataset] = {}
+    panels: list[Panel] = []
+    for name, run in runs.items():
+        results[name] = study.curve(f"fig2-{name}", run, interval=(0.0, to), title=f"{name}, deterministic objective")
+        results[f"{name} coarse"] = study.curve(f"fig2-{name}-coarse", run, at=COARSE, title=f"{name}, 20 values of α")
+        word = {"sigmoid": "sigmoid", "relu": "ReLU"}[name]
+        panels.append(_with_points(_panel(results[name], word), results[f"{name} coarse"]))
+    figure = Figure(
+        tuple(panels),
+        "Figure 2: sigmoid and ReLU networks on MNIST",
+        "The deterministic objective from initial (α = 0) to final parameters (α = 1) and beyond. Points are the "
+        f"original experiment's 20 values of α. {' '.join(_training(run) for run in runs.values())}",
+    )
+    return Outcome("fig2", figure, results, tuple(runs.values()))
+
+
+WINDOWS: Final = {"whole": (0.0, 1.0), "start": (0.0, 0.01), "end": (0.99, 1.0)}
+
+
+def fig3(study: Study) -> Outcome:
+    """High resolution: 200 values of α in each of three windows, and the same windows resolved."""
+    run = study.trained("relu-plain-mnist")
+    results: dict[str, xr.Dataset] = {}
+    for name, (low, high) in WINDOWS.items():
+        splits = ("train", "valid") if name == "whole" else ("train",)
+        precise = None if name == "whole" else torch.float64  # what changes in a hundredth of the line is small
+        at = np.linspace(low, high, FINE)
+        title = f"ReLU without dropout, α in [{low:g}, {high:g}]"
+        results[name] = study.curve(f"fig3-{name}", run, at=at, splits=splits, dtype=precise, title=title)
+        results[f"{name} resolved"] = study.curve(
+            f"fig3-{name}-resolved", run, interval=(low, high), splits=splits, dtype=precise, title=f"{title}, resolved"
+        )
+    whole = _panel(results["whole"], "a) 200 values of α on [0, 1]")
+    zoom = _panel(results["whole"], "b) the same, zoomed")
+    above = float(np.quantile(results["whole"]["loss"].sel(split="train"), 0.35))
+    zoom = replace(zoom, x=Axis("α", limits=(0.3, 1.01)), y=replace(zoom.y, limits=(-0.02 * above, above)))
+    panels = (
+        whole,
+        zoom,
+        _panel(results["start"], "c) 200 values on [0, 0.01], training only"),
+        _panel(results["end"], "d) 200 values on [0.99, 1], training only"),
+    )
+    hidden = "; ".join(
+        f"[{low:g}, {high:g}] {_misfit(results[f'{name} resolved'])}" for name, (low, high) in WINDOWS.items()
+    )
+    figure = Figure(
+        panels,
+        "Figure 3: higher resolution, ReLU without dropout on MNIST",
+        "The deterministic objective at 200 values of α in each window. Resolved, the largest error of the "
+        f"interpolant at measured points that it does not go through, as a share of the window's range: {hidden}. "
+        f"{_training(run)}",
+    )
+    return Outcome("fig3", figure, results, (run,))
+
+
+def fig4(study: Study) -> Outcome:
+    """Two solutions, and from a random point to a solution."""
+    one, other = study.trained("maxout-mnist"), study.trained("maxout-mnist", seed=1)
+    cross = study.curve(
+        "fig4-solutions",
+        one,
+        interval=CROSS,
+        ends=(one.solution, other.solution),
+        about=(other.recipe.hash,),
+        title="maxout, two solutions",
+    )
+    grid = study.curve(
+        "fig4-solutions-coarse",
+        one,
+        at=np.linspace(*CROSS, 41),
+        ends=(one.solution, other.solution),
+        about=(other.recipe.hash,),
+        title="maxout, two solutions, 41 values of α",
+    )
+    point = random_point(one.recipe)
+    random = study.curve(
+        "fig4-random",
+        one,
+        interval=(0.0, 1.0),
+        ends=(point, one.solution),
+        about=RANDOM_POINT,
+        title="random → solution",
+    )
+    random_grid = study.curve(
+        "fig4-random-coarse", one, at=COARSE, ends=(point, one.solution), about=RANDOM_POINT, title="random → solution"
+    )
+    panels = (
+        _with_points(_panel(cross, "two solutions"), grid),
+        _with_points(_panel(random, "random point to solution", scale="log"), random_grid, within=(0.0, 1.0)),
+    )
+    figure = Figure(
+        panels,
+        "Figure 4: looking for local minima, maxout on MNIST",
+        "The deterministic objective between the solutions of two seeds, and from a point drawn from N(0, 1) in every "
+        f"coordinate (α = 0) to a solution (α = 1). {_training(one)}",
+    )
+    results = {"solutions": cross, "solutions coarse": grid, "random": random, "random coarse": random_grid}
+    return Outcome("fig4", figure, results, (one, other))
+
+
+def fig5(study: Study) -> Outcome:
+    """How far training strays from the line, beside a random walk."""
+    run = study.trained("maxout-mnist")
+
+    def measure() -> xr.Dataset:
+        return ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))
+
+    path = study.kept("fig5-path", (run.recipe.hash,), measure)
+    figure = Figure(
+        (straying(path),),
+        "Figure 5: how far training strays from the line, maxout on MNIST",
+        "Each mark is an epoch of SGD: its projection on the line from initial to final parameters, and its distance "
+        "from that line. The grey curve is where a random walk in as many dimensions would be. "
+        f"{ravine.straightness(path)} {_training(run)}",
+    )
+    return Outcome("fig5", figure, {"path": path}, (run,))
+
+
+#: Name → the function that makes it.
+FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
+    "fig1": fig1,
+    "fig2": fig2,
+    "fig3": fig3,
+    "fig4": fig4,
+    "fig5": fig5,
+}
+
+
+def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
+    """A point of parameter space with every coordinate from N(0, 1), in the order of the network's parameters."""
+    stream = np.random.RandomState(RANDOM_POINT)  # noqa: NPY002  the original's generator
+    shapes = {name: tensor.shape for name, tensor in recipe.network.build(0).named_parameters()}
+    return {name: torch.from_numpy(stream.normal(size=tuple(shape))).float() for name, shape in shapes.items()}
+
+
+def learning_curve(run: training.Run) -> Panel:
+    """Objective against epoch, on training and validation examples, phase 1."""
+    history = run.history
+    first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
+    epochs = first["epoch"].values.astype(float)
+    best = float(epochs[first["step"].values == run.best_step][0])
+    layers = (
+        Rule(best, "solution"),
+        *(
+            Curve(epochs, first["objective"].sel(split=split).values, split, style=style)
+            for style, split in enumerate(("train", "valid"))
+        ),
+    )
+    return Panel(Axis("epoch"), Axis("objective as trained (nats)"), layers, "learning curve")
+
+
+def straying(path: xr.Dataset) -> Panel:
+    """Distance from the line against distance along it, one mark an epoch, with the random walk's semicircle."""
+    length = float(path["distance"].values[np.argmin(np.abs(path["alpha"].values - 1))])
+    s = np.linspace(0, 1, 201)
+    walk = length * np.sqrt(s * (1 - s))
+    layers = (
+        Band(length * s, 0 * walk, walk, style=7),
+        Curve(length * s, walk, "random walk", style=7),
+        Curve(path["distance"].values, path["residual"].values, "training", style=0),
+        Markers(
+            path["distance"].values,
+            path["residual"].values,
+            style=0,
+            hover=tuple(f"step {int(step)}" for step in path["step"].values),
+        ),
+    )
+    return Panel(Axis("distance along the line"), Axis("distance from the line"), layers)
+
+
+def _panel(curve: xr.Dataset, title: str, scale: Literal["linear", "log"] = "linear") -> Panel:
+    """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
+    drawn = ravine.plot.line(curve, "loss", scale=scale).panels[0]
+    layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
+    return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label="J (nats)"))
+
+
+def _with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:
+    """The panel with a dot at every measured point of another curve, of the same splits."""
+    alpha = curve["alpha"].values
+    shown = np.ones(len(alpha), bool) if within is None else (alpha >= within[0]) & (alpha <= within[1])
+    dots = tuple(
+        Markers(alpha[shown], curve["loss"].sel(split=split).values[shown], style=style)
+        for style, split in enumerate(curve["split"].values)
+    )
+    return replace(panel, layers=(*panel.layers, *dots))
+
+
+def _training(run: training.Run) -> str:
+    """Which training it was, in words."""
+    recipe, history = run.recipe, run.history
+    phase = history["phase"].values
+    epochs = int(history["epoch"].values[phase == 1].max())
+    best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
+    return (
+        f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, the best of {epochs} "
+        f"epochs is epoch {best}; errors on the test part: {' and after phase 2 '.join(map(str, run.test_errors))}."
+    )
+
+
+def _misfit(curve: xr.Dataset) -> str:
+    """The largest error at the checks, over the range, of the training loss."""
+    values = curve["loss"].sel(split="train").values
+    worst = float(np.nanmax(curve["loss_misfit"].sel(split="train").values)) / float(np.ptp(values))
+    return f"{worst:.0e} ({curve.sizes['alpha']} points{'' if curve.attrs['resolved'] else ', not resolved'})"

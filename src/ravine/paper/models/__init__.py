@@ -1,0 +1,10 @@
+"""The paper's networks, one per file."""
+
+from __future__ import annotations
+
+from ravine.paper.models.layers import Dropout, Layer, Maxout, Network
+from ravine.paper.models.maxout import MAXOUT
+from ravine.paper.models.relu import RELU, RELU_PLAIN
+from ravine.paper.models.sigmoid import SIGMOID
+
+__all__ = ["MAXOUT", "RELU", "RELU_PLAIN", "SIGMOID", "Dropout", "Layer", "Maxout", "Network"]

@@ -1,0 +1,81 @@
+"""``ravine paper`` and ``ravine data``: what a user types, and one sentence where it cannot be done."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ravine import cli
+from ravine.paper import data, recipes
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAVINE_DATA", raising=False)
+
+
+def ravine(*words):
+    try:
+        sys.argv = ["ravine", *words]
+        cli.main()
+    except SystemExit as done:
+        return done.code
+    return 0
+
+
+def test_recipes_are_listed(capsys):
+    assert ravine("paper", "list") == 0
+    assert "maxout-mnist       maxout 784–240×5–240×5–10, on mnist" in capsys.readouterr().out
+
+
+def test_training_is_done_once(capsys, monkeypatch):
+    full = recipes.recipe
+    short = lambda *a: replace(full(*a), phases=tuple(replace(p, epochs=1) for p in full(*a).phases))  # noqa: E731
+    monkeypatch.setattr(recipes, "recipe", short)
+    command = ("paper", "train", "maxout-mnist", "--profile", "quick", "--seed", "3", "--out", "o")
+    assert ravine(*command) == 0
+    said = capsys.readouterr()
+    assert "phase 1 epoch 1: objective" in said.err
+    assert "errors on the test part" in said.out
+    assert "after phase 2" in said.out
+    assert ravine(*command) == 0
+    again = capsys.readouterr()
+    assert again.out == said.out
+    assert again.err == ""
+
+
+def test_data_is_listed(capsys):
+    assert ravine("data", "list") == 0
+    said = capsys.readouterr().out
+    assert "not here" in said
+    assert "digits" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("paper", "train", "vgg"), "there is no recipe 'vgg'"),
+        (("paper", "train", "relu-mnist", "--profile", "fast"), "there is no profile 'fast'"),
+        (("paper", "train", "relu-mnist", "--data", "."), "lacks mnist/train-images-idx3-ubyte.gz"),
+        (("data", "fetch", "cifar"), "there is no data set 'cifar'"),
+        (("data", "fetch", "mnist"), "could not be fetched: no mirror"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], mirrors=()))
+    assert ravine(*words) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("ravine: ")
+    assert said.removesuffix(": no mirror") in message
+    assert "Traceback" not in message
+    assert not list(tmp_path.glob("ravine-paper*"))  # nothing was begun
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, ravine.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
