@@ -77,7 +77,7 @@ def demo(out: Annotated[Path, _OUT] = Path("ravine-demo")) -> None:
 
     _require_writable(out)
     made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True))
-    for curve in (made.descent, made.crossing):
+    for curve in (made.descent, made.crossing, made.path):
         _print_verdict(curve)
     typer.echo(f"\nThe report: {made.report}")
 

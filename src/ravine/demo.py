@@ -1,4 +1,4 @@
-"""The demo: two small networks trained on real scans of digits, and the lines between what they were and became."""
+"""The demo: two small networks trained on real scans of digits, the lines between their ends, and their straying."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ class Demo:
     Attributes:
         descent: the line from an initialisation to its solution.
         crossing: the line between the solutions of two seeds, out to α = −0.5 and 1.5.
+        path: the first network's training, epoch by epoch, seen from its line.
         report: the page.
     """
 
     descent: xr.Dataset
     crossing: xr.Dataset
+    path: xr.Dataset
     report: Path
 
 
@@ -68,12 +70,13 @@ def objective() -> ravine.Objective:
     return ravine.Objective(network(), ravine.supervised(F.cross_entropy), dict(digits()), seed=0)
 
 
-def train(seed: int, data: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Train one network by SGD with momentum.
+def train(seed: int, data: tuple[Tensor, Tensor], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Train one network by SGD with momentum, and record it after every epoch.
 
     Args:
         seed: of the initialisation and of the order of the examples.
         data: inputs and targets.
+        folder: where to record.
 
     Returns:
         Its parameters before and after.
@@ -84,11 +87,15 @@ def train(seed: int, data: tuple[Tensor, Tensor]) -> tuple[dict[str, Tensor], di
         start = copy.deepcopy(model.state_dict())
         optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         inputs, targets = data
-        for _ in range(_EPOCHS):
+        recorder = ravine.TrajectoryRecorder(folder)
+        recorder.rewind(0)  # the demo may have been here before
+        recorder.record(0, model)
+        for epoch in range(1, _EPOCHS + 1):
             for batch in torch.randperm(len(targets)).split(50):
                 optimiser.zero_grad()
                 F.cross_entropy(model(inputs[batch]), targets[batch]).backward()
                 optimiser.step()
+            recorder.record(epoch, model)
         return start, copy.deepcopy(model.state_dict())
 
 
@@ -107,7 +114,7 @@ def run(out: Path, say: Callable[[str], Any]) -> Demo:
     solutions = []
     for seed, name in enumerate("ab"):
         say(f"training network {name} on 1,437 scans of digits, {_EPOCHS} epochs")
-        start, end = train(seed, data["train"])
+        start, end = train(seed, data["train"], out / f"run-{name}")
         save_file(start, out / f"init-{name}.safetensors")
         save_file(end, out / f"solution-{name}.safetensors")
         solutions.append(end)
@@ -129,10 +136,16 @@ def run(out: Path, say: Callable[[str], Any]) -> Demo:
         title="Between the solutions of two seeds",
         command=again.format("solution-a.safetensors", "solution-b.safetensors", "-0.5:1.5"),
     )
-    for name, curve in (("descent", descent), ("crossing", crossing)):
-        ravine.save_result(curve, out / f"{name}.nc")
-        figure = ravine.plot.line(curve)
+    say("projecting the training of network a on its line")
+    path = ravine.project(out / "run-a").assign_attrs(title="How far training strayed from its line")
+    figures = {
+        "descent": ravine.plot.line(descent),
+        "crossing": ravine.plot.line(crossing),
+        "path": ravine.plot.path(path),
+    }
+    for (name, figure), result in zip(figures.items(), (descent, crossing, path), strict=True):
+        ravine.save_result(result, out / f"{name}.nc")
         figure.save(out / f"{name}.png")
         figure.save(out / f"{name}.pdf")
-    report = ravine.write_report(out, descent, crossing, title="ravine demo: digits")
-    return Demo(descent, crossing, report)
+    report = ravine.write_report(out, descent, crossing, path, title="ravine demo: digits")
+    return Demo(descent, crossing, path, report)

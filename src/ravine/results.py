@@ -51,6 +51,10 @@ CORNERS: Final[dict[str, dict[str, str]]] = {
         "end_hash": "SHA-256 of the end's tensors",
         "length": "Euclidean distance from start to end, over the parameters",
     },
+    "path": {
+        "run": "the folder of the run's snapshots",
+        "run_hash": "SHA-256 of its snapshots",
+    },
     "plane": {
         "origin": "where the origin came from, at α = β = 0",
         "a": "where the corner a came from, at α = 1, β = 0",
@@ -109,9 +113,16 @@ def quantities(result: xr.Dataset) -> list[str]:
     return sorted(names, key=lambda name: name != "loss")
 
 
-def is_path(result: xr.Dataset) -> bool:
-    """Whether a result is a run projected onto a slice, as ``project`` gives it, and not a measured curve."""
-    return "residual" in result.data_vars and "step" in result.dims
+def kind_of(result: xr.Dataset) -> str:
+    """What a result is of: "line", "plane", or "path", a run projected onto a slice as ``project`` gives it.
+
+    Example:
+        >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
+        'path'
+    """
+    if "residual" in result.data_vars and "step" in result.dims:
+        return "path"
+    return "plane" if is_plane(result) else "line"
 
 
 def validate(result: xr.Dataset) -> xr.Dataset:
@@ -122,7 +133,7 @@ def validate(result: xr.Dataset) -> xr.Dataset:
     """
     version = result.attrs.get("schema_version")
     measured = "loss" in result.data_vars and "split" in result.dims
-    if version is None or not (measured or is_path(result)):
+    if version is None or not (measured or kind_of(result) == "path"):
         msg = (
             "this Dataset is not a ravine result: expected the attribute 'schema_version', and the variable 'loss' "
             "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
@@ -183,7 +194,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         for part in ("stderr", "replicates", "noise_floor")
         if f"{name}_{part}" not in result.data_vars
     ]
-    if lacking or ("n_examples" not in result.data_vars and not is_path(result)):
+    if lacking or ("n_examples" not in result.data_vars and kind_of(result) != "path"):
         msg = f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it edited?"
         raise InputError(msg)
     return result

@@ -1,4 +1,4 @@
-"""The verdict on any result: which sentences a line or a plane deserves."""
+"""The verdict on any result: which sentences a line, a plane or a path deserves."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.metrics.relief import plane_verdict
+from ravine.metrics.straying import path_verdict
 from ravine.metrics.wording import Verdict, line_verdict
-from ravine.results import is_plane, validate
+from ravine.results import kind_of, validate
 
 
 def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """What a result says, in words, with the numbers and what they hold at.
 
     Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where is it lowest and
-    how high is it at its corners?
+    how high is it at its corners? Of a projected run: did it go straighter than a random walk?
 
     Args:
-        result: a line or a plane, as ``evaluate`` or ``resolve`` returns it.
+        result: a line or a plane, as ``evaluate`` or ``resolve`` returns it, or what ``project`` returns.
         tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
-            al. 2021 use 1e-3). Nothing below the noise floor ever is. A plane has no use for it.
+            al. 2021 use 1e-3). Nothing below the noise floor ever is. Only lines have a use for it.
 
     Returns:
         The verdict; ``print`` it.
 
     Raises:
-        InputError: the result is neither, or the tolerance makes no sense.
+        InputError: the result is none of them, or the tolerance makes no sense.
 
     Example:
         >>> import ravine, torch
@@ -40,4 +41,7 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     if not 0 < tolerance < 1:
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
         raise InputError(msg)
-    return plane_verdict(result) if is_plane(validate(result)) else line_verdict(result, tolerance)
+    kind = kind_of(validate(result))
+    if kind == "line":
+        return line_verdict(result, tolerance)
+    return plane_verdict(result) if kind == "plane" else path_verdict(result)

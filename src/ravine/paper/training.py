@@ -44,6 +44,11 @@ class Run:
     folder: Path
 
     @property
+    def done(self) -> bool:
+        """Whether it was trained to its end."""
+        return (self.folder / "history.nc").exists()
+
+    @property
     def trajectory(self) -> ravine.Trajectory:
         """The parameters before training and after every epoch of phase 1."""
         return ravine.Trajectory.open(self.folder / "trajectory")
@@ -345,7 +350,7 @@ def train(
     if note.exists() and note.read_text(encoding="utf-8").strip() != canonical(recipe):
         msg = f"{str(run.folder)!r} holds the training of another recipe than its name says; choose another --out"
         raise ravine.InputError(msg)
-    if not (run.folder / "history.nc").exists():
+    if not run.done:
         parts = load(recipe.data, data)
         with _whole(note) as partial:
             partial.write_text(canonical(recipe) + "\n", encoding="utf-8")

@@ -1,11 +1,12 @@
 """Drawings of results: a figure is data first, then rendered.
 
-``line``, ``lines`` and ``surface`` turn results into a ``Figure``; ``Figure.save`` writes it for a paper (PDF, SVG,
-PNG) or for a browser (HTML). matplotlib and Plotly are imported only when something is rendered.
+``line``, ``lines``, ``surface`` and ``path`` turn results into a ``Figure``; ``Figure.save`` writes it for a paper
+(PDF, SVG, PNG) or for a browser (HTML). matplotlib and Plotly are imported only when something is rendered.
 """
 
 from ravine.plot.curves import line, lines
 from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.paths import path
 from ravine.plot.surfaces import surface
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Rule",
     "line",
     "lines",
+    "path",
     "surface",
 ]

@@ -74,6 +74,10 @@ class Axis:
         shown = (places >= low - 1e-9) & (places <= high + 1e-9)
         return places[shown], tuple(f"{value:g}" for value in values[shown])
 
+    def shows(self, value: float) -> bool:
+        """Whether a value lies within the limits."""
+        return self.limits is None or self.limits[0] <= value <= self.limits[1]
+
     def drawable(self, values: np.ndarray) -> np.ndarray:
         """The values with those that a log axis has no place for moved just below its lower end.
 
@@ -97,7 +101,8 @@ class Curve:
         y: heights, shape (points,).
         label: its name in the legend; "" leaves it out.
         stderr: standard error of ``y``, shape (points,), told on hovering; None if there is none.
-        style: number of the colour and dash, the same for all the layers that belong together.
+        style: number of the colour and dash, the same for all the layers that belong together; ``palette.REFERENCE``
+            is grey, for what is drawn only to compare with.
         z: heights over a field, shape (points,), where a panel is seen from the side; None elsewhere.
         hover: what hovering tells, one text a point; () tells the coordinates.
     """

@@ -95,7 +95,8 @@ def _draw_layer(sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: 
     if isinstance(layer, Field):
         return  # of a panel with a scale for it, which is drawn elsewhere
     if isinstance(layer, Rule):
-        _draw_rule(sheet, layer, row, column)
+        if (panel.x if layer.on == "x" else panel.y).shows(layer.at):
+            _draw_rule(sheet, layer, row, column)
         return
     match layer:
         case Curve():

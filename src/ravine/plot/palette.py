@@ -33,12 +33,15 @@ ALARM: Final = "#E0322B"
 #: Furniture: legible on white and on black.
 GREY: Final = "#808080"
 
+#: The style of what is drawn only to compare with: solid and grey.
+REFERENCE: Final = -1
+
 
 def colour(style: int) -> str:
     """The colour of a style, as ``#rrggbb``."""
-    return COLOURS[style % len(COLOURS)]
+    return GREY if style == REFERENCE else COLOURS[style % len(COLOURS)]
 
 
 def dash(style: int) -> tuple[float, ...]:
     """The dash of a style, as lengths of ink and gap."""
-    return DASHES[style % len(DASHES)]
+    return () if style == REFERENCE else DASHES[style % len(DASHES)]

@@ -136,7 +136,8 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
         case Markers():
             return _draw_markers(axes, layer, order)
         case Rule():
-            _draw_rule(axes, layer)
+            if (panel.x if layer.on == "x" else panel.y).shows(layer.at):  # its word would stand beside the panel
+                _draw_rule(axes, layer)
             return None
         case Field():
             return None  # of a panel with a scale for it, which is drawn elsewhere

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import xarray as xr
@@ -26,7 +27,7 @@ def write_report(
 
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced.
-        results: measured lines and planes, in the order in which they are to stand.
+        results: measured lines and planes and projected runs, in the order in which they are to stand.
         title: the page's heading; None takes the only result's title, or counts the results.
         tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise is no bump.
 
@@ -34,7 +35,7 @@ def write_report(
         The path of the page.
 
     Raises:
-        InputError: no result, one that is neither a line nor a plane, or a folder that cannot be written.
+        InputError: no result, one that is none of these, or a folder that cannot be written.
     """
     if not results:
         msg = "there is nothing to report: expected at least one result"
@@ -58,6 +59,5 @@ def write_report(
 
 
 def _count(sections: list[Section]) -> str:
-    planes = sum(section.anchor.startswith("plane") for section in sections)
-    counts = {"line": len(sections) - planes, "plane": planes}
+    counts = Counter(section.anchor.partition("-")[0] for section in sections)
     return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)

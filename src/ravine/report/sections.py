@@ -18,12 +18,14 @@ from ravine import metrics, plot
 from ravine.metrics.profile import with_error
 from ravine.plot import page
 from ravine.plot.curves import title
-from ravine.results import CORNERS, PROVENANCE, dims_of, is_plane, quantities, validate
+from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities, validate
 
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
 SHOWN_POINTS: Final = 6
 
-_MEANINGS: Final = {**CORNERS["line"], **CORNERS["plane"], **PROVENANCE}
+_MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
+
+_DRAWN: Final = {"line": plot.line, "plane": plot.surface, "path": plot.path}
 
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
@@ -89,10 +91,10 @@ class Section:
     @classmethod
     def of(cls, result: xr.Dataset, number: int, tolerance: float) -> Section:
         """The section for the result that stands at this place on the page."""
-        kind = "plane" if is_plane(validate(result)) else "line"
-        figure = plot.surface(result) if kind == "plane" else plot.line(result)  # first: it refuses what is neither
+        kind = kind_of(validate(result))
+        figure = _DRAWN[kind](result)  # first: it refuses what is none of them
         verdict = metrics.verdict(result, tolerance)
-        splits = tuple(str(name) for name in result["split"].values)
+        splits = tuple(str(name) for name in result["walk" if kind == "path" else "split"].values)
         return cls(
             anchor=f"{kind}-{number}",
             title=title(result) or f"{kind} {number}",
@@ -101,7 +103,7 @@ class Section:
             caption=figure.caption,
             splits=splits,
             measures=_measures(verdict.rows, splits),
-            points=_points(result),
+            points=_points(result) if kind != "path" else _steps(result),
             facts=_facts(result),
             command=str(result.attrs.get("command", "")),
         )
@@ -150,7 +152,20 @@ def _points(result: xr.Dataset) -> Points:
         for quantity in quantities(result)
         for split in ordered["split"].values
     }
-    count = coordinates["alpha"].size
+    return _table(coordinates, values)
+
+
+def _steps(path: xr.Dataset) -> Points:
+    """A projected run's snapshots."""
+    return _table(
+        {"step": path["step"].values} | {str(n): path[n].values for n in path.data_vars if path[n].dims == ("step",)},
+        {},
+    )
+
+
+def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]) -> Points:
+    """Columns of numbers, and of values with their standard errors by (quantity, split)."""
+    count = len(next(iter(coordinates.values())))
     whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
@@ -159,7 +174,7 @@ def _points(result: xr.Dataset) -> Points:
 
     return Points(
         columns=(
-            *({"alpha": "α", "beta": "β"}.get(name, name) for name in coordinates),
+            *({"alpha": "α", "beta": "β"}.get(name, name.replace("_", " ")) for name in coordinates),
             *(f"{split} {quantity}" for quantity, split in values),
         ),
         first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),

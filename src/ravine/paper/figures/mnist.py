@@ -1,26 +1,18 @@
-"""The paper's figures: for each one a function from a study to what was measured, and how it is drawn.
-
-A study knows the profile, and where trainings and measurements are kept; what is there already is not done again.
-A new figure is one more function here, and its name in ``FIGURES``.
-"""
+"""Figures 1 to 5: fully connected networks on MNIST."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Final, Literal
 
 import numpy as np
 import torch
 import xarray as xr
-from torch.nn import functional as F  # noqa: N812
 
 import ravine
-from ravine.paper import data, recipes, training
-from ravine.plot import Axis, Band, Curve, Figure, Markers, Panel, Rule
+from ravine.paper import recipes, training
+from ravine.paper.figures.study import Outcome, Study
+from ravine.plot import Axis, Curve, Figure, Markers, Panel, Rule
 
 #: α = i/9 for i = 0 … 19, of the original experiment: on beyond the solution at 1.
 #: Source: github.com/goodfeli/galatea @ 002a9f2, warm_start/lin_interp.py.
@@ -34,144 +26,6 @@ CROSS: Final = (-0.5, 1.5)
 
 #: Seed of the random point, N(0, 1) in every coordinate. Source: warm_start, numpy's RandomState.
 RANDOM_POINT: Final = (1, 2, 3)
-
-
-@dataclass(frozen=True)
-class Study:
-    """A profile of the experiments, and where its outcomes are.
-
-    Attributes:
-        profile: "quick", "desk" or "full".
-        out: folder that trainings and measurements are kept in.
-        folder: of the data's files, if not found by itself.
-        say: told a line where something takes long.
-    """
-
-    profile: recipes.Profile
-    out: Path
-    folder: str | os.PathLike[str] | None = None
-    say: Callable[[str], Any] = field(default=lambda line: None)
-
-    def trained(self, name: str, seed: int = 0) -> training.Run:
-        """The training by a recipe: found, or done now."""
-        return training.train(recipes.recipe(name, self.profile, seed), self.out, self.folder, self.say)
-
-    def objective(
-        self,
-        run: training.Run,
-        splits: Sequence[str] = ("train", "valid"),
-        *,
-        dropout: Literal["off", "fixed", "resample"] = "off",
-        dtype: torch.dtype | None = None,
-    ) -> ravine.Objective:
-        """J of a training's network on its own examples.
-
-        Args:
-            run: the training.
-            splits: of "train" and "valid".
-            dropout: "off" is the deterministic objective; with masks it is what training minimised.
-            dtype: precision of the forward pass.
-
-        Returns:
-            The objective.
-        """
-        recipe = run.recipe
-        inputs, labels = data.load(recipe.data, self.folder)["train"]
-        both = recipe.train + recipe.valid
-        parts = {
-            "train": (inputs[: recipe.train], labels[: recipe.train]),
-            "valid": (inputs[recipe.train : both], labels[recipe.train : both]),
-        }
-        return ravine.Objective(
-            recipe.network.build(recipe.seed),
-            ravine.supervised(F.cross_entropy),
-            {split: parts[split] for split in splits},
-            dropout=dropout,
-            seed=recipe.seed,
-            dtype=dtype,
-        )
-
-    def kept(self, name: str, what: Sequence[Any], measure: Callable[[], xr.Dataset]) -> xr.Dataset:
-        """A measurement that was kept, or is made now and kept.
-
-        Args:
-            name: of the measurement.
-            what: everything that its outcome depends on, as values with a stable repr.
-            measure: makes it.
-
-        Returns:
-            The result.
-        """
-        digest = hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:12]
-        path = self.out / "measurements" / f"{name}-{self.profile}-{digest}.nc"
-        if path.exists():
-            return ravine.open_result(path)
-        self.say(f"measuring {name}")
-        found = measure()
-        ravine.save_result(found, path)
-        return found
-
-    def curve(
-        self,
-        name: str,
-        run: training.Run,
-        *,
-        at: np.ndarray | None = None,
-        interval: tuple[float, float] | None = None,
-        ends: tuple[Any, Any] | None = None,
-        title: str = "",
-        splits: Sequence[str] = ("train", "valid"),
-        dropout: Literal["off", "fixed", "resample"] = "off",
-        dtype: torch.dtype | None = None,
-        tolerance: float = 1e-3,
-        about: Sequence[Any] = (),
-    ) -> xr.Dataset:
-        """J along a line, from a training's start to its solution if no other ends are given.
-
-        Args:
-            name: of the measurement.
-            run: the training.
-            at: where to measure; or
-            interval: what to resolve.
-            ends: other ends than the training's own.
-            title: of the result.
-            splits: as in ``objective``.
-            dropout: as in ``objective``.
-            dtype: as in ``objective``.
-            tolerance: of resolving.
-            about: what else tells the ends apart from others.
-
-        Returns:
-            The result.
-        """
-        grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
-        what = (run.recipe.hash, grid, interval, tuple(splits), dropout, str(dtype), tolerance, *about)
-
-        def measure() -> xr.Dataset:
-            J = self.objective(run, splits, dropout=dropout, dtype=dtype)
-            line = ravine.Line(*(ends or (run.start, run.solution)))
-            if interval is None:
-                return ravine.evaluate(J, along=line, at=at, title=title)
-            return ravine.resolve(J, along=line, interval=interval, tolerance=tolerance, title=title)
-
-        return self.kept(name, what, measure)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A figure of the paper, made again.
-
-    Attributes:
-        name: "fig1" …
-        figure: how it is drawn.
-        results: what was measured, by name.
-        runs: the trainings behind it.
-    """
-
-    name: str
-    figure: Figure
-    results: dict[str, xr.Dataset]
-    runs: tuple[training.Run, ...]
 
 
 def fig1(study: Study) -> Outcome:
@@ -234,15 +88,23 @@ def fig3(study: Study) -> Outcome:
         results[f"{name} resolved"] = study.curve(
             f"fig3-{name}-resolved", run, interval=(low, high), splits=splits, dtype=precise, title=f"{title}, resolved"
         )
+    masked = study.trained("relu-mnist")
+    results["masks"] = study.curve(
+        "fig3-masks",
+        masked,
+        at=np.linspace(0, 1, FINE),
+        splits=("train",),
+        dropout="resample",
+        title="ReLU with dropout, fresh masks at each α",
+    )
     whole = _panel(results["whole"], "a) 200 values of α on [0, 1]")
-    zoom = _panel(results["whole"], "b) the same, zoomed")
-    above = float(np.quantile(results["whole"]["loss"].sel(split="train"), 0.35))
-    zoom = replace(zoom, x=Axis("α", limits=(0.3, 1.01)), y=replace(zoom.y, limits=(-0.02 * above, above)))
     panels = (
         whole,
-        zoom,
+        _zoomed(_panel(results["whole"], "b) the same, zoomed"), results["whole"]),
         _panel(results["start"], "c) 200 values on [0, 0.01], training only"),
         _panel(results["end"], "d) 200 values on [0.99, 1], training only"),
+        _panel(results["masks"], "with dropout, fresh masks at each α (not in the paper)"),
+        _zoomed(_panel(results["masks"], "the same, zoomed"), results["masks"]),
     )
     hidden = "; ".join(
         f"[{low:g}, {high:g}] {_misfit(results[f'{name} resolved'])}" for name, (low, high) in WINDOWS.items()
@@ -252,9 +114,9 @@ def fig3(study: Study) -> Outcome:
         "Figure 3: higher resolution, ReLU without dropout on MNIST",
         "The deterministic objective at 200 values of α in each window. Resolved, the largest error of the "
         f"interpolant at measured points that it does not go through, as a share of the window's range: {hidden}. "
-        f"{_training(run)}",
+        f"{_training(run)} The last two panels show why the paper went without dropout here. {_training(masked)}",
     )
-    return Outcome("fig3", figure, results, (run,))
+    return Outcome("fig3", figure, results, (run, masked))
 
 
 def fig4(study: Study) -> Outcome:
@@ -310,24 +172,13 @@ def fig5(study: Study) -> Outcome:
         return ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))
 
     path = study.kept("fig5-path", (run.recipe.hash,), measure)
+    drawn = ravine.plot.path(path)
     figure = Figure(
-        (straying(path),),
+        drawn.panels,
         "Figure 5: how far training strays from the line, maxout on MNIST",
-        "Each mark is an epoch of SGD: its projection on the line from initial to final parameters, and its distance "
-        "from that line. The grey curve is where a random walk in as many dimensions would be. "
-        f"{ravine.straightness(path)} {_training(run)}",
+        f"{drawn.caption} {_training(run)}",
     )
     return Outcome("fig5", figure, {"path": path}, (run,))
-
-
-#: Name → the function that makes it.
-FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
-    "fig1": fig1,
-    "fig2": fig2,
-    "fig3": fig3,
-    "fig4": fig4,
-    "fig5": fig5,
-}
 
 
 def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
@@ -353,30 +204,17 @@ def learning_curve(run: training.Run) -> Panel:
     return Panel(Axis("epoch"), Axis("objective as trained (nats)"), layers, "learning curve")
 
 
-def straying(path: xr.Dataset) -> Panel:
-    """Distance from the line against distance along it, one mark an epoch, with the random walk's semicircle."""
-    length = float(path["distance"].values[np.argmin(np.abs(path["alpha"].values - 1))])
-    s = np.linspace(0, 1, 201)
-    walk = length * np.sqrt(s * (1 - s))
-    layers = (
-        Band(length * s, 0 * walk, walk, style=7),
-        Curve(length * s, walk, "random walk", style=7),
-        Curve(path["distance"].values, path["residual"].values, "training", style=0),
-        Markers(
-            path["distance"].values,
-            path["residual"].values,
-            style=0,
-            hover=tuple(f"step {int(step)}" for step in path["step"].values),
-        ),
-    )
-    return Panel(Axis("distance along the line"), Axis("distance from the line"), layers)
-
-
 def _panel(curve: xr.Dataset, title: str, scale: Literal["linear", "log"] = "linear") -> Panel:
     """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
     drawn = ravine.plot.line(curve, "loss", scale=scale).panels[0]
     layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
     return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label="J (nats)"))
+
+
+def _zoomed(panel: Panel, curve: xr.Dataset) -> Panel:
+    """The lower right part of a curve's panel."""
+    above = float(np.quantile(curve["loss"].sel(split="train"), 0.35))
+    return replace(panel, x=Axis("α", limits=(0.3, 1.01)), y=replace(panel.y, limits=(-0.02 * above, above)))
 
 
 def _with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:

@@ -1,0 +1,53 @@
+"""What a projected run says: how straight it went, beside a random walk."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from ravine.metrics.profile import minus
+from ravine.metrics.wording import Row, Verdict
+from ravine.walks import straightness
+
+_DEFINITIONS = {
+    "captured": "L / (L + the largest residual), L the length from start to end",
+    "captured_squares": "Σ distance² / Σ displacement², over the snapshots",
+    "max_residual": "the largest distance from the slice, over L",
+    "directness": "L over the length of the path from snapshot to snapshot, up to the line's end",
+}
+
+
+def path_verdict(path: xr.Dataset) -> Verdict:
+    """``verdict`` of a projected run."""
+    steps, residual = path["step"].values, path["residual"].values
+    sentences = [_farthest(path), _last(path)]
+    sentences.append(
+        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; what the run did between them is "
+        "not in these numbers, so it walked at least as far as they say."
+    )
+    rows = tuple(
+        Row(str(walk), "path", name.replace("_", " "), float(path[name].sel(walk=walk)), np.nan, "", definition)
+        for walk in path["walk"].values
+        for name, definition in _DEFINITIONS.items()
+    )
+    known = sentences if np.isfinite(residual).all() else sentences[-1:]
+    return Verdict(straightness(path), tuple(filter(None, known)), rows, {})
+
+
+def _farthest(path: xr.Dataset) -> str:
+    widest = int(np.argmax(path["residual"].values))
+    return (
+        f"It is farthest from the line at step {int(path['step'].values[widest]):,}, where α = "
+        f"{minus(format(float(path['alpha'].values[widest]), '.3g'))}."
+    )
+
+
+def _last(path: xr.Dataset) -> str:
+    """What came after the line's end, which is the best epoch's parameters where training was stopped early."""
+    length, residual = float(path.attrs["length"]), float(path["residual"].values[-1])
+    if residual < 1e-6 * length or "beta" in path:
+        return ""
+    return (
+        f"The run goes on past the line's end, to α = {minus(format(float(path['alpha'].values[-1]), '.3g'))} and "
+        f"{residual / length:.3g} of the line's length away from it."
+    )

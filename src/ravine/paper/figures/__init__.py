@@ -1,0 +1,23 @@
+"""The paper's figures: for each one a function from a study to what was measured, and how it is drawn.
+
+A new figure is one more function in a module here, and its name in ``FIGURES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
+from ravine.paper.figures.study import NotThere, Outcome, Study
+
+__all__ = ["FIGURES", "NotThere", "Outcome", "Study"]
+
+#: Name → the function that makes it.
+FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
+    "fig1": fig1,
+    "fig2": fig2,
+    "fig3": fig3,
+    "fig4": fig4,
+    "fig5": fig5,
+}

@@ -1,0 +1,73 @@
+"""The figure of a projected run: how far it strayed from its line, beside a random walk."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from ravine import results
+from ravine.errors import InputError
+from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel
+from ravine.plot.palette import REFERENCE
+from ravine.plot.words import padded
+from ravine.walks import random_walk, straightness
+
+
+def path(result: xr.Dataset) -> Figure:
+    """Distance from the slice against distance along it, one mark a snapshot, and where a random walk would be.
+
+    Args:
+        result: what ``project`` returned, or its saved file opened.
+
+    Returns:
+        The figure. The caption says in words whether training went straighter than a random walk.
+
+    Raises:
+        InputError: it is another kind of result.
+
+    Example:
+        >>> import ravine, torch
+        >>> run = [{"w": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 2.0], [8.0, 0.0])]
+        >>> figure = path(ravine.project(run))
+        >>> [layer.label for layer in figure.panels[0].layers if getattr(layer, "label", "")]
+        ['random walk', 'training']
+
+    References:
+        Goodfellow and Vinyals 2014, figure 5.
+    """
+    if results.kind_of(results.validate(result)) != "path":
+        msg = f"expected what project() returns; got a measured {results.kind_of(result)}"
+        raise InputError(msg)
+    along, away, steps = (result[name].values for name in ("distance", "residual", "step"))
+    marks = Markers(along, away, hover=tuple(f"step {int(step):,}" for step in steps))
+    null = _null(result)
+    layers: tuple[Layer, ...] = (*null, Curve(along, away, "training", style=0), marks)
+    heights = [away, *(layer.y for layer in null if isinstance(layer, Curve))]
+    places = [along, *(layer.x for layer in null if isinstance(layer, Curve))]
+    panel = Panel(
+        Axis("distance along the line", limits=padded(np.concatenate(places))),
+        Axis("distance from the line", limits=padded(np.concatenate([[0.0], *heights]))),
+        layers,
+    )
+    reading = (
+        "The shaded part is where it would be straighter than a random walk in as many dimensions." if null else ""
+    )
+    caption = " ".join(
+        filter(None, [f"Each mark is one of {len(steps)} snapshots of training.", reading, straightness(result)])
+    )
+    return Figure((panel,), str(result.attrs.get("title", "")) or "How far training strayed from its line", caption)
+
+
+def _null(result: xr.Dataset) -> tuple[Layer, ...]:
+    """The random walk's semicircle, and its tail where training went on past the line's end."""
+    if "null_residual" not in result:
+        return ()
+    length = float(result.attrs["length"])
+    share = np.sin(np.linspace(0, np.pi / 2, 201)) ** 2  # even steps along the arc
+    last = float(result["null_residual"].values[-1]) / length
+    x, r = random_walk(np.append(share, np.linspace(1, 1 + last**2, 21)[1:]) if last > 0 else share)
+    inside = slice(0, len(share))
+    return (
+        Band(length * x[inside], 0 * x[inside], length * r[inside], REFERENCE),
+        Curve(length * x, length * r, "random walk", style=REFERENCE),
+    )
