@@ -524,8 +524,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "same-shape",
         "§3",
-        "These plots are practically guaranteed to have more or less the same shape for almost any kind of exploration of "
-        "a high dimensional space, including random walks",
+        "These plots are practically guaranteed to have more or less the same shape for almost any kind of exploration "
+        "of a high dimensional space, including random walks",
         "fig5",
         "root mean square between the residuals and a random walk's at the same α, over the line's length",
         _shape_distance,

@@ -1,4 +1,4 @@
-"""What every figure is made from: a study, which finds or makes trainings and measurements, and the figure's outcome."""
+"""What every figure is made from: a study, which finds or makes trainings and measurements, and its outcome."""
 
 from __future__ import annotations
 
