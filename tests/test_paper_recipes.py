@@ -45,6 +45,7 @@ def test_the_hash_sees_every_number():
         recipe("relu-mnist"),
         replace(full, batch_size=101),
         replace(full, phases=(replace(first, momentum=Momentum(0.5, 0.7, 251)), *others)),
+        replace(full, phases=(replace(first, clip=5.0), *others)),
         replace(full, network=replace(full.network, layers=full.network.layers[:2])),
     ]
     assert len({full.hash, *(other.hash for other in changed)}) == 1 + len(changed)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 import ravine
-from ravine.paper import training
 from ravine.paper.models import MAXOUT, RELU, SIGMOID, Dropout, Layer, Maxout, Network
 from ravine.paper.recipes import Momentum, PerEpoch, PerUpdate, Phase, Recipe, recipe
 from ravine.paper.training import Training, train
@@ -39,6 +40,11 @@ def small(epochs: int = 4, second: int | None = None, **changes) -> Recipe:
 
 def linear(cap: float = 1e9, keep: float = 1.0) -> Network:
     return Network(64, "relu", (Layer(10, init=0.1, cap=cap, keep=keep, scale=1 / keep),))
+
+
+def sum_of(job: Training) -> torch.Tensor:
+    """J = the sum of all parameters: every slope is 1."""
+    return torch.stack([tensor.sum() for tensor in job.params.values()]).sum()
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +75,45 @@ class TestSchedules:
 
 
 class TestSteps:
-    def test_constant_gradient_gives_the_closed_form_of_momentum(self, digits, tmp_path, monkeypatch):
+    def test_constant_gradient_gives_the_closed_form_of_momentum(self, digits, tmp_path):
         job = Training(small(network=linear()), digits, tmp_path)
         before = {name: tensor.detach().double().clone() for name, tensor in job.params.items()}
-        # J = the sum of all parameters: every gradient is 1
-        monkeypatch.setattr(training.F, "cross_entropy", lambda *_: sum(t.sum() for t in job.params.values()))
         rate, momentum, steps = 0.01, 0.6, 7
         for _ in range(steps):
-            job.step(*digits["train"], rate, momentum)
+            job.step(sum_of(job), rate, momentum)
         # v_t = −rate (1 − mᵗ)/(1 − m), θ_n − θ_0 = Σ v_t
         moved = -rate * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
         for name, tensor in job.params.items():
             torch.testing.assert_close(tensor.detach().double(), before[name] + moved, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("clip", [2.0, 1e3])
+    def test_a_gradient_longer_than_the_clip_is_shortened_to_it(self, clip, digits, tmp_path):
+        phase = replace(small().phases[0], clip=clip)
+        job = Training(small(network=linear(), phases=(phase,)), digits, tmp_path)
+        before = {name: tensor.detach().double().clone() for name, tensor in job.params.items()}
+        job.step(sum_of(job), 0.5, 0.0)
+        norm = math.sqrt(650)  # of 64 · 10 + 10 ones
+        for name, tensor in job.params.items():
+            expected = before[name] - 0.5 * min(1, clip / norm)
+            torch.testing.assert_close(tensor.detach().double(), expected, atol=1e-6, rtol=0)
+
+    def test_a_parameters_rate_is_scaled_by_its_factor(self, digits, tmp_path):
+        job = Training(small(network=linear()), digits, tmp_path)
+        job.task.rate_scales = {"layer0.bias": 0.05}
+        before = {name: tensor.detach().double().clone() for name, tensor in job.params.items()}
+        for _ in range(3):
+            job.step(sum_of(job), 0.1, 0.0)
+        moved = {name: tensor.detach().double() - before[name] for name, tensor in job.params.items()}
+        for name, expected in (("layer0.weight", -0.3), ("layer0.bias", -0.015)):
+            torch.testing.assert_close(moved[name], torch.full_like(moved[name], expected), atol=1e-6, rtol=0)
+
+    def test_a_kernels_norm_is_over_all_but_its_first_axis(self, digits, tmp_path):
+        task = Training(small(network=linear(cap=2.0)), digits, tmp_path).task
+        kernels = torch.ones(3, 2, 4, 4).to(memory_format=torch.channels_last)  # each of norm √32
+        kernels[1] *= 0.1
+        task.constrain({"layer0.weight": kernels})
+        norms = kernels.flatten(1).norm(dim=1)
+        torch.testing.assert_close(norms, torch.tensor([2.0, 0.1 * math.sqrt(32), 2.0]))
 
     def test_an_epoch_is_torchs_own_sgd_where_nothing_else_is_asked(self, digits, tmp_path):
         """torch's SGD with a constant rate is the same iteration: v' = −rate · buffer."""
@@ -93,7 +126,7 @@ class TestSteps:
         job.epoch()
         for batch in torch.randperm(310, generator=order).split(50):
             sgd.zero_grad()
-            torch.nn.functional.cross_entropy(mirror(inputs[batch]), labels[batch]).backward()
+            F.cross_entropy(mirror(inputs[batch]), labels[batch]).backward()
             sgd.step()
         for ours, theirs in zip(job.model.parameters(), mirror.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs)
@@ -105,7 +138,7 @@ class TestSteps:
         for number in range(40):
             batch = torch.arange(number * 10, number * 10 + 50) % 310
             job.model.train()
-            job.step(digits["train"][0][batch], digits["train"][1][batch], 0.5, 0.5)
+            job.step(F.cross_entropy(job.model(digits["train"][0][batch]), digits["train"][1][batch]), 0.5, 0.5)
             for name, cap in SMALL.caps.items():
                 norms = torch.linalg.vector_norm(job.params[name].detach().double(), dim=1)
                 assert float(norms.max()) <= cap * (1 + 1e-6)
@@ -117,7 +150,7 @@ class TestSteps:
         with torch.no_grad():
             job.params["layer0.weight"][0] *= 100
         before = job.params["layer0.weight"].detach().clone()
-        job.step(*digits["train"], 0.0, 0.0)
+        job.step(sum_of(job), 0.0, 0.0)
         after = job.params["layer0.weight"].detach()
         assert torch.equal(after[1:], before[1:])
         assert float(after[0].norm()) == pytest.approx(2.0)
@@ -136,13 +169,13 @@ class TestNetworks:
         inputs, labels = torch.rand(32, 784), torch.arange(32) % 10
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loss = torch.nn.functional.cross_entropy(model(inputs).detach().double(), labels)
+            loss = F.cross_entropy(model(inputs).detach().double(), labels)
         assert float(loss) == pytest.approx(math.log(10), abs=1e-14)
 
     def test_maxout_starts_near_ln_10(self):
         model = MAXOUT.build(0).eval()
         inputs, labels = torch.rand(32, 784), torch.arange(32) % 10
-        loss = torch.nn.functional.cross_entropy(model(inputs).detach(), labels)
+        loss = F.cross_entropy(model(inputs).detach(), labels)
         assert float(loss) == pytest.approx(math.log(10), abs=1e-4)
 
     def test_initial_parameters_fill_their_interval(self):
@@ -228,6 +261,37 @@ class TestMemory:
         assert run.history.attrs["best_step"] == best * 7
         solution, snapshot = load_file(run.solution), run.trajectory.at(step=best * 7)
         assert all(torch.equal(solution[name], snapshot[name]) for name in solution)
+
+    def test_without_patience_the_last_epoch_is_the_solution(self, tmp_path):
+        phase = Phase(PerUpdate(-0.1, 1.0, -1.0), Momentum(0.0, 0.0, 1), patience=None, epochs=3)  # uphill
+        run = train(small(network=linear(), phases=(phase,)), tmp_path)
+        errors = run.history["error"].sel(split="valid").values
+        assert errors[-1] > errors.min()
+        assert run.trajectory.steps == (0, 7, 14, 21)
+        assert run.best_step == 21
+        solution, last = load_file(run.solution), run.trajectory[-1].tensors
+        assert all(torch.equal(solution[name], last[name]) for name in solution)
+
+    def test_a_first_phase_without_an_end_is_refused(self):
+        with pytest.raises(ravine.InputError, match="phase 1 of small has no end"):
+            small(phases=(Phase(PerUpdate(0.1, 1, 0), Momentum(0.5, 0.5, 1), patience=None),))
+
+    def test_a_state_of_the_time_before_tasks_is_gone_on_with(self, tmp_path):
+        """Such a file also says what is the best epoch, and counts test errors without their name."""
+        job = small(epochs=2, second=2)
+        whole = train(job, tmp_path / "whole")
+        with pytest.raises(Killed):
+            train(job, tmp_path / "cut", say=killer(4))  # in phase 2
+        state = tmp_path / "cut" / job.folder / "state.safetensors"
+        with safe_open(state, "pt") as held:
+            kept = json.loads(held.metadata()["state"])
+        kept["test_errors"] = [test["errors"] for test in kept.pop("tests")]
+        kept |= {"best_epoch": 1, "best_error": 0.5, "best_objective": 1.0}
+        save_file(load_file(state), state, {"state": json.dumps(kept)})
+        resumed = train(job, tmp_path / "cut")
+        assert resumed.test_errors == whole.test_errors
+        assert len(resumed.test_errors) == 2
+        assert resumed.history.drop_vars("seconds").identical(whole.history.drop_vars("seconds"))
 
     def test_patience_counts_from_the_last_strict_improvement(self, tmp_path):
         phase = Phase(PerUpdate(0.0, 1.0, 0.0), Momentum(0.5, 0.5, 1), patience=3)

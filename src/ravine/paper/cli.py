@@ -13,7 +13,9 @@ import typer
 paper = typer.Typer(help="Reproduce Goodfellow and Vinyals 2014.", no_args_is_help=True, rich_markup_mode=None)
 data = typer.Typer(help="The paper's data sets.", no_args_is_help=True, rich_markup_mode=None)
 
-_FOLDER = typer.Option("--data", help="has DIR/mnist/…; by default RAVINE_DATA, then the cache, then the network")
+_FOLDER = typer.Option(
+    "--data", help="has DIR/mnist/… and so on; by default RAVINE_DATA, then the cache, then the network"
+)
 
 
 @paper.command("list")
@@ -23,8 +25,7 @@ def list_recipes() -> None:
 
     for name in NAMES:
         what = recipe(name)
-        widths = "–".join(f"{x.units}×{x.pieces}" if x.pieces > 1 else str(x.units) for x in what.network.layers)
-        typer.echo(f"{name:18} {what.network.activation} {what.network.inputs}–{widths}, on {what.data}")
+        typer.echo(f"{name:18} {what.network.about}, on {what.data}")
 
 
 @paper.command()
@@ -40,8 +41,7 @@ def train(
 
     wanted: Any = profile  # recipe() says so if it is none
     run = training.train(recipes.recipe(name, wanted, seed), out, folder, lambda line: typer.echo(line, err=True))
-    errors = " and after phase 2 ".join(map(str, run.test_errors))
-    typer.echo(f"{run.folder}: errors on the test part {errors}")
+    typer.echo(f"{run.folder}: {run.tested}")
 
 
 @data.command("list")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,8 @@ from torch import Tensor
 import ravine
 from ravine.demo import digits
 
-Splits = dict[str, tuple[Tensor, Tensor]]
+#: Part of a data set → its tensors, one row an example.
+Splits = dict[str, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
         The format: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*.
     """
     if source(name).files:
-        place = locate(name, folder) or fetch(name)
-        return {
-            split: (
-                _images(place / f"{prefix}-images-idx3-ubyte.gz"),
-                _labels(place / f"{prefix}-labels-idx1-ubyte.gz"),
-            )
-            for split, prefix in (("train", "train"), ("test", "t10k"))
-        }
-    scans = digits()
-    return {"train": scans["train"], "test": scans["held-out"]}
+        return _READERS[name](locate(name, folder) or fetch(name))
+    return _EMBEDDED[name]()
 
 
 def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | None:
@@ -182,6 +176,18 @@ def cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ravine"
 
 
+def _mnist(place: Path) -> Splits:
+    return {
+        split: (_images(place / f"{prefix}-images-idx3-ubyte.gz"), _labels(place / f"{prefix}-labels-idx1-ubyte.gz"))
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+
+
+def _digits() -> Splits:
+    scans = digits()
+    return {"train": scans["train"], "test": scans["held-out"]}
+
+
 def _require_hash(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -210,6 +216,11 @@ def _idx(path: Path, dims: int) -> np.ndarray:
         msg = f"{str(path)!r} is no idx file of unsigned bytes with {dims} dims"
         raise ravine.InputError(msg)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(sizes).copy()
+
+
+#: How a data set's files are read, and how an embedded one is made.
+_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist}
+_EMBEDDED: Final[dict[str, Callable[[], Splits]]] = {"digits": _digits}
 
 
 def _short(problem: Exception) -> str:

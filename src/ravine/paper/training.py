@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -18,15 +19,13 @@ import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch import Tensor
 
 import ravine
-from ravine.paper.data import load
+from ravine.paper.data import Splits, load
 from ravine.paper.recipes import Phase, Recipe, canonical
 
 _STATE: Final = "state.safetensors"
-_MONITORED: Final = 250  # examples per forward pass when nothing is learned
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Run:
     Attributes:
         recipe: what was done.
         folder: where its files are: ``recipe.json``, ``trajectory/`` (phase 1, one snapshot per epoch and one
-            before the first), ``solution.safetensors`` (the best epoch's parameters), ``final.safetensors``
+            before the first), ``solution.safetensors`` (what phase 1 ends with), ``final.safetensors``
             (after phase 2, where there is one), ``history.nc`` and ``state.safetensors``.
     """
 
@@ -60,7 +59,7 @@ class Run:
 
     @property
     def solution(self) -> Path:
-        """The parameters of the epoch with the smallest validation error in phase 1, θ_f."""
+        """The parameters that phase 1 ends with, θ_f: its best epoch's, or its last; the recipe says which."""
         return self.folder / "solution.safetensors"
 
     @property
@@ -76,16 +75,38 @@ class Run:
     @property
     def test_errors(self) -> tuple[int, ...]:
         """How many test examples the solution gets wrong, and how many the network of phase 2."""
-        return tuple(int(count) for count in np.atleast_1d(self.history.attrs["test_errors"]))
+        return tuple(int(count) for count in self.test["errors"])
+
+    @property
+    def test(self) -> dict[str, tuple[float, ...]]:
+        """What the test part said: quantity → its value for the solution, and for the outcome of phase 2."""
+        attrs = self.history.attrs
+        return {
+            name.removeprefix("test_"): tuple(np.atleast_1d(values).tolist())
+            for name, values in attrs.items()
+            if name.startswith("test_")
+        }
+
+    @property
+    def tested(self) -> str:
+        """The same in words.
+
+        Example:
+            ``errors on the test part 94 and after phase 2 90``
+        """
+        return "; ".join(
+            f"{name} on the test part {' and after phase 2 '.join(f'{value:.6g}' for value in values)}"
+            for name, values in self.test.items()
+        )
 
     @cached_property
     def history(self) -> xr.Dataset:
         """What was monitored before each phase and after its every epoch, dims ("record", "split").
 
-        ``objective`` is the mean negative log-likelihood in nats with fresh dropout masks, as in training; ``loss``
-        and ``error`` are without masks. Coordinates along ``record``: ``phase``, ``epoch`` and ``step`` in it,
-        the last ``rate`` and ``momentum``, ``seconds``. Attributes: ``best_step`` (of phase 1, where the solution
-        is), ``test_errors`` (of the solution, then after phase 2) and the recipe.
+        ``objective`` is what was trained, with fresh dropout masks where there are any; ``loss`` and what else the
+        task watches (``error`` for a classifier) are without masks. Coordinates along ``record``: ``phase``,
+        ``epoch`` and ``step`` in it, the last ``rate`` and ``momentum``, ``seconds``. Attributes: ``best_step`` (of
+        phase 1, where the solution is), ``test_…`` (of the solution, then after phase 2) and the recipe.
         """
         with xr.open_dataset(self.folder / "history.nc", engine="h5netcdf") as opened:
             return opened.load()
@@ -98,12 +119,16 @@ class _State:
     phase: int = 0
     epoch: int = 0  # finished ones, in this phase
     update: int = 0  # in this phase
-    best_epoch: int = 0
-    best_error: float = float("inf")
-    best_objective: float = float("nan")  # the training objective there: what phase 2 is to match
     history: list[dict[str, float]] = field(default_factory=list)
-    test_errors: list[int] = field(default_factory=list)
+    tests: list[dict[str, float]] = field(default_factory=list)  # at the end of each phase
     done: bool = False
+
+    @classmethod
+    def read(cls, text: str) -> _State:
+        """From JSON; also as it was when classification was the only task."""
+        kept = json.loads(text)
+        kept.setdefault("tests", [{"errors": count} for count in kept.get("test_errors", [])])
+        return cls(**{known.name: kept[known.name] for known in fields(cls)})
 
 
 class Training:
@@ -111,24 +136,17 @@ class Training:
 
     Args:
         recipe: what to do.
-        parts: "train" and "test" → inputs and labels, as ``data.load`` gives them.
+        parts: of the data, as ``data.load`` gives them.
         folder: where to save.
 
     Raises:
         ravine.InputError: there are too few examples, or the folder holds a damaged state.
     """
 
-    def __init__(self, recipe: Recipe, parts: dict[str, tuple[Tensor, Tensor]], folder: Path) -> None:
-        inputs, labels = parts["train"]
-        if len(labels) < recipe.train + recipe.valid:
-            msg = f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; got {len(labels)}"
-            raise ravine.InputError(msg)
-        both = slice(recipe.train + recipe.valid)
+    def __init__(self, recipe: Recipe, parts: Splits, folder: Path) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.valid = inputs[recipe.train : both.stop], labels[recipe.train : both.stop]
-        self.trained_on = [(inputs[: recipe.train], labels[: recipe.train]), (inputs[both], labels[both])]
-        self.test = parts["test"]
+        self.task = recipe.network.task(recipe, parts)
         self.model = recipe.network.build(recipe.seed)
         self.params = dict(self.model.named_parameters())
         self.velocity = {name: torch.zeros_like(tensor) for name, tensor in self.params.items()}
@@ -160,7 +178,8 @@ class Training:
         while not state.done:
             if self._phase_is_over():
                 self._end_phase()
-                say(f"phase {len(state.test_errors)} is over; errors on the test part: {state.test_errors[-1]}")
+                found = ", ".join(f"{name} {value:.6g}" for name, value in state.tests[-1].items())
+                say(f"phase {len(state.tests)} is over; on the test part: {found}")
             else:
                 began = time.perf_counter()
                 self.epoch()
@@ -174,41 +193,39 @@ class Training:
                 self.history().to_netcdf(partial, engine="h5netcdf")
 
     def epoch(self) -> None:
-        """One pass over the training examples in a new order."""
+        """One pass over the training examples."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.masks)
-            inputs, labels = self.trained_on[self.state.phase]
             momentum = self.phase.momentum.at(self.state.epoch + 1)
             self.model.train()
-            for batch in torch.randperm(len(labels), generator=self.order).split(self.recipe.batch_size):
-                rate = self.phase.rate.at(self.state.update, self.state.epoch + 1)
-                self.step(inputs[batch], labels[batch], rate, momentum)
+            for objective in self.task.epoch(self.model, self.state.phase, self.order):
+                self.step(objective, self.phase.rate.at(self.state.update, self.state.epoch + 1), momentum)
                 self.state.update += 1
             self.state.epoch += 1
             self.masks = torch.get_rng_state()
 
-    def step(self, inputs: Tensor, labels: Tensor, rate: float, momentum: float) -> None:
-        """One update: v ← momentum · v − rate · ∂J/∂θ, θ ← θ + v, then rows longer than their cap are cut to it.
+    def step(self, objective: Tensor, rate: float, momentum: float) -> None:
+        """One update: v ← momentum · v − rate · scale · g, θ ← θ + v, then the task's constraints.
+
+        g is ∂J/∂θ, shortened to the phase's ``clip`` where it is longer; a scale is the task's, 1 by default.
 
         Args:
-            inputs: (batch, pixels).
-            labels: (batch,).
+            objective: J of a minibatch, a scalar with a gradient.
             rate: the learning rate.
             momentum: the momentum.
 
         References:
-            pylearn2, ``learning_rule.py`` (Momentum) and ``model_extensions/norm_constraint.py``.
+            pylearn2, ``learning_rule.py`` (Momentum).
         """
-        objective = F.cross_entropy(self.model(inputs), labels)
         gradient = torch.autograd.grad(objective, list(self.params.values()))
-        caps = self.recipe.network.caps
         with torch.no_grad():
+            if self.phase.clip is not None:
+                norm = math.hypot(*(float(torch.linalg.vector_norm(slope)) for slope in gradient))
+                rate *= self.phase.clip / max(norm, self.phase.clip)
             for (name, tensor), slope in zip(self.params.items(), gradient, strict=True):
-                tensor.add_(self.velocity[name].mul_(momentum).add_(slope, alpha=-rate))
-                if name in caps:
-                    norms = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
-                    if bool((norms > caps[name]).any()):
-                        tensor.mul_((caps[name] / norms).clamp_(max=1))
+                scale = self.task.rate_scales.get(name, 1.0)
+                tensor.add_(self.velocity[name].mul_(momentum).add_(slope, alpha=-rate * scale))
+            self.task.constrain(self.params)
 
     def save(self) -> None:
         """Write the whole state to one file, in place of the last one."""
@@ -226,21 +243,30 @@ class Training:
         """What was monitored so far; ``Run.history`` says what is in it."""
         rows = self.state.history
         columns = {name: [row[name] for row in rows] for name in rows[0]}
+        watched = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
         per_split = {
             name: (("record", "split"), np.array([columns.pop(f"train_{name}"), columns.pop(f"valid_{name}")]).T)
-            for name in ("objective", "loss", "error")
+            for name in watched
         }
-        best = min(rows, key=lambda row: (row["phase"], row["valid_error"]))
+        tests = self.state.tests
         return xr.Dataset(
             per_split,
             coords={"split": ["train", "valid"], **{name: ("record", column) for name, column in columns.items()}},
             attrs={
-                "best_step": best["step"],
-                "test_errors": self.state.test_errors,
+                "best_step": self._solution()["step"],
+                **({f"test_{name}": [test[name] for test in tests] for name in tests[0]} if tests else {}),
                 "recipe": canonical(self.recipe),
                 "recipe_hash": self.recipe.hash,
             },
         )
+
+    def _solution(self) -> dict[str, float]:
+        """What was noted where the solution is, as far as phase 1 has come: at its best epoch, or at its last."""
+        first = [row for row in self.state.history if row["phase"] == 1]
+        if self.recipe.phases[0].patience is None:
+            return first[-1]
+        measure = [row[f"valid_{self.task.criterion}"] for row in first]
+        return first[min(range(len(first)), key=lambda i: math.inf if math.isnan(measure[i]) else measure[i])]
 
     def _restore(self) -> None:
         path = self.folder / _STATE
@@ -248,7 +274,7 @@ class Training:
             with safe_open(path, framework="pt", device="cpu") as held:
                 notes = held.metadata() or {}
                 tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118  not a mapping
-            state = _State(**json.loads(notes["state"]))
+            state = _State.read(notes["state"])
             with torch.no_grad():
                 for group, target in (("params", self.params), ("velocity", self.velocity), ("best", self.best)):
                     for name, tensor in target.items():
@@ -264,22 +290,22 @@ class Training:
         state, phase = self.state, self.phase
         if phase.epochs is not None and state.epoch >= phase.epochs:
             return True
-        if phase.patience is None:
-            return state.history[-1]["valid_objective"] <= state.best_objective
-        return state.epoch - state.best_epoch >= phase.patience
+        if phase.patience is not None:
+            return state.epoch - self._solution()["epoch"] >= phase.patience
+        return state.phase > 0 and state.history[-1]["valid_objective"] <= self._solution()["train_objective"]
 
     def _end_phase(self) -> None:
-        """Keep the phase's outcome; the next one starts from the best parameters, at rest."""
+        """Keep the phase's outcome; the next one starts from there, at rest."""
         state = self.state
         with torch.no_grad():
-            if self.phase.patience is not None:
+            if state.phase == 0:
                 for name, tensor in self.params.items():
                     tensor.copy_(self.best[name])
             for tensor in self.velocity.values():
                 tensor.zero_()
         with _whole(self.folder / ("solution.safetensors" if state.phase == 0 else "final.safetensors")) as partial:
             save_file({name: tensor.detach() for name, tensor in self.params.items()}, partial)
-        state.test_errors.append(round(_monitor(self.model, *self.test)[1] * len(self.test[1])))
+        state.tests.append(self.task.test(self.model))
         if state.phase + 1 == len(self.recipe.phases):
             state.done = True
             return
@@ -287,9 +313,9 @@ class Training:
         self._note(time.perf_counter())
 
     def _note(self, began: float) -> None:
-        """Monitor the model as it stands, and keep its parameters if none before had a smaller validation error.
+        """Monitor the model as it stands, and keep its parameters if it is what phase 1 would end with now.
 
-        The masks of the objective come from a stream of their own, one per epoch, so that watching does not
+        What is random in that comes from streams of their own, one per split and epoch, so that watching does not
         change what is watched.
         """
         state = self.state
@@ -300,26 +326,22 @@ class Training:
             "rate": self.phase.rate.at(max(state.update - 1, 0), max(state.epoch, 1)),
             "momentum": self.phase.momentum.at(max(state.epoch, 1)),
         }
-        for name, (inputs, labels) in (("train", self.trained_on[state.phase]), ("valid", self.valid)):
-            noted[f"{name}_loss"], noted[f"{name}_error"] = _monitor(self.model, inputs, labels)
-            noted[f"{name}_objective"] = noted[f"{name}_loss"]
-            if any(layer.keep < 1 for layer in self.recipe.network.layers):
-                stream = _stream(self.recipe.seed, "monitor", name, len(state.history))
-                noted[f"{name}_objective"] = _monitor(self.model, inputs, labels, masks=stream)[0]
+        for split in ("train", "valid"):
+            seed = _stream(self.recipe.seed, "monitor", split, len(state.history))
+            found = self.task.monitor(self.model, split, state.phase, seed)
+            noted |= {f"{split}_{name}": value for name, value in found.items()}
         noted["seconds"] = time.perf_counter() - began
         state.history.append(noted)
-        if state.phase == 0 and noted["valid_error"] < state.best_error:
-            state.best_error, state.best_epoch = noted["valid_error"], state.epoch
-            state.best_objective = noted["train_objective"]
+        if self._solution() is noted:
             for name, tensor in self.params.items():
                 self.best[name].copy_(tensor.detach())
 
     def _line(self) -> str:
-        last, best = self.state.history[-1], self.state
+        last, best, criterion = self.state.history[-1], self._solution(), self.task.criterion
         return (
             f"phase {last['phase']} epoch {last['epoch']}: objective {last['train_objective']:.5f} train, "
-            f"{last['valid_objective']:.5f} valid; valid error {100 * last['valid_error']:.2f} % "
-            f"(best {100 * best.best_error:.2f} % in epoch {best.best_epoch}); {last['seconds']:.1f} s"
+            f"{last['valid_objective']:.5f} valid; valid {criterion} {last[f'valid_{criterion}']:.5g} "
+            f"(solution so far {best[f'valid_{criterion}']:.5g}, epoch {best['epoch']}); {last['seconds']:.1f} s"
         )
 
 
@@ -356,20 +378,6 @@ def train(
             partial.write_text(canonical(recipe) + "\n", encoding="utf-8")
         Training(recipe, parts, run.folder).run(say)
     return run
-
-
-def _monitor(model: nn.Module, inputs: Tensor, labels: Tensor, masks: int | None = None) -> tuple[float, float]:
-    """Mean loss and error, summed in float64; with dropout masks from the stream of that seed if there is one."""
-    loss = wrong = 0.0
-    model.train(masks is not None)
-    with torch.random.fork_rng(devices=[], enabled=masks is not None), torch.inference_mode():
-        if masks is not None:
-            torch.default_generator.manual_seed(masks)
-        for some, truth in zip(inputs.split(_MONITORED), labels.split(_MONITORED), strict=True):
-            logits = model(some)
-            loss += float(F.cross_entropy(logits, truth, reduction="none").sum(dtype=torch.float64))
-            wrong += int((logits.argmax(1) != truth).sum())
-    return loss / len(labels), wrong / len(labels)
 
 
 def _stream(*what: Any) -> int:

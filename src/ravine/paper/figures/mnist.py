@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
 import xarray as xr
 
 import ravine
-from ravine.paper import recipes, training
+from ravine.paper import recipes
+from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
-from ravine.plot import Axis, Curve, Figure, Markers, Panel, Rule
-
-#: α = i/9 for i = 0 … 19, of the original experiment: on beyond the solution at 1.
-#: Source: github.com/goodfeli/galatea @ 002a9f2, warm_start/lin_interp.py.
-COARSE: Final = np.arange(20) / 9
+from ravine.plot import Axis, Figure, Panel
 
 #: Values of α in each high-resolution window, both ends included. Source: paper, figure 3; lin_interp_fine.py.
 FINE: Final = 200
@@ -37,8 +34,8 @@ def fig1(study: Study) -> Outcome:
     fixed = study.curve("fig1-masks", run, at=COARSE, dropout="fixed", title="maxout, fixed dropout masks")
     drawn = study.curve("fig1-fresh-masks", run, at=COARSE, dropout="resample", title="maxout, fresh dropout masks")
     panels = (
-        _with_points(_panel(plain, "deterministic objective"), coarse),
-        _panel(drawn, "objective with dropout, as trained"),
+        with_points(panel(plain, "deterministic objective"), coarse),
+        panel(drawn, "objective with dropout, as trained"),
         learning_curve(run),
     )
     figure = Figure(
@@ -46,7 +43,7 @@ def fig1(study: Study) -> Outcome:
         "Figure 1: from initialisation to solution, maxout on MNIST",
         "The objective along the line from initial (α = 0) to final parameters (α = 1), and its learning curve. Points "
         "are the original experiment's 20 values of α; the line between them is resolved. With dropout, masks are "
-        f"drawn anew at every α, as in the original. {_training(run)}",
+        f"drawn anew at every α, as in the original. {described(run)}",
     )
     results = {"deterministic": plain, "coarse": coarse, "fixed masks": fixed, "fresh masks": drawn}
     return Outcome("fig1", figure, results, (run,))
@@ -62,12 +59,12 @@ def fig2(study: Study) -> Outcome:
         results[name] = study.curve(f"fig2-{name}", run, interval=(0.0, to), title=f"{name}, deterministic objective")
         results[f"{name} coarse"] = study.curve(f"fig2-{name}-coarse", run, at=COARSE, title=f"{name}, 20 values of α")
         word = {"sigmoid": "sigmoid", "relu": "ReLU"}[name]
-        panels.append(_with_points(_panel(results[name], word), results[f"{name} coarse"]))
+        panels.append(with_points(panel(results[name], word), results[f"{name} coarse"]))
     figure = Figure(
         tuple(panels),
         "Figure 2: sigmoid and ReLU networks on MNIST",
         "The deterministic objective from initial (α = 0) to final parameters (α = 1) and beyond. Points are the "
-        f"original experiment's 20 values of α. {' '.join(_training(run) for run in runs.values())}",
+        f"original experiment's 20 values of α. {' '.join(described(run) for run in runs.values())}",
     )
     return Outcome("fig2", figure, results, tuple(runs.values()))
 
@@ -97,14 +94,14 @@ def fig3(study: Study) -> Outcome:
         dropout="resample",
         title="ReLU with dropout, fresh masks at each α",
     )
-    whole = _panel(results["whole"], "a) 200 values of α on [0, 1]")
+    whole = panel(results["whole"], "a) 200 values of α on [0, 1]")
     panels = (
         whole,
-        _zoomed(_panel(results["whole"], "b) the same, zoomed"), results["whole"]),
-        _panel(results["start"], "c) 200 values on [0, 0.01], training only"),
-        _panel(results["end"], "d) 200 values on [0.99, 1], training only"),
-        _panel(results["masks"], "with dropout, fresh masks at each α (not in the paper)"),
-        _zoomed(_panel(results["masks"], "the same, zoomed"), results["masks"]),
+        _zoomed(panel(results["whole"], "b) the same, zoomed"), results["whole"]),
+        panel(results["start"], "c) 200 values on [0, 0.01], training only"),
+        panel(results["end"], "d) 200 values on [0.99, 1], training only"),
+        panel(results["masks"], "with dropout, fresh masks at each α (not in the paper)"),
+        _zoomed(panel(results["masks"], "the same, zoomed"), results["masks"]),
     )
     hidden = "; ".join(
         f"[{low:g}, {high:g}] {_misfit(results[f'{name} resolved'])}" for name, (low, high) in WINDOWS.items()
@@ -114,7 +111,7 @@ def fig3(study: Study) -> Outcome:
         "Figure 3: higher resolution, ReLU without dropout on MNIST",
         "The deterministic objective at 200 values of α in each window. Resolved, the largest error of the "
         f"interpolant at measured points that it does not go through, as a share of the window's range: {hidden}. "
-        f"{_training(run)} The last two panels show why the paper went without dropout here. {_training(masked)}",
+        f"{described(run)} The last two panels show why the paper went without dropout here. {described(masked)}",
     )
     return Outcome("fig3", figure, results, (run, masked))
 
@@ -151,14 +148,14 @@ def fig4(study: Study) -> Outcome:
         "fig4-random-coarse", one, at=COARSE, ends=(point, one.solution), about=RANDOM_POINT, title="random → solution"
     )
     panels = (
-        _with_points(_panel(cross, "two solutions"), grid),
-        _with_points(_panel(random, "random point to solution", scale="log"), random_grid, within=(0.0, 1.0)),
+        with_points(panel(cross, "two solutions"), grid),
+        with_points(panel(random, "random point to solution", scale="log"), random_grid, within=(0.0, 1.0)),
     )
     figure = Figure(
         panels,
         "Figure 4: looking for local minima, maxout on MNIST",
         "The deterministic objective between the solutions of two seeds, and from a point drawn from N(0, 1) in every "
-        f"coordinate (α = 0) to a solution (α = 1). {_training(one)}",
+        f"coordinate (α = 0) to a solution (α = 1). {described(one)}",
     )
     results = {"solutions": cross, "solutions coarse": grid, "random": random, "random coarse": random_grid}
     return Outcome("fig4", figure, results, (one, other))
@@ -176,7 +173,7 @@ def fig5(study: Study) -> Outcome:
     figure = Figure(
         drawn.panels,
         "Figure 5: how far training strays from the line, maxout on MNIST",
-        f"{drawn.caption} {_training(run)}",
+        f"{drawn.caption} {described(run)}",
     )
     return Outcome("fig5", figure, {"path": path}, (run,))
 
@@ -188,56 +185,10 @@ def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(stream.normal(size=tuple(shape))).float() for name, shape in shapes.items()}
 
 
-def learning_curve(run: training.Run) -> Panel:
-    """Objective against epoch, on training and validation examples, phase 1."""
-    history = run.history
-    first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
-    epochs = first["epoch"].values.astype(float)
-    best = float(epochs[first["step"].values == run.best_step][0])
-    layers = (
-        Rule(best, "solution"),
-        *(
-            Curve(epochs, first["objective"].sel(split=split).values, split, style=style)
-            for style, split in enumerate(("train", "valid"))
-        ),
-    )
-    return Panel(Axis("epoch"), Axis("objective as trained (nats)"), layers, "learning curve")
-
-
-def _panel(curve: xr.Dataset, title: str, scale: Literal["linear", "log"] = "linear") -> Panel:
-    """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
-    drawn = ravine.plot.line(curve, "loss", scale=scale).panels[0]
-    layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
-    return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label="J (nats)"))
-
-
 def _zoomed(panel: Panel, curve: xr.Dataset) -> Panel:
     """The lower right part of a curve's panel."""
     above = float(np.quantile(curve["loss"].sel(split="train"), 0.35))
     return replace(panel, x=Axis("α", limits=(0.3, 1.01)), y=replace(panel.y, limits=(-0.02 * above, above)))
-
-
-def _with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:
-    """The panel with a dot at every measured point of another curve, of the same splits."""
-    alpha = curve["alpha"].values
-    shown = np.ones(len(alpha), bool) if within is None else (alpha >= within[0]) & (alpha <= within[1])
-    dots = tuple(
-        Markers(alpha[shown], curve["loss"].sel(split=split).values[shown], style=style)
-        for style, split in enumerate(curve["split"].values)
-    )
-    return replace(panel, layers=(*panel.layers, *dots))
-
-
-def _training(run: training.Run) -> str:
-    """Which training it was, in words."""
-    recipe, history = run.recipe, run.history
-    phase = history["phase"].values
-    epochs = int(history["epoch"].values[phase == 1].max())
-    best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
-    return (
-        f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, the best of {epochs} "
-        f"epochs is epoch {best}; errors on the test part: {' and after phase 2 '.join(map(str, run.test_errors))}."
-    )
 
 
 def _misfit(curve: xr.Dataset) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from torch.nn import functional as F  # noqa: N812
 
 import ravine
 from ravine.paper import data, recipes, training
@@ -60,7 +59,7 @@ class Study:
         dropout: Literal["off", "fixed", "resample"] = "off",
         dtype: torch.dtype | None = None,
     ) -> ravine.Objective:
-        """J of a training's network on its own examples.
+        """J of a training's network on its own examples, as its task says.
 
         Args:
             run: the training.
@@ -71,21 +70,8 @@ class Study:
         Returns:
             The objective.
         """
-        recipe = run.recipe
-        inputs, labels = data.load(recipe.data, self.folder)["train"]
-        both = recipe.train + recipe.valid
-        parts = {
-            "train": (inputs[: recipe.train], labels[: recipe.train]),
-            "valid": (inputs[recipe.train : both], labels[recipe.train : both]),
-        }
-        return ravine.Objective(
-            recipe.network.build(recipe.seed),
-            ravine.supervised(F.cross_entropy),
-            {split: parts[split] for split in splits},
-            dropout=dropout,
-            seed=recipe.seed,
-            dtype=dtype,
-        )
+        task = run.recipe.network.task(run.recipe, data.load(run.recipe.data, self.folder))
+        return task.objective(splits, dropout=dropout, dtype=dtype)
 
     def kept(self, name: str, what: Sequence[Any], measure: Callable[[], xr.Dataset]) -> xr.Dataset:
         """A measurement that was kept, or is made now and kept.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
 import ravine
+from ravine.paper.data import Splits
+from ravine.paper.tasks import Classification
+
+if TYPE_CHECKING:
+    from ravine.paper.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,30 @@ class Network:
             width = layer.units
         return model
 
+    def task(self, recipe: Recipe, parts: Splits) -> Classification:
+        """Classification of the recipe's examples."""
+        return Classification(self, recipe, parts)
+
+    @property
+    def about(self) -> str:
+        """The activation and the widths."""
+        widths = (f"{x.units}×{x.pieces}" if x.pieces > 1 else str(x.units) for x in self.layers)
+        return f"{self.activation} {self.inputs}–{'–'.join(widths)}"
+
     @property
     def caps(self) -> dict[str, float]:
         """Parameter name → the largest norm of any of its rows (one row feeds one unit or piece)."""
         return {f"layer{number}.weight": layer.cap for number, layer in enumerate(self.layers)}
+
+    @property
+    def rate_scales(self) -> dict[str, float]:
+        """All layers learn at one rate."""
+        return {}
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any layer has dropout in front of it."""
+        return any(layer.keep < 1 for layer in self.layers)
 
 
 class Dropout(nn.Module):

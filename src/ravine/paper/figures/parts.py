@@ -1,0 +1,63 @@
+"""What the figures have in common: curves as the paper draws them, the learning curve, the training in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, Literal
+
+import numpy as np
+import xarray as xr
+
+import ravine
+from ravine.paper import training
+from ravine.plot import Axis, Curve, Markers, Panel, Rule
+
+#: α = i/9 for i = 0 … 19, of the original experiment: on beyond the solution at 1.
+#: Source: github.com/goodfeli/galatea @ 002a9f2, warm_start/lin_interp.py.
+COARSE: Final = np.arange(20) / 9
+
+
+def panel(curve: xr.Dataset, title: str, scale: Literal["linear", "log"] = "linear") -> Panel:
+    """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
+    drawn = ravine.plot.line(curve, "loss", scale=scale).panels[0]
+    layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
+    return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label="J (nats)"))
+
+
+def with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:
+    """The panel with a dot at every measured point of another curve, of the same splits."""
+    alpha = curve["alpha"].values
+    shown = np.ones(len(alpha), bool) if within is None else (alpha >= within[0]) & (alpha <= within[1])
+    dots = tuple(
+        Markers(alpha[shown], curve["loss"].sel(split=split).values[shown], style=style)
+        for style, split in enumerate(curve["split"].values)
+    )
+    return replace(panel, layers=(*panel.layers, *dots))
+
+
+def learning_curve(run: training.Run) -> Panel:
+    """Objective against epoch, on training and validation examples, phase 1."""
+    history = run.history
+    first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
+    epochs = first["epoch"].values.astype(float)
+    best = float(epochs[first["step"].values == run.best_step][0])
+    layers = (
+        Rule(best, "solution"),
+        *(
+            Curve(epochs, first["objective"].sel(split=split).values, split, style=style)
+            for style, split in enumerate(("train", "valid"))
+        ),
+    )
+    return Panel(Axis("epoch"), Axis("objective as trained (nats)"), layers, "learning curve")
+
+
+def described(run: training.Run) -> str:
+    """Which training it was, in words."""
+    recipe, history = run.recipe, run.history
+    phase = history["phase"].values
+    epochs = int(history["epoch"].values[phase == 1].max())
+    best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
+    return (
+        f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, the solution is epoch "
+        f"{best} of {epochs}; {run.tested}."
+    )
