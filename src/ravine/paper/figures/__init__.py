@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.study import NotThere, Outcome, Study
 
@@ -20,4 +21,5 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig3": fig3,
     "fig4": fig4,
     "fig5": fig5,
+    "fig8": fig8,
 }

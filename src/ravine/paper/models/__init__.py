@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from ravine.paper.models.layers import Dropout, Layer, Maxout, Network
+from ravine.paper.models.lstm import LARGE, LSTM, MEDIUM, SMALL
 from ravine.paper.models.maxout import MAXOUT
 from ravine.paper.models.relu import RELU, RELU_PLAIN
 from ravine.paper.models.sigmoid import SIGMOID
 
-__all__ = ["MAXOUT", "RELU", "RELU_PLAIN", "SIGMOID", "Dropout", "Layer", "Maxout", "Network"]
+__all__ = [
+    "LARGE",
+    "LSTM",
+    "MAXOUT",
+    "MEDIUM",
+    "RELU",
+    "RELU_PLAIN",
+    "SIGMOID",
+    "SMALL",
+    "Dropout",
+    "Layer",
+    "Maxout",
+    "Network",
+]
