@@ -95,7 +95,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
 
     Args:
         name: one of ``SOURCES``.
-        folder: where the folder ``name/`` with the official files is; by default RAVINE_DATA, the cache, or the network.
+        folder: where the folder ``name/`` with the official files is; else RAVINE_DATA, the cache, or the network.
 
     Returns:
         "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64. For a text,
