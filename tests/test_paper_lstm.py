@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
+from ravine.paper.figures.lstm import beside_published
 from ravine.paper.models import LARGE, LSTM, MEDIUM, SMALL
 from ravine.paper.models.lstm import Words, per_word, streams, windows
 from ravine.paper.recipes import Divided, recipe
@@ -308,3 +310,12 @@ def test_figure_8_is_drawn_and_its_claims_are_judged(tmp_path):
     assert found["lstm-performs"].status == "not run"  # nor has it a published perplexity
     again = FIGURES["fig8"](Study("quick", tmp_path, fresh=False))
     assert again.results["coarse"].identical(outcome.results["coarse"])
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "found"),
+    [("lstm-small-ptb", "desk", 1.0), ("lstm-medium-ptb", "full", 115 / 82.7), ("lstm-medium-ptb", "desk", math.nan)],
+)
+def test_a_whole_training_on_the_published_text_is_set_beside_the_published_number(name, profile, found):
+    run = SimpleNamespace(recipe=recipe(name, profile), test={"perplexity": (115.0,)})
+    assert beside_published(run) == pytest.approx(found, nan_ok=True)
