@@ -105,11 +105,13 @@ class TestClaims:
         assert {f.profile for f in publish.checked([empty, made.study])} == {"quick", ""}
 
     def test_they_are_written_as_json_and_as_a_page(self, made, tmp_path):
-        publish.write_claims(tmp_path / "docs", publish.checked([made.study]))
+        written = publish.write_page(tmp_path / "docs", [made.study])
+        assert {path.name for path in written} == {"README.md", "claims.json", *(f"{name}.png" for name in FIGURES)}
         rows = json.loads((tmp_path / "docs" / "claims.json").read_text())["claims"]
         assert [row["name"] for row in rows] == [claim.name for claim in claims.CLAIMS]
-        table = (tmp_path / "docs" / "claims.md").read_text()
-        assert all(claim.sentence in table for claim in claims.CLAIMS)
+        page = (tmp_path / "docs" / "README.md").read_text()
+        assert all(claim.sentence in page for claim in claims.CLAIMS)
+        assert all(f"ravine paper run {name} --profile quick" in page for name in FIGURES)
 
     def test_a_threshold_decides(self):
         claim = claims.Claim("c", "§", "s", "fig1", "a number", lambda outcome: outcome, "at most", 0.5, "r")

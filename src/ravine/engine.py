@@ -43,6 +43,7 @@ _LARGEST_BATCH: Final = 4096
 _LONG_FORWARD: Final = 0.1  # seconds
 _LONG_CHOICE: Final = 0.3
 _CHOICE_SHARE: Final = 0.02  # of the whole measurement's time, if that is longer
+_TRIALS: Final = 20  # passes at most that one size is timed by
 _GAIN: Final = 0.95  # of the time: a gain that is none to speak of is left
 
 #: Where several points may be measured at once.
@@ -281,7 +282,8 @@ class Pass:
                     seconds = {DEFAULT_BATCH: 0.0}
                     break
                 patience = max(min(_LONG_CHOICE, whole / 10), _CHOICE_SHARE * whole)
-            past_best = min(seconds, key=lambda s: seconds[s]) < size // 2
+            # among small sizes one hiccup of the machine would decide, and they take no time to try
+            past_best = size >= DEFAULT_BATCH and min(seconds, key=lambda s: seconds[s]) < size // 2
             spent = time.perf_counter() - began > patience
             if spent or taken > _LONG_FORWARD or past_best or size >= len(self.split):
                 break
@@ -326,12 +328,12 @@ class Pass:
     def _seconds(self, batch: Any, point: int) -> float:
         """The least time of a few passes over a batch."""
         best, began = math.inf, time.perf_counter()
-        for _ in range(4):
+        for trial in range(_TRIALS):
             start = time.perf_counter()
             float(self.losses(0, batch, point)["loss"].sum())  # waits for a GPU
             now = time.perf_counter()
             best = min(best, now - start)
-            if now - began > _LONG_FORWARD:
+            if now - began > (_LONG_FORWARD if trial < 3 else _LONG_FORWARD / 10):
                 break
         return best
 

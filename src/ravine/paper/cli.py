@@ -92,22 +92,24 @@ def run(
 def check(
     profile: Annotated[str | None, typer.Option(help="judge this one; by default the fullest that was run")] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
-    docs: Annotated[Path | None, typer.Option(help="also write claims.json and claims.md into this folder")] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="also write a page with every figure that was run, and claims.json, here")
+    ] = None,
 ) -> None:
     """List every testable sentence of the paper: the number found, the threshold, and whether it holds.
 
     Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
     """
-    from ravine.paper.publish import checked, write_claims
+    from ravine.paper.publish import checked, write_page
 
     profiles = ("full", "desk", "quick") if profile is None else (profile,)
-    findings = checked([_study(name, None, out, fresh=False) for name in profiles])
+    studies = [_study(name, None, out, fresh=False) for name in profiles]
+    findings = checked(studies)
     _print_findings(findings)
     counts = Counter(found.status for found in findings)
     typer.echo(f"\n{len(findings)} claims: " + ", ".join(f"{counts[word]} {word}" for word in sorted(counts)))
     if docs is not None:
-        write_claims(docs, findings)
-        typer.echo(f"written: {docs / 'claims.json'}, {docs / 'claims.md'}")
+        typer.echo("written: " + ", ".join(str(path) for path in write_page(docs, studies)))
 
 
 @data.command("list")
