@@ -226,7 +226,10 @@ class Pass:
             return self.losses(number, batch, 0, at=trial)["loss"]
 
         try:
-            plain = at_trial()
+            try:
+                plain = at_trial()
+            except Exception:  # the points that are measured will raise it, and say where
+                return None
             for _ in range(2):  # to learn which parameters only products read; then without moving those
                 self.prefix, replica.lazy = found, frozenset(found.in_products - found.read)
                 replica.spoil()
@@ -250,11 +253,23 @@ class Pass:
 
         Sizes double from 8 until two in a row are no better, or one pass takes so long that there is no overhead
         left to spread. Where the numbers of the first examples depend on how many run with them, it is not ours
-        to choose: the default stays. It stays too where the whole measurement is over before one would know.
+        to choose: the default stays. It stays too where the whole measurement is over before one would know, and
+        where a pass fails: the measurement itself will say where.
 
         Returns:
             The smallest size that is within a few per cent of the best.
         """
+        try:
+            seconds = self._timed_batch_sizes()
+        except Exception:
+            return DEFAULT_BATCH
+        finally:
+            self.prefix, self.replica.lazy = None, frozenset()
+        best = min(seconds.values())
+        return min(size for size, each in seconds.items() if each <= 1.04 * best)
+
+    def _timed_batch_sizes(self) -> dict[int, float]:
+        """Batch size → seconds an example."""
         seconds: dict[int, float] = {}
         reference: Tensor | None = None
         prefix: AffinePrefix | None = None
@@ -272,15 +287,13 @@ class Pass:
             first = losses[:_SMALLEST_BATCH]
             reference = first if reference is None else reference
             if first.shape != reference.shape or not torch.allclose(first, reference, 1e-3, 1e-5, equal_nan=True):
-                seconds = {DEFAULT_BATCH: 0.0}
-                break
+                return {DEFAULT_BATCH: 0.0}
             taken = self._seconds(batch, point)
             seconds[size] = taken / count_examples(batch)
             if size == _SMALLEST_BATCH:
                 whole = seconds[size] * len(self.split) * len(self.coefficients)
                 if whole < _LONG_CHOICE / 2:
-                    seconds = {DEFAULT_BATCH: 0.0}
-                    break
+                    return {DEFAULT_BATCH: 0.0}
                 patience = max(min(_LONG_CHOICE, whole / 10), _CHOICE_SHARE * whole)
             # among small sizes one hiccup of the machine would decide, and they take no time to try
             past_best = size >= DEFAULT_BATCH and min(seconds, key=lambda s: seconds[s]) < size // 2
@@ -288,9 +301,7 @@ class Pass:
             if spent or taken > _LONG_FORWARD or past_best or size >= len(self.split):
                 break
             size *= 2
-        self.prefix, self.replica.lazy = None, frozenset()
-        best = min(seconds.values())
-        return min(size for size, each in seconds.items() if each <= 1.04 * best)
+        return seconds
 
     def choose_layout(self) -> None:
         """Put channels last in memory if that is faster for the model's convolutions, and agrees.
@@ -309,7 +320,10 @@ class Pass:
             return
         batch = self.place(next(self.split.batches(4 * _SMALLEST_BATCH)))
         self.stand_at(point)
-        plain = self.losses(0, batch, point)["loss"]
+        try:
+            plain = self.losses(0, batch, point)["loss"]
+        except Exception:  # the measurement itself will raise it, and say where
+            return
         before = self._seconds(batch, point)
         if 20 * before > _CHOICE_SHARE * before * len(self.split) / count_examples(batch) * len(self.coefficients):
             return
