@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -58,6 +59,33 @@ class Measured:
     hashes: list[str]
     gram: np.ndarray
     dtype: str
+
+    def on_line(self, points: np.ndarray, start: int, end: int) -> Measured:
+        """The part of the measurement that belongs to the line between two of the corners.
+
+        Args:
+            points: their numbers, in the order wanted.
+            start: number of the corner at α = 0.
+            end: number of the corner at α = 1.
+
+        Returns:
+            What measuring that line alone gives, up to rounding.
+        """
+        to = np.zeros((len(self.hashes), len(self.hashes)))  # inner products of offsets from the first corner
+        to[1:, 1:] = self.gram
+        square = to[start, start] + to[end, end] - 2 * to[start, end]
+        places = {point: place for place, point in enumerate(points.tolist())}
+        return Measured(
+            {s: {name: m.of_points(points) for name, m in found.items()} for s, found in self.moments.items()},
+            {
+                split: {name: {places[p]: f for p, f in by.items() if p in places} for name, by in found.items()}
+                for split, found in self.floors.items()
+            },
+            self.fingerprints,
+            [self.hashes[start], self.hashes[end]],
+            np.array([[max(square, 0.0)]]),
+            self.dtype,
+        )
 
 
 class Objective:
@@ -205,6 +233,10 @@ class Objective:
             InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
         """
         own = Checkpoint.read(self.model)
+        for corner in corners:
+            if corner.adapter is not None:
+                msg = f"{corner.label} is an adapter, a change to a base model: measure Line(base, adapter).at(1)"
+                raise InputError(msg)
         aligned = [align(own, corner) for corner in corners]
         for corner in aligned:
             corner.require_unchanged()
@@ -212,7 +244,7 @@ class Objective:
         points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
         between = gram(points)
         same = np.flatnonzero(np.diagonal(between) == 0)
-        if same.size:
+        if same.size and any(np.count_nonzero(mixed) > 1 for mixed in coefficients):
             other = corners[int(same[0]) + 1]
             msg = (
                 f"{corners[0].label} and {other.label} are the same point, so every curve between them is flat. "
@@ -266,6 +298,23 @@ class Objective:
             between,
             str(dtype).removeprefix("torch."),
         )
+
+    def with_buffers(self, buffers: Buffers) -> Objective:
+        """The same objective under another policy for running statistics.
+
+        Args:
+            buffers: the policy.
+
+        Raises:
+            InputError: the model has no running statistics, or there is no such policy.
+        """
+        _require_choice("buffers", buffers, get_args(Buffers))
+        if not running_norms(self.model):
+            msg = "the model has no running statistics, so there is no policy for them to choose"
+            raise InputError(msg)
+        other = copy.copy(self)
+        other.buffers = buffers
+        return other
 
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""

@@ -7,9 +7,10 @@ import xarray as xr
 
 from ravine import results
 from ravine.errors import InputError
+from ravine.plot.curves import BAND, spans_decades
 from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel
 from ravine.plot.palette import REFERENCE
-from ravine.plot.words import padded
+from ravine.plot.words import axis_label, padded
 from ravine.walks import random_walk, straightness
 
 
@@ -55,7 +56,30 @@ def path(result: xr.Dataset) -> Figure:
     caption = " ".join(
         filter(None, [f"Each mark is one of {len(steps)} snapshots of training.", reading, straightness(result)])
     )
-    return Figure((panel,), str(result.attrs.get("title", "")) or "How far training strayed from its line", caption)
+    panels = (panel, *_learning(result))
+    return Figure(panels, str(result.attrs.get("title", "")) or "How far training strayed from its line", caption)
+
+
+def _learning(result: xr.Dataset) -> list[Panel]:
+    """J at the snapshots, one panel a quantity, where it was measured."""
+    panels = []
+    for name in results.quantities(result) if "loss" in result else []:
+        layers: list[Layer] = []
+        values = result[name].transpose("step", "split").values
+        finite = values[np.isfinite(values)]
+        log = spans_decades(finite)
+        spans = [finite]
+        for style, split in enumerate(map(str, result["split"].values)):
+            one, stderr = values[:, style], result[f"{name}_stderr"].sel(split=split).values
+            if not log:
+                layers.append(Band(result["step"].values, one - BAND * stderr, one + BAND * stderr, style))
+                spans += [one - BAND * stderr, one + BAND * stderr]
+            label = split if result.sizes["split"] > 1 else ""
+            layers.append(Curve(result["step"].values, np.where(np.isfinite(one), one, np.nan), label, stderr, style))
+        limits = (float(finite.min()) / 1.6, float(finite.max()) * 1.6) if log else padded(np.concatenate(spans))
+        y = Axis(axis_label(result, name), "log" if log else "linear", limits)
+        panels.append(Panel(Axis("step", limits=padded(result["step"].values)), y, tuple(layers)))
+    return panels
 
 
 def _null(result: xr.Dataset) -> tuple[Layer, ...]:

@@ -60,5 +60,7 @@ def write_report(
 
 def _count(sections: list[Section]) -> str:
     found = Counter(section.anchor.partition("-")[0] for section in sections)
-    counts = {kind: found[kind] for kind in ("line", "plane", "path")}
-    return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
+    names = {"line": "line", "lines": "set of lines", "plane": "plane", "path": "path"}
+    counts = {name: found[kind] for kind, name in names.items()}
+    plural = {name: name.replace("set", "sets") if name.startswith("set") else f"{name}s" for name in names.values()}
+    return " and ".join(f"{count} {plural[name] if count > 1 else name}" for name, count in counts.items() if count)

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -25,7 +25,7 @@ SHOWN_POINTS: Final = 6
 
 _MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
 
-_DRAWN: Final = {"line": plot.line, "plane": plot.surface, "path": plot.path}
+_DRAWN: Final = {"line": plot.line, "lines": plot.barriers, "plane": plot.surface, "path": plot.path}
 
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
@@ -103,7 +103,7 @@ class Section:
             caption=figure.caption,
             splits=splits,
             measures=_measures(verdict.rows, splits),
-            points=_points(result) if kind != "path" else _steps(result),
+            points=_steps(result) if kind == "path" else _points(result),
             facts=_facts(result),
             command=str(result.attrs.get("command", "")),
         )
@@ -139,7 +139,7 @@ def _cell(row: metrics.Row, note: str) -> Cell:
 
 
 def _points(result: xr.Dataset) -> Points:
-    dims = dims_of(result)
+    dims = tuple(reversed(dims_of(result))) if kind_of(result) == "lines" else dims_of(result)
     ordered = result.sortby(list(dims))
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
@@ -169,7 +169,7 @@ def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tup
     whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
-        places = [f"{column[i]:.6g}" for column in coordinates.values()]
+        places = [_place(column[i]) for column in coordinates.values()]
         return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
 
     return Points(
@@ -185,6 +185,10 @@ def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tup
     )
 
 
+def _place(value: Any) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.6g}"
+
+
 def _value(mean: float, stderr: float) -> str:
     return with_error(mean, stderr) if np.isfinite(mean) else str(float(mean))
 
@@ -197,7 +201,10 @@ def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([f"{value:.9g}" for value in row] for row in zip(*columns.values(), strict=True))
+    writer.writerows(
+        [value if isinstance(value, str) else f"{value:.9g}" for value in row]
+        for row in zip(*columns.values(), strict=True)
+    )
     return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",+")
 
 
