@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from ravine.paper.figures.lstm import fig8
+from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.study import NotThere, Outcome, Study
+from ravine.paper.figures.walk import random_walk
 
 __all__ = ["FIGURES", "NotThere", "Outcome", "Study"]
 
@@ -22,4 +24,8 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig4": fig4,
     "fig5": fig5,
     "fig8": fig8,
+    "linear-lines": linear_lines,
+    "linear-plane": linear_plane,
+    "linear-dynamics": linear_dynamics,
+    "random-walk": random_walk,
 }
