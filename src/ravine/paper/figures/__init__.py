@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
+from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.study import NotThere, Outcome, Study
 from ravine.paper.figures.walk import random_walk
