@@ -264,3 +264,5 @@ class TestFigures:
         assert J(start)["data"] == pytest.approx((3 - 1e-3) ** 2 + (1 - 1e-3) ** 2, rel=1e-12)
         (shown,) = [layer for layer in outcome.figure.panels[1].layers if getattr(layer, "label", "") == "J of the run"]
         assert shown.y[0] == pytest.approx(J(start)["data"], rel=1e-12)
+        modes = [path[x].values ** 2 for x in ("alpha", "beta")]
+        np.testing.assert_allclose(shown.y, (3 - modes[0]) ** 2 + (1 - modes[1]) ** 2, rtol=1e-9, atol=1e-12)

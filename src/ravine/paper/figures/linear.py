@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -49,13 +50,15 @@ def linear_lines(study: Study) -> Outcome:
     s, t, other = SOLUTIONS
     known: dict[str, _Known] = {
         **{
-            f"depth {depth}": _Known((0.0,) * depth, (1.0,) * depth, (0.0, 1.3), _from_saddle(depth))
+            f"depth {depth}": _Known((0.0,) * depth, (1.0,) * depth, (0.0, 1.3), partial(linear.from_saddle, depth))
             for depth in DEPTHS
         },
-        "from where descent starts": _Known(SMALL, end, (-0.2, 1.4), _two_weights(SMALL, end)),
-        "from far away": _Known(LARGE, end, (-0.2, 1.4), _two_weights(LARGE, end)),
-        "on one branch": _Known((s, 1 / s), (t, 1 / t), (-0.2, 1.2), _between(s, t)),
-        "across the saddle": _Known((t, 1 / t), (other, 1 / other), (-0.2, 1.2), _between(t, other)),
+        "from where descent starts": _Known(SMALL, end, (-0.2, 1.4), partial(linear.two_weights, SMALL, end)),
+        "from far away": _Known(LARGE, end, (-0.2, 1.4), partial(linear.two_weights, LARGE, end)),
+        "on one branch": _Known((s, 1 / s), (t, 1 / t), (-0.2, 1.2), partial(linear.between_solutions, s, t)),
+        "across the saddle": _Known(
+            (t, 1 / t), (other, 1 / other), (-0.2, 1.2), partial(linear.between_solutions, t, other)
+        ),
     }
     results = {name: _resolved(study, name, line) for name, line in known.items()}
     errors = {name: _error(line, results[name]) for name, line in known.items()}
@@ -74,11 +77,11 @@ def linear_lines(study: Study) -> Outcome:
         "Lines are resolved from what ravine measures on torch models, dots are closed forms. A chain of d weights is "
         "(αᵈ − 1)² from the saddle at the origin: flat at first, the flatter the deeper, with one minimum. From "
         f"{SMALL} and from {LARGE}, far away, the line to a solution meets no barrier. Between the solutions (2, ½) "
-        "and (½, 2), which lie on one curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) = 0.316; between (½, "
-        "2) and its negative the line crosses the saddle, of height 1. Largest error at 201 values of α, over each "
+        "and (½, 2), which lie on one curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) = 0.316; between "
+        "(½, 2) and its negative the line crosses the saddle, of height 1. Largest error at 201 values of α, over each "
         f"curve's largest value: {max(errors.values()):.0e}. Matrices of widths {'–'.join(map(str, WIDTHS))} on "
-        "{EXAMPLES} examples: from a small start and from a random point to a solution, and between two solutions that "
-        "(G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins without any loss. J is a polynomial of degree 6: 7 of its values give the "
+        f"{EXAMPLES} examples: from a small start and from a random point to a solution, and between two solutions "
+        "that (G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins without any loss. J is a polynomial of degree 6: 7 of its values give the "
         f"other 194 to {max(misfits):.0e} of the largest.",
     )
     return Outcome("linear-lines", figure, results | matrices, ())
@@ -127,7 +130,7 @@ def linear_plane(study: Study) -> Outcome:
 
 def linear_dynamics(study: Study) -> Outcome:
     """Two modes of a deep linear network, learned one after the other, beside Saxe's formula."""
-    path = study.kept("linear-dynamics", (STRENGTHS, FIRST_STRENGTH, RATE), _modes)
+    path = study.kept("linear-dynamics", (STRENGTHS, FIRST_STRENGTH, RATE, "objective"), _modes)
     time = path["step"].values * RATE
     found = {s: path[name].values ** 2 for s, name in zip(STRENGTHS, ("alpha", "beta"), strict=True)}
     formula = {s: linear.mode_strength(s, FIRST_STRENGTH, time) for s in STRENGTHS}
@@ -142,15 +145,11 @@ def linear_dynamics(study: Study) -> Outcome:
             Curve(time, found[s], f"mode of strength {s:g}", style=style),
             Markers(time[few], formula[s][few], style=style),
         ]
-    height = np.sum([(s - found[s]) ** 2 for s in STRENGTHS], axis=0)
+    height = np.sum([(s - formula[s]) ** 2 for s in STRENGTHS], axis=0)
+    fall = (Curve(time, path["objective"].values, "J of the run", style=2), Markers(time[few], height[few], style=2))
     panels = (
         Panel(Axis("time (steps × learning rate)"), Axis("strength of the mode"), tuple(strengths), "two modes"),
-        Panel(
-            Axis("time (steps × learning rate)"),
-            Axis("J"),
-            (Curve(time, height, "J of the run", style=2),),
-            "their objective",
-        ),
+        Panel(Axis("time (steps × learning rate)"), Axis("J"), fall, "their objective"),
     )
     figure = Figure(
         panels,
@@ -159,7 +158,8 @@ def linear_dynamics(study: Study) -> Outcome:
         f"{' and '.join(f'{s:g}' for s in STRENGTHS)} from whitened inputs, both modes at {FIRST_STRENGTH:g} at first. "
         "Lines: the recorded run, projected on the plane that the two modes span, of which it leaves "
         f"{residual:.0e} of its displacement; a coordinate's square is the mode's strength. Dots: "
-        f"s e^(2st)/(e^(2st) − 1 + s/u₀). They differ by {error:.0e} at most, and by half as much with half the "
+        f"u(t) = s e^(2st)/(e^(2st) − 1 + s/u₀), and J = Σ(s − u)². The strengths "
+        f"differ by {error:.0e} at most, and by half as much with half the "
         "learning rate: the formula is of the flow. J falls in two steps, with a plateau before each: strong "
         "modes first.",
     )
@@ -177,18 +177,6 @@ class _Known:
     end: tuple[float, ...]
     interval: tuple[float, float]
     closed: Callable[[np.ndarray], np.ndarray]
-
-
-def _from_saddle(depth: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda alpha: linear.from_saddle(depth, alpha)
-
-
-def _two_weights(start: Any, end: Any) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda alpha: linear.two_weights(start, end, alpha)
-
-
-def _between(s: float, t: float) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda alpha: linear.between_solutions(s, t, alpha)
 
 
 def _resolved(study: Study, name: str, known: _Known) -> xr.Dataset:
@@ -327,10 +315,13 @@ def _recorded(
     model = linear.deep_linear(*widths)
     model.load_state_dict(dict(start))
     steps = round(time / rate)
+    J = linear.objective(widths, inputs, targets)
     with tempfile.TemporaryDirectory() as folder:
         recorder = ravine.TrajectoryRecorder(Path(folder), every=max(steps // 120, 1))
         linear.descend(model, inputs, targets, rate=rate, steps=steps, recorder=recorder)
-        return ravine.project(ravine.Trajectory.open(folder), onto=plane)
+        run = ravine.Trajectory.open(folder)
+        path = ravine.project(run, onto=plane)
+        return path.assign(objective=("step", [J(snapshot)["data"] for snapshot in run]))
 
 
 # --- drawn -----------------------------------------------------------------------------------------------
