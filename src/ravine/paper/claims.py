@@ -49,11 +49,12 @@ class Claim:
     threshold: float
     reason: str
 
-    def judged(self, outcome: Outcome | None) -> Finding:
+    def judged(self, outcome: Outcome | None, profile: str = "") -> Finding:
         """The claim's number in an outcome of its figure, if there is one.
 
         Args:
             outcome: None where the figure was not run.
+            profile: in which it was.
 
         Returns:
             What was found.
@@ -64,7 +65,7 @@ class Claim:
         else:
             holds = number <= self.threshold if self.bound == "at most" else number >= self.threshold
             status = "holds" if holds else "does not hold"
-        return Finding(self, number, status)
+        return Finding(self, number, status, profile if self.figure else "")
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ class Finding:
         claim: which.
         number: NaN where it was not run.
         status: in words.
+        profile: of the measurements; "" where there are none.
     """
 
     claim: Claim
     number: float
     status: str
+    profile: str = ""
 
     @property
     def verdict(self) -> str:
@@ -107,7 +110,11 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
     """
     rows = [
         {key: value for key, value in asdict(found.claim).items() if key != "found"}
-        | {"number": None if np.isnan(found.number) else float(f"{found.number:.6g}"), "status": found.status}
+        | {
+            "number": None if np.isnan(found.number) else float(f"{found.number:.6g}"),
+            "status": found.status,
+            "profile": found.profile,
+        }
         for found in findings
     ]
     return json.dumps(about | {"claims": rows}, indent=1, ensure_ascii=False) + "\n"
@@ -115,7 +122,7 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
 
 def as_markdown(findings: Iterable[Finding]) -> str:
     """Findings as a table for a page."""
-    head = "| | The paper says | What is measured | Found | Holds if | Why |\n|---|---|---|---|---|---|\n"
+    head = "| | The paper says | What is measured | Found | Holds if | Why | Profile |\n|---|---|---|---|---|---|---|\n"
     rows = []
     for found in findings:
         claim = found.claim
@@ -128,6 +135,7 @@ def as_markdown(findings: Iterable[Finding]) -> str:
             number,
             bound,
             claim.reason,
+            found.profile or "—",
         )
         rows.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |\n")
     return head + "".join(rows)
