@@ -50,7 +50,7 @@ class TestFigures:
         assert there == {f"{name}.png", f"{name}.pdf", f"{name}.html", "report.html", "outcome.json"}
         outcome = json.loads((folder / "outcome.json").read_text())
         assert outcome["command"] == f"ravine paper run {name} --profile quick"
-        assert outcome["claims"]
+        assert bool(outcome["claims"]) == name.startswith("fig")  # the others are not in the paper's first version
         assert all(row["status"] in {"holds", "does not hold", "not run"} for row in outcome["claims"])
         assert outcome["title"] in (folder / "report.html").read_text()
 
