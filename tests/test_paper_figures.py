@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray as xr
+from markupsafe import escape
 
 import ravine
 from ravine.paper import claims, publish
@@ -50,9 +51,9 @@ class TestFigures:
         assert there == {f"{name}.png", f"{name}.pdf", f"{name}.html", "report.html", "outcome.json"}
         outcome = json.loads((folder / "outcome.json").read_text())
         assert outcome["command"] == f"ravine paper run {name} --profile quick"
-        assert outcome["claims"]
+        assert bool(outcome["claims"]) == name.startswith("fig")  # the others are not in the paper's first version
         assert all(row["status"] in {"holds", "does not hold", "not run"} for row in outcome["claims"])
-        assert outcome["title"] in (folder / "report.html").read_text()
+        assert str(escape(outcome["title"])) in (folder / "report.html").read_text()
 
     def test_what_is_there_is_not_done_again(self, made):
         before = len(made.said)

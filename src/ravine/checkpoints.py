@@ -146,11 +146,9 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         )
         raise InputError(msg)
     if other.adapter is not None:
-        return replace(
-            reference,
-            tensors=_retied(other.adapter.applied_to(reference.tensors, reference.label), reference),
-            label=other.label,
-        )
+        adapted = _retied(other.adapter.applied_to(reference.tensors, reference.label), reference)
+        kept = {n: v for n, v in reference.versions.items() if adapted[n] is reference.tensors[n]}
+        return replace(reference, tensors=adapted, label=other.label, versions=kept)
     renamed = min(
         (
             (len(missing) + len(extra), steps, candidate)

@@ -114,6 +114,7 @@ def _about(outcome: Outcome, profile: str) -> dict[str, Any]:
 
 def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding]) -> list[str]:
     about = _about(outcome, profile)
+    found = [finding for finding in findings if finding.status != "not run"]
     trained, measured = (sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring"))
     return [
         f"## {outcome.figure.title}\n",
@@ -121,7 +122,7 @@ def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding])
         f"{outcome.figure.caption}\n",
         *([f"{outcome.remark}\n"] if outcome.remark else []),
         f"`{about['command']}`: {_minutes(trained)} of training, {_minutes(measured)} of measuring.\n",
-        claims.as_markdown(found for found in findings if found.status != "not run"),
+        *([claims.as_markdown(found)] if found else []),
     ]
 
 
