@@ -25,8 +25,11 @@ def drawn(figure: Figure) -> go.Figure:
     if figure.panels[0].z is not None:  # a field has its panel to itself
         panel = figure.panels[0]
         sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
+        left, bottom = (8, 8) if panel.view == "3d" else (64, 48)  # a box has its axes' words inside
         return _dressed(sheet).update_layout(
-            plot_bgcolor=interactive_field.MISSING, hovermode="closest", margin={"l": 64, "r": 16, "t": 24, "b": 48}
+            plot_bgcolor=interactive_field.MISSING,
+            hovermode="closest",
+            margin={"l": left, "r": 16, "t": 24, "b": bottom},
         )
     columns = min(len(figure.panels), 2)
     rows = -(-len(figure.panels) // 2)

@@ -45,9 +45,10 @@ def path(result: xr.Dataset) -> Figure:
     layers: tuple[Layer, ...] = (*null, Curve(along, away, "training", style=0), marks)
     heights = [away, *(layer.y for layer in null if isinstance(layer, Curve))]
     places = [along, *(layer.x for layer in null if isinstance(layer, Curve))]
+    horizontal, vertical = distances(result)
     panel = Panel(
-        Axis("distance along the line", limits=padded(np.concatenate(places))),
-        Axis("distance from the line", limits=padded(np.concatenate([[0.0], *heights]))),
+        Axis(horizontal, limits=padded(np.concatenate(places))),
+        Axis(vertical, limits=padded(np.concatenate([[0.0], *heights]))),
         layers,
     )
     reading = (
@@ -57,7 +58,24 @@ def path(result: xr.Dataset) -> Figure:
         filter(None, [f"Each mark is one of {len(steps)} snapshots of training.", reading, straightness(result)])
     )
     panels = (panel, *_learning(result))
-    return Figure(panels, str(result.attrs.get("title", "")) or "How far training strayed from its line", caption)
+    return Figure(
+        panels,
+        str(result.attrs.get("title", ""))
+        or f"How far training strayed from its {'plane' if 'beta' in result else 'line'}",
+        caption,
+    )
+
+
+def distances(result: xr.Dataset) -> tuple[str, str]:
+    """What a run's ``distance`` and ``residual`` are called: a plane has no along.
+
+    Example:
+        >>> distances(xr.Dataset())
+        ('distance along the line', 'distance from the line')
+    """
+    if "beta" in result:
+        return "distance within the plane", "distance from the plane"
+    return "distance along the line", "distance from the line"
 
 
 def _learning(result: xr.Dataset) -> list[Panel]:

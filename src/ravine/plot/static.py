@@ -102,6 +102,14 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def picture(figure: Figure) -> bytes:
+    """A lossless WebP, less than half as large as the PNG, for inside a page."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        drawn(figure).savefig(buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs={"lossless": True})
+    return buffer.getvalue()
+
+
 def _draw_panel(axes: Axes, panel: Panel, named: dict[str, Artist]) -> None:
     _set_axis(panel.x, axes.xaxis, axes.set_xscale, axes.set_xlim)
     _set_axis(panel.y, axes.yaxis, axes.set_yscale, axes.set_ylim)
