@@ -14,40 +14,22 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from ravine import metrics, plot
+from ravine import metrics
 from ravine.metrics.profile import with_error
 from ravine.plot import page
 from ravine.plot.curves import title
-from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities, validate
+from ravine.report.scrub import embedded
+from ravine.report.tables import Cell, Measure, copies
+from ravine.report.views import View
+from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities
 
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
 SHOWN_POINTS: Final = 6
 
 _MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
 
-_DRAWN: Final = {"line": plot.line, "lines": plot.barriers, "plane": plot.surface, "path": plot.path}
-
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A measure on one split: the number in full and as read, where it was found, and what is special about it."""
-
-    number: str
-    text: str
-    at: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of the table of measures; None where a split has no such measure."""
-
-    name: str
-    note: str
-    cells: tuple[Cell | None, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +56,15 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The measures of one quantity, and what each of its buttons copies, as JSON."""
+
+    quantity: str
+    measures: tuple[Measure, ...]
+    copies: Markup
+
+
+@dataclass(frozen=True)
 class Section:
     """One result on the page."""
 
@@ -82,28 +73,34 @@ class Section:
     verdict: metrics.Verdict
     figure: Markup
     caption: str
+    scrub: str
     splits: tuple[str, ...]
-    measures: dict[str, tuple[Measure, ...]]
+    tables: tuple[Table, ...]
     points: Points
     facts: tuple[Fact, ...]
     command: str
 
     @classmethod
-    def of(cls, result: xr.Dataset, number: int, tolerance: float) -> Section:
-        """The section for the result that stands at this place on the page."""
-        kind = kind_of(validate(result))
-        figure = _DRAWN[kind](result)  # first: it refuses what is none of them
+    def of(cls, view: View, tolerance: float) -> Section:
+        """The section for a result that is drawn like this."""
+        result, path = view.result, view.kind == "path"
         verdict = metrics.verdict(result, tolerance)
-        splits = tuple(str(name) for name in result["walk" if kind == "path" else "split"].values)
+        splits = tuple(str(name) for name in result["walk" if path else "split"].values)
+        several = f"{result.sizes['line']} lines" if view.kind == "lines" else ""
+        name = title(result) or several or view.anchor.replace("-", " ")
         return cls(
-            anchor=f"{kind}-{number}",
-            title=title(result) or f"{kind} {number}",
+            anchor=view.anchor,
+            title=name,
             verdict=verdict,
-            figure=page.fragment(figure),
-            caption=figure.caption,
+            figure=page.fragment(*view.figures, name=view.anchor),
+            caption=view.caption,
+            scrub=view.scrub,
             splits=splits,
-            measures=_measures(verdict.rows, splits),
-            points=_steps(result) if kind == "path" else _points(result),
+            tables=tuple(
+                Table(quantity, measures, embedded(copies(f"{name}: {quantity}", splits, measures)))
+                for quantity, measures in _measures(verdict.rows, splits).items()
+            ),
+            points=_steps(result) if path else _points(result),
             facts=_facts(result),
             command=str(result.attrs.get("command", "")),
         )
@@ -135,7 +132,8 @@ def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...
 
 
 def _cell(row: metrics.Row, note: str) -> Cell:
-    return Cell(repr(float(row.value)), with_error(row.value, row.stderr), row.at, row.note if row.note != note else "")
+    text = with_error(row.value, row.stderr)
+    return Cell(repr(float(row.value)), repr(float(row.stderr)), text, row.at, row.note if row.note != note else "")
 
 
 def _points(result: xr.Dataset) -> Points:
