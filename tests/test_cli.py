@@ -146,6 +146,7 @@ BAD = {
     "crash in the model": (["line", "objective.py:crashing", *GOOD[1:]], "alpha ="),
     "report of nothing": (["report", "."], "no results"),
     "report of no folder": (["report", "nowhere"], "not a folder"),
+    "another library": (["line", *GOOD, "--plotlyjs", "local"], "inline"),
     "inspect nothing": (["inspect", "start.safetensors", "nowhere"], "nowhere"),
 }
 

@@ -40,6 +40,11 @@ _END = typer.Argument(help="checkpoint at alpha = 1")
 _OUT = typer.Option(help="folder to write; made if need be")
 _TITLE = typer.Option(help="what to call the result")
 _ALPHA = typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
+_PLOTLYJS = typer.Option(
+    "--plotlyjs",
+    callback=wing.known_plotlyjs,
+    help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
+)
 _RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
 
 
@@ -77,12 +82,15 @@ def about(
 
 
 @app.command()
-def demo(out: Annotated[Path, _OUT] = Path("ravine-demo")) -> None:
+def demo(
+    out: Annotated[Path, _OUT] = Path("ravine-demo"),
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
     """Train two small networks on digits, walk the lines between them, and write a report. Under a minute."""
     from ravine import demo as tour
 
     _require_writable(out)
-    made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True))
+    made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True), plotlyjs)
     for curve in (made.descent, made.crossing, made.path):
         _print_verdict(curve)
     typer.echo(f"\nThe report: {made.report}")
@@ -114,6 +122,7 @@ def line(
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
     title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """Walk the straight line from START to END; write the result, figures and a report."""
     points = parse_alpha(alpha)
@@ -141,7 +150,7 @@ def line(
         typer.echo(f"{told}: to {tolerance:g} of the local value", err=True)
         curve = ravine.resolve(J, along=walk, interval=interval, tolerance=tolerance, **about)
     figures = {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
-    _deliver(out, {"line": curve}, figures)
+    _deliver(out, {"line": curve}, figures, plotlyjs)
 
 
 @app.command()
@@ -151,6 +160,7 @@ def barriers(
     alpha: Annotated[str, _ALPHA] = "0:1:25",
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
     at = parse_alpha(alpha)
@@ -166,7 +176,7 @@ def barriers(
     what = f"{len(along)} steps of two runs" if runs else f"{len(along)} pairs of {len(points)} checkpoints"
     typer.echo(f"· {what}, {len(at)} points each", err=True)
     found = ravine.evaluate(J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal())
-    _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"))
+    _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs)
     if not runs:
         _print_averages(J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found))
 
@@ -178,6 +188,7 @@ def project(
     alpha: Annotated[str, _ALPHA] = "0:1:101",
     out: Annotated[Path, _OUT] = Path("ravine-project"),
     title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
     points = parse_alpha(alpha)
@@ -192,7 +203,7 @@ def project(
     path = ravine.project(taken, onto=walk, objective=J)
     path = path.assign_attrs(title=f"{title}: training" if title else "How far training strayed from its line", **about)
     figures = {"line": ravine.plot.line(curve), "path": ravine.plot.path(path)}
-    _deliver(out, {"line": curve, "path": path}, figures)
+    _deliver(out, {"line": curve, "path": path}, figures, plotlyjs)
 
 
 @app.command()
@@ -216,6 +227,7 @@ def plane(
     seed: Annotated[int, typer.Option(help="of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
     title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
     from ravine.directions import spanned
@@ -246,7 +258,7 @@ def plane(
     }
     if path is not None:
         figures["path"] = ravine.plot.path(path)
-    _deliver(out, {"plane": surface} | ({"path": path} if path is not None else {}), figures)
+    _deliver(out, {"plane": surface} | ({"path": path} if path is not None else {}), figures, plotlyjs)
     if explained is not None:
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained[:2])
         walk = " and ".join(f"{100 * share:.1f} %" for share in (6 / np.pi**2, 6 / np.pi**2 / 4))
@@ -254,7 +266,10 @@ def plane(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*.nc)")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="a folder with results (*.nc)")],
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
     """Write report.html anew from the results (*.nc) in a folder; needs no model."""
     files = sorted(folder.glob("*.nc"))
     if not files:
@@ -262,7 +277,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*
         msg = f"{str(folder)!r} {what}; expected a folder with results that ravine wrote"
         raise ravine.InputError(msg)
     results = sorted((ravine.open_result(file) for file in files), key=lambda result: str(result.attrs["created"]))
-    page = ravine.write_report(folder, *results)
+    page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     typer.echo(f"The report: {page}")
 
 
@@ -367,14 +382,14 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
-def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any]) -> None:
+def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str) -> None:
     """Write results, figures and the report, and print the verdicts."""
     for name, result in results.items():
         ravine.save_result(result, out / f"{name}.nc")
     for name, figure in figures.items():
         for suffix in ("png", "pdf"):
             figure.save(out / f"{name}.{suffix}")
-    page = ravine.write_report(out, *results.values())
+    page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     for result in results.values():
         _print_verdict(result)
     typer.echo(f"\nThe report: {page}")
@@ -438,7 +453,8 @@ def _around(path: Any, dim: str, axes: str | None) -> np.ndarray:
 
 def _print_verdict(curve: Any) -> None:
     found = ravine.metrics.verdict(curve)
-    heading = str(curve.attrs["title"] or f"{curve.attrs['start']} → {curve.attrs['end']}")
+    start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
+    heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "The verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
     for sentence in (found.headline, *found.sentences):
         typer.echo(sentence)
