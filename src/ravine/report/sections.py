@@ -142,7 +142,8 @@ def _points(result: xr.Dataset) -> Points:
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        coordinates["distance"] = ordered["distance"].transpose(*dims).values.ravel()
+        away = ordered["distance"].broadcast_like(ordered["loss"].isel(split=0, drop=True))  # lines may share theirs
+        coordinates["distance"] = away.transpose(*dims).values.ravel()
     values = {
         (quantity, str(split)): tuple(
             ordered[name].sel(split=split).transpose(*dims).values.ravel() for name in (quantity, f"{quantity}_stderr")
