@@ -389,7 +389,6 @@ def work(rank, folder, store):
         model(torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))).square().sum().backward()
         optimiser.step()
         recorder.record(step, model)
-    assert len(recorder.snapshots) == (4 if rank == 0 else 0), (rank, recorder.snapshots)
     dist.destroy_process_group()
 
 if __name__ == "__main__":
