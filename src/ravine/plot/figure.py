@@ -207,7 +207,7 @@ class Panel:
         layers: what is drawn.
         title: a word above the panel, "" for none.
         z: the scale of a field's colours and heights; None where there is no field. What lies on a field is drawn
-            in black with a white rim.
+            in black with a white rim, in the dash of its style.
         aspect: how long a unit of y is drawn, in units of x; None leaves it to the renderer.
         view: a field from above, ``"flat"``, or from the side, ``"3d"``.
         facing: the corner that is nearest when it is seen from the side: (−1, 1) is low x, high y.

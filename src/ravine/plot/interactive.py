@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from ravine.plot import interactive_field
 from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
-from ravine.plot.palette import ALARM, GREY, colour, dash
+from ravine.plot.palette import ALARM, GREY, colour, dash_in_pixels
 
 ROW_HEIGHT: Final = 340  # pixels
 
@@ -135,7 +135,7 @@ def _curve(curve: Curve, at: str) -> go.Scatter:
         y=curve.y,
         customdata=curve.stderr,
         mode="lines",
-        line={"color": colour(curve.style), "width": 2, "dash": _dash(curve.style), "simplify": False},
+        line={"color": colour(curve.style), "width": 2, "dash": dash_in_pixels(curve.style), "simplify": False},
         connectgaps=False,
         hovertemplate=f"{told}{at}<extra>{_text(curve.label)}</extra>",
     )
@@ -195,10 +195,6 @@ def _draw_rule(sheet: go.Figure, rule: Rule, row: int, column: int) -> None:
         place = {"x": 1, "xref": "x domain", "xanchor": "left", "y": rule.at, "yanchor": "middle"}
     if rule.label:
         sheet.add_annotation(text=_text(rule.label), showarrow=False, font_size=11, row=row, col=column, **place)
-
-
-def _dash(style: int) -> str:
-    return " ".join(f"{2 * length:g}px" for length in dash(style)).replace(" ", ",") or "solid"
 
 
 def _text(label: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ravine.plot.figure import Axis, Curve, Field, Markers, Panel
-from ravine.plot.palette import ALARM, GREY, INK, PAPER, RAMP
+from ravine.plot.palette import ALARM, GREY, INK, PAPER, RAMP, dash, dash_in_pixels
 
 HEIGHT: Final = 480  # pixels
 
@@ -135,13 +135,15 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
     told = {"hovertext": [_text(words) for words in curve.hover], "hovertemplate": "%{hovertext}<extra></extra>"}
     for width, ink in ((5, PAPER), (2, INK)):
         hover = told if ink == INK and curve.hover else {"hoverinfo": "skip"}
-        look = {"mode": "lines+markers", "name": _text(curve.label), **hover}
-        line = {"color": ink, "width": width}
+        dotted = "lines" if dash(curve.style) else "lines+markers"  # dots would fill the gaps
+        look = {"mode": dotted, "name": _text(curve.label), **hover}
+        line: dict[str, Any] = {"color": ink, "width": width}
         marker = {"color": ink, "size": width + 2}
         if side:
             heights = _lifted(curve.z, z)
             yield go.Scatter3d(x=curve.x, y=curve.y, z=heights, line=line, marker={**marker, "size": 2}, **look)
         else:
+            line["dash"] = dash_in_pixels(curve.style)
             yield go.Scatter(x=curve.x, y=curve.y, line=line, marker=marker, **look)
 
 

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ravine.plot.figure import Axis, Curve, Field, Markers, Panel
-from ravine.plot.palette import ALARM, INK, PAPER, RAMP
+from ravine.plot.palette import ALARM, INK, PAPER, RAMP, dash
 
 #: From this many steps on a dot at each would merge into the path.
 DOTTED_BELOW: Final = 60
@@ -142,8 +142,10 @@ def _light(field: Field, heights: np.ndarray, extent: float) -> np.ndarray:
 
 
 def _draw_trail(axes: Any, curve: Curve, places: tuple[np.ndarray, ...], order: float) -> None:
-    few = len(curve.x) < DOTTED_BELOW
-    look = {"color": INK, "linewidth": 0.9, "marker": "o" if few else "", "markersize": 1.6, "zorder": order}
+    few = len(curve.x) < DOTTED_BELOW and not dash(curve.style)  # dots would fill the gaps
+    strokes = (0, dash(curve.style)) if dash(curve.style) else "-"
+    look = {"color": INK, "linewidth": 0.9, "linestyle": strokes, "zorder": order}
+    look |= {"marker": "o" if few else "", "markersize": 1.6}
     axes.plot(*places, path_effects=[_RIM], **look)
 
 

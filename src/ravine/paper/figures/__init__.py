@@ -10,6 +10,7 @@ from typing import Final
 
 from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
+from ravine.paper.figures.mpdbm import fig7, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, Study
 
 __all__ = ["FIGURES", "NotThere", "Outcome", "Study"]
@@ -21,5 +22,7 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig3": fig3,
     "fig4": fig4,
     "fig5": fig5,
+    "fig7": fig7,
+    "fig7-plane": fig7_plane,
     "fig8": fig8,
 }
