@@ -87,9 +87,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         of = [row for row in rows if row["grows"] == grows]
         x = np.array([row[grows] for row in of], dtype=float)
         for key, label, marker in (("seconds", "time", "o"), ("bytes", "memory", "s")):
-            y = np.array([row[key] for row in of]) / max(of[0][key], 1)
+            y = np.array([row[key] for row in of]) / (of[0][key] or 1)
             slope, last = slopes(rows, grows, key)
-            panel.loglog(x, y, marker=marker, label=f"{label}: slope {slope:.2f}, at the end {last:.2f}")
+            panel.loglog(x, y, marker=marker, label=f"{label}: slope {slope:.2f} (last step {last:.2f})")
         panel.loglog(x, x / x[0], color="0.6", linestyle="--", label="slope 1")
         panel.set_xlabel(grows)
         panel.legend(frameon=False)

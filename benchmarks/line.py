@@ -45,6 +45,9 @@ def measure(name: str, examples: int | None, points: int, rounds: int, truth: in
         "evaluate": lambda: ravine.evaluate(J, along=line, at=alphas, progress=False),
         "resolve": lambda: ravine.resolve(J, along=line, progress=False),
     }
+    if of.data[1].ndim == 1:  # classes
+        both = of.objective(error=True)
+        calls["resolve with error"] = lambda: ravine.resolve(both, along=line, progress=False)
     counts = {"tight": few, "tight, fewer": fewer}
     for peer, curve_of in PEERS.items():
         for label, count in ((peer, 4), (f"{peer}, fewer", 2)):
@@ -73,6 +76,7 @@ def measure(name: str, examples: int | None, points: int, rounds: int, truth: in
         "counts": counts,
         "rounds": times,
         "points": int(curve.sizes["alpha"]),
+        "points_with_error": int(found["resolve with error"].sizes["alpha"]) if "resolve with error" in found else 0,
         "resolved": int(curve.attrs["resolved"]),
         "matrix_rate": rate,
         "plain_flops": plain,
@@ -110,7 +114,20 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
     """The four tables."""
     peers = [name for name in PEERS if all(name in row["rounds"][0] for row in rows)]
     speed = table(
-        ["network", "examples", "tight loop", *peers, "evaluate", "× tight", "resolve", "× tight", "× faster peer"],
+        [
+            *(
+                "network",
+                "examples",
+                "tight loop",
+                *peers,
+                "evaluate",
+                "× tight",
+                "resolve",
+                "× tight",
+                "× faster peer",
+            ),
+            "resolve with error rate",
+        ],
         [
             [
                 row["title"],
@@ -119,6 +136,7 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
                 *_beside_tight(row, "evaluate", 0),
                 *_beside_tight(row, "resolve", 1),
                 _beside_peers(row) if peers else "not installed",
+                _with_error(row),
             ]
             for row in rows
         ],
@@ -189,6 +207,14 @@ def _beside_tight(row: dict[str, Any], name: str, which: int) -> list[str]:
     ratio = median(row["rounds"], "tight", over=name)
     goal = GOALS.get(row["network"], OTHER_GOALS)[which]
     return [f"{median(row['rounds'], name):.2f} s", judged(ratio, goal, f"{ratio:.2f}×")]
+
+
+def _with_error(row: dict[str, Any]) -> str:
+    """The same with the error rate of classes, which no other contestant measures."""
+    if not row["points_with_error"]:
+        return "–"
+    ratio = median(row["rounds"], "tight", over="resolve with error")
+    return f"{median(row['rounds'], 'resolve with error'):.2f} s, {row['points_with_error']} points, {ratio:.1f}× tight"
 
 
 def _beside_peers(row: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 The tight loop is what a careful person writes by hand for one network: parameters interpolated in place by
 ``torch.lerp``, one resident tensor of examples, functional layers in place where that helps, the best batch size of
 a short trial, one synchronisation per point, one number per point. It measures less than ravine does: no standard
-errors, no error rate, no noise floor, no provenance.
+errors, no noise floor, no provenance.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def criterion(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tens
     return F.cross_entropy(outputs, targets.flatten(), reduction=reduction)
 
 
-def per_token(model: nn.Module, batch: Any) -> Tensor:
-    """The language model's loss, one number per token."""
+def loss_alone(model: nn.Module, batch: Any) -> Tensor:
+    """What all contestants measure: the loss, here one number per example or token."""
     return criterion(model(batch[0]), batch[1], reduction="none")
 
 
@@ -175,7 +175,6 @@ class Recipe:
         epochs: of Adam, from the start of the line to its end.
         rate: of Adam.
         batch: of Adam.
-        per_example: what ravine measures.
     """
 
     title: str
@@ -187,7 +186,6 @@ class Recipe:
     epochs: int = 3
     rate: float = 1e-3
     batch: int = 100
-    per_example: Callable[..., Any] = ravine.supervised(F.cross_entropy)
 
 
 RECIPES = {
@@ -220,7 +218,6 @@ RECIPES = {
         epochs=12,
         rate=1e-2,
         batch=16,
-        per_example=per_token,
     ),
     "digits": Recipe(
         "ReLU 64–256–256–10",
@@ -262,9 +259,10 @@ class Problem:
         """From the initialisation to the solution."""
         return ravine.Line(self.start, self.end)
 
-    def objective(self, **policies: Any) -> ravine.Objective:
-        """What ravine measures, at its defaults."""
-        return ravine.Objective(self.model, self.recipe.per_example, {"train": self.data}, **policies)
+    def objective(self, *, error: bool = False, **policies: Any) -> ravine.Objective:
+        """What ravine measures, at its defaults: the loss alone, or with the error rate of classes."""
+        per_example = ravine.supervised(F.cross_entropy) if error else loss_alone
+        return ravine.Objective(self.model, per_example, {"train": self.data}, **policies)
 
     def to(self, device: str) -> Problem:
         """The same, elsewhere."""

@@ -62,6 +62,10 @@ def test_data_is_listed(capsys):
         (("paper", "train", "vgg"), "there is no recipe 'vgg'"),
         (("paper", "train", "relu-mnist", "--profile", "fast"), "there is no profile 'fast'"),
         (("paper", "train", "relu-mnist", "--data", "."), "lacks mnist/train-images-idx3-ubyte.gz"),
+        (("paper", "run", "fig5", "fig99"), "there is no figure 'fig99'; there are fig1"),
+        (("paper", "run", "fig5", "--profile", "fast"), "there is no profile 'fast'"),
+        (("paper", "run", "fig5", "--data", "."), "lacks mnist/train-images-idx3-ubyte.gz"),
+        (("paper", "check", "--profile", "fast"), "there is no profile 'fast'"),
         (("data", "fetch", "cifar"), "there is no data set 'cifar'"),
         (("data", "fetch", "mnist"), "could not be fetched: no mirror"),
     ],
@@ -79,3 +83,28 @@ def test_bad_input_is_one_sentence(words, said, capsys, monkeypatch, tmp_path):
 def test_the_command_line_starts_without_torch():
     code = "import sys, ravine.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_figure_is_run_checked_and_put_on_a_page(capsys):
+    assert ravine("paper", "run", "fig5", "--profile", "quick", "--out", "o") == 0
+    said = capsys.readouterr()
+    assert "measuring fig5-path" in said.err
+    assert "fig5, profile quick: o/figures/fig5-quick" in said.out
+    assert "fig5 (quick), §3: “Of course, SGD does not operate in this linear subspace”" in said.out
+    assert ravine("paper", "check", "--out", "o", "--docs", "page") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "not run" in said.out
+    assert "written: page/README.md, page/claims.json, page/fig5.png" in said.out
+
+
+def test_where_nothing_was_run_nothing_is_claimed(capsys):
+    assert ravine("paper", "check") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("not run")
+    assert "holds" not in last
+
+
+def test_figures_are_listed(capsys):
+    assert ravine("paper", "list") == 0
+    assert "fig5               How far training strays from the line, beside a random walk." in capsys.readouterr().out

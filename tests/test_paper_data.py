@@ -143,5 +143,5 @@ def test_a_file_of_another_kind(tiny, monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ravine.InputError, match="there is no data set 'cifar'; there are mnist, ptb, digits"):
+    with pytest.raises(ravine.InputError, match="there is no data set 'cifar'; there are mnist, ptb, cifar10, digits"):
         data.load("cifar")

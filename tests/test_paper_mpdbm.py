@@ -305,7 +305,8 @@ class TestTraining:
         start = task.network.build(0)
         task.start(start)
         several = task.measured(["train"], draws=2)(start)["train"]
-        means = [float(per_example(start, task.drawn("train", k))["loss"].double().mean()) for k in (0, 1)]
+        with torch.no_grad():
+            means = [float(per_example(start, task.drawn("train", k))["loss"].double().mean()) for k in (0, 1)]
         assert several == pytest.approx(sum(means) / 2, rel=1e-6)
 
     def test_the_first_pass_is_doubled_by_default(self, digits, tmp_path):
@@ -344,6 +345,7 @@ class TestSearch:
             {
                 "loss": (("alpha", "split"), values, {"units": "nats"}),
                 "loss_stderr": (("alpha", "split"), 0 * values),
+                "loss_noise_floor": (("alpha", "split"), 0 * values),
                 "loss_replicates": (("alpha", "split", "replicate"), np.repeat(values[..., None], 2, axis=2)),
             },
             coords={"alpha": alpha, "split": ["train"]},
@@ -375,7 +377,7 @@ class TestSearch:
 def test_the_projected_start_is_the_nearest_that_is_allowed(tmp_path):
     run = train(short(), tmp_path)
     nearest, away = projected_start(run)
-    start = run.trajectory[0]
+    start = run.trajectory[0].params
     norms = start["W1"].double().norm(dim=1)
     assert bool((norms > MPDBM_MNIST.caps[0]).any())
     over = [
@@ -419,7 +421,7 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     np.testing.assert_allclose(path["loss"], seen, rtol=1e-5)
     at = path.swap_dims(step="step")
     np.testing.assert_allclose(at["alpha"].sel(step=[0, run.best_step]), [0, 1], atol=1e-6)
-    farthest = ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))["residual"].argmax()
+    farthest = ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))["residual"].values.argmax()
     assert float(path["beta"][int(farthest)]) == pytest.approx(1, abs=1e-5)
     assert float(path["residual"][int(farthest)]) == pytest.approx(0, abs=1e-3 * plane.attrs["length_a"])
     assert abs(plane.attrs["cosine"]) < 1e-5

@@ -7,11 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ravine
-from ravine import black_sheep, principal_axes, project
+from ravine import (
+    InputError,
+    black_sheep,
+    metrics,
+    open_result,
+    plot,
+    principal_axes,
+    project,
+    save_result,
+    write_report,
+)
 from ravine.projection import Run
 from ravine.slices import Line
 from ravine.trajectory import Trajectory, TrajectoryRecorder
@@ -333,3 +344,48 @@ class TestBadInput:
         path = project(run, onto=Line(run[0], point(3, 4)))
         assert float(path["captured"].sel(walk="run")) == 1.0
         assert "no random walk" in straightness(path)
+
+
+class TestShown:
+    """The figure, the verdict and the report of a projected run."""
+
+    def test_the_null_is_drawn_through_its_snapshots(self):
+        run = walk(100, 20_000, seed=4)
+        path = project(run, onto=Line(run[0], run[80]))
+        panel = plot.path(path).panels[0]
+        null, training = [layer for layer in panel.layers if isinstance(layer, plot.Curve)]
+        assert (null.label, training.label) == ("random walk", "training")
+        length = path.attrs["length"]
+        inside = path["null_alpha"].values < 1
+        read = np.interp(path["null_alpha"].values[inside] * length, null.x[:201], null.y[:201])
+        np.testing.assert_allclose(read, path["null_residual"].values[inside], atol=1e-3 * length)
+        assert null.y[-1] == pytest.approx(float(path["null_residual"][-1]))  # on past the line's end
+        assert null.x[-1] == pytest.approx(length)
+
+    def test_without_a_null_there_is_none_to_see(self):
+        path = project([point(0, 0), point(1, 3), point(2, 0)], onto=Line(point(0, 0), point(5, 5)))
+        layers = plot.path(path).panels[0].layers
+        assert [layer.label for layer in layers if isinstance(layer, plot.Curve)] == ["training"]
+
+    def test_the_verdict_says_where_it_was_farthest(self):
+        found = metrics.verdict(
+            project([point(0, 0), point(3, 2), point(8, 0), point(8, 1)], Line(point(0, 0), point(8, 0)))
+        )
+        assert found.headline.startswith("Training went straighter than a random walk: the line captures 0.800")
+        assert "farthest from the line at step 1, where α = 0.375" in str(found)
+        assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)
+        row = next(row for row in found.rows if row.measure == "captured" and row.split == "run")
+        assert row.value == 0.8
+
+    def test_the_report_has_every_snapshot(self, tmp_path):
+        path = project([point(0, 0), point(3, 2), point(8, 0)])
+        text = write_report(tmp_path, path).read_text()
+        assert metrics.verdict(path).headline.replace("'", "&#39;") in text
+        assert 'id="path-1"' in text
+        assert "Download all 3 points" in text
+        again = open_result(save_result(path, tmp_path / "path.nc"))
+        assert metrics.verdict(again).headline == metrics.verdict(path).headline
+
+    def test_a_curve_is_no_path(self):
+        with pytest.raises(InputError, match="expected what project"):
+            plot.path(xr.Dataset({"loss": (("alpha", "split"), [[0.0]])}, attrs={"schema_version": 1}))

@@ -218,3 +218,17 @@ def test_reading_where_nothing_was_resolved_is_refused(net):
         reconstruct(grid, [0.5])
     with pytest.raises(InputError, match="was cut"):
         reconstruct(curve.isel(alpha=slice(0, 9)), [0.5])
+
+
+def test_a_standard_error_read_between_points_is_never_negative():
+    """It falls to 0 where the examples agree: the interpolant through its points swings about 0."""
+    spread = torch.linspace(-1, 1, 64, dtype=torch.float64)
+
+    def losses(w, x):
+        return 1 + spread * torch.sigmoid(60 * (0.3 - w[0]))
+
+    curve = resolve(of_w(losses, size=1), along=UNIT, max_points=25)
+    assert float(curve["loss_stderr"].min()) < 1e-9
+    read = reconstruct(curve, FINE)
+    assert float(read["loss_stderr"].min()) == 0
+    assert float(read["loss_noise_floor"].min()) >= 0

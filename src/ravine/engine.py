@@ -38,10 +38,13 @@ _GROUP: Final = 256  # points whose per-example values are held at once, at most
 
 #: Examples per forward pass where it is neither given nor ours to measure.
 DEFAULT_BATCH: Final = 256
-_SMALLEST_BATCH: Final = 16
+_SMALLEST_BATCH: Final = 8
 _LARGEST_BATCH: Final = 4096
 _LONG_FORWARD: Final = 0.1  # seconds
 _LONG_CHOICE: Final = 0.3
+_CHOICE_SHARE: Final = 0.02  # of the whole measurement's time, if that is longer
+_TRIALS: Final = 20  # passes at most that one size is timed by
+_GAIN: Final = 0.95  # of the time: a gain that is none to speak of is left
 
 #: Where several points may be measured at once.
 STACKED_ON = {"cuda"}
@@ -223,7 +226,10 @@ class Pass:
             return self.losses(number, batch, 0, at=trial)["loss"]
 
         try:
-            plain = at_trial()
+            try:
+                plain = at_trial()
+            except Exception:  # the points that are measured will raise it, and say where
+                return None
             for _ in range(2):  # to learn which parameters only products read; then without moving those
                 self.prefix, replica.lazy = found, frozenset(found.in_products - found.read)
                 replica.spoil()
@@ -245,18 +251,30 @@ class Pass:
     def fastest_batch_size(self) -> int:
         """How many examples a forward pass should take: measured, with the affine prefix at work.
 
-        Sizes double from 16 until two in a row are no better, or one pass takes so long that there is no overhead
+        Sizes double from 8 until two in a row are no better, or one pass takes so long that there is no overhead
         left to spread. Where the numbers of the first examples depend on how many run with them, it is not ours
-        to choose: the default stays.
+        to choose: the default stays. It stays too where the whole measurement is over before one would know, and
+        where a pass fails: the measurement itself will say where.
 
         Returns:
             The smallest size that is within a few per cent of the best.
         """
+        try:
+            seconds = self._timed_batch_sizes()
+        except Exception:
+            return DEFAULT_BATCH
+        finally:
+            self.prefix, self.replica.lazy = None, frozenset()
+        best = min(seconds.values())
+        return min(size for size, each in seconds.items() if each <= 1.04 * best)
+
+    def _timed_batch_sizes(self) -> dict[int, float]:
+        """Batch size → seconds an example."""
         seconds: dict[int, float] = {}
         reference: Tensor | None = None
         prefix: AffinePrefix | None = None
         point = len(self.coefficients) // 2
-        size, began = _SMALLEST_BATCH, time.perf_counter()
+        size, began, patience = _SMALLEST_BATCH, time.perf_counter(), _LONG_CHOICE
         while size <= _LARGEST_BATCH:
             batch = self.place(next(self.split.batches(size)))
             if prefix is None:
@@ -269,28 +287,67 @@ class Pass:
             first = losses[:_SMALLEST_BATCH]
             reference = first if reference is None else reference
             if first.shape != reference.shape or not torch.allclose(first, reference, 1e-3, 1e-5, equal_nan=True):
-                seconds = {DEFAULT_BATCH: 0.0}
-                break
+                return {DEFAULT_BATCH: 0.0}
             taken = self._seconds(batch, point)
             seconds[size] = taken / count_examples(batch)
-            past_best = min(seconds, key=lambda s: seconds[s]) < size // 2
-            spent = time.perf_counter() - began > _LONG_CHOICE
+            if size == _SMALLEST_BATCH:
+                whole = seconds[size] * len(self.split) * len(self.coefficients)
+                if whole < _LONG_CHOICE / 2:
+                    return {DEFAULT_BATCH: 0.0}
+                patience = max(min(_LONG_CHOICE, whole / 10), _CHOICE_SHARE * whole)
+            # among small sizes one hiccup of the machine would decide, and they take no time to try
+            past_best = size >= DEFAULT_BATCH and min(seconds, key=lambda s: seconds[s]) < size // 2
+            spent = time.perf_counter() - began > patience
             if spent or taken > _LONG_FORWARD or past_best or size >= len(self.split):
                 break
             size *= 2
-        self.prefix, self.replica.lazy = None, frozenset()
-        best = min(seconds.values())
-        return min(size for size, each in seconds.items() if each <= 1.04 * best)
+        return seconds
+
+    def choose_layout(self) -> None:
+        """Put channels last in memory if that is faster for the model's convolutions, and agrees.
+
+        Some code can do only with the usual layout (``view`` of an activation, say); that is seen here, and left alone.
+        """
+        replica, point = self.replica, len(self.coefficients) // 2
+        convolves = any(parameter.ndim == 4 for parameter in replica.params.values())
+        if (
+            not convolves
+            or replica.channels_last
+            or self.policies.stateful
+            or self.policies.dropout != "off"
+            or self.split.tensors is None
+        ):
+            return
+        batch = self.place(next(self.split.batches(4 * _SMALLEST_BATCH)))
+        self.stand_at(point)
+        try:
+            plain = self.losses(0, batch, point)["loss"]
+        except Exception:  # the measurement itself will raise it, and say where
+            return
+        before = self._seconds(batch, point)
+        if 20 * before > _CHOICE_SHARE * before * len(self.split) / count_examples(batch) * len(self.coefficients):
+            return
+        replica.lay_out(channels_last=True)
+        try:
+            self.stand_at(point)
+            batch = self.place(batch)
+            found = self.losses(0, batch, point)["loss"]
+            agrees = found.shape == plain.shape and torch.allclose(found, plain, 1e-3, 1e-5, equal_nan=True)
+            if agrees and self._seconds(batch, point) < _GAIN * before:
+                return
+        except Exception:  # whatever it was, the usual layout did not raise it
+            pass
+        replica.lay_out(channels_last=False)
 
     def _seconds(self, batch: Any, point: int) -> float:
         """The least time of a few passes over a batch."""
         best, began = math.inf, time.perf_counter()
-        for _ in range(4):
+        for trial in range(_TRIALS):
             start = time.perf_counter()
             float(self.losses(0, batch, point)["loss"].sum())  # waits for a GPU
             now = time.perf_counter()
             best = min(best, now - start)
-            if now - began > _LONG_FORWARD:
+            if now - began > (_LONG_FORWARD if trial < 3 else _LONG_FORWARD / 10):
                 break
         return best
 
@@ -311,9 +368,15 @@ class Pass:
     def place(self, batch: Any) -> Any:
         """The batch on the device, its floating-point tensors in the forward pass's precision."""
         device, dtype = self.policies.device, self.policies.dtype
-        return map_tensors(
-            lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device, non_blocking=True), batch
-        )
+
+        def placed(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor.to(device, non_blocking=True)
+            if self.replica.channels_last and tensor.ndim == 4:
+                return tensor.to(device, dtype, memory_format=torch.channels_last)
+            return tensor.to(device, dtype)
+
+        return map_tensors(placed, batch)
 
     def losses(
         self, number: int, batch: Any, point: int, *, at: tuple[float, ...] | None = None, draw: int = 0

@@ -269,7 +269,8 @@ def _read(
         extra = [1] * (values[key].ndim - mean.ndim)
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
-        yield key, patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
+        found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
+        yield key, found if key.endswith("_replicates") else found.clip(min=0)  # an interpolant may swing below 0
 
 
 def _distance(attrs: Mapping[Any, Any], axes: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -31,7 +31,6 @@ Buffers = Literal["start", "end", "interpolate", "recompute"]
 
 _DTYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-_WORTH_MEASURING: Final = 50_000  # examples × points, for which the fastest batch size is looked for
 
 _BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
@@ -244,8 +243,8 @@ class Objective:
             for split in self.splits:
                 one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)
                 require_determined(one_pass, self.model)
-                worth_measuring = len(split) * len(coefficients) >= _WORTH_MEASURING
-                if self._unmeasured and split.tensors is not None and worth_measuring:
+                one_pass.choose_layout()
+                if self._unmeasured and split.tensors is not None:
                     self._take_batch_size(one_pass.fastest_batch_size())
                 found_floors[split.name] = noise_floors(one_pass, probes)
                 one_pass.run(tick)

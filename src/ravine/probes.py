@@ -16,7 +16,7 @@ from ravine.errors import InputError
 from ravine.prefix import tensors_in
 from ravine.splits import count_examples, leaves, map_tensors
 
-_PROBED_EXAMPLES: Final = 256
+_MOST_PROBED: Final = 256  # values, of which a sequence has many
 _FEWEST_PROBED: Final = 16
 _PROBING_SHARE: Final = 0.1  # of the measurement itself, for looking at its rounding
 _PLAIN: Final = (Tensor, nn.Parameter)
@@ -41,15 +41,9 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
     References:
         Parker 1997, Monte Carlo arithmetic.
     """
-    evaluations = len(probes) * (draws + 1)
-    affordable = int(_PROBING_SHARE * len(one_pass.coefficients) * len(one_pass.split) / max(evaluations, 1))
-    wanted = min(max(affordable, _FEWEST_PROBED), _PROBED_EXAMPLES) if len(one_pass.split) else _PROBED_EXAMPLES
-    held, examples = [], 0
-    for number, batch in enumerate(one_pass.split.batches(min(one_pass.split.batch_size, wanted)) if probes else ()):
-        held.append((number, one_pass.place(batch)))
-        examples += count_examples(batch)
-        if examples >= wanted:
-            break
+    if not probes:
+        return {}
+    held, examples = _few_examples(one_pass, probes[0], len(probes) * (draws + 1))
     generator = torch.Generator().manual_seed(one_pass.policies.seed)
     unit = torch.finfo(one_pass.policies.dtype).eps
     # masks that are drawn anew average out over the whole split; rounding is taken not to
@@ -71,6 +65,34 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
             floor = float(torch.stack([share * 3 * means.std(), unit * means[0].abs()]).max())
             floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
     return floors
+
+
+def _few_examples(one_pass: Pass, point: int, evaluations: int) -> tuple[list[tuple[int, Any]], int]:
+    """The first batches of a split, as many as the share of time allows that looking at rounding may take.
+
+    Args:
+        one_pass: over the split.
+        point: where to look how many values an example has.
+        evaluations: how often each batch will be run.
+
+    Returns:
+        The batches with their numbers, placed; and how many examples they have.
+    """
+    known = len(one_pass.split)
+    affordable = _PROBING_SHARE * len(one_pass.coefficients) * known / evaluations if known else math.inf
+    size = min(one_pass.split.batch_size, max(int(min(affordable, _MOST_PROBED)), _FEWEST_PROBED))
+    held: list[tuple[int, Any]] = []
+    examples, each = 0, 1.0
+    for number, batch in enumerate(one_pass.split.batches(size)):
+        held.append((number, one_pass.place(batch)))
+        examples += count_examples(batch)
+        if number == 0:
+            one_pass.stand_at(point)
+            each = max(one_pass.losses(0, held[0][1], point)["loss"].numel(), 1) / max(examples, 1)
+            one_pass.carried[point] = None
+        if each * examples >= min(max(affordable * each, _FEWEST_PROBED), _MOST_PROBED):
+            break
+    return held, examples
 
 
 def require_determined(one_pass: Pass, model: nn.Module) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from ravine import metrics
+from ravine.paper.figures.conv import NEAR, barrier
 from ravine.paper.figures.lstm import beside_published
 from ravine.paper.figures.mpdbm import anomalies, closest_approach, performance, start_over_cap
 from ravine.paper.figures.study import Outcome
@@ -49,11 +50,12 @@ class Claim:
     threshold: float
     reason: str
 
-    def judged(self, outcome: Outcome | None) -> Finding:
+    def judged(self, outcome: Outcome | None, profile: str = "") -> Finding:
         """The claim's number in an outcome of its figure, if there is one.
 
         Args:
             outcome: None where the figure was not run.
+            profile: in which it was.
 
         Returns:
             What was found.
@@ -64,7 +66,7 @@ class Claim:
         else:
             holds = number <= self.threshold if self.bound == "at most" else number >= self.threshold
             status = "holds" if holds else "does not hold"
-        return Finding(self, number, status)
+        return Finding(self, number, status, profile if self.figure else "")
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,13 @@ class Finding:
         claim: which.
         number: NaN where it was not run.
         status: in words.
+        profile: of the measurements; "" where there are none.
     """
 
     claim: Claim
     number: float
     status: str
+    profile: str = ""
 
     @property
     def verdict(self) -> str:
@@ -107,7 +111,11 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
     """
     rows = [
         {key: value for key, value in asdict(found.claim).items() if key != "found"}
-        | {"number": None if np.isnan(found.number) else float(f"{found.number:.6g}"), "status": found.status}
+        | {
+            "number": None if np.isnan(found.number) else float(f"{found.number:.6g}"),
+            "status": found.status,
+            "profile": found.profile,
+        }
         for found in findings
     ]
     return json.dumps(about | {"claims": rows}, indent=1, ensure_ascii=False) + "\n"
@@ -115,7 +123,7 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
 
 def as_markdown(findings: Iterable[Finding]) -> str:
     """Findings as a table for a page."""
-    head = "| | The paper says | What is measured | Found | Holds if | Why |\n|---|---|---|---|---|---|\n"
+    head = "| | The paper says | What is measured | Found | Holds if | Why | Profile |\n|---|---|---|---|---|---|---|\n"
     rows = []
     for found in findings:
         claim = found.claim
@@ -128,6 +136,7 @@ def as_markdown(findings: Iterable[Finding]) -> str:
             number,
             bound,
             claim.reason,
+            found.profile or "—",
         )
         rows.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |\n")
     return head + "".join(rows)
@@ -275,6 +284,48 @@ def _grid_minima(outcome: Outcome) -> float:
     value = outcome.results["random coarse"].sortby("alpha")["loss"].sel(split="train").values
     inner = np.flatnonzero((value[1:-1] < value[:-2]) & (value[1:-1] <= value[2:])) + 1
     return float(sum(int(i) != 9 for i in inner) + (9 not in inner))  # α = i/9, so the solution is number 9
+
+
+def humps(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
+    """Where the tops are that must be climbed by more than ``least`` and descended from by more than that.
+
+    Example:
+        >>> x = np.linspace(0, 1, 101)
+        >>> [round(top, 2) for top in humps(x, np.sin(4 * np.pi * x), 0.1)]
+        [0.12, 0.62]
+    """
+    tops: list[float] = []
+    low, high = 0, 0  # the lowest since the last top, and the highest since then
+    for i in range(len(value)):
+        if value[i] > value[high]:
+            high = i
+        if value[high] - value[low] > least and value[high] - value[i] > least:
+            tops.append(float(alpha[high]))
+            low = high = i
+        elif value[i] < value[low]:
+            low = high = i
+    return tops
+
+
+def _conv_humps(outcome: Outcome) -> list[float]:
+    """Where J has its humps on [0, 1]: read from the zoom as far as that goes; noise does not count."""
+    near, whole = (_train(outcome.results[name]).between(0, 1) for name in ("near", "whole"))
+    far = whole.part(whole.alpha > near.alpha[-1])
+    alpha, value, doubt = (
+        np.concatenate([getattr(near, name), getattr(far, name)]) for name in ("alpha", "value", "doubt")
+    )
+    return humps(alpha, value, 2 * float(np.nanmax(doubt)))
+
+
+def _conv_place(outcome: Outcome) -> float:
+    """Where the first hump is; infinite without one."""
+    return next(iter(_conv_humps(outcome)), float("inf"))
+
+
+def _conv_height(outcome: Outcome) -> float:
+    """The barrier's height over the whole fall of J."""
+    part = _train(outcome.results["whole"]).between(0, 1)
+    return barrier(outcome.results["near"]).height.value / float(part.value[0] - part.value[-1])
 
 
 def _shape_distance(outcome: Outcome) -> float:
@@ -550,6 +601,72 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         0.1,
         "ours: a fifth of the semicircle's height",
+    ),
+    Claim(
+        "conv-well-behaved",
+        "§4 and figure 6",
+        "At a global scale, the curve looks very well-behaved",
+        "fig6",
+        "largest rise of J on [0, 1] over its range, convolutional maxout, no masks",
+        lambda o: relative_rise(o.results["whole"]),
+        "at most",
+        0.01,
+        "ours: a hundredth of the range is less than a line's width in a figure",
+    ),
+    Claim(
+        "conv-a-barrier",
+        "§4 and figure 6",
+        "we find that there is a single barrier in the objective function",
+        "fig6",
+        "how many tops J has on [0, 1] beyond what rounding and interpolation may do",
+        lambda o: float(len(_conv_humps(o))),
+        "at least",
+        1,
+        "a count",
+    ),
+    Claim(
+        "conv-a-single-barrier",
+        "§4 and figure 6",
+        "we find that there is a single barrier in the objective function",
+        "fig6",
+        "the same count",
+        lambda o: float(len(_conv_humps(o))),
+        "at most",
+        1,
+        "a count",
+    ),
+    Claim(
+        "conv-near-the-start",
+        "§4 and figure 6",
+        "near where the network is initialized",
+        "fig6",
+        "α of the first top",
+        _conv_place,
+        "at most",
+        NEAR,
+        "ours: a tenth of the way",
+    ),
+    Claim(
+        "conv-wide",
+        "§4 and figure 6",
+        "This barrier is reasonably wide",
+        "fig6",
+        "the α at which J is back below J(0)",
+        lambda o: barrier(o.results["near"]).end.value,
+        "at least",
+        0.01,
+        "ours: twice the finest step of the original's grids, 1/199",
+    ),
+    Claim(
+        "conv-not-tall",
+        "§4 and figure 6",
+        "but not very tall",
+        "fig6",
+        "max J − J(0) near the start, over J(0) − J(1)",
+        _conv_height,
+        "at most",
+        0.05,
+        "ours: a twentieth of the whole fall",
     ),
     Claim(
         "mpdbm-second-minimum",

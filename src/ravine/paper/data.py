@@ -6,9 +6,12 @@ environment variable RAVINE_DATA names, then in the cache; each in a subfolder o
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
+import pickle
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +19,12 @@ from typing import Final
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ravine
 from ravine.demo import digits
+from ravine.paper.whitening import BIAS, NORM, contrast_normalised, whitened, whitening
 
 #: Part of a data set → its tensors, one row an example.
 Splits = dict[str, tuple[Tensor, ...]]
@@ -33,11 +38,15 @@ class Source:
         about: one line: what it is, and whom to cite.
         files: name → SHA-256.
         mirrors: addresses in front of each name, tried in order.
+        folder: that the files are in by tradition; by default the data set's name.
+        archive: name and SHA-256 of a tar file that the mirrors have instead of the files; it holds folder/file.
     """
 
     about: str
     files: dict[str, str] = field(default_factory=dict)
     mirrors: tuple[str, ...] = ()
+    folder: str = ""
+    archive: tuple[str, str] | None = None
 
 
 SOURCES: Final = {
@@ -67,6 +76,20 @@ SOURCES: Final = {
             "https://raw.githubusercontent.com/tomsercu/lstm/master/data/",
         ),
     ),
+    "cifar10": Source(
+        about="photographs of 10 kinds, 50,000 + 10,000 images of 32 × 32 × 3 (Krizhevsky and Hinton 2009)",
+        files={
+            "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+            "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+            "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+            "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+            "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+            "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+        },
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+        folder="cifar-10-batches-py",
+        archive=("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+    ),
     "digits": Source(about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"),
     "babble": Source(about="30,000 words drawn from a Markov chain of order 2 over 8 words"),
 }
@@ -95,10 +118,12 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
 
     Args:
         name: one of ``SOURCES``.
-        folder: where the folder ``name/`` with the official files is; else RAVINE_DATA, the cache, or the network.
+        folder: where the folder ``name/`` with the official files is (``cifar-10-batches-py/`` for CIFAR-10); else
+            RAVINE_DATA, the cache, or the network.
 
     Returns:
-        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64. For a text,
+        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64. CIFAR-10's
+        pixels are red, green, blue, each row by row, contrast normalised and whitened (``whitening``). For a text,
         "train", "valid" and "test" → words (words,) int64, numbered as they first appear in the training part; a line
         ends with the word <eos>.
 
@@ -111,7 +136,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
         {'train': (1437, 64), 'test': (360, 64)}
 
     References:
-        The format: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*.
+        The formats: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*; Krizhevsky, *The
+        CIFAR-10 dataset*.
     """
     if source(name).files:
         return _READERS[name](locate(name, folder) or fetch(name))
@@ -134,17 +160,18 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
     known = source(name)
     named = Path(os.environ["RAVINE_DATA"]) if os.environ.get("RAVINE_DATA") else None
     for place in [Path(folder)] if folder is not None else [p for p in (named, cache()) if p is not None]:
-        lacking = [file for file in known.files if not (place / name / file).is_file()]
+        inside = known.folder or name
+        lacking = [file for file in known.files if not (place / inside / file).is_file()]
         if folder is not None and lacking:
             msg = (
-                f"{str(place)!r} lacks {name}/{lacking[0]} ({len(lacking)} of {len(known.files)} files are missing); "
+                f"{str(place)!r} lacks {inside}/{lacking[0]} ({len(lacking)} of {len(known.files)} files are missing); "
                 f"put the official files there, or leave --data out and run: ravine data fetch {name}"
             )
             raise ravine.InputError(msg)
         if not lacking:
             for file, expected in known.files.items():
-                _require_hash(place / name / file, expected)
-            return place / name
+                _require_hash(place / inside / file, expected)
+            return place / inside
     return None
 
 
@@ -167,8 +194,12 @@ def fetch(name: str) -> Path:
         msg = f"fetching {name} takes pooch: pip install 'ravine[paper]'; or name a folder that has it with --data"
         raise ravine.InputError(msg) from problem
     pooch.get_logger().setLevel("WARNING")
-    place = cache() / name
-    for file, expected in known.files.items():
+    inside = known.folder or name
+    place = cache() / inside
+    if known.archive is not None and all(_is(place / file, expected) for file, expected in known.files.items()):
+        return place
+    wanted = known.files if known.archive is None else dict([known.archive])
+    for file, expected in wanted.items():
         said: list[str] = []
         for mirror in known.mirrors:
             try:
@@ -178,10 +209,12 @@ def fetch(name: str) -> Path:
                 said.append(f"{mirror}: {_short(problem)}")
         else:
             msg = (
-                f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files into DIR/{name}/ "
+                f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files into DIR/{inside}/ "
                 "and say --data DIR, or set RAVINE_DATA=DIR."
             )
             raise ravine.InputError(msg)
+    if known.archive is not None:
+        _unpack(place / known.archive[0], known, place)
     return place
 
 
@@ -234,9 +267,70 @@ def _babble() -> Splits:
     return {"train": (train,), "valid": (valid,), "test": (test,)}
 
 
+def _cifar10(place: Path) -> Splits:
+    """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py; all 50,000 training images make the whitening."""
+    batches = {file: _batch(place / file, expected) for file, expected in SOURCES["cifar10"].files.items()}
+    test = batches.pop("test_batch")
+    images, labels = (torch.cat(parts) for parts in zip(*batches.values(), strict=True))
+    images = contrast_normalised(images)
+    mean, matrix = _kept_whitening(images)
+    return {
+        "train": (whitened(images, mean, matrix), labels),
+        "test": (whitened(contrast_normalised(test[0]), mean, matrix), test[1]),
+    }
+
+
+def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
+    """``whitening`` of the training images, from the cache if it was there: it takes a minute."""
+    about = repr((sorted(SOURCES["cifar10"].files.items()), NORM, BIAS))
+    path = cache() / f"cifar10-whitening-{hashlib.sha256(about.encode()).hexdigest()[:12]}.safetensors"
+    if path.exists():
+        kept = load_file(path)
+        return kept["mean"], kept["matrix"]
+    mean, matrix = whitening(images)
+    with contextlib.suppress(OSError):  # without a cache it is only slower
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({"mean": mean, "matrix": matrix}, partial)
+        partial.replace(path)
+    return mean, matrix
+
+
+def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
+    """One of CIFAR's pickles: images (examples, pixels) and labels, read only if it is the official one."""
+    content = path.read_bytes()
+    _require(hashlib.sha256(content).hexdigest(), expected, path)  # of the very bytes that are unpickled: they run code
+    batch = pickle.loads(content, encoding="bytes")
+    return torch.from_numpy(batch[b"data"]).to(torch.float32), torch.tensor(batch[b"labels"])
+
+
+def _unpack(archive: Path, known: Source, place: Path) -> None:
+    """The known files out of an archive, each checked before it takes its name; the archive is removed."""
+    with tarfile.open(archive) as packed:
+        for file, expected in known.files.items():
+            member = packed.extractfile(f"{known.folder}/{file}")
+            content = b"" if member is None else member.read()
+            _require(hashlib.sha256(content).hexdigest(), expected, archive / file)
+            partial = place / f".{file}.partial"
+            partial.write_bytes(content)
+            partial.replace(place / file)
+    archive.unlink()
+
+
 def _require_hash(path: Path, expected: str) -> None:
+    _require(_hash(path), expected, path)
+
+
+def _is(path: Path, expected: str) -> bool:
+    return path.is_file() and _hash(path) == expected
+
+
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require(found: str, expected: str, path: Path) -> None:
     if found != expected:
         msg = (
             f"{str(path)!r} is damaged or another file: expected SHA-256 {expected[:12]}…, got {found[:12]}…. "
@@ -265,7 +359,7 @@ def _idx(path: Path, dims: int) -> np.ndarray:
 
 
 #: How a data set's files are read, and how an embedded one is made.
-_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist, "ptb": _ptb}
+_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist, "ptb": _ptb, "cifar10": _cifar10}
 _EMBEDDED: Final[dict[str, Callable[[], Splits]]] = {"digits": _digits, "babble": _babble}
 
 

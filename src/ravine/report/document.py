@@ -59,5 +59,6 @@ def write_report(
 
 
 def _count(sections: list[Section]) -> str:
-    counts = Counter(section.anchor.partition("-")[0] for section in sections)
+    found = Counter(section.anchor.partition("-")[0] for section in sections)
+    counts = {kind: found[kind] for kind in ("line", "plane", "path")}
     return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)

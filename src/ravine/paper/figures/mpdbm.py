@@ -233,7 +233,7 @@ def performance(run: training.Run) -> float:
 def start_over_cap(run: training.Run) -> float:
     """The mean norm of what feeds a unit of the first layer at the start, over its cap."""
     network: Any = run.recipe.network
-    return float(torch.linalg.vector_norm(run.trajectory[0]["W1"], dim=1).mean()) / network.caps[0]
+    return float(torch.linalg.vector_norm(run.trajectory[0].params["W1"], dim=1).mean()) / network.caps[0]
 
 
 def _varied(study: Study, run: training.Run, name: str, title: str, **how: Any) -> xr.Dataset:

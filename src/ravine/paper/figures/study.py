@@ -153,9 +153,11 @@ class Outcome:
         figure: how it is drawn.
         results: what was measured, by name.
         runs: the trainings behind it.
+        remark: what differs from the original, for the page.
     """
 
     name: str
     figure: Figure
     results: dict[str, xr.Dataset]
     runs: tuple[training.Run, ...]
+    remark: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ravine.paper.models.conv import CONV, ConvNetwork, Convolution
 from ravine.paper.models.layers import Dropout, Layer, Maxout, Network
 from ravine.paper.models.lstm import LARGE, LSTM, MEDIUM, SMALL
 from ravine.paper.models.maxout import MAXOUT
@@ -10,6 +11,7 @@ from ravine.paper.models.relu import RELU, RELU_PLAIN
 from ravine.paper.models.sigmoid import SIGMOID
 
 __all__ = [
+    "CONV",
     "LARGE",
     "LSTM",
     "MAXOUT",
@@ -20,6 +22,8 @@ __all__ = [
     "RELU_PLAIN",
     "SIGMOID",
     "SMALL",
+    "ConvNetwork",
+    "Convolution",
     "Dropout",
     "Layer",
     "Maxout",

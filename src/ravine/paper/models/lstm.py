@@ -141,11 +141,12 @@ class LanguageModel(Task):
             raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
-        self.streams = {split: streams(text[split][: getattr(recipe, split)], recipe.batch_size) for split in _WATCHED}
-        self.watched = {
-            "train": streams(text["train"][: recipe.valid], recipe.batch_size),
-            "valid": self.streams["valid"],
+        many = recipe.batch_size
+        self.streams = {
+            "train": streams(text["train"][: recipe.train], many),
+            "valid": streams(text["valid"][: recipe.valid], many),
         }
+        self.watched = self.streams | {"train": streams(text["train"][: recipe.valid], many)}
         self.tested_on = text["test"][:, None]
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
@@ -197,9 +198,6 @@ class LanguageModel(Task):
             seed=self.recipe.seed,
             dtype=dtype,
         )
-
-
-_WATCHED: Final = ("train", "valid")
 
 
 @ravine.stateful

@@ -1,0 +1,130 @@
+"""From a figure's outcome to files: pictures, pages, and what became of the claims."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ravine
+from ravine.paper import claims
+from ravine.paper.figures import FIGURES, NotThere, Outcome, Study
+
+
+def publish(name: str, study: Study) -> tuple[Path, list[claims.Finding]]:
+    """Make a figure and write it: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
+
+    Args:
+        name: of the figure.
+        study: where its parts are kept, and how much of them is done.
+
+    Returns:
+        The folder, and what became of the claims about the figure.
+
+    Raises:
+        ravine.InputError: the data cannot be had, or the files cannot be written.
+    """
+    outcome = FIGURES[name](study)
+    folder = study.out / "figures" / f"{name}-{study.profile}"
+    for suffix in ("png", "pdf", "html"):
+        outcome.figure.save(folder / f"{name}.{suffix}")
+    ravine.write_report(folder, *outcome.results.values(), title=outcome.figure.title)
+    findings = [claim.judged(outcome, study.profile) for claim in claims.CLAIMS if claim.figure == name]
+    recipes = {run.recipe.folder: json.loads((run.folder / "recipe.json").read_text()) for run in outcome.runs}
+    about = _about(outcome, study.profile) | {"recipes": recipes}
+    (folder / "outcome.json").write_text(claims.as_json(findings, **about), encoding="utf-8")
+    return folder, findings
+
+
+def checked(studies: Sequence[Study]) -> list[claims.Finding]:
+    """What became of every claim, by what is there already.
+
+    Args:
+        studies: for each figure, the first in which it was run is judged. Nothing is made afresh.
+
+    Returns:
+        A finding for every claim, in the paper's order.
+    """
+    outcomes = {name: _kept(name, studies) for name in FIGURES}
+    return [claim.judged(*outcomes.get(claim.figure, (None, ""))) for claim in claims.CLAIMS]
+
+
+def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
+    """Write the evidence: ``README.md`` with every figure that was run, its picture, and ``claims.json``.
+
+    Args:
+        folder: to write into.
+        studies: as in ``checked``.
+
+    Returns:
+        What was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    findings = checked(studies)
+    counts = Counter(found.status for found in findings)
+    parts = [
+        "# The paper's figures, made again\n",
+        "Written by `ravine paper check --docs`: every number on this page is computed, by the commands beside the "
+        "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the thresholds stand "
+        "with their reasons in `src/ravine/paper/claims.py`.\n",
+        f"Of {len(findings)} sentences that can be tested, "
+        + ", ".join(f"{counts[status]} {status}" for status in ("holds", "does not hold", "not run"))
+        + ".\n",
+    ]
+    written = []
+    for name in FIGURES:
+        outcome, profile = _kept(name, studies)
+        if outcome is None:
+            continue
+        written.append(outcome.figure.save(folder / f"{name}.png"))
+        parts += _section(outcome, profile, [found for found in findings if found.claim.figure == name])
+    left = [found for found in findings if found.status == "not run"]
+    if left:
+        parts += ["## Not run\n", claims.as_markdown(left)]
+    page, numbers = folder / "README.md", folder / "claims.json"
+    page.write_text("\n".join(parts), encoding="utf-8")
+    numbers.write_text(claims.as_json(findings), encoding="utf-8")
+    return [page, numbers, *written]
+
+
+def _kept(name: str, studies: Sequence[Study]) -> tuple[Outcome | None, str]:
+    """A figure's outcome and its profile."""
+    for study in studies:
+        with contextlib.suppress(NotThere):
+            return FIGURES[name](replace(study, fresh=False)), study.profile
+    return None, ""
+
+
+def _about(outcome: Outcome, profile: str) -> dict[str, Any]:
+    """What a figure is, what makes it again, and how long that took."""
+    return {
+        "figure": outcome.name,
+        "profile": profile,
+        "title": outcome.figure.title,
+        "caption": outcome.figure.caption,
+        "command": f"ravine paper run {outcome.name} --profile {profile}",
+        "training_seconds": {run.recipe.folder: round(float(run.history["seconds"].sum()), 1) for run in outcome.runs},
+        "measuring_seconds": {title: float(result.attrs["wall_seconds"]) for title, result in outcome.results.items()},
+    }
+
+
+def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding]) -> list[str]:
+    about = _about(outcome, profile)
+    found = [finding for finding in findings if finding.status != "not run"]
+    trained, measured = (sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring"))
+    return [
+        f"## {outcome.figure.title}\n",
+        f"![{outcome.figure.title}]({outcome.name}.png)\n",
+        f"{outcome.figure.caption}\n",
+        *([f"{outcome.remark}\n"] if outcome.remark else []),
+        f"`{about['command']}`: {_minutes(trained)} of training, {_minutes(measured)} of measuring.\n",
+        *([claims.as_markdown(found)] if found else []),
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
