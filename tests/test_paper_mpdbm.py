@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
-from ravine.paper.figures.mpdbm import anomalies, closest_approach, projected_start
+from ravine.paper.figures.mpdbm import Anomaly, anomalies, closest_approach, detour, projected_start
 from ravine.paper.models import MPDBM_MNIST
-from ravine.paper.models.mpdbm import Boltzmann, per_example, prediction_costs
+from ravine.paper.models.mpdbm import Boltzmann, alone, in_parts, per_example, prediction_costs
 from ravine.paper.recipes import recipe
 from ravine.paper.training import Training, train
+from ravine.plot import Markers
 
 TINY = replace(MPDBM_MNIST, inputs=12, hidden=(7, 9), classes=3, incoming=(4, 5), init=0.3, passes=5)
 
@@ -304,6 +305,9 @@ class TestTraining:
         assert set(one[0].unique().tolist()) == {0.0, 1.0}
         start = task.network.build(0)
         task.start(start)
+        few = task.measured(["train"], examples=30, costs=alone)(start)["train"]
+        with torch.no_grad():
+            assert few == pytest.approx(float(per_example(start, one)["loss"][:30].double().mean()), rel=1e-5)
         several = task.measured(["train"], draws=2)(start)["train"]
         with torch.no_grad():
             means = [float(per_example(start, task.drawn("train", k))["loss"].double().mean()) for k in (0, 1)]
@@ -314,6 +318,7 @@ class TestTraining:
         start = task.network.build(0)
         task.start(start)
         assert task.measured(["train"])(start) == task.objective(["train"])(start)
+        assert task.measured(["train"], costs=alone)(start) == task.measured(["train"], costs=in_parts)(start)
         assert task.measured(["train"], doubled=False)(start) != task.objective(["train"])(start)
 
     def test_masks_of_each_point_are_refused(self, digits, tmp_path):
@@ -366,6 +371,35 @@ class TestSearch:
         alpha = np.linspace(0, 1.2, 121)
         assert anomalies({"a": self.line(lambda a: (a - 0.8) ** 2, alpha)}, ("loss",)) == []
         assert anomalies({"a": self.line(lambda a: -a, alpha)}, ("loss",)) == []
+
+    def test_the_way_around_is_told_in_words(self):
+        """J = α² + 3β² on a plane of lengths 10 and 4: each of the numbers can be read from the points."""
+        line = {"w": torch.tensor([0.0, 0.0, 0.0])}, {"w": torch.tensor([10.0, 0.0, 0.0])}
+        plane = ravine.Plane(*line, {"w": torch.tensor([0.0, 4.0, 0.0])})
+        model = torch.nn.Module()
+        model.w = torch.nn.Parameter(torch.zeros(3))
+        J = ravine.Objective(
+            model,
+            lambda model, batch: {"loss": (model.w[0] / 10) ** 2 + 3 * (model.w[1] / 4) ** 2 + 0 * batch[0]},
+            (torch.zeros(4),),
+        )
+        at = {"alpha": np.linspace(-0.2, 1.2, 15), "beta": np.linspace(-0.2, 1.2, 29)}
+        surface = ravine.evaluate(J, along=plane, at=at)
+        run = [{"w": torch.tensor(w)} for w in ([0.0, 0.0, 0.0], [5.0, 4.0, 3.0], [10.0, 0.0, 0.0])]
+        path = ravine.project(run, onto=plane).assign(loss=("step", np.array([0.0, 0.15, 1.0])))
+        found = Anomaly("line", "loss", "train", 0.4, 0.16, 0.1, 0.1)
+        said = detour(surface, path, [found])
+        assert "strays 0.5 of the line's length from the line, farthest at epoch 1, whose J is 0.15" in said
+        assert "at the same α the line's is 0.25" in said
+        assert (
+            "lower on the path than on the line at the same α for 1 of the 1 epochs in between, by 0.1 at most" in said
+        )
+        assert "up to 0.3 of the line's length off the plane" in said
+        assert "J differs from the plane's by 3.1 at most" in said  # 0.25 + 3 − 0.15
+        assert (
+            "second minimum at α = 0.4; training came no nearer to it than 0.4 of the line's length, at epoch 0" in said
+        )
+        assert "no second minimum" in detour(surface, path, [])
 
     def test_the_closest_approach(self):
         run = [{"w": torch.tensor(w)} for w in ([0.0, 0.0], [4.0, 3.0], [10.0, 0.0])]
@@ -425,7 +459,12 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     assert float(path["beta"][int(farthest)]) == pytest.approx(1, abs=1e-5)
     assert float(path["residual"][int(farthest)]) == pytest.approx(0, abs=1e-3 * plane.attrs["length_a"])
     assert abs(plane.attrs["cosine"]) < 1e-5
-    labels = {getattr(layer, "label", "") for layer in outcome.figure.panels[0].layers}
+    assert len(path["step"]) == len(run.history["step"])
+    (panel,) = outcome.figure.panels
+    names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
+    assert names == ["start", "solution"]  # the corner beside the start is no network that was trained
+    assert str(study.out) not in outcome.figure.caption
+    labels = {getattr(layer, "label", "") for layer in panel.layers}
     assert {"straight line", "training path", "distance in height from the plane"} <= labels
     for suffix in ("png", "html"):
         outcome.figure.save(tmp_path / f"fig7-plane.{suffix}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,21 +16,63 @@ from ravine.paper import data, training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.models import MPDBM
-from ravine.paper.models.mpdbm import Prediction
+from ravine.paper.models.mpdbm import Prediction, alone, in_parts
+from ravine.paper.recipes import Profile
 from ravine.paper.tasks import cut_rows
-from ravine.plot import Curve, Figure, Panel
+from ravine.plot import Axis, Curve, Figure, Layer, Markers, Panel
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a profile spends on measuring: ours.
+
+    Attributes:
+        examples: of each split, the first; None takes all that training watched.
+        line: points of a resolved line, at most.
+        plane: points of the plane, at most.
+        on_plane: as ``examples``, for the plane.
+    """
+
+    examples: int | None
+    line: int
+    plane: int
+    on_plane: int | None
+
+
+#: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is classified too, and
+#: in float64: half an hour for each figure.
+EFFORT: Final[dict[Profile, Effort]] = {
+    "quick": Effort(None, 73, 400, None),
+    "desk": Effort(400, 41, 700, 250),
+    "full": Effort(None, 129, 2601, None),
+}
 
 #: Draws of masks and binary images for each example, where the curve is to depend less on one of them: ours.
 DRAWS: Final = 4
 
+#: α where a curve is not resolved but searched.
+GRID: Final = np.linspace(0, 1, 17)
+
 #: What is searched for a second minimum; the error is a step function, with minima of its own making.
 SEARCHED: Final = ("loss", "pixels", "label", "class_loss")
 
-#: The plane's tolerance, and its points at most: ours. A point costs seconds on two cores.
+#: Of the plane: a hundredth of the local value is less than a picture shows.
 TOLERANCE: Final = 1e-2
-POINTS: Final = 400
+
+#: What a profile changed of the paper's experiment, to stand beside the figure.
+CHANGED: Final[dict[Profile, str]] = {
+    "full": "",
+    "desk": "This is the paper's network on a tenth of the images, for 24 epochs.",
+    "quick": "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing about the "
+    "paper's network.",
+}
+
+#: A panel is logarithmic where its values span more than this factor.
+DECADE: Final = 10.0
 
 _UNIT: Final = "J (nats per pixel)"
+_BOTH: Final = ("train", "valid")
+_CORNERS: Final = {"origin": "initial parameters", "a": "solution", "b": "beside the origin, orthogonal to the line"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +125,7 @@ def anomalies(
 
 
 def _anomalies(curve: xr.Dataset, name: str, quantity: str, split: str) -> Iterator[Anomaly]:
-    if split not in curve["split"].values:
+    if split not in curve["split"].values or quantity not in curve:
         return
     part = metrics.Profile.of(curve, quantity, split).between(0, 1)
     lowest, extent = float(np.nanmin(part.value)), float(np.ptp(part.value))
@@ -113,53 +155,57 @@ def fig7(study: Study) -> Outcome:
     """Left: the line, and the places where a second minimum may be."""
     run = study.trained("mpdbm-mnist")
     nearest, outside = projected_start(run)
-    line = study.curve("fig7-line", run, interval=(0.0, 1.0), title="MP-DBM")
-    coarse = study.curve("fig7-coarse", run, at=COARSE, title="MP-DBM, the original's 20 values of α")
+    line, path = _line(study, run), _path(study, run)
+    coarse = _measured(
+        study, run, "coarse", "MP-DBM, the original's 20 values of α", at=COARSE, splits=_BOTH, costs=in_parts
+    )
     results = {
         "line": line,
         "coarse": coarse,
-        "projected": study.curve(
-            "fig7-projected",
+        "projected": _measured(
+            study,
             run,
+            "projected",
+            "MP-DBM, from the nearest start that the caps allow",
             interval=(0.0, 1.0),
             ends=(nearest, run.solution),
-            about=("projected",),
-            title="MP-DBM, from the nearest start that the caps allow",
+            costs=in_parts,
         ),
-        "several draws": _varied(study, run, "fig7-draws", f"MP-DBM, {DRAWS} draws of masks", draws=DRAWS),
-        "undoubled": _varied(study, run, "fig7-undoubled", "MP-DBM, first pass not doubled", doubled=False),
+        "several draws": _measured(
+            study, run, "draws", f"MP-DBM, {DRAWS} draws of masks", at=GRID, draws=DRAWS, costs=in_parts
+        ),
+        "undoubled": _measured(study, run, "undoubled", "MP-DBM, first pass not doubled", at=GRID, doubled=False),
     }
     for name, window in (("start", (0.0, 0.01)), ("end", (0.99, 1.0))):
-        results[name] = study.curve(
-            f"fig7-{name}",
+        results[name] = _measured(
+            study,
             run,
+            name,
+            f"MP-DBM, α in [{window[0]:g}, {window[1]:g}]",
             interval=window,
-            splits=("train",),
+            costs=in_parts,
             dtype=torch.float64,  # what changes in a hundredth of the line is small
-            title=f"MP-DBM, α in [{window[0]:g}, {window[1]:g}]",
         )
     found = anomalies(results)
-    path = study.kept(
-        "fig7-path",
-        (run.recipe.hash,),
-        lambda: ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution)),
-    )
+    wide = float(coarse["loss"].max() / coarse["loss"].min()) > DECADE
     panels = (
         with_points(panel(line, "the line", label=_UNIT), coarse, within=(0.0, 1.0)),
-        with_points(panel(coarse, "on beyond the solution", "log", label=_UNIT), coarse),
+        with_points(panel(coarse, "on beyond the solution", "log" if wide else "linear", label=_UNIT), coarse),
         panel(results["projected"], "from the nearest start that the caps allow", label=_UNIT),
         panel(line, "the label's part of J", quantity="label", label=_UNIT),
         panel(line, "label by mean field, all pixels seen", quantity="class_loss", label="cross-entropy (nats)"),
         _per_pixel(learning_curve(run)),
     )
+    counts = line["n_examples"].values
     figure = Figure(
         panels,
         "Figure 7, left: from initialisation to solution, MP-DBM on MNIST",
         "The multi-prediction objective along the line from initial (α = 0) to final parameters (α = 1), with one draw "
-        "of masks and binary images for all α; training images, the first "
-        f"{line['n_examples'].values[0]:,}, and validation images. Points are the original experiment's 20 values "
-        f"of α. The initial parameters lie {outside:.3g} outside the set that the caps allow, of {_length(path):.3g} "
-        f"to the solution. {said(found, path, results)} {described(run)}",
+        f"of masks and binary images for all α, of the first {counts[0]:,} training and {counts[1]:,} validation "
+        "images. Points are the original experiment's 20 values of α. "
+        f"The initial parameters lie {outside:.3g} outside the set that the caps allow, of "
+        f"{float(path.attrs['length']):.3g} to the solution. {said(found, path, results)} "
+        f"{CHANGED[study.profile]} {described(run)}",
     )
     return Outcome("fig7", figure, results | {"path": path}, (run,))
 
@@ -167,33 +213,79 @@ def fig7(study: Study) -> Outcome:
 def fig7_plane(study: Study) -> Outcome:
     """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
     run = study.trained("mpdbm-mnist")
-    line = ravine.Line(run.start, run.solution)
-    corner = ravine.black_sheep(run.trajectory, line)
-    plane = ravine.Plane(run.start, run.solution, corner)
-    J = _task(study, run).measured(("train",), classified=False)
-    path = study.kept("fig7-plane-path", (run.recipe.hash,), lambda: _measured_path(run, plane, J))
+    effort = EFFORT[study.profile]
+    found = anomalies({"line": _line(study, run)}, ("loss",), ("train",))
+    plane = ravine.Plane(run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run))))
+    J = _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
+    what = (run.recipe.hash, effort.on_plane)
+    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane, J))
 
     def measure() -> xr.Dataset:
         reach = {axis: _margin(path[axis].values) for axis in ("alpha", "beta")}
-        return ravine.resolve(
-            J, along=plane, interval=reach, tolerance=TOLERANCE, max_points=POINTS, title="MP-DBM, training's own plane"
+        measured = ravine.resolve(
+            J,
+            along=plane,
+            interval=reach,
+            tolerance=TOLERANCE,
+            max_points=effort.plane,
+            title="MP-DBM, training's own plane",
         )
+        return measured.assign_attrs(_CORNERS)
 
-    surface = study.kept("fig7-plane", (run.recipe.hash, TOLERANCE, POINTS), measure)
+    surface = study.kept("fig7-plane", (*what, TOLERANCE, effort.plane), measure)
     drawn = ravine.plot.surface(surface, path, view="3d")
-    length = float(surface.attrs["length_a"])
-    off = path["residual"].values
-    above = path["loss"].values - _on_plane(surface, path)
+    (panel_,) = drawn.panels
     figure = Figure(
-        drawn.panels,
+        (replace(panel_, z=replace(panel_.z or Axis(""), label=_UNIT), layers=_renamed(panel_.layers, found)),),
         "Figure 7, right: training on the plane of its extrema, MP-DBM on MNIST",
         "The objective over the plane that holds the line (α) and the epoch farthest from it (β); every point of the "
-        "path is an epoch at its own J. "
-        f"Epochs lie up to {off.max() / length:.2g} of the line's length off the plane, half of them more than "
-        f"{np.median(off) / length:.2g}; their J differs from the plane's by {np.nanmax(np.abs(above)):.2g} at most. "
-        f"{drawn.caption} {described(run)}",
+        f"path is an epoch at its own J. {detour(surface, path, found)} {drawn.caption} {CHANGED[study.profile]} "
+        f"{described(run)}",
     )
     return Outcome("fig7-plane", figure, {"plane": surface, "path": path}, (run,))
+
+
+def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str:
+    """How training went around, in words.
+
+    Args:
+        plane: of the line and of the epoch farthest from it, at right angles.
+        path: training on it, with its own ``loss``.
+        found: second minima of the line.
+
+    Returns:
+        Sentences.
+    """
+    lengths = [float(plane.attrs[f"length_{axis}"]) for axis in "ab"]
+    alpha, beta, off, own = (path[name].values for name in ("alpha", "beta", "residual", "loss"))
+    from_line = np.hypot(beta * lengths[1], off) / lengths[0]
+    far = int(from_line.argmax())
+    on_line, on_plane = _drawn_heights(plane, path)
+    between = np.flatnonzero((alpha > 0) & (alpha < 1))
+    below = on_line[between] - own[between]
+    words = [
+        f"Training strays {from_line[far]:.2g} of the line's length from the line, farthest at epoch {far}, whose J is "
+        f"{own[far]:.3g}; at the same α the line's is {on_line[far]:.3g}."
+    ]
+    if between.size:
+        words.append(
+            f"J is lower on the path than on the line at the same α for {int((below > 0).sum())} of the {between.size} "
+            f"epochs in between, by {below.max():.2g} at most."
+        )
+    words.append(
+        f"Epochs lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half of them more than "
+        f"{np.median(off) / lengths[0]:.2g}; their J differs from the plane's by "
+        f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
+    )
+    for one in found[:1]:
+        away = np.hypot(from_line, alpha - one.alpha)
+        words.append(
+            f"The line has a second minimum at α = {one.alpha:.3g}; training came no nearer to it than "
+            f"{away.min():.2g} of the line's length, at epoch {int(away.argmin())}."
+        )
+    if not found:
+        words.append("The line has no second minimum to go around.")
+    return " ".join(words)
 
 
 def projected_start(run: training.Run) -> tuple[dict[str, torch.Tensor], float]:
@@ -236,12 +328,53 @@ def start_over_cap(run: training.Run) -> float:
     return float(torch.linalg.vector_norm(run.trajectory[0].params["W1"], dim=1).mean()) / network.caps[0]
 
 
-def _varied(study: Study, run: training.Run, name: str, title: str, **how: Any) -> xr.Dataset:
-    def measure() -> xr.Dataset:
-        J = _task(study, run).measured(("train",), **how)
-        return ravine.evaluate(J, along=ravine.Line(run.start, run.solution), at=COARSE, title=title)
+def _line(study: Study, run: training.Run) -> xr.Dataset:
+    return _measured(study, run, "line", "MP-DBM", interval=(0.0, 1.0), splits=_BOTH)
 
-    return study.kept(name, (run.recipe.hash, *sorted(how.items())), measure)
+
+def _path(study: Study, run: training.Run) -> xr.Dataset:
+    return study.kept(
+        "fig7-path", (run.recipe.hash,), lambda: ravine.project(run.trajectory, onto=ravine.Line(*_ends(run)))
+    )
+
+
+def _ends(run: training.Run) -> tuple[Any, Any]:
+    return run.start, run.solution
+
+
+def _measured(
+    study: Study,
+    run: training.Run,
+    name: str,
+    title: str,
+    *,
+    at: np.ndarray | None = None,
+    interval: tuple[float, float] | None = None,
+    ends: tuple[Any, Any] | None = None,
+    splits: tuple[str, ...] = ("train",),
+    **how: Any,
+) -> xr.Dataset:
+    """J along a line, at some points or resolved, on as many examples as the profile spends; ``how`` as measured."""
+    effort = EFFORT[study.profile]
+    grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
+    what = (
+        run.recipe.hash,
+        effort.examples,
+        grid,
+        interval,
+        effort.line,
+        splits,
+        *sorted((key, getattr(value, "__name__", str(value))) for key, value in how.items()),
+    )
+
+    def measure() -> xr.Dataset:
+        J = _task(study, run).measured(splits, examples=effort.examples, **how)
+        line = ravine.Line(*(ends or _ends(run)))
+        if interval is None:
+            return ravine.evaluate(J, along=line, at=at, title=title)
+        return ravine.resolve(J, along=line, interval=interval, max_points=effort.line, title=title)
+
+    return study.kept(f"fig7-{name}", what, measure)
 
 
 def _task(study: Study, run: training.Run) -> Prediction:
@@ -255,11 +388,31 @@ def _measured_path(run: training.Run, plane: ravine.Plane, J: ravine.Objective) 
     return path.assign(loss=("step", np.array(heights), {"units": "nats per pixel"}))
 
 
-def _on_plane(plane: xr.Dataset, path: xr.Dataset) -> np.ndarray:
-    """The plane's J at the projections of the snapshots, as it is drawn: linear between positions."""
-    (panel,) = ravine.plot.surface(plane, path.drop_vars("loss"), view="3d").panels
-    (trail,) = (layer for layer in panel.layers if isinstance(layer, Curve) and layer.label == "training path")
-    return np.asarray(trail.z)
+def _drawn_heights(plane: xr.Dataset, path: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The plane's J, as it is drawn, at the line's points of the same α as the snapshots, and at their projections."""
+    (panel_,) = ravine.plot.surface(plane, path.drop_vars("loss"), view="3d").panels
+    curves = {layer.label: layer for layer in panel_.layers if isinstance(layer, Curve)}
+    straight, trail = curves["straight line"], curves["training path"]
+    on_line = np.interp(path["alpha"].values, straight.x, np.asarray(straight.z), left=np.nan, right=np.nan)
+    return on_line, np.asarray(trail.z)
+
+
+def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, ...]:
+    """The marks are of the two ends, which are networks, and not of the corner that only spans the plane."""
+
+    def renamed(layer: Layer) -> Layer:
+        if not isinstance(layer, Markers) or not layer.names:
+            return layer
+        kept = [place for place, name in enumerate(layer.names) if name in ("origin", "a")]
+        names = tuple({"origin": "start", "a": "solution"}[layer.names[place]] for place in kept)
+        hover = tuple(layer.hover[place] for place in kept)
+        return replace(layer, x=layer.x[kept], y=layer.y[kept], z=np.asarray(layer.z)[kept], names=names, hover=hover)
+
+    minima = (
+        Markers(np.array([one.alpha]), np.zeros(1), names=("second minimum",), z=np.array([one.value]))
+        for one in found[:1]
+    )
+    return (*map(renamed, layers), *minima)
 
 
 def _margin(places: np.ndarray) -> tuple[float, float]:
@@ -268,9 +421,5 @@ def _margin(places: np.ndarray) -> tuple[float, float]:
     return low - 0.1 * (high - low), high + 0.1 * (high - low)
 
 
-def _length(path: xr.Dataset) -> float:
-    return float(path.attrs["length"])
-
-
 def _per_pixel(drawn: Panel) -> Panel:
-    return replace(drawn, y=replace(drawn.y, label="objective as trained (nats per pixel)"))
+    return replace(drawn, y=replace(drawn.y, label="J, masks redrawn (nats per pixel)"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,11 @@ from ravine.paper.tasks import Dropout, Task, cut_rows, drawing
 if TYPE_CHECKING:
     from ravine.paper.recipes import Recipe
 
-_READ: Final = 250  # examples per forward pass when nothing is learned
+#: From the machine and a batch to quantities of each example.
+PerExample = Callable[[Any, Any], dict[str, Tensor]]
+
+#: Examples per forward pass when nothing is learned: so many that the matrices, 33 MB, are not what it waits for.
+_READ: Final = 250
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,33 @@ def prediction_costs(
     return of_pixels.sum(1) / count, of_labels / count
 
 
+def alone(model: Any, batch: Any) -> dict[str, Tensor]:
+    """J's cost of each example.
+
+    Args:
+        model: a ``Boltzmann``.
+        batch: as in ``per_example``.
+
+    Returns:
+        ``loss``, in nats per pixel.
+    """
+    return {"loss": sum(prediction_costs(model, *batch[:-1]), torch.zeros(()))}
+
+
+def in_parts(model: Any, batch: Any) -> dict[str, Tensor]:
+    """J's cost of each example, and what it consists of.
+
+    Args:
+        model: a ``Boltzmann``.
+        batch: as in ``per_example``.
+
+    Returns:
+        ``loss``, and ``pixels`` and ``label``, which it is the sum of, in nats per pixel.
+    """
+    pixels, label = prediction_costs(model, *batch[:-1])
+    return {"loss": pixels + label, "pixels": pixels, "label": label}
+
+
 def per_example(model: Any, batch: Any) -> dict[str, Tensor]:
     """What ``ravine.Objective`` takes the means of.
 
@@ -222,27 +253,18 @@ def per_example(model: Any, batch: Any) -> dict[str, Tensor]:
         batch: images to predict, labels, masks of pixels and of labels, and the grey images to classify.
 
     Returns:
-        ``loss``, and ``pixels`` and ``label``, which it is the sum of, in nats per pixel; of the label by mean field
-        with all pixels seen, ``class_loss`` in nats, and ``error``.
+        As ``in_parts``; and of the label by mean field with all pixels seen, ``class_loss`` in nats, and ``error``.
     """
-    *drawn, grey = batch
-    pixels, label = prediction_costs(model, *drawn)
-    classes = model.classify(grey)
-    return {
-        "loss": pixels + label,
-        "pixels": pixels,
-        "label": label,
-        "class_loss": F.cross_entropy(classes, drawn[1], reduction="none"),
-        "error": (classes.argmax(1) != drawn[1]).to(classes.dtype),
+    labels, classes = batch[1], model.classify(batch[-1])
+    return in_parts(model, batch) | {
+        "class_loss": F.cross_entropy(classes, labels, reduction="none"),
+        "error": (classes.argmax(1) != labels).to(classes.dtype),
     }
 
 
-vars(per_example)["units"] = {
-    "loss": "nats per pixel",
-    "pixels": "nats per pixel",
-    "label": "nats per pixel",
-    "class_loss": "nats",
-}
+vars(alone)["units"] = {"loss": "nats per pixel"}
+vars(in_parts)["units"] = dict.fromkeys(("loss", "pixels", "label"), "nats per pixel")
+vars(per_example)["units"] = vars(in_parts)["units"] | {"class_loss": "nats"}
 
 
 class Prediction(Task):
@@ -304,7 +326,7 @@ class Prediction(Task):
 
     def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
         fixed = _means(model, self.fixed[split], per_example)
-        fresh = _means(model, self.drawn(split, seed), _loss)
+        fresh = _means(model, self.drawn(split, seed), alone)
         return {"objective": fresh["loss"], "loss": fixed["loss"], "error": fixed["error"]}
 
     def test(self, model: nn.Module) -> dict[str, float]:
@@ -348,18 +370,20 @@ class Prediction(Task):
         self,
         splits: Sequence[str],
         *,
+        examples: int | None = None,
         draws: int = 1,
         doubled: bool = True,
-        classified: bool = True,
+        costs: PerExample | None = None,
         dtype: torch.dtype | None = None,
     ) -> ravine.Objective:
         """J with as many draws of masks and binary images for each example as wanted.
 
         Args:
             splits: of "train" and "valid".
+            examples: of each split, the first that are watched; None takes all.
             draws: the first of them is the one of ``objective``.
             doubled: as in ``Boltzmann``.
-            classified: whether images are classified too, which costs as much again; else there is ``loss`` alone.
+            costs: ``per_example``, or ``in_parts`` or ``alone``, which spare the classification: half of the time.
             dtype: precision of the forward pass.
 
         Returns:
@@ -368,10 +392,13 @@ class Prediction(Task):
         model = self.network.build(self.recipe.seed)
         model.doubled = doubled
         data = {
-            split: tuple(torch.cat(parts) for parts in zip(*(self.drawn(split, k) for k in range(draws)), strict=True))
+            split: tuple(
+                torch.cat([part[:examples] for part in parts])
+                for parts in zip(*(self.drawn(split, k) for k in range(draws)), strict=True)
+            )
             for split in splits
         }
-        return ravine.Objective(model, per_example if classified else _loss, data, seed=self.recipe.seed, dtype=dtype)
+        return ravine.Objective(model, costs or per_example, data, seed=self.recipe.seed, dtype=dtype, batch_size=_READ)
 
     def drawn(self, split: str, number: int) -> tuple[Tensor, ...]:
         """What ``per_example`` takes, of the watched examples of one split.
@@ -399,15 +426,7 @@ def _boltzmann(model: nn.Module) -> Any:
     return model
 
 
-def _loss(model: Any, batch: Any) -> dict[str, Tensor]:
-    pixels, label = prediction_costs(model, *batch[:-1])
-    return {"loss": pixels + label}
-
-
-vars(_loss)["units"] = {"loss": "nats per pixel"}
-
-
-def _means(model: nn.Module, examples: tuple[Tensor, ...], costs: Any) -> dict[str, float]:
+def _means(model: nn.Module, examples: tuple[Tensor, ...], costs: PerExample) -> dict[str, float]:
     """The mean of each quantity over examples, summed in float64."""
     sums: dict[str, float] = {}
     with torch.inference_mode():
