@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure as Sheet
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from ravine.plot.figure import Axis, Curve, Field, Markers, Panel
 from ravine.plot.palette import ALARM, INK, PAPER, RAMP, dash
@@ -88,6 +89,12 @@ def _draw_side(axes: Any, panel: Panel) -> None:
     z = _scale(panel)
     low, high = z.scaled(np.array(z.limits or (0.0, 1.0)))
     azimuth = float(np.degrees(np.arctan2(panel.facing[1], 0.7 * panel.facing[0])))
+    (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
+    axes.set(xlim=(left, right), ylim=(near, far), zlim=(low, high))
+    deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
+    axes.set_box_aspect((1, deep, 0.65), zoom=0.95)
+    axes.view_init(elev=35, azim=azimuth)
+    axes.computed_zorder = False  # a path on a surface is drawn over it, not in part behind it
     for layer in panel.layers:
         match layer:
             case Field():
@@ -114,12 +121,6 @@ def _draw_side(axes: Any, panel: Panel) -> None:
                 _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21)
             case _:
                 pass
-    (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
-    axes.set(xlim=(left, right), ylim=(near, far), zlim=(low, high))
-    deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
-    axes.set_box_aspect((1, deep, 0.65), zoom=0.95)
-    axes.view_init(elev=35, azim=azimuth)
-    axes.computed_zorder = False  # a path on a surface is drawn over it, not in part behind it
     places, words = z.ticks()
     axes.set_zticks(places, words)
     axes.set_xlabel(panel.x.label, labelpad=-6)
@@ -168,17 +169,18 @@ def _draw_marks(axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order
         if not np.isfinite(place).all():
             continue
         if len(place) == 3:
-            axes.text(*place, f"  {name}", fontsize=8, path_effects=[_RIM], zorder=order + 1)
-            continue
-        left = place[0] > np.mean(axes.get_xlim())  # a word points inwards, so that it stays in the picture
-        low = place[1] <= np.mean(axes.get_ylim())
+            x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
+            beside = 4, 6
+        else:
+            (x, y), left, low = place, place[0] > np.mean(axes.get_xlim()), place[1] <= np.mean(axes.get_ylim())
+            beside = -5 if left else 5, 5 if low else -5  # a word points inwards, so that it stays in the picture
         axes.annotate(
             name,
-            place,
-            xytext=(-5 if left else 5, 5 if low else -5),
+            (x, y),
+            xytext=beside,
             textcoords="offset points",
-            ha="right" if left else "left",
-            va="bottom" if low else "top",
+            ha="right" if beside[0] < 0 else "left",
+            va="bottom" if beside[1] > 0 else "top",
             fontsize=8,
             path_effects=[_RIM],
             zorder=order + 1,

@@ -422,4 +422,4 @@ def _margin(places: np.ndarray) -> tuple[float, float]:
 
 
 def _per_pixel(drawn: Panel) -> Panel:
-    return replace(drawn, y=replace(drawn.y, label="J, masks redrawn (nats per pixel)"))
+    return replace(drawn, y=replace(drawn.y, label="J, fresh masks (nats per pixel)"))
