@@ -214,7 +214,8 @@ def fig7_plane(study: Study) -> Outcome:
     """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
     run = study.trained("mpdbm-mnist")
     effort = EFFORT[study.profile]
-    found = anomalies({"line": _line(study, run)}, ("loss",), ("train",))
+    line = _line(study, run)
+    found = anomalies({"line": line}, ("loss",), ("train",))
     plane = ravine.Plane(run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run))))
     J = _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
     what = (run.recipe.hash, effort.on_plane)
@@ -242,7 +243,22 @@ def fig7_plane(study: Study) -> Outcome:
         f"path is an epoch at its own J. {detour(surface, path, found)} {drawn.caption} {CHANGED[study.profile]} "
         f"{described(run)}",
     )
-    return Outcome("fig7-plane", figure, {"plane": surface, "path": path}, (run,))
+    return Outcome("fig7-plane", figure, {"plane": surface, "path": path, "line": line}, (run,))
+
+
+def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
+    """How near training comes to a point of the line on the two axes of the plane, whatever it is off the plane.
+
+    Args:
+        plane: of the line and of the epoch farthest from it, at right angles.
+        path: training on it.
+        alpha: the point.
+
+    Returns:
+        A distance over the line's length.
+    """
+    unit = float(plane.attrs["length_b"]) / float(plane.attrs["length_a"])
+    return float(np.hypot(path["alpha"].values - alpha, path["beta"].values * unit).min())
 
 
 def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str:
@@ -281,7 +297,8 @@ def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str
         away = np.hypot(from_line, alpha - one.alpha)
         words.append(
             f"The line has a second minimum at α = {one.alpha:.3g}; training came no nearer to it than "
-            f"{away.min():.2g} of the line's length, at epoch {int(away.argmin())}."
+            f"{away.min():.2g} of the line's length, at epoch {int(away.argmin())}, and as drawn no nearer than "
+            f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:
         words.append("The line has no second minimum to go around.")
