@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
-from ravine.paper.figures.mpdbm import Anomaly, anomalies, closest_approach, detour, projected_start
+from ravine.paper.figures.mpdbm import Anomaly, anomalies, closest_approach, detour, projected_start, said
 from ravine.paper.models import MPDBM_MNIST
 from ravine.paper.models.mpdbm import Boltzmann, alone, in_parts, per_example, prediction_costs
 from ravine.paper.recipes import recipe
@@ -372,6 +372,18 @@ class TestSearch:
         assert anomalies({"a": self.line(lambda a: (a - 0.8) ** 2, alpha)}, ("loss",)) == []
         assert anomalies({"a": self.line(lambda a: -a, alpha)}, ("loss",)) == []
 
+    def test_what_j_has_and_what_only_a_part_of_it_has_are_told_apart(self):
+        path = ravine.project([{"w": torch.tensor(w)} for w in ([0.0, 0.0], [4.0, 3.0], [10.0, 0.0])])
+        label, loss = (
+            Anomaly("line", name, "train", alpha, 0.2, 0.1, 0.5) for name, alpha in (("label", 0.1), ("loss", 0.5))
+        )
+        assert said([], path, {}).endswith("J has none.")
+        only = said([label], path, {})
+        assert "J has none. Of the rest, one of label (train, line) at α = 0.1, 0.2 high and 0.1 deep." in only
+        both = said([label, loss], path, {})
+        assert "J has one of loss (train, line) at α = 0.5" in both
+        assert "α = 0.5 than 0.32 of the line's length, after 1 updates" in both  # hypot(1, 3) / 10
+
     def test_the_way_around_is_told_in_words(self):
         """J = α² + 3β² on a plane of lengths 10 and 4: each of the numbers can be read from the points."""
         line = {"w": torch.tensor([0.0, 0.0, 0.0])}, {"w": torch.tensor([10.0, 0.0, 0.0])}
@@ -388,16 +400,16 @@ class TestSearch:
         run = [{"w": torch.tensor(w)} for w in ([0.0, 0.0, 0.0], [5.0, 4.0, 2.0], [10.0, 0.0, 0.0])]
         path = ravine.project(run, onto=plane).assign(loss=("step", np.array([0.0, 0.15, 1.0])))
         found = Anomaly("line", "loss", "train", 0.5, 0.25, 0.1, 0.1)
-        said = detour(surface, path, [found])
-        assert "strays 0.45 of the line's length from the line, farthest at epoch 1, whose J is 0.15" in said
-        assert "at the same α the line's is 0.25" in said
+        told = detour(surface, path, [found])
+        assert "strays 0.45 of the line's length from the line, farthest at epoch 1, whose J is 0.15" in told
+        assert "at the same α the line's is 0.25" in told
         assert (
-            "lower on the path than on the line at the same α for 1 of the 1 epochs in between, by 0.1 at most" in said
+            "lower on the path than on the line at the same α for 1 of the 1 epochs in between, by 0.1 at most" in told
         )
-        assert "up to 0.2 of the line's length off the plane" in said
-        assert "J differs from the plane's by 3.1 at most" in said  # 0.25 + 3 − 0.15
-        assert "second minimum at α = 0.5; training came no nearer to it than 0.45 of the line's length" in said
-        assert "at epoch 1, and as drawn no nearer than 0.4." in said
+        assert "up to 0.2 of the line's length off the plane" in told
+        assert "J differs from the plane's by 3.1 at most" in told  # 0.25 + 3 − 0.15
+        assert "second minimum at α = 0.5; training came no nearer to it than 0.45 of the line's length" in told
+        assert "at epoch 1, and as drawn no nearer than 0.4." in told
         assert "no second minimum" in detour(surface, path, [])
 
     def test_the_closest_approach(self):
@@ -433,7 +445,7 @@ def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     assert {"line", "projected", "several draws", "undoubled", "start", "end"} <= set(line.results)
     assert len(line.figure.panels) == 6
     found = anomalies({name: curve for name, curve in line.results.items() if name != "path"})
-    assert ("none found" in line.figure.caption) == (not found)
+    assert ("J has none" in line.figure.caption) == (not [one for one in found if one.quantity == "loss"])
     judged = {claim.name: claim.judged(line) for claim in claims.CLAIMS if claim.figure == "fig7"}
     second = judged["mpdbm-second-minimum"]
     assert (second.number > 0) == any(one.curve == "line" and one.quantity == "loss" for one in found)
