@@ -367,6 +367,20 @@ class TestSearch:
         assert [one.alpha for one in found] == [pytest.approx(roots[0], abs=1e-3)]
         assert found[0].prominence == pytest.approx(polynomial(roots[1]) - polynomial(roots[0]), abs=1e-5)
 
+    def test_a_look_at_a_part_of_the_line_is_judged_by_the_whole(self):
+        def wave(alpha):
+            return 2 - 2 * alpha + 0.2 * np.cos(40 * alpha)  # falls from dip to dip
+
+        whole = self.line(wave, np.linspace(0, 1, 1001))
+        near, far = (self.line(wave, np.linspace(*ends, 401)) for ends in ((0, 0.1), (0.9, 1)))
+        dips = [np.pi / 40 + np.arcsin(0.25) / 40, np.pi / 40 * 25 + np.arcsin(0.25) / 40]
+        found = {one.curve: one for one in anomalies({"whole": whole, "near": near}, ("loss",), ("train",))}
+        assert found["near"].alpha == pytest.approx(dips[0], abs=1e-3)
+        of_whole = [one for one in anomalies({"whole": whole}, ("loss",)) if one.alpha < 0.1]
+        assert found["near"].value == pytest.approx(of_whole[0].value, abs=1e-5)
+        assert found["near"].share < of_whole[0].share + 1e-6  # of the whole range
+        assert not [one for one in anomalies({"whole": whole, "far": far}, ("loss",)) if one.alpha > 0.95]
+
     def test_a_valley_and_a_slope_have_none(self):
         alpha = np.linspace(0, 1.2, 121)
         assert anomalies({"a": self.line(lambda a: (a - 0.8) ** 2, alpha)}, ("loss",)) == []
@@ -408,7 +422,10 @@ class TestSearch:
         )
         assert "up to 0.2 of the line's length off the plane" in told
         assert "J differs from the plane's by 3.1 at most" in told  # 0.25 + 3 − 0.15
-        assert "second minimum at α = 0.5; training came no nearer to it than 0.45 of the line's length" in told
+        assert (
+            "second minimum at α = 0.5; after its start training came no nearer to it than 0.45 of the line's length"
+            in told
+        )
         assert "at epoch 1, and as drawn no nearer than 0.4." in told
         assert "no second minimum" in detour(surface, path, [])
 

@@ -122,36 +122,44 @@ def anomalies(
     Returns:
         All that are deeper than a thousandth of their curve's range and than its noise.
     """
-    searched = [(name, quantity, split) for name in curves for quantity in quantities for split in splits]
-    found = [one for what in searched for one in _anomalies(curves[what[0]], *what)]
+    found: list[Anomaly] = []
+    for quantity in quantities:
+        for split in splits:
+            there = {
+                name: curve.sel(alpha=(curve["alpha"] >= 0) & (curve["alpha"] <= 1))
+                for name, curve in curves.items()
+                if split in curve["split"].values and quantity in curve
+            }
+            found += _anomalies(there, quantity, split)
     return sorted(found, key=lambda one: -one.share)
 
 
-def _anomalies(curve: xr.Dataset, name: str, quantity: str, split: str) -> Iterator[Anomaly]:
-    if split not in curve["split"].values or quantity not in curve:
-        return
-    part = metrics.Profile.of(curve, quantity, split).between(0, 1)
-    lowest, extent = float(np.nanmin(part.value)), float(np.ptp(part.value))
-    inside = curve.sel(alpha=(curve["alpha"] >= part.alpha[0]) & (curve["alpha"] <= part.alpha[-1]))
-    for one in metrics.minima(inside, quantity=quantity, split=split):
-        place, value, depth = one.value.at, one.value.value, one.prominence.value
-        if 0 < place < 1 and value > lowest:
-            yield Anomaly(name, quantity, split, place, value, depth, depth / extent)
+def _anomalies(curves: dict[str, xr.Dataset], quantity: str, split: str) -> Iterator[Anomaly]:
+    """Of one quantity and split. What is lowest, a curve of a part of the line hears from the first of the whole."""
+    profiles = {name: metrics.Profile.of(curve, quantity, split) for name, curve in curves.items()}
+    whole = next((part for part in profiles.values() if part.covers_both_ends), None)
+    for name, part in profiles.items():
+        judge = whole if whole is not None and not part.covers_both_ends else part
+        lowest, extent = float(np.nanmin(judge.value)), float(np.ptp(judge.value))
+        for one in metrics.minima(curves[name], quantity=quantity, split=split):
+            place, value, depth = one.value.at, one.value.value, one.prominence.value
+            if 0 < place < 1 and value > lowest + (0.0 if judge is part else depth):
+                yield Anomaly(name, quantity, split, place, value, depth, depth / extent)
 
 
 def closest_approach(path: xr.Dataset, alpha: float) -> tuple[float, int]:
-    """How near training came to a point of the line.
+    """How near training came to a point of the line, once it had begun: its start is on the line.
 
     Args:
         path: of the run, projected on the line.
         alpha: the point.
 
     Returns:
-        The smallest distance of a snapshot, over the line's length, and its step.
+        The smallest distance of a later snapshot, over the line's length, and its step.
     """
     length = float(path.attrs["length"])
-    away = np.hypot(path["distance"].values - alpha * length, path["residual"].values) / length
-    return float(away.min()), int(path["step"].values[int(away.argmin())])
+    away = np.hypot(path["distance"].values - alpha * length, path["residual"].values)[1:] / length
+    return float(away.min()), int(path["step"].values[1 + int(away.argmin())])
 
 
 def fig7(study: Study) -> Outcome:
@@ -253,6 +261,8 @@ def fig7_plane(study: Study) -> Outcome:
 def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
     """How near training comes to a point of the line on the two axes of the plane, whatever it is off the plane.
 
+    Its start, which is on the line, does not count.
+
     Args:
         plane: of the line and of the epoch farthest from it, at right angles.
         path: training on it.
@@ -262,7 +272,7 @@ def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float
         A distance over the line's length.
     """
     unit = float(plane.attrs["length_b"]) / float(plane.attrs["length_a"])
-    return float(np.hypot(path["alpha"].values - alpha, path["beta"].values * unit).min())
+    return float(np.hypot(path["alpha"].values - alpha, path["beta"].values * unit)[1:].min())
 
 
 def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str:
@@ -298,10 +308,10 @@ def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str
         f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
     )
     for one in found[:1]:
-        away = np.hypot(from_line, alpha - one.alpha)
+        away = np.hypot(from_line, alpha - one.alpha)[1:]
         words.append(
-            f"The line has a second minimum at α = {one.alpha:.3g}; training came no nearer to it than "
-            f"{away.min():.2g} of the line's length, at epoch {int(away.argmin())}, and as drawn no nearer than "
+            f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came no nearer to it than "
+            f"{away.min():.2g} of the line's length, at epoch {1 + int(away.argmin())}, and as drawn no nearer than "
             f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:
@@ -345,8 +355,8 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
         nearest = (of_objective or others)[0]
         near, step = closest_approach(path, nearest.alpha)
         words.append(
-            f"Training came no nearer to the point of the line at α = {nearest.alpha:.3g} than {near:.2g} of the "
-            f"line's length, after {step:,} updates."
+            f"After its start training came no nearer to the point of the line at α = {nearest.alpha:.3g} than "
+            f"{near:.2g} of the line's length, after {step:,} updates."
         )
     return " ".join(words)
 
