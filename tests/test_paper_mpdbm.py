@@ -417,9 +417,7 @@ class TestSearch:
         told = detour(surface, path, [found])
         assert "strays 0.45 of the line's length from the line, farthest at epoch 1, whose J is 0.15" in told
         assert "at the same α the line's is 0.25" in told
-        assert (
-            "lower on the path than on the line at the same α for 1 of the 1 epochs in between, by 0.1 at most" in told
-        )
+        assert "on the line at the same α is -0.1 to -0.1 at the 1 epochs in between, and negative at 1 of them" in told
         assert "up to 0.2 of the line's length off the plane" in told
         assert "J differs from the plane's by 3.1 at most" in told  # 0.25 + 3 − 0.15
         assert (

@@ -27,7 +27,7 @@ from ravine import (
     supervised,
     write_report,
 )
-from ravine.plot import interactive, static
+from ravine.plot import interactive, static, static_field
 from ravine.plot.figure import SUFFIXES
 
 U, V = np.linspace(-0.5, 1.25, 7), np.linspace(0.0, 2.0, 5)
@@ -452,6 +452,14 @@ def test_a_path_lies_at_its_own_height_and_tells_how_far_off_it_is(grid):
     assert "up to 1 off it" in figure.caption
     outside = plot.surface(grid, PATH.assign(alpha=PATH["alpha"] * 3)[["alpha", "beta"]])
     assert "3 of 6 lie outside" in outside.caption
+
+
+def test_a_name_stands_where_the_fewest_lines_run():
+    mark = np.array([100.0, 100.0])
+    line = np.stack([np.linspace(100, 150, 51), np.linspace(100, 130, 51)], 1)  # up and to the right
+    assert static_field._beside("name", mark, np.empty((0, 2))) == (4, 6)
+    assert static_field._beside("name", mark, line) == (-4, -6)
+    assert static_field._beside("name", mark, np.concatenate([line, 200 - line])) == (-4, 6)
 
 
 AWKWARD = {

@@ -118,7 +118,7 @@ def _draw_side(axes: Any, panel: Panel) -> None:
             case Curve() if layer.z is not None:
                 _draw_trail(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 20)
             case Markers() if layer.z is not None:
-                _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21)
+                _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21, _trails(axes, panel))
             case _:
                 pass
     places, words = z.ticks()
@@ -150,7 +150,38 @@ def _draw_trail(axes: Any, curve: Curve, places: tuple[np.ndarray, ...], order: 
     axes.plot(*places, path_effects=[_RIM], **look)
 
 
-def _draw_marks(axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order: float) -> None:
+def _trails(axes: Any, panel: Panel) -> np.ndarray:
+    """(points, 2) where in the picture the lines of a panel that is seen from the side run, in typographic points."""
+    z = _scale(panel)
+    curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
+    places = [
+        np.stack([np.interp(np.linspace(0, 1, 501), np.linspace(0, 1, len(one)), one) for one in line], 1)
+        for line in ((curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves)
+    ]
+    return _seen(axes, np.concatenate([np.empty((0, 3)), *places]))
+
+
+def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
+    """Places in three dimensions → in the picture, in typographic points."""
+    axes.apply_aspect()
+    flat = np.stack(proj_transform(places[:, 0], places[:, 1], places[:, 2], axes.get_proj())[:2], 1)
+    return axes.transData.transform(flat) * 72 / axes.figure.dpi
+
+
+def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
+    """From a mark to the near corner of its name, in typographic points: where the fewest lines run behind the name."""
+    wide, high = 5 * len(name), 10
+
+    def covered(offset: tuple[int, int]) -> int:
+        away = (taken - mark - offset) * np.sign(offset)
+        return int(((away > -1) & (away < (wide, high))).all(axis=1).sum())
+
+    return min(((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered)  # what is low and to the right are often ticks
+
+
+def _draw_marks(
+    axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order: float, taken: np.ndarray | None = None
+) -> None:
     if marks.symbol == "cross":
         axes.plot(*places, linestyle="none", marker="x", markersize=3, color=ALARM, zorder=order)
         return
@@ -168,9 +199,9 @@ def _draw_marks(axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order
     for *place, name in zip(*places, marks.names, strict=True):
         if not np.isfinite(place).all():
             continue
-        if len(place) == 3:
+        if taken is not None:
             x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
-            beside = 4, 6
+            beside = _beside(name, _seen(axes, np.array([place]))[0], taken)
         else:
             (x, y), left, low = place, place[0] > np.mean(axes.get_xlim()), place[1] <= np.mean(axes.get_ylim())
             beside = -5 if left else 5, 5 if low else -5  # a word points inwards, so that it stays in the picture

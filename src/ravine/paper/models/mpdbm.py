@@ -205,7 +205,7 @@ def prediction_costs(
         >>> blank = Boltzmann(MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5))
         >>> images, one = torch.zeros(1, 4), torch.ones(1)
         >>> costs = prediction_costs(blank, images, torch.tensor([7]), one.expand(1, 4), one)
-        >>> [round(cost.item(), 4) for cost in costs], round(np.log(2), 4), round(np.log(10) / 4, 4)
+        >>> [round(cost.item(), 4) for cost in costs], *(round(float(x), 4) for x in (np.log(2), np.log(10) / 4))
         ([0.6931, 0.5756], 0.6931, 0.5756)
 
     References:
