@@ -118,6 +118,13 @@ def test_what_is_no_dict_of_lines_is_refused(solutions):
         ravine.pairs([solutions["a"], mlp(width=8).state_dict()])
 
 
+@pytest.mark.parametrize("at", [[0, 1], [0, 0.5, 1]])
+def test_two_of_the_points_being_one_is_refused_before_anything_is_measured(solutions, at):
+    twice = {**solutions, "again": solutions["b"]}  # neither is the first, from which distances are counted
+    with pytest.raises(InputError, match="b and .*again are the same point"):
+        ravine.evaluate(objective(), along=ravine.pairs(twice), at=at)
+
+
 def test_a_file_of_several_lines_comes_back(measured, tmp_path):
     back = ravine.open_result(ravine.save_result(measured, tmp_path / "lines.nc"))
     assert results.kind_of(back) == "lines"

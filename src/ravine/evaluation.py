@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -117,6 +118,7 @@ def measured_at(
             _ticker(bar.update),
             labels=[", ".join(f"{dim} = {x:g}" for dim, x in zip(along.dims, place, strict=True)) for place in places],
             probes=_probes(places) if probing else (),
+            joined=combinations(range(len(along.corners)), 2),
         )
     seconds = time.perf_counter() - began
     return _labelled(objective, along, places, np.array(coefficients), measured, title, command, seconds)
@@ -184,7 +186,8 @@ def _in_one_pass(
             labels += [f"{name}, alpha = {place:g}"] * (len(points) - len(labels))
         rows[name] = np.array(found)
         probes |= {found[probe] for probe in _probes(places)}
-    measured = objective.measure(corners, list(points), tick, labels=labels, probes=sorted(probes))
+    joined = [(number[id(line.start)], number[id(line.end)]) for line in lines.values()]
+    measured = objective.measure(corners, list(points), tick, labels=labels, probes=sorted(probes), joined=joined)
     seconds = (time.perf_counter() - began) / len(lines)
     alpha = axes["alpha"]
     coefficients = np.stack([1 - alpha, alpha], 1)

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -21,7 +21,7 @@ from ravine.engine import DEFAULT_BATCH, Coefficients, Pass, Policies
 from ravine.errors import InputError
 from ravine.losses import PerExample
 from ravine.moments import Moments
-from ravine.params import all_finite, content_hash, gram, is_float, same_values
+from ravine.params import Params, all_finite, content_hash, distance, gram, is_float, same_values
 from ravine.probes import noise_floors, require_determined
 from ravine.recompute import recomputed_statistics
 from ravine.replica import Replica, running_norms
@@ -71,9 +71,7 @@ class Measured:
         Returns:
             What measuring that line alone gives, up to rounding.
         """
-        to = np.zeros((len(self.hashes), len(self.hashes)))  # inner products of offsets from the first corner
-        to[1:, 1:] = self.gram
-        square = to[start, start] + to[end, end] - 2 * to[start, end]
+        square = _square(self.gram, start, end)
         places = {point: place for place, point in enumerate(points.tolist())}
         return Measured(
             {s: {name: m.of_points(points) for name, m in found.items()} for s, found in self.moments.items()},
@@ -83,7 +81,7 @@ class Measured:
             },
             self.fingerprints,
             [self.hashes[start], self.hashes[end]],
-            np.array([[max(square, 0.0)]]),
+            np.array([[square]]),
             self.dtype,
         )
 
@@ -216,6 +214,7 @@ class Objective:
         *,
         labels: Sequence[str] | None = None,
         probes: Sequence[int] = (),
+        joined: Iterable[tuple[int, int]] = (),
     ) -> Measured:
         """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
@@ -225,6 +224,7 @@ class Objective:
             tick: told of progress, in examples × points.
             labels: a name for every point, for messages.
             probes: numbers of the points whose noise floor to estimate (four evaluations of 256 examples each).
+            joined: pairs of corners, by number, between which a slice runs: they have to be different points.
 
         Returns:
             Sums by split and quantity, and the provenance that only the measurement knows.
@@ -243,14 +243,14 @@ class Objective:
             _require_finite(corner, own)
         points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
         between = gram(points)
-        same = np.flatnonzero(np.diagonal(between) == 0)
-        if same.size and any(np.count_nonzero(mixed) > 1 for mixed in coefficients):
-            other = corners[int(same[0]) + 1]
-            msg = (
-                f"{corners[0].label} and {other.label} are the same point, so every curve between them is flat. "
-                "(A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before training.)"
-            )
-            raise InputError(msg)
+        for one, other in joined:
+            if _coincide(points, between, one, other):
+                msg = (
+                    f"{corners[one].label} and {corners[other].label} are the same point, so every curve between them "
+                    "is flat. (A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before "
+                    "training.)"
+                )
+                raise InputError(msg)
         # float64 checkpoints may differ by less than a float32 model can tell
         dtype = self.dtype or _at_least_float32(
             [tensor for point in [own.params, *points] for tensor in point.values()]
@@ -400,6 +400,17 @@ def _require_finite(corner: Checkpoint, own: Checkpoint) -> None:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         msg = f"{corner.label} holds NaN or infinity in {', '.join(map(repr, broken[:5]))}{more}"
         raise InputError(msg)
+
+
+def _square(between: np.ndarray, one: int, other: int) -> float:
+    """Squared distance of two corners, from the inner products of the offsets from the first."""
+    to = np.pad(between, ((1, 0), (1, 0)))
+    return max(float(to[one, one] + to[other, other] - 2 * to[one, other]), 0.0)
+
+
+def _coincide(points: Sequence[Params], between: np.ndarray, one: int, other: int) -> bool:
+    rounding = 1e-12 * float(np.diagonal(between).max())  # far from the first corner a small distance cancels
+    return _square(between, one, other) <= rounding and distance(points[one], points[other]) == 0
 
 
 def _whole(what: str, value: Any, least: int | None = None) -> int:
