@@ -27,7 +27,7 @@ from ravine import (
     supervised,
     write_report,
 )
-from ravine.plot import interactive, static
+from ravine.plot import interactive, static, static_field
 from ravine.plot.figure import SUFFIXES
 
 U, V = np.linspace(-0.5, 1.25, 7), np.linspace(0.0, 2.0, 5)
@@ -434,12 +434,32 @@ def test_every_view_is_written_in_every_format(grid, tmp_path, view, suffix):
 
 def test_a_path_lies_at_its_own_height_and_tells_how_far_off_it_is(grid):
     figure = plot.surface(grid, PATH, view="3d")
-    (trail,) = [layer for layer in figure.panels[0].layers if isinstance(layer, plot.Curve)]
+    curves = {layer.label: layer for layer in figure.panels[0].layers if isinstance(layer, plot.Curve)}
+    assert list(curves) == ["straight line", "distance in height from the plane", "training path"]
+    trail, straight = curves["training path"], curves["straight line"]
     np.testing.assert_array_equal(trail.z, 2 - STEPS)
+    assert (straight.x[0], straight.x[-1], np.ptp(straight.y)) == (0, 1, 0)
+    uprights = np.asarray(curves["distance in height from the plane"].z).reshape(6, 3)
+    np.testing.assert_array_equal(uprights[:, 0], trail.z)
+    field = next(layer for layer in figure.panels[0].layers if isinstance(layer, plot.Field))
+    across = np.array([np.interp(trail.y, field.y, row) for row in field.z])
+    below = [np.interp(x, field.x, column) for x, column in zip(trail.x, across.T, strict=True)]
+    np.testing.assert_allclose(uprights[:, 1], below)
+    assert np.isnan(uprights[:, 2]).all()
+    limits = figure.panels[0].z.limits
+    assert limits[0] <= 1 <= 2 <= limits[1]  # room for the path's own heights
     assert trail.hover[1] == "step 100, loss 1.8, distance from the plane 0.2"
     assert "up to 1 off it" in figure.caption
     outside = plot.surface(grid, PATH.assign(alpha=PATH["alpha"] * 3)[["alpha", "beta"]])
     assert "3 of 6 lie outside" in outside.caption
+
+
+def test_a_name_stands_where_the_fewest_lines_run():
+    mark = np.array([100.0, 100.0])
+    line = np.stack([np.linspace(100, 150, 51), np.linspace(100, 130, 51)], 1)  # up and to the right
+    assert static_field._beside("name", mark, np.empty((0, 2))) == (4, 6)
+    assert static_field._beside("name", mark, line) == (-4, -6)
+    assert static_field._beside("name", mark, np.concatenate([line, 200 - line])) == (-4, 6)
 
 
 AWKWARD = {

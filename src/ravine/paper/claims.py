@@ -17,6 +17,7 @@ import xarray as xr
 from ravine import metrics
 from ravine.paper.figures.conv import NEAR, barrier
 from ravine.paper.figures.lstm import beside_published
+from ravine.paper.figures.mpdbm import anomalies, closest_approach, nearest_as_drawn, performance, start_over_cap
 from ravine.paper.figures.study import Outcome
 
 #: Lucas et al. 2021 call a line monotone if it never rises by more than this share of its range.
@@ -341,6 +342,25 @@ def _of_path(outcome: Outcome, name: str, walk: str = "run") -> float:
     return float(outcome.results["path"][name].sel(walk=walk))
 
 
+def _second_minimum(outcome: Outcome) -> float:
+    """The prominence of the second minimum of the training objective on the line, over its range; 0 without one."""
+    found = anomalies({"line": outcome.results["line"]}, ("loss",), ("train",))
+    return found[0].share if found else 0.0
+
+
+def _passed_at(outcome: Outcome) -> float:
+    """How near training came to that minimum, over the line's length; NaN without one."""
+    found = anomalies({"line": outcome.results["line"]}, ("loss",), ("train",))
+    return closest_approach(outcome.results["path"], found[0].alpha)[0] if found else float("nan")
+
+
+def _passed_as_drawn(outcome: Outcome) -> float:
+    """The same on the two axes of the figure."""
+    found = anomalies({"line": outcome.results["line"]}, ("loss",), ("train",))
+    plane, path = (outcome.results[name] for name in ("plane", "path"))
+    return nearest_as_drawn(plane, path, found[0].alpha) if found else float("nan")
+
+
 # --- the claims ------------------------------------------------------------------------------------------
 
 _NO_BUMP = "Lucas et al. 2021 call a line monotone up to this share of its range"
@@ -654,6 +674,72 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         0.05,
         "ours: a twentieth of the whole fall",
+    ),
+    Claim(
+        "mpdbm-second-minimum",
+        "§4 and figure 7",
+        "Here we find a secondary local minimum with high error",
+        "fig7",
+        "prominence of the second minimum of J on [0, 1] over its range, 0 where there is none, MP-DBM",
+        _second_minimum,
+        "at least",
+        FLAT,
+        "what is shallower would not count as an obstacle elsewhere; " + _NO_BUMP,
+    ),
+    Claim(
+        "mpdbm-passed-around",
+        "§4 and figure 7",
+        "SGD passed far enough around the anomaly to avoid having it affect learning",
+        "fig7",
+        "nearest that any epoch came to the second minimum, over the line's length; not run where there is none",
+        _passed_at,
+        "at least",
+        0.1,
+        "ours: as far as what counts as straying from the line elsewhere",
+    ),
+    Claim(
+        "mpdbm-not-near",
+        "figure 7",
+        "This plot allows us to see that SGD did not pass near this anomaly",
+        "fig7-plane",
+        "the same on the figure's two axes; not run where there is no second minimum",
+        _passed_as_drawn,
+        "at least",
+        0.1,
+        "ours: as far as what counts as straying from the line elsewhere",
+    ),
+    Claim(
+        "mpdbm-large-start",
+        "§4",
+        "The MP-DBM was initialized with very large, sparse, weights",
+        "fig7",
+        "mean norm at the start of what feeds a unit of the first layer, over the largest that training allows",
+        lambda o: start_over_cap(o.runs[0]),
+        "at least",
+        1,
+        "above 1 the start lies outside the set that training stays in",
+    ),
+    Claim(
+        "mpdbm-more-non-convex",
+        "§4",
+        "this model having more non-convex behavior than the others",
+        "fig7",
+        "how far J stands above its lower convex hull on [0, 1], over its range",
+        lambda o: above_hull(o.results["line"]),
+        "at least",
+        0.05,
+        "what passes for approximately convex elsewhere; " + _CONVEX,
+    ),
+    Claim(
+        "mpdbm-performs",
+        "§4",
+        "it gets good performance as a generative model and as a classifier",
+        "fig7",
+        "error of the solution on validation images, by mean field; the whole training only",
+        lambda o: performance(o.runs[0]),
+        "at most",
+        0.01,
+        "ours: one in a hundred, about what the other networks of the paper reach",
     ),
     Claim(
         "lstm-no-obstacle",

@@ -19,6 +19,8 @@ from ravine.paper.models import (
     LSTM,
     MAXOUT,
     MEDIUM,
+    MPDBM,
+    MPDBM_MNIST,
     RELU,
     RELU_PLAIN,
     SIGMOID,
@@ -385,6 +387,28 @@ def _narrowed(
     )
 
 
+def _mpdbm(name: str, network: MPDBM) -> dict[Profile, Recipe]:
+    """Three profiles of an MP-DBM's training; ``desk`` and ``quick`` are ours.
+
+    pylearn2, scripts/papers/mpdbm/mpdbm.yaml. A pass over all images through the full width costs 67 teraflop, so
+    ``desk`` takes the network as it is and a tenth of the images. On 8 × 8 digits, ``quick`` has small layers, fed as
+    sparsely, and a rate for a mean over as many pixels.
+    """
+    rate, momentum = PerEpoch(15.146493, 0.020379, 868), Momentum(0.5, 0.732716, 2)
+    full = Recipe(name, "full", "mnist", 50_000, 10_000, network, 100, (Phase(rate, momentum, patience=100),))
+    desk = replace(full, train=5_000, valid=1_000, phases=_capped(full.phases, (24,)))
+    quick = replace(
+        full,
+        data="digits",
+        train=1_200,
+        valid=150,
+        network=replace(network, inputs=64, hidden=(60, 90), incoming=(5, 10), init=0.05),
+        batch_size=20,
+        phases=(Phase(replace(rate, start=rate.start * 64 / 784), momentum, patience=100, epochs=12),),
+    )
+    return {"full": full, "desk": desk, "quick": quick}
+
+
 #: Name → profile → recipe.
 _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
     "maxout-mnist": _on_mnist(_MAXOUT, MAXOUT),
@@ -392,6 +416,8 @@ _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
     "relu-plain-mnist": _on_mnist(replace(_RELU, name="relu-plain-mnist"), RELU_PLAIN),
     "sigmoid-mnist": _on_mnist(replace(_RELU, name="sigmoid-mnist"), SIGMOID),
     "conv-cifar10": _on_cifar10(_CONV),
+    "mpdbm-mnist": _mpdbm("mpdbm-mnist", MPDBM_MNIST),
+    "mpdbm-small-mnist": _mpdbm("mpdbm-small-mnist", replace(MPDBM_MNIST, hidden=(500, 1000))),
     "lstm-small-ptb": _on_ptb("lstm-small-ptb", SMALL, Divided(1.0, 5, 2.0), epochs=13, desk=13, clip=5.0),
     "lstm-medium-ptb": _on_ptb("lstm-medium-ptb", MEDIUM, Divided(1.0, 7, 1.2), epochs=39, desk=2, clip=5.0),
     "lstm-large-ptb": _on_ptb("lstm-large-ptb", LARGE, Divided(1.0, 15, 1.15), epochs=55, desk=1, clip=10.0),

@@ -61,6 +61,13 @@ class Task(ABC):
     criterion: ClassVar[str] = "error"
     rate_scales: Mapping[str, float] = {}
 
+    def start(self, model: nn.Module) -> None:  # noqa: B027  many networks know their start without
+        """Set, in place, those initial parameters that depend on the data.
+
+        Args:
+            model: newly built.
+        """
+
     @abstractmethod
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:
         """The objective of each minibatch of one epoch, in turn: a scalar to go down from.
@@ -184,11 +191,7 @@ class Classification(Task):
         References:
             pylearn2, ``model_extensions/norm_constraint.py``.
         """
-        for name, cap in self.network.caps.items():
-            tensor = params[name]
-            norms = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
-            if bool((norms > cap).any()):
-                tensor.mul_((cap / norms).clamp_(max=1).reshape(-1, *[1] * (tensor.ndim - 1)))
+        cut_rows(params, self.network.caps)
 
     def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
         examples = self.valid if split == "valid" else self.trained_on[phase]
@@ -223,6 +226,30 @@ class Classification(Task):
             seed=self.recipe.seed,
             dtype=dtype,
         )
+
+
+def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:
+    """Cut rows that are longer than their cap to it, in place; the others keep their bits.
+
+    Args:
+        params: by name; a row is everything behind the first axis.
+        caps: parameter name → the largest Euclidean norm of any of its rows.
+
+    Example:
+        >>> rows = {"weight": torch.tensor([[3.0, 4.0], [0.0, 1.0]])}
+        >>> cut_rows(rows, {"weight": 2.0})
+        >>> rows["weight"]
+        tensor([[1.2000, 1.6000],
+                [0.0000, 1.0000]])
+
+    References:
+        pylearn2, ``model_extensions/norm_constraint.py``.
+    """
+    for name, cap in caps.items():
+        tensor = params[name]
+        norms = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+        if bool((norms > cap).any()):
+            tensor.mul_((cap / norms).clamp_(max=1).reshape(-1, *[1] * (tensor.ndim - 1)))
 
 
 def means(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -148,6 +148,7 @@ class Training:
         self.folder = folder
         self.task = recipe.network.task(recipe, parts)
         self.model = recipe.network.build(recipe.seed)
+        self.task.start(self.model)
         self.params = dict(self.model.named_parameters())
         self.velocity = {name: torch.zeros_like(tensor) for name, tensor in self.params.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.params.items()}

@@ -26,12 +26,15 @@ def drawn(panel: Panel, axis: dict[str, dict[str, Any]]) -> go.Figure:
         axis: "x" and "y" → how such an axis is drawn in other panels.
     """
     sheet = go.Figure()
+    solid = not any(isinstance(layer, Curve) for layer in panel.layers)
     names: list[dict[str, Any]] = []
     z = panel.z or Axis("")
     for layer in panel.layers:
         match layer:
             case Field():
-                sheet.add_trace(_surface(layer, panel, z) if panel.view == "3d" else _contours(layer, panel, z))
+                sheet.add_trace(
+                    _surface(layer, panel, z, solid=solid) if panel.view == "3d" else _contours(layer, panel, z)
+                )
             case Curve():
                 sheet.add_traces(list(_trail(layer, z, side=panel.view == "3d")))
             case Markers():
@@ -71,7 +74,7 @@ def _contours(field: Field, panel: Panel, z: Axis) -> go.Contour:
     )
 
 
-def _surface(field: Field, panel: Panel, z: Axis) -> go.Surface:
+def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
     levels, heights = z.scaled(field.levels), z.scaled(field.z).T
     lines = {"show": True, "start": levels[0], "end": levels[-1], "size": levels[1] - levels[0]}
     return go.Surface(
@@ -85,6 +88,7 @@ def _surface(field: Field, panel: Panel, z: Axis) -> go.Surface:
         colorbar=_bar(z),
         contours={"z": {**lines, "color": "rgba(255, 255, 255, 0.6)", "width": 1}},
         hovertemplate=_told(panel, z),
+        opacity=1 if solid else 0.8,  # a path has heights of its own, and may be below
         lighting={"ambient": 0.75, "diffuse": 0.4, "specular": 0.05},
     )
 
@@ -103,6 +107,8 @@ def _bar(z: Axis) -> dict[str, Any]:
 def _scene(panel: Panel, z: Axis) -> dict[str, Any]:
     (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
     deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
+    shape = np.array([1.2, 1.2 * deep, 0.7])
+    eye = 0.5 * np.linalg.norm(shape) * np.array([1.5 * panel.facing[0], 2.0 * panel.facing[1], 1.4])
     places, words = z.ticks()
     low, high = z.scaled(np.array(z.limits or (0.0, 1.0)))
     plain = {
@@ -124,8 +130,8 @@ def _scene(panel: Panel, z: Axis) -> dict[str, Any]:
             "ticktext": words,
         },
         "aspectmode": "manual",
-        "aspectratio": {"x": 1.2, "y": 1.2 * deep, "z": 0.7},
-        "camera": {"eye": {"x": 1.5 * panel.facing[0], "y": 2.0 * panel.facing[1], "z": 1.4}},
+        "aspectratio": dict(zip("xyz", shape, strict=True)),
+        "camera": {"eye": dict(zip("xyz", eye, strict=True))},
         "dragmode": "orbit",
     }
 
@@ -141,7 +147,10 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
         marker = {"color": ink, "size": width + 2}
         if side:
             heights = _lifted(curve.z, z)
-            yield go.Scatter3d(x=curve.x, y=curve.y, z=heights, line=line, marker={**marker, "size": 2}, **look)
+            line["dash"] = "dash" if dash(curve.style) and ink == INK else "solid"  # in 3-D it knows a few names only
+            if ink == PAPER:
+                look["mode"] = "lines"  # its dots would lie over the black ones
+            yield go.Scatter3d(x=curve.x, y=curve.y, z=heights, line=line, marker={**marker, "size": 3}, **look)
         else:
             line["dash"] = dash_in_pixels(curve.style)
             yield go.Scatter(x=curve.x, y=curve.y, line=line, marker=marker, **look)

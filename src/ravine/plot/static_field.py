@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure as Sheet
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d.proj3d import proj_transform
 
 from ravine.plot.figure import Axis, Curve, Field, Markers, Panel
 from ravine.plot.palette import ALARM, INK, PAPER, RAMP, dash
@@ -88,6 +89,12 @@ def _draw_side(axes: Any, panel: Panel) -> None:
     z = _scale(panel)
     low, high = z.scaled(np.array(z.limits or (0.0, 1.0)))
     azimuth = float(np.degrees(np.arctan2(panel.facing[1], 0.7 * panel.facing[0])))
+    (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
+    axes.set(xlim=(left, right), ylim=(near, far), zlim=(low, high))
+    deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
+    axes.set_box_aspect((1, deep, 0.65), zoom=0.95)
+    axes.view_init(elev=35, azim=azimuth)
+    axes.computed_zorder = False  # a path on a surface is drawn over it, not in part behind it
     for layer in panel.layers:
         match layer:
             case Field():
@@ -111,15 +118,9 @@ def _draw_side(axes: Any, panel: Panel) -> None:
             case Curve() if layer.z is not None:
                 _draw_trail(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 20)
             case Markers() if layer.z is not None:
-                _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21)
+                _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21, _trails(axes, panel))
             case _:
                 pass
-    (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
-    axes.set(xlim=(left, right), ylim=(near, far), zlim=(low, high))
-    deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
-    axes.set_box_aspect((1, deep, 0.65), zoom=0.95)
-    axes.view_init(elev=35, azim=azimuth)
-    axes.computed_zorder = False  # a path on a surface is drawn over it, not in part behind it
     places, words = z.ticks()
     axes.set_zticks(places, words)
     axes.set_xlabel(panel.x.label, labelpad=-6)
@@ -142,14 +143,45 @@ def _light(field: Field, heights: np.ndarray, extent: float) -> np.ndarray:
 
 
 def _draw_trail(axes: Any, curve: Curve, places: tuple[np.ndarray, ...], order: float) -> None:
-    few = len(curve.x) < DOTTED_BELOW
+    few = len(curve.x) < DOTTED_BELOW and not dash(curve.style)  # dots would fill the gaps
     strokes = (0, dash(curve.style)) if dash(curve.style) else "-"
     look = {"color": INK, "linewidth": 0.9, "linestyle": strokes, "zorder": order}
     look |= {"marker": "o" if few else "", "markersize": 1.6}
     axes.plot(*places, path_effects=[_RIM], **look)
 
 
-def _draw_marks(axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order: float) -> None:
+def _trails(axes: Any, panel: Panel) -> np.ndarray:
+    """(points, 2) where in the picture the lines of a panel that is seen from the side run, in typographic points."""
+    z = _scale(panel)
+    curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
+    places = [
+        np.stack([np.interp(np.linspace(0, 1, 501), np.linspace(0, 1, len(one)), one) for one in line], 1)
+        for line in ((curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves)
+    ]
+    return _seen(axes, np.concatenate([np.empty((0, 3)), *places]))
+
+
+def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
+    """Places in three dimensions → in the picture, in typographic points."""
+    axes.apply_aspect()
+    flat = np.stack(proj_transform(places[:, 0], places[:, 1], places[:, 2], axes.get_proj())[:2], 1)
+    return axes.transData.transform(flat) * 72 / axes.figure.dpi
+
+
+def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
+    """From a mark to the near corner of its name, in typographic points: where the fewest lines run behind the name."""
+    wide, high = 5 * len(name), 10
+
+    def covered(offset: tuple[int, int]) -> int:
+        away = (taken - mark - offset) * np.sign(offset)
+        return int(((away > -1) & (away < (wide, high))).all(axis=1).sum())
+
+    return min(((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered)  # what is low and to the right are often ticks
+
+
+def _draw_marks(
+    axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order: float, taken: np.ndarray | None = None
+) -> None:
     if marks.symbol == "cross":
         axes.plot(*places, linestyle="none", marker="x", markersize=3, color=ALARM, zorder=order)
         return
@@ -167,18 +199,19 @@ def _draw_marks(axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order
     for *place, name in zip(*places, marks.names, strict=True):
         if not np.isfinite(place).all():
             continue
-        if len(place) == 3:
-            axes.text(*place, f"  {name}", fontsize=8, path_effects=[_RIM], zorder=order + 1)
-            continue
-        left = place[0] > np.mean(axes.get_xlim())  # a word points inwards, so that it stays in the picture
-        low = place[1] <= np.mean(axes.get_ylim())
+        if taken is not None:
+            x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
+            beside = _beside(name, _seen(axes, np.array([place]))[0], taken)
+        else:
+            (x, y), left, low = place, place[0] > np.mean(axes.get_xlim()), place[1] <= np.mean(axes.get_ylim())
+            beside = -5 if left else 5, 5 if low else -5  # a word points inwards, so that it stays in the picture
         axes.annotate(
             name,
-            place,
-            xytext=(-5 if left else 5, 5 if low else -5),
+            (x, y),
+            xytext=beside,
             textcoords="offset points",
-            ha="right" if left else "left",
-            va="bottom" if low else "top",
+            ha="right" if beside[0] < 0 else "left",
+            va="bottom" if beside[1] > 0 else "top",
             fontsize=8,
             path_effects=[_RIM],
             zorder=order + 1,

@@ -46,8 +46,9 @@ def surface(
         plane: a result with the dims ``alpha`` and ``beta``, from ``evaluate``, ``resolve`` or ``reconstruct``. A
             resolved one is drawn from its interpolant, one that did not resolve at its measured points only.
         path: a training path on the plane: ``alpha`` and ``beta`` (step), dimensionless; if it has ``loss`` (step, or
-            step and split) that is its height from the side, and ``residual`` (step), its distance from the plane,
-            is told on hovering.
+            step and split) that is its height from the side, where it may be above or below the plane's at the same
+            place: a thin upright joins the two; ``residual`` (step), its distance from the plane, is told on hovering.
+            With it the straight line from the origin to a is drawn, on the plane.
         quantity: what is drawn.
         split: of which split; None takes the first.
         view: ``"flat"`` from above, ``"3d"`` from the side.
@@ -81,10 +82,13 @@ def surface(
         raise InputError(msg)
     smooth = is_resolved(measured) and measured.attrs.get("resolved") == 1
     drawn = densely(measured, DRAWN) if smooth else measured
-    field, z = _field(drawn, quantity, shown)
+    own = None if path is None or view == "flat" else _heights(path, quantity, shown)
+    field, z = _field(drawn, quantity, shown, own)
     layers: list[Layer] = [field, *_holes(measured, quantity, shown, z)]
     if path is not None:
-        layers.append(_trail(path, field, quantity, shown))
+        trail = _trail(path, field, quantity, shown)
+        uprights = [] if own is None else [_uprights(trail, field)]
+        layers += [_chord(field), *uprights, trail]
     layers.append(_marks(field))
     x, y = (Axis(symbol, limits=(float(a[0]), float(a[-1]))) for symbol, a in (("α", field.x), ("β", field.y)))
     panel = Panel(x, y, tuple(layers), z=z, aspect=_aspect(measured), view=view, facing=_facing(field))
@@ -96,16 +100,20 @@ def surface(
         f"Contour lines are {_step_words(field, z)} apart.",
         "" if smooth or not is_resolved(measured) else _unresolved_words(measured),
         _path_words(path, x, y),
+        "" if path is None else "Dashed: the straight line.",
+        "" if own is None else "Uprights join each snapshot's own value to the plane's at its projection.",
         "Crosses: measured and not finite." if not np.isfinite(field.z).all() else "",
     ]
     return Figure((panel,), title=title(measured), caption=" ".join(filter(None, words)))
 
 
-def _field(drawn: xr.Dataset, quantity: str, split: str) -> tuple[Field, Axis]:
+def _field(drawn: xr.Dataset, quantity: str, split: str, others: np.ndarray | None = None) -> tuple[Field, Axis]:
+    """The field, and a scale that has room for other heights too."""
     one = drawn.sel(split=split).sortby(["alpha", "beta"])
     values = one[quantity].transpose("alpha", "beta").values.astype(float)
     values = np.where(np.isfinite(values), values, np.nan)
-    finite = values[np.isfinite(values)]
+    heights = values if others is None else np.append(values, others)
+    finite = heights[np.isfinite(heights)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     log = low > 0 and np.log10(high / low) > DECADES
     z = Axis(axis_label(drawn, quantity), "log" if log else "linear", (low, high))
@@ -159,11 +167,9 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
         raise InputError(msg)
     heights = _read(field, x, y)
     told: dict[str, Any] = {"step": path["step"].values if "step" in path.coords else np.arange(x.size)}
-    if quantity in path:
-        own = path[quantity]
-        if "split" in own.dims:
-            own = own.sel(split=split) if split in own["split"].values else own.isel(split=0)
-        heights = told[quantity] = own.values.astype(float)
+    own = _heights(path, quantity, split)
+    if own is not None:
+        heights = told[quantity] = own
     if "residual" in path:
         told["distance from the plane"] = path["residual"].values
     hover = tuple(
@@ -171,6 +177,30 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
         for row in zip(*told.values(), strict=True)
     )
     return Curve(x, y, "training path", z=heights, hover=hover)
+
+
+def _heights(path: xr.Dataset, quantity: str, split: str) -> np.ndarray | None:
+    """What was measured at the snapshots themselves, None if nothing was."""
+    if quantity not in path:
+        return None
+    own = path[quantity]
+    if "split" in own.dims:
+        own = own.sel(split=split) if split in own["split"].values else own.isel(split=0)
+    return own.values.astype(float)
+
+
+def _chord(field: Field) -> Curve:
+    """The straight line from the origin to a, as far as the field reaches."""
+    x = np.linspace(max(0.0, float(field.x[0])), min(1.0, float(field.x[-1])), 201)
+    y = np.zeros_like(x)
+    return Curve(x, y, "straight line", style=1, z=_read(field, x, y))
+
+
+def _uprights(trail: Curve, field: Field) -> Curve:
+    """From each snapshot's own height to the surface, with gaps between them."""
+    ends = np.stack([np.asarray(trail.z, float), _read(field, trail.x, trail.y), np.full(trail.x.size, np.nan)], 1)
+    x, y = (np.repeat(place, 3) for place in (trail.x, trail.y))
+    return Curve(x, y, "distance in height from the plane", style=2, z=ends.ravel())
 
 
 def _read(field: Field, x: np.ndarray, y: np.ndarray) -> np.ndarray:

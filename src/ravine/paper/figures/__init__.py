@@ -12,6 +12,7 @@ from ravine.paper.figures.conv import fig6
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
 from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
+from ravine.paper.figures.mpdbm import fig7, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, Study
 from ravine.paper.figures.walk import random_walk
 
@@ -25,6 +26,8 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig4": fig4,
     "fig5": fig5,
     "fig6": fig6,
+    "fig7": fig7,
+    "fig7-plane": fig7_plane,
     "fig8": fig8,
     "linear-lines": linear_lines,
     "linear-plane": linear_plane,

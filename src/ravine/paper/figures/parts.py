@@ -17,11 +17,17 @@ from ravine.plot import Axis, Curve, Markers, Panel, Rule
 COARSE: Final = np.arange(20) / 9
 
 
-def panel(curve: xr.Dataset, title: str, scale: Literal["linear", "log"] = "linear") -> Panel:
+def panel(
+    curve: xr.Dataset,
+    title: str,
+    scale: Literal["linear", "log"] = "linear",
+    quantity: str = "loss",
+    label: str = "J (nats)",
+) -> Panel:
     """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
-    drawn = ravine.plot.line(curve, "loss", scale=scale).panels[0]
+    drawn = ravine.plot.line(curve, quantity, scale=scale).panels[0]
     layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
-    return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label="J (nats)"))
+    return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label=label))
 
 
 def with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:
