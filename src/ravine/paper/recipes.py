@@ -1,7 +1,8 @@
 """Recipes: everything that decides a training's outcome, frozen and hashed; each number with its source.
 
 pylearn2 is github.com/lisa-lab/pylearn2 @ af81e5c, where the paper's configurations are. Three profiles:
-``full`` is the paper's own, ``desk`` the first epochs of exactly that, ``quick`` a small stand-in on embedded data.
+``full`` is the paper's own. ``desk`` is for two cores: the first epochs of exactly that, but for the convolutional
+network, which is narrowed, and the MP-DBM, both with fewer examples. ``quick`` is a small stand-in on embedded data.
 """
 
 from __future__ import annotations

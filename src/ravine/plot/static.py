@@ -43,6 +43,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,
+    "axes.formatter.useoffset": False,  # a tick says the whole number
     "axes.facecolor": "white",
     "figure.facecolor": "white",
     "savefig.facecolor": "white",

@@ -47,6 +47,8 @@ def learning_curve(run: training.Run) -> Panel:
     first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
     epochs = first["epoch"].values.astype(float)
     best = float(epochs[first["step"].values == run.best_step][0])
+    training_curve = first["objective"].sel(split="train").values
+    diverged = np.nanmax(training_curve) > 10 * training_curve[0]
     layers = (
         Rule(best, "solution"),
         *(
@@ -54,7 +56,7 @@ def learning_curve(run: training.Run) -> Panel:
             for style, split in enumerate(("train", "valid"))
         ),
     )
-    return Panel(Axis("epoch"), Axis("objective as trained (nats)"), layers, "learning curve")
+    return Panel(Axis("epoch"), Axis("objective as trained (nats)", "log" if diverged else "linear"), layers, "learning curve")
 
 
 def described(run: training.Run) -> str:
