@@ -95,6 +95,16 @@ def test_a_line_from_two_files(folder, capsys):
     assert (folder / "o" / "report.html").read_bytes() == page
 
 
+def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, capsys):
+    words = ["barriers", "objective.py:make", "start.safetensors", "end.pt", "--alpha", "0:1:5", "--out", "o"]
+    assert ravine(*words, "--plotlyjs", "cdn") == 0
+    assert "\nThe verdict\n" in capsys.readouterr().out
+    page = folder / "o" / "report.html"
+    assert page.stat().st_size < 1e6
+    assert ravine("report", "o") == 0
+    assert page.stat().st_size > 4e6
+
+
 def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
     objective = cli.load_objective("objective.py:make")
     plane = Plane("start.safetensors", "end.pt", mlp(1))
@@ -146,6 +156,7 @@ BAD = {
     "crash in the model": (["line", "objective.py:crashing", *GOOD[1:]], "alpha ="),
     "report of nothing": (["report", "."], "no results"),
     "report of no folder": (["report", "nowhere"], "not a folder"),
+    "another library": (["line", *GOOD, "--plotlyjs", "local"], "inline"),
     "inspect nothing": (["inspect", "start.safetensors", "nowhere"], "nowhere"),
 }
 

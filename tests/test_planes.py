@@ -382,7 +382,7 @@ def test_a_figure_holds_the_surface_unturned(grid):
     on_paper = static.drawn(figure).axes[0]
     assert (on_paper.get_xlim(), on_paper.get_ylim()) == ((-0.5, 1.25), (0, 1))
     on_screen = interactive.drawn(figure).data[0]
-    np.testing.assert_array_equal(on_screen.customdata, field.z.T)
+    np.testing.assert_allclose(on_screen.customdata, field.z.T, rtol=1e-7)
     shuffled = plot.surface(
         grid.isel(alpha=[3, 0, 1, 2, 6, 5, 4], beta=[2, 0, 1]).transpose("beta", ...), split="valid"
     )

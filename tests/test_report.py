@@ -1,4 +1,6 @@
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ravine import metrics
+from ravine import metrics, plot
 from ravine.errors import InputError
 from ravine.metrics.profile import with_error
 from ravine.report import write_report
 from ravine.results import CORNERS, PROVENANCE
+from runs import seen
 
 ALPHA = np.linspace(0, 1, 33)
 FALL = np.stack([2.3 * (1 - ALPHA) ** 2 + 0.01, 2.1 * (1 - ALPHA) ** 2 + 0.2 + 0.1 * ALPHA**8], 1)
@@ -153,11 +156,147 @@ def test_provenance_explains_itself_and_leaves_out_what_is_empty(written):
     assert "schema version" not in words
 
 
-def test_the_command_can_be_copied(written):
-    page = written(measured(FALL))
-    assert "ravine line objective.py:make init.safetensors final.pt" in page.words
-    assert len(page.all("button")) == 1
-    assert not written(measured(FALL, command="")).all("button")
+def copied(path):
+    """What the buttons of a page copy, by the group's place on it."""
+    blocks = re.findall(r'<script type="application/json" class="copied">(.*?)</script>', path.read_text("utf-8"), re.S)
+    return [json.loads(block) for block in blocks]
+
+
+def test_the_command_can_be_copied(tmp_path):
+    command = "ravine line objective.py:make init.safetensors final.pt"
+    path = write_report(tmp_path, measured(FALL))
+    assert command in Page(path.read_text("utf-8")).words
+    assert copied(path)[-1] == {"Copy": command}
+    assert not any("Copy" in block for block in copied(write_report(tmp_path, measured(FALL, command=""))))
+
+
+def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
+    result = measured(HUMP)
+    tables = copied(write_report(tmp_path, result))[:2]
+    for quantity, table in zip(("loss", "error"), tables, strict=True):
+        rows = [row for row in metrics.verdict(result).rows if row.quantity == quantity]
+        sheet = list(csv.DictReader(io.StringIO(table["TSV"]), delimiter="\t"))
+        assert [row["measure"] for row in sheet] == list(dict.fromkeys(row.measure for row in sheet_of(rows)))
+        found = {(row["measure"], split): row for row in sheet for split in ("train", "valid")}
+        for row in rows:
+            full = found[row.measure, row.split]
+            assert full[row.split] == repr(float(row.value))
+            assert full[f"{row.split} stderr"] == ("" if np.isnan(row.stderr) else repr(float(row.stderr)))
+            assert with_error(row.value, row.stderr) in table["Markdown"]
+            assert with_error(row.value, row.stderr).replace(" ± ", r" \pm ").replace("−", "-") in table["LaTeX"]
+        assert table["LaTeX"].count(r"\\") == 1 + len(sheet)
+        assert all(line.count("|") == 4 for line in table["Markdown"].splitlines())
+
+
+def sheet_of(rows):
+    """Rows in the order of the table: what only a later split has comes after what it follows there."""
+    names = []
+    before = None
+    for row in rows:
+        if row.measure not in names:
+            same = before is not None and before.split == row.split
+            names.insert(names.index(before.measure) + 1 if same else len(names), row.measure)
+        before = row
+    return [next(row for row in rows if row.measure == name) for name in names]
+
+
+def scrubs(path):
+    """The sliders of a page, by name."""
+    blocks = re.findall(r'<script type="application/json" id="(at-.*?)">(.*?)</script>', path.read_text("utf-8"), re.S)
+    return {name: json.loads(block) for name, block in blocks}
+
+
+def test_the_slider_reads_every_quantity_with_its_error_at_every_point(tmp_path):
+    result = measured(HUMP)
+    (scrub,) = scrubs(write_report(tmp_path, result)).values()
+    assert scrub["stops"][0]["places"][8] == "0.25"
+    told = {reading["name"]: reading for reading in scrub["readings"]}
+    for quantity, unit in (("loss", " (nats)"), ("error", "")):
+        for split in ("train", "valid"):
+            one = result.sel(split=split)
+            expected = [
+                with_error(*pair) for pair in zip(one[quantity].values, one[f"{quantity}_stderr"].values, strict=True)
+            ]
+            assert told[f"{split} {quantity}{unit}"]["texts"] == expected
+            moved = one[quantity].values[8] - one[quantity].values[0]
+            spread = (one[f"{quantity}_replicates"].values[8] - one[f"{quantity}_replicates"].values[0]).std(ddof=1)
+            assert told[f"{split} {quantity}{unit}"]["notes"][8] == f"+{with_error(moved, spread)}"
+    ids = {attrs["id"] for attrs in Page((tmp_path / "report.html").read_text("utf-8")).all("div") if "id" in attrs}
+    assert {mark["panel"] for mark in scrub["marks"]} == ids
+
+
+@pytest.mark.parametrize(("points", "stops"), [(1, 1), (33, 33), (2000, 801)])
+def test_a_slider_has_no_more_stops_than_a_finger_can_find(tmp_path, points, stops):
+    alpha = np.linspace(0, 1, points)
+    (scrub,) = scrubs(write_report(tmp_path, measured(np.stack([alpha, alpha], 1), alpha=alpha))).values()
+    assert len(scrub["stops"][0]["places"]) == stops
+    assert {len(reading["texts"]) for reading in scrub["readings"]} == {stops}
+    assert {len(mark["x"]) for mark in scrub["marks"]} == {stops}
+
+
+def test_values_that_are_not_finite_are_said_and_not_marked(tmp_path):
+    (scrub,) = scrubs(write_report(tmp_path, measured(np.where(ALPHA[:, None] > 0.5, np.inf, FALL)))).values()
+    assert scrub["readings"][0]["texts"][-1] == "inf"
+    assert scrub["marks"][0]["y"][0][-1] is None
+
+
+def test_a_run_is_linked_with_its_line_and_with_its_plane_and_drawn_on_it(tmp_path):
+    line, path, plane, flight, pairs, elsewhere = seen()
+    found = scrubs(write_report(tmp_path, line, path, plane, flight, pairs, elsewhere))
+    assert list(found) == ["at-line-1", "at-path-2", "at-path-4", "at-lines-5", "at-plane-6"]
+    marked = {name: {mark["panel"] for mark in scrub["marks"]} for name, scrub in found.items()}
+    assert marked["at-line-1"] == {"line-1-0", "path-2-0"}
+    assert {f"plane-3-{n}" for n in range(4)} | {"path-4-0", "path-4-1"} == marked["at-path-4"]
+    drives = found["at-path-2"]["drives"]["at-line-1"]
+    nearest = [float(found["at-line-1"]["stops"][0]["places"][at].replace("−", "-")) for at in drives]
+    np.testing.assert_allclose(nearest, path["alpha"], atol=0.025)
+    np.testing.assert_allclose(found["at-path-4"]["marks"][-1]["x"], flight["alpha"], atol=1e-8)
+    measured_there = flight["alpha"].values >= -0.2
+    assert 0 < measured_there.sum() < len(measured_there)
+    notes = found["at-path-4"]["readings"][0]["notes"]
+    assert [note.endswith("on the plane") for note in notes] == list(measured_there)
+    (before,) = scrubs(write_report(tmp_path, line.assign_attrs(end_hash="another"), path)).keys() - {"at-line-1"}
+    assert before == "at-path-2"
+    assert not scrubs(tmp_path / "report.html")["at-path-2"]["drives"]
+
+
+def test_a_run_on_a_plane_is_not_said_to_be_on_a_line():
+    flight = seen().flight
+    assert plot.path(flight).panels[0].y.label == "distance from the plane"
+    assert "line" not in plot.path(flight).title
+    assert metrics.verdict(flight).sentences[0].startswith("It is farthest from the plane at step 1")
+    assert " and β = " in metrics.verdict(flight).sentences[0]
+
+
+def test_of_many_lines_the_highest_barriers_are_drawn_and_the_page_says_so(written):
+    pairs = seen().pairs
+    names = [f"{name} {n}" for n in range(3) for name in pairs["line"].values]
+    many = pairs.isel(line=[0, 1, 2] * 3).assign_coords(line=names)
+    assert "The curves are the 6 of 9 with the highest barriers." in written(many).words
+    assert "highest barriers" not in written(pairs).words
+
+
+def test_the_library_can_be_left_to_the_network_and_nothing_else(tmp_path):
+    from plotly.offline import get_plotlyjs
+
+    whole = write_report(tmp_path / "inline", measured(FALL)).stat().st_size
+    path = write_report(tmp_path / "cdn", measured(FALL), plotlyjs="cdn")
+    page = Page(path.read_text("utf-8"))
+    (library,) = [attrs for attrs in page.all("script") if "src" in attrs]
+    assert re.fullmatch(r"https://cdn\.plot\.ly/plotly-\d+\.\d+\.\d+\.min\.js", library["src"])
+    digest = base64.b64encode(hashlib.sha256(get_plotlyjs().encode()).digest()).decode()
+    assert library["integrity"] == f"sha256-{digest}"
+    (policy,) = [attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv")]
+    assert "script-src 'unsafe-inline' https://cdn.plot.ly;" in policy
+    assert policy.count("https:") == 1
+    assert path.stat().st_size < 5e5 < whole
+    assert "cdn.plot.ly" in page.words
+
+
+def test_another_library_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"'inline'.*'cdn'.*'local'"):
+        write_report(tmp_path / "out", measured(FALL), plotlyjs="local")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_fetched(written):
@@ -174,7 +313,7 @@ def test_nothing_is_fetched(written):
 
 def test_a_reader_without_scripts_gets_a_picture(tmp_path):
     text = write_report(tmp_path, measured(FALL)).read_text("utf-8")
-    assert re.search(r'<noscript><img alt="[^"]+" src="data:image/png;base64,iVBOR', text)
+    assert re.search(r'<noscript><img alt="[^"]+" src="data:image/webp;base64,UklGR', text)
 
 
 def test_the_drawings_are_data_that_a_browser_can_read(tmp_path):

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ravine import metrics, plot
     from ravine.checkpoints import Checkpoint
-    from ravine.directions import black_sheep, principal_axes
+    from ravine.comparisons import average, between_runs, by_group, compare_buffers, pairs
+    from ravine.directions import black_sheep, principal_axes, random_axes
     from ravine.errors import InputError
     from ravine.evaluation import evaluate
     from ravine.inspection import inspect
     from ravine.interpolation import reconstruct
-    from ravine.losses import stateful, supervised
+    from ravine.losses import causal_lm, contexts, stateful, supervised
     from ravine.objective import Objective
     from ravine.params import Params
     from ravine.projection import project
@@ -44,14 +45,22 @@ _HOMES = {
     "Plane": "slices",
     "Trajectory": "trajectory",
     "TrajectoryRecorder": "trajectory",
+    "average": "comparisons",
+    "between_runs": "comparisons",
     "black_sheep": "directions",
+    "by_group": "comparisons",
+    "causal_lm": "losses",
+    "compare_buffers": "comparisons",
+    "contexts": "losses",
     "evaluate": "evaluation",
     "inspect": "inspection",
     "metrics": "metrics",
     "open_result": "results",
+    "pairs": "comparisons",
     "plot": "plot",
     "principal_axes": "directions",
     "project": "projection",
+    "random_axes": "directions",
     "reconstruct": "interpolation",
     "resolve": "resolution",
     "save_result": "results",
@@ -70,14 +79,22 @@ __all__ = [
     "Plane",
     "Trajectory",
     "TrajectoryRecorder",
+    "average",
+    "between_runs",
     "black_sheep",
+    "by_group",
+    "causal_lm",
+    "compare_buffers",
+    "contexts",
     "evaluate",
     "inspect",
     "metrics",
     "open_result",
+    "pairs",
     "plot",
     "principal_axes",
     "project",
+    "random_axes",
     "reconstruct",
     "resolve",
     "save_result",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from ravine.adapters import CONFIG, WEIGHTS, Adapter, read_config
 from ravine.errors import InputError
 from ravine.params import Params, is_float, same_values, version_of
 
@@ -45,6 +46,8 @@ class Checkpoint:
         buffers: the names known not to be parameters. A file cannot say, so there it is what can be told
             from names and types: running statistics, and whatever is not floating point.
         versions: how often each tensor had been changed in place when it was read.
+        adapter: if the source is a low-rank adapter: a change to a base, which is no point until it is aligned with
+            that base.
     """
 
     tensors: dict[str, Tensor]
@@ -52,6 +55,7 @@ class Checkpoint:
     ties: dict[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
     versions: dict[str, int] = field(default_factory=dict, repr=False)
+    adapter: Adapter | None = None
 
     @classmethod
     def read(cls, source: Any) -> Checkpoint:
@@ -116,7 +120,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     """``other`` under the names of ``reference``, or an error that lists every difference.
 
-    Wrapper prefixes are stripped on either side when that makes the names agree. A tied tensor may stand
+    An adapter becomes the model that it makes of the reference. Wrapper prefixes are stripped on either side when
+    that makes the names agree. A tied tensor may stand
     under any of its names, and buffers may be missing on either side; nothing else may differ.
 
     Args:
@@ -134,6 +139,16 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         >>> align(a, Checkpoint.read({"module.w": torch.ones(2)})).tensors
         {'w': tensor([1., 1.])}
     """
+    if reference.adapter is not None:
+        msg = (
+            f"{reference.label} is an adapter, a change to a base model and no point by itself. Give the base first: "
+            "Line(base, adapter)."
+        )
+        raise InputError(msg)
+    if other.adapter is not None:
+        adapted = _retied(other.adapter.applied_to(reference.tensors, reference.label), reference)
+        kept = {n: v for n, v in reference.versions.items() if adapted[n] is reference.tensors[n]}
+        return replace(reference, tensors=adapted, label=other.label, versions=kept)
     renamed = min(
         (
             (len(missing) + len(extra), steps, candidate)
@@ -151,7 +166,17 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
             f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one architecture."
         )
         raise InputError(msg)
-    return _completed(renamed, reference.ties)
+    completed = _completed(renamed, reference.ties)
+    same = list(completed.tensors) == list(other.tensors) and completed.ties == other.ties
+    return other if same else completed  # so that one point stays one object, however many lines it ends
+
+
+def _retied(tensors: dict[str, Tensor], base: Checkpoint) -> dict[str, Tensor]:
+    """Where an adapter changed one of several tied tensors, each of them is the changed one."""
+    for alias, name in base.ties.items():
+        changed = next((n for n in (name, alias) if tensors[n] is not base.tensors[n]), name)
+        tensors[alias] = tensors[name] = tensors[changed]
+    return tensors
 
 
 def _completed(checkpoint: Checkpoint, ties: dict[str, str]) -> Checkpoint:
@@ -329,6 +354,8 @@ def _from_path(path: Path) -> Checkpoint:
 
 
 def _from_folder(folder: Path) -> Checkpoint:
+    if (folder / CONFIG).is_file():
+        return _from_adapter(folder)
     indices = sorted(folder.glob("*.safetensors.index.json"))
     files = sorted(folder.glob("*.safetensors"))
     if len(indices) == 1:
@@ -342,6 +369,14 @@ def _from_folder(folder: Path) -> Checkpoint:
         )
         raise InputError(msg)
     return Checkpoint(tensors=tensors, label=str(folder), buffers=_not_parameters(tensors))
+
+
+def _from_adapter(folder: Path) -> Checkpoint:
+    if not (folder / WEIGHTS).is_file():
+        msg = f"the adapter in {str(folder)!r} lacks {WEIGHTS!r}; save it with save_pretrained()"
+        raise InputError(msg)
+    tensors = _read_safetensors(folder / WEIGHTS)
+    return Checkpoint(tensors, str(folder), adapter=Adapter(tensors, read_config(folder), str(folder)))
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

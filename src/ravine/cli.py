@@ -19,6 +19,9 @@ import typer
 import ravine
 from ravine.paper import cli as wing
 
+_TOLD_APART = 6  # curves in one panel
+_SIDE = 31  # points along each axis of a plane
+
 app = typer.Typer(
     help="What lies between two points of a network's parameter space.",
     no_args_is_help=True,
@@ -35,6 +38,14 @@ _OBJECTIVE = typer.Argument(
 _START = typer.Argument(help="checkpoint at alpha = 0: .safetensors, .pt, .pth, .ckpt, or a folder of shards")
 _END = typer.Argument(help="checkpoint at alpha = 1")
 _OUT = typer.Option(help="folder to write; made if need be")
+_TITLE = typer.Option(help="what to call the result")
+_ALPHA = typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
+_PLOTLYJS = typer.Option(
+    "--plotlyjs",
+    callback=wing.known_plotlyjs,
+    help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
+)
+_RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
 
 
 def main() -> None:
@@ -71,12 +82,15 @@ def about(
 
 
 @app.command()
-def demo(out: Annotated[Path, _OUT] = Path("ravine-demo")) -> None:
+def demo(
+    out: Annotated[Path, _OUT] = Path("ravine-demo"),
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
     """Train two small networks on digits, walk the lines between them, and write a report. Under a minute."""
     from ravine import demo as tour
 
     _require_writable(out)
-    made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True))
+    made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True), plotlyjs)
     for curve in (made.descent, made.crossing, made.path):
         _print_verdict(curve)
     typer.echo(f"\nThe report: {made.report}")
@@ -87,9 +101,7 @@ def line(
     objective: Annotated[str, _OBJECTIVE],
     start: Annotated[str, _START],
     end: Annotated[str, _END],
-    alpha: Annotated[
-        str, typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
-    ] = "0:1:201",
+    alpha: Annotated[str, _ALPHA] = "0:1:201",
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -97,33 +109,167 @@ def line(
             "to this share of the local value, such as 1e-3"
         ),
     ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="move only the parameters whose names match, such as 'encoder.*' or '*.bias', the rest held; again "
+            "for one more line, or 'modules' for a line for every module"
+        ),
+    ] = None,
+    hold: Annotated[str, typer.Option(help="with --groups: the end at which the rest is held, start or end")] = "start",
+    compare_buffers: Annotated[
+        bool, typer.Option("--compare-buffers", help="the line under each policy for running statistics (BatchNorm)")
+    ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
-    title: Annotated[str, typer.Option(help="what to call the result")] = "",
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """Walk the straight line from START to END; write the result, figures and a report."""
     points = parse_alpha(alpha)
+    several = [flag for flag, given in (("--groups", groups), ("--compare-buffers", compare_buffers)) if given]
+    if len(several) + (tolerance is not None) > 1:
+        msg = f"{' and '.join([*several, '--tolerance'][:2])} do not go together; give one of them"
+        raise ravine.InputError(msg)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_writable(out)
     about: dict[str, Any] = {"title": title or None, "command": _command(), "progress": _on_terminal()}
-    if tolerance is None:
-        typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
+    told = f"· {walk.start.label} → {walk.end.label}"
+    if compare_buffers:
+        typer.echo(f"{told}: {len(points)} points under each of four policies", err=True)
+        curve = ravine.compare_buffers(J, walk, points, **about)
+    elif groups:
+        parts = ravine.by_group(walk, None if groups == ["modules"] else groups, hold=hold)  # pyright: ignore[reportArgumentType]
+        typer.echo(f"{told}: {len(parts)} groups, {len(points)} points each", err=True)
+        curve = ravine.evaluate(J, along=parts, at=points, **about)
+    elif tolerance is None:
+        typer.echo(f"{told}: {len(points)} points", err=True)
         curve = ravine.evaluate(J, along=walk, at=points, **about)
     else:
         interval = float(points.min()), float(points.max())
-        typer.echo(f"· {walk.start.label} → {walk.end.label}: to {tolerance:g} of the local value", err=True)
+        typer.echo(f"{told}: to {tolerance:g} of the local value", err=True)
         curve = ravine.resolve(J, along=walk, interval=interval, tolerance=tolerance, **about)
-    ravine.save_result(curve, out / "line.nc")
-    figure = ravine.plot.line(curve)
-    for suffix in ("png", "pdf"):
-        figure.save(out / f"line.{suffix}")
-    page = ravine.write_report(out, curve)
-    _print_verdict(curve)
-    typer.echo(f"\nThe report: {page}")
+    figures = {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
+    _deliver(out, {"line": curve}, figures, plotlyjs)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*.nc)")]) -> None:
+def barriers(
+    objective: Annotated[str, _OBJECTIVE],
+    points: Annotated[list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")],
+    alpha: Annotated[str, _ALPHA] = "0:1:25",
+    out: Annotated[Path, _OUT] = Path("ravine-barriers"),
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
+    """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
+    at = parse_alpha(alpha)
+    J = load_objective(objective)  # noqa: N806
+    runs = [point for point in points if _is_run(point)]
+    if runs and (len(runs) != len(points) or len(runs) != 2):
+        msg = (
+            f"expected checkpoints, or two runs; got {len(points)} points, of which {len(runs)} are runs ({runs[0]!r})"
+        )
+        raise ravine.InputError(msg)
+    along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
+    _require_writable(out)
+    what = f"{len(along)} steps of two runs" if runs else f"{len(along)} pairs of {len(points)} checkpoints"
+    typer.echo(f"· {what}, {len(at)} points each", err=True)
+    found = ravine.evaluate(J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal())
+    _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs)
+    if not runs:
+        _print_averages(J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found))
+
+
+@app.command()
+def project(
+    objective: Annotated[str, _OBJECTIVE],
+    run: Annotated[str, _RUN],
+    alpha: Annotated[str, _ALPHA] = "0:1:101",
+    out: Annotated[Path, _OUT] = Path("ravine-project"),
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
+    """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
+    points = parse_alpha(alpha)
+    J = load_objective(objective)  # noqa: N806
+    taken = _open_run(run)
+    walk = ravine.Line(taken[0], taken[-1])
+    _require_writable(out)
+    typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
+    about: dict[str, Any] = {"command": _command()}
+    curve = ravine.evaluate(J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about)
+    typer.echo(f"· {len(taken)} snapshots on that line", err=True)
+    path = ravine.project(taken, onto=walk, objective=J)
+    path = path.assign_attrs(title=f"{title}: training" if title else "How far training strayed from its line", **about)
+    figures = {"line": ravine.plot.line(curve), "path": ravine.plot.path(path)}
+    _deliver(out, {"line": curve, "path": path}, figures, plotlyjs)
+
+
+@app.command()
+def plane(
+    objective: Annotated[str, _OBJECTIVE],
+    points: Annotated[
+        list[str],
+        typer.Argument(help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a checkpoint"),
+    ],
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="extrema: a run's line and its farthest snapshot; pca: its principal axes; random: filter-normalized"
+        ),
+    ] = None,
+    alpha: Annotated[str | None, _ALPHA] = None,
+    beta: Annotated[str | None, typer.Option(help="likewise, along the second axis")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="instead of every point, as few as give the surface to this share of its value")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of random axes")] = 0,
+    out: Annotated[Path, _OUT] = Path("ravine-plane"),
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
+    """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
+    from ravine.directions import spanned
+
+    J = load_objective(objective)  # noqa: N806
+    sheet, taken, explained = spanned(axes, points, seed=seed)
+    _require_writable(out)
+    about: dict[str, Any] = {"command": _command()}
+    path = None
+    if taken is not None:
+        typer.echo(f"· {len(taken)} snapshots on the plane", err=True)
+        path = ravine.project(taken, onto=sheet, objective=J).assign_attrs(title=title, **about)
+    at = {
+        dim: parse_alpha(given) if given else _around(path, dim, axes)
+        for dim, given in (("alpha", alpha), ("beta", beta))
+    }
+    size = " × ".join(str(len(values)) for values in at.values())
+    typer.echo(f"· {sheet}: {size} points" if tolerance is None else f"· {sheet}: to {tolerance:g}", err=True)
+    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about}
+    if tolerance is None:
+        surface = ravine.evaluate(J, along=sheet, at=at, **asked)
+    else:
+        interval = {dim: (float(values.min()), float(values.max())) for dim, values in at.items()}
+        surface = ravine.resolve(J, along=sheet, interval=interval, tolerance=tolerance, **asked)
+    figures = {
+        "plane": ravine.plot.surface(surface, path),
+        "plane-3d": ravine.plot.surface(surface, path, view="3d"),
+    }
+    if path is not None:
+        figures["path"] = ravine.plot.path(path)
+    _deliver(out, {"plane": surface} | ({"path": path} if path is not None else {}), figures, plotlyjs)
+    if explained is not None:
+        shares = " and ".join(f"{100 * share:.1f} %" for share in explained[:2])
+        walk = " and ".join(f"{100 * share:.1f} %" for share in (6 / np.pi**2, 6 / np.pi**2 / 4))
+        typer.echo(f"The axes explain {shares} of the run's variance about its mean; of a random walk's, {walk}.")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="a folder with results (*.nc)")],
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+) -> None:
     """Write report.html anew from the results (*.nc) in a folder; needs no model."""
     files = sorted(folder.glob("*.nc"))
     if not files:
@@ -131,7 +277,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a folder with results (*
         msg = f"{str(folder)!r} {what}; expected a folder with results that ravine wrote"
         raise ravine.InputError(msg)
     results = sorted((ravine.open_result(file) for file in files), key=lambda result: str(result.attrs["created"]))
-    page = ravine.write_report(folder, *results)
+    page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     typer.echo(f"The report: {page}")
 
 
@@ -236,9 +382,79 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
+def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str) -> None:
+    """Write results, figures and the report, and print the verdicts."""
+    for name, result in results.items():
+        ravine.save_result(result, out / f"{name}.nc")
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            figure.save(out / f"{name}.{suffix}")
+    page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    for result in results.values():
+        _print_verdict(result)
+    typer.echo(f"\nThe report: {page}")
+
+
+def _figures_of_lines(result: Any, name: str = "line") -> dict[str, Any]:
+    """The barriers, and where there are few enough to be told apart, the curves."""
+    from ravine.results import lines_of
+
+    curves = lines_of(result)
+    figures = {name: ravine.plot.barriers(result)}
+    if len(curves) <= _TOLD_APART:
+        figures["curves"] = ravine.plot.lines(curves)
+    return figures
+
+
+def _ends(result: Any) -> list[str]:
+    return list(dict.fromkeys(map(str, [*result["start"].values, *result["end"].values])))
+
+
+def _print_averages(J: ravine.Objective, points: dict[str, str], groups: list[tuple[str, ...]]) -> None:  # noqa: N803
+    """J at the mean of every set that may be averaged, beside the best of its members: said because measured."""
+    for group in groups:
+        if len(group) < 2:
+            continue
+        at = J(ravine.average([points[name] for name in group]))
+        alone = [J(points[name]) for name in group]
+        said = ", ".join(
+            f"{split} {loss:.4g} (best alone {min(a[split] for a in alone):.4g})" for split, loss in at.items()
+        )
+        typer.echo(f"The average of {', '.join(group)}: loss {said}.")
+
+
+def _is_run(place: str) -> bool:
+    folder = Path(place)
+    return folder.is_dir() and not any(folder.glob("*.safetensors.index.json")) and _numbered_checkpoints(folder)
+
+
+def _numbered_checkpoints(folder: Path) -> bool:
+    try:
+        return len(ravine.Trajectory.open(folder)) > 0
+    except ravine.InputError:
+        return False
+
+
+def _open_run(place: str) -> ravine.Trajectory:
+    run = ravine.Trajectory.open(place)
+    for gap in run.gaps:
+        typer.echo(f"· no snapshot between steps {gap[0]} and {gap[1]}", err=True)
+    return run
+
+
+def _around(path: Any, dim: str, axes: str | None) -> np.ndarray:
+    """Where to look if nobody says: the corners, or the path, with a margin."""
+    low, high = (-1.0, 1.0) if axes in ("pca", "random") else (0.0, 1.0)
+    if path is not None:
+        low, high = min(low, float(path[dim].min())), max(high, float(path[dim].max()))
+    margin = 0.0 if axes == "random" else 0.2 * (high - low)
+    return np.linspace(low - margin, high + margin, _SIDE)
+
+
 def _print_verdict(curve: Any) -> None:
     found = ravine.metrics.verdict(curve)
-    heading = str(curve.attrs["title"] or f"{curve.attrs['start']} → {curve.attrs['end']}")
+    start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
+    heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "The verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
     for sentence in (found.headline, *found.sentences):
         typer.echo(sentence)

@@ -99,12 +99,13 @@ def train(seed: int, data: tuple[Tensor, Tensor], folder: Path) -> tuple[dict[st
         return start, copy.deepcopy(model.state_dict())
 
 
-def run(out: Path, say: Callable[[str], Any]) -> Demo:
+def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
     """Train, walk both lines, and write checkpoints, results, figures and the report.
 
     Args:
         out: the folder to write.
         say: told of each stage in a line.
+        plotlyjs: as in ``ravine.write_report``.
 
     Returns:
         The results and the report's path.
@@ -147,5 +148,5 @@ def run(out: Path, say: Callable[[str], Any]) -> Demo:
         ravine.save_result(result, out / f"{name}.nc")
         figure.save(out / f"{name}.png")
         figure.save(out / f"{name}.pdf")
-    report = ravine.write_report(out, descent, crossing, path, title="ravine demo: digits")
+    report = ravine.write_report(out, descent, crossing, path, title="ravine demo: digits", plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     return Demo(descent, crossing, path, report)

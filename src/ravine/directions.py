@@ -1,9 +1,10 @@
-"""Directions: corners of planes that take in what a line misses of a run."""
+"""Directions: corners of planes that take in what a line misses of a run, or that lead anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from ravine.checkpoints import Checkpoint, align
 from ravine.errors import InputError
 from ravine.params import Params
 from ravine.projection import SAME, Run, aligned, blocks, corners_of, exact, opened, project
-from ravine.slices import Slice
+from ravine.slices import Line, Plane, Slice
+from ravine.trajectory import Trajectory
+
+_AXES: Final = (None, "extrema", "pca", "random")
 
 
 def black_sheep(run: Run, onto: Slice) -> Params:
@@ -126,6 +130,118 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     mixing = torch.from_numpy(vectors[:, :count] / np.sqrt(variances[:count]) * reach * signs)
     origin, corners = _combined(held, names, mixing)
     return PrincipalAxes(origin, corners, variances / variances.sum(), scores / reach * signs)
+
+
+def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, ...]:
+    """Corners along filter-normalized random directions: origin + d, for ``Plane(origin, *random_axes(origin))``.
+
+    d is Gaussian, and each of its filters (a slice of a tensor along its first dim: a row of a linear layer, a filter
+    of a convolution) is as long as the same filter of the origin, so that a step means the same in every layer. What
+    has fewer than two dims (biases, the scales of normalisation layers) does not move. Beyond the definition, the
+    directions are orthogonal to each other, filter by filter; for that a filter of one number moves in the first only.
+
+    Args:
+        origin: anything that an end of a ``Line`` may be.
+        seed: of the directions; the same on every machine and device.
+        count: how many.
+
+    Returns:
+        As many points, in at least float32.
+
+    Raises:
+        InputError: no parameter has two dims or more, or ``count`` is not positive.
+
+    Example:
+        >>> (corner,) = random_axes({"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}, count=1)
+        >>> moved = corner["w"] - torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+        >>> moved.norm(dim=1), corner["b"]
+        (tensor([5., 0.]), tensor([1., 1.]))
+
+    References:
+        Li et al. 2018, section 4, whose code leaves out biases and normalisation layers too.
+    """
+    point = Checkpoint.read(origin)
+    if count < 1 or not any(tensor.ndim > 1 for tensor in point.params.values()):
+        what = f"count = {count}" if count < 1 else f"{point.label}, where no parameter has two dims or more"
+        msg = f"random_axes() needs a count from 1 and parameters with filters; got {what}"
+        raise InputError(msg)
+    generator = torch.Generator().manual_seed(seed)
+    made: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(count))
+    for name, tensor in point.params.items():
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        if tensor.ndim < 2:
+            for corner in made:
+                corner[name] = tensor.to("cpu", dtype, copy=True)
+            continue
+        filters = exact(tensor).flatten(1)
+        real = torch.view_as_real(filters).flatten(1) if filters.is_complex() else filters
+        lengths = real.norm(dim=1, keepdim=True)
+        earlier: list[Tensor] = []
+        for corner in made:
+            drawn = torch.randn(real.shape, dtype=torch.float64, generator=generator)
+            for other in earlier:
+                drawn -= (drawn * other).sum(1, keepdim=True) * other
+            size = drawn.norm(dim=1, keepdim=True)
+            unit = torch.where(size > 1e-9, drawn / size, 0.0)  # a filter of one number has no second direction
+            earlier.append(unit)
+            moved = real + unit * lengths
+            shaped = torch.view_as_complex(moved.unflatten(1, (-1, 2))) if filters.is_complex() else moved
+            corner[name] = shaped.reshape(tensor.shape).to(dtype)
+    return made
+
+
+def spanned(
+    axes: str | None, points: Sequence[Any], *, seed: int = 0
+) -> tuple[Plane, Trajectory | None, np.ndarray | None]:
+    """The plane that some points span: three of them, or by the axes of a run.
+
+    Args:
+        axes: None: through three points. "extrema": a run's line, and its farthest snapshot (``black_sheep``).
+            "pca": its two principal axes. "random": random axes from one point, or from the last of a run.
+        points: three points, or one run or point.
+        seed: of random axes.
+
+    Returns:
+        The plane, the run if there is one, and the explained variance of principal axes.
+
+    Raises:
+        InputError: another number of points or other axes, or as those functions.
+    """
+    if axes not in _AXES:
+        msg = f"axes must be {', '.join(map(repr, _AXES[1:]))}, or none for a plane through three points; got {axes!r}"
+        raise InputError(msg)
+    wanted = 3 if axes is None else 1
+    if len(points) != wanted:
+        what = (
+            "three checkpoints: origin, a, b"
+            if axes is None
+            else f"one {'point or run' if axes == 'random' else 'run'}"
+        )
+        msg = f"expected {what}; got {len(points)}"
+        raise InputError(msg)
+    if axes is None:
+        return Plane(*points), None, None
+    run = _run_at(points[0], required=axes != "random")
+    if axes == "random":
+        origin = Checkpoint.read(points[0] if run is None else run[-1])
+        return Plane(origin, *random_axes(origin, seed=seed)), run, None
+    assert run is not None  # required
+    if axes == "pca":
+        found = principal_axes(run)
+        return Plane(found.origin, *found.corners), run, found.explained
+    line = Line(run[0], run[-1])
+    return Plane(line.start, line.end, black_sheep(run, line)), run, None
+
+
+def _run_at(place: Any, *, required: bool) -> Trajectory | None:
+    if isinstance(place, Trajectory):
+        return place
+    try:
+        return Trajectory.open(place)
+    except InputError:
+        if required:
+            raise
+        return None
 
 
 def _combined(held: Sequence[Params], names: Sequence[str], mixing: Tensor) -> tuple[Params, tuple[Params, ...]]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -19,8 +20,8 @@ from ravine.axes import read_axes
 from ravine.errors import InputError
 from ravine.interpolation import spread_floor
 from ravine.objective import Measured, Objective
-from ravine.results import SCHEMA_VERSION
-from ravine.slices import Slice
+from ravine.results import CORNERS, PROVENANCE, SCHEMA_VERSION, quantities
+from ravine.slices import Line, Slice
 
 _LONG_NAMES: Final = {"loss": "loss", "error": "error rate"}
 _SYMBOLS: Final = {"alpha": "α", "beta": "β"}
@@ -29,20 +30,23 @@ _SYMBOLS: Final = {"alpha": "α", "beta": "β"}
 def evaluate(
     objective: Objective,
     *,
-    along: Slice,
+    along: Slice | Mapping[str, Line],
     at: Any,
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Measure J at every given point of a line or a plane.
+    """Measure J at every given point of a line, of a plane, or of several lines.
 
     Each split is read once for all points. Every point is computed fresh from the slice's corners, and a corner
     is the checkpoint itself, bit for bit. The caller's model and random generators are left as they were.
 
+    Lines that share ends (``ravine.pairs`` of many checkpoints, ``ravine.by_group`` of one line) are measured
+    together: each split is read once for all of them, and what they have in common is computed once.
+
     Args:
         objective: what to measure.
-        along: where, a ``Line`` or a ``Plane``.
+        along: where, a ``Line`` or a ``Plane``, or several lines by name.
         at: positions on each axis, dimensionless, finite, each once, in any order; inside or outside [0, 1]. For a
             line values of α; for a plane ``{"alpha": …, "beta": …}``, all of whose combinations are measured.
         title: what to call the result in figures and reports.
@@ -51,7 +55,8 @@ def evaluate(
 
     Returns:
         A Dataset with the dims of the slice and ``split``; ``ravine.results`` describes it. The positions stand in
-        the order in which they were given.
+        the order in which they were given. Of several lines it has the dim ``line`` too, their names; each
+        ``result.sel(line=name)`` is the result of that line.
 
     Raises:
         InputError: the positions are no numbers or do not name the slice's axes, the corners do not fit the model or
@@ -69,6 +74,8 @@ def evaluate(
     References:
         Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
+    if isinstance(along, Mapping):
+        return _of_lines(objective, along, at, title, command, progress)
     axes = read_axes(at, along.dims)
     places = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
     return on_axes(measured_at(objective, along, places, title=title, command=command, progress=progress), axes)
@@ -111,9 +118,125 @@ def measured_at(
             _ticker(bar.update),
             labels=[", ".join(f"{dim} = {x:g}" for dim, x in zip(along.dims, place, strict=True)) for place in places],
             probes=_probes(places) if probing else (),
+            joined=combinations(range(len(along.corners)), 2),
         )
     seconds = time.perf_counter() - began
     return _labelled(objective, along, places, np.array(coefficients), measured, title, command, seconds)
+
+
+def _of_lines(
+    objective: Objective, lines: Mapping[str, Line], at: Any, title: str | None, command: str, progress: bool | None
+) -> xr.Dataset:
+    strange = [name for name, line in lines.items() if not isinstance(line, Line)]
+    if strange or not lines:
+        found = f"{strange[0]!r} is a {type(lines[strange[0]]).__name__}" if strange else "there is none"
+        msg = f"several lines are given as a dict of names and Line objects; {found}"
+        raise InputError(msg)
+    axes = read_axes(at, Line.dims)
+    passes = [*objective.splits, *(objective.splits[:1] if objective.buffers == "recompute" else [])]
+    examples = sum(map(len, passes)) if all(map(len, passes)) else None
+    total = examples * len(lines) * len(axes["alpha"]) if examples else None
+    hidden = None if progress is None else not progress
+    curves: dict[str, xr.Dataset] = {}
+    bar = tqdm(total=total, desc=title or "evaluate", unit=" examples", delay=1, disable=hidden, unit_scale=True)
+    with bar:
+        for together in _sharing(lines, objective.buffers):
+            curves |= _in_one_pass(objective, together, axes, title, command, _ticker(bar.update))
+        bar.update((bar.total or bar.n) - bar.n)  # a point that lines share is measured once
+    return bundled({name: curves[name] for name in lines})
+
+
+def _sharing(lines: Mapping[str, Line], buffers: str | None) -> list[dict[str, Line]]:
+    """Groups of lines that are best measured together: those with an end in common.
+
+    Where all points have the running statistics of one end, that end has to be the same one.
+    """
+    groups: list[tuple[set[int], dict[str, Line]]] = []
+    for name, line in lines.items():
+        ends = {"start": {id(line.start)}, "end": {id(line.end)}}.get(buffers or "", set(map(id, line.corners)))
+        touching = [group for group in groups if group[0] & ends]
+        merged = (ends.union(*(group[0] for group in touching)), {k: v for g in touching for k, v in g[1].items()})
+        groups = [group for group in groups if group not in touching] + [(merged[0], {**merged[1], name: line})]
+    return [group for _, group in groups]
+
+
+def _in_one_pass(
+    objective: Objective,
+    lines: Mapping[str, Line],
+    axes: Mapping[str, np.ndarray],
+    title: str | None,
+    command: str,
+    tick: Callable[[int], None],
+) -> dict[str, xr.Dataset]:
+    began = time.perf_counter()
+    corners = list({id(c): c for c in [*(x.start for x in lines.values()), *(x.end for x in lines.values())]}.values())
+    number = {id(corner): place for place, corner in enumerate(corners)}
+    points: dict[tuple[float, ...], int] = {}  # each once, though lines meet at their ends
+    labels: list[str] = []
+    rows: dict[str, np.ndarray] = {}
+    probes: set[int] = set()
+    places = axes["alpha"][:, None]
+    for name, line in lines.items():
+        found = []
+        for place in axes["alpha"]:
+            mixed = [0.0] * len(corners)
+            for corner, coefficient in zip(line.corners, line.coefficients(float(place)), strict=True):
+                mixed[number[id(corner)]] += coefficient
+            found.append(points.setdefault(tuple(mixed), len(points)))
+            labels += [f"{name}, alpha = {place:g}"] * (len(points) - len(labels))
+        rows[name] = np.array(found)
+        probes |= {found[probe] for probe in _probes(places)}
+    joined = [(number[id(line.start)], number[id(line.end)]) for line in lines.values()]
+    measured = objective.measure(corners, list(points), tick, labels=labels, probes=sorted(probes), joined=joined)
+    seconds = (time.perf_counter() - began) / len(lines)
+    alpha = axes["alpha"]
+    coefficients = np.stack([1 - alpha, alpha], 1)
+    return {
+        name: on_axes(
+            _labelled(
+                objective,
+                line,
+                places,
+                coefficients,
+                measured.on_line(rows[name], *(number[id(corner)] for corner in line.corners)),
+                title,
+                command,
+                seconds,
+            ),
+            axes,
+        )
+        for name, line in lines.items()
+    }
+
+
+def bundled(curves: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Results of lines at the same points as one, with the dim ``line``.
+
+    What says where each comes from (``start``, ``end``, their hashes, ``length``) becomes a coordinate of that dim;
+    the other attributes are the first one's, and ``wall_seconds`` is the sum.
+    """
+    own = [*CORNERS["line"], *(name for name in PROVENANCE if len({str(c.attrs[name]) for c in curves.values()}) > 1)]
+    kept = [name for name in own if name not in ("wall_seconds", "created")]
+    together = xr.concat(
+        [curve.drop_attrs(deep=False) for curve in curves.values()],
+        dim=xr.Variable("line", np.array(list(curves), dtype=np.str_)),
+        data_vars="all",
+        coords="different",
+        compat="equals",
+        join="exact",
+        combine_attrs="drop",
+    )
+    together = together.assign_coords(
+        {name: ("line", np.array([curve.attrs[name] for curve in curves.values()])) for name in kept}
+    )
+    first = next(iter(curves.values()))
+    together["n_examples"] = first["n_examples"]
+    for name in quantities(first):
+        together[name].attrs = dict(first[name].attrs)
+    return together.assign_attrs(
+        {name: value for name, value in first.attrs.items() if name not in kept}
+        | {"wall_seconds": round(sum(float(curve.attrs["wall_seconds"]) for curve in curves.values()), 3)}
+    )
 
 
 def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:

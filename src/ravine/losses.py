@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
@@ -152,3 +153,134 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         raise InputError(msg)
     ignore_index = settings.get("ignore_index")
     return _Supervised(loss, name, ignore_index if isinstance(ignore_index, int) else None)
+
+
+_IGNORED: Final = -100  # a target that is none, as in cross_entropy and in Hugging Face's labels
+
+
+@dataclass(frozen=True)
+class _CausalLM:
+    pad: int | None
+    name: str = "causal_lm"
+
+    @property
+    def units(self) -> dict[str, str]:
+        return {"loss": "nats per token", "error": "1"}
+
+    def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        inputs, targets, mask = self._read(batch)
+        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+        known = getattr(embeddings, "num_embeddings", None)
+        if known is not None and inputs.numel() and int(inputs.max()) >= known:
+            msg = (
+                f"the text has the token {int(inputs.max())}, and the model knows {known} tokens, from 0: was it "
+                "tokenised for another vocabulary?"
+            )
+            raise InputError(msg)
+        if hasattr(model, "config") and known is not None:  # Hugging Face's
+            found = model(input_ids=inputs, attention_mask=mask, use_cache=False)
+        else:
+            found = model(inputs)
+        logits = getattr(found, "logits", found)
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != inputs.shape:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            wanted = f"({inputs.shape[0]}, {inputs.shape[1]}, …)"
+            msg = f"causal_lm() needs logits of shape (texts, tokens, vocabulary), here {wanted}; got {what}"
+            raise InputError(msg)
+        real = targets != _IGNORED
+        chosen, wanted = logits[real], targets[real]
+        losses = nn.functional.cross_entropy(chosen.float(), wanted, reduction="none")
+        return {"loss": losses, "error": (chosen.argmax(-1) != wanted).to(losses.dtype)}
+
+    def _read(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, the token after each (or none), and the mask of inputs that are no padding."""
+        if isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
+            ids, mask = batch["input_ids"], batch.get("attention_mask")
+            labels: Any = batch.get("labels", ids)
+        elif isinstance(batch, list | tuple) and len(batch) == 2:
+            return batch[0], batch[1], None
+        else:
+            ids = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
+            mask, labels = None, ids
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            msg = (
+                "causal_lm() reads a dict with 'input_ids' (and 'attention_mask', 'labels'), token ids (texts, tokens) "
+                f"alone, or (inputs, targets) as contexts() makes them; got {what}"
+            )
+            raise InputError(msg)
+        if mask is None and self.pad is not None:
+            mask = (ids != self.pad).to(ids.dtype)
+        targets = torch.full_like(ids, _IGNORED)
+        targets[:, :-1] = labels[:, 1:]
+        if mask is not None:  # neither a token of padding nor one that follows padding is predicted
+            padded = ~mask.bool()
+            targets[padded] = _IGNORED
+            targets[:, :-1][padded[:, 1:]] = _IGNORED
+        return ids, targets, mask
+
+
+def causal_lm(*, pad: int | None = None) -> PerExample:
+    """The per-example function of a causal language model: nats per token, and the error of the likeliest next token.
+
+    For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for token ids. The mean
+    is over tokens, so long texts weigh more than short ones; padding is no token. exp(loss) is the perplexity, which
+    the verdict names.
+
+    Args:
+        pad: the id of padding, for batches of bare ids that have any. Dicts say it by ``attention_mask``, or by
+            −100 in ``labels``.
+
+    Returns:
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids``, as tokenizers and
+        collators give it; token ids (texts, tokens); or ``(inputs, targets)`` as ``contexts`` cuts them.
+
+    Example:
+        >>> class Uniform(nn.Module):
+        ...     def forward(self, ids):
+        ...         return torch.zeros(*ids.shape, 8)
+        >>> causal_lm(pad=0)(Uniform(), torch.tensor([[3, 1, 2], [5, 1, 0]]))["loss"]  # ln 8 for each of three tokens
+        tensor([2.0794, 2.0794, 2.0794])
+    """
+    return _CausalLM(pad)
+
+
+def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
+    """One long text cut into contexts, in which every token but the first is predicted exactly once.
+
+    Args:
+        tokens: (tokens,) their ids: a tensor, an array or a list.
+        length: tokens in a context, at most what the model can attend to.
+
+    Returns:
+        Inputs and targets, (contexts, length) each: a source for ``Objective``. Targets are the tokens that follow;
+        behind the end of the text they are −100, which ``causal_lm`` leaves out.
+
+    Raises:
+        InputError: no sequence of whole numbers, or one too short to fill a context.
+
+    Example:
+        >>> contexts([7, 8, 9, 5], 2)
+        (tensor([[7, 8],
+                [9, 0]]), tensor([[   8,    9],
+                [   5, -100]]))
+    """
+    try:
+        ids = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        msg = f"tokens must be ids, whole numbers; got {type(tokens).__name__}"
+        raise InputError(msg) from problem
+    if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
+        msg = f"tokens must be one sequence of ids, whole numbers; got {ids.dtype} of shape {tuple(ids.shape)}"
+        raise InputError(msg)
+    if length < 1 or len(ids) <= length:
+        msg = (
+            f"the text has {len(ids)} tokens and a context {length}, which takes {max(length, 1) + 1} to fill: give a "
+            "longer text or a shorter context"
+        )
+        raise InputError(msg)
+    count = -(-(len(ids) - 1) // length)
+    inputs = torch.zeros(count * length, dtype=torch.long)
+    targets = torch.full((count * length,), _IGNORED)
+    inputs[: len(ids) - 1], targets[: len(ids) - 1] = ids[:-1], ids[1:]
+    return inputs.view(count, length), targets.view(count, length)

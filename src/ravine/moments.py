@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -61,6 +61,10 @@ class Moments:
                 self.half_count += member.sum(axis=0)
         if last:
             self.count += new
+
+    def of_points(self, points: np.ndarray) -> Moments:
+        """The sums at some of the points, in the order given."""
+        return replace(self, mean=self.mean[points], square=self.square[points], half_sum=self.half_sum[points])
 
     @property
     def stderr(self) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import itertools
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -20,7 +21,7 @@ from ravine.engine import DEFAULT_BATCH, Coefficients, Pass, Policies
 from ravine.errors import InputError
 from ravine.losses import PerExample
 from ravine.moments import Moments
-from ravine.params import all_finite, content_hash, gram, is_float, same_values
+from ravine.params import Params, all_finite, content_hash, distance, gram, is_float, same_values
 from ravine.probes import noise_floors, require_determined
 from ravine.recompute import recomputed_statistics
 from ravine.replica import Replica, running_norms
@@ -58,6 +59,31 @@ class Measured:
     hashes: list[str]
     gram: np.ndarray
     dtype: str
+
+    def on_line(self, points: np.ndarray, start: int, end: int) -> Measured:
+        """The part of the measurement that belongs to the line between two of the corners.
+
+        Args:
+            points: their numbers, in the order wanted.
+            start: number of the corner at α = 0.
+            end: number of the corner at α = 1.
+
+        Returns:
+            What measuring that line alone gives, up to rounding.
+        """
+        square = _square(self.gram, start, end)
+        places = {point: place for place, point in enumerate(points.tolist())}
+        return Measured(
+            {s: {name: m.of_points(points) for name, m in found.items()} for s, found in self.moments.items()},
+            {
+                split: {name: {places[p]: f for p, f in by.items() if p in places} for name, by in found.items()}
+                for split, found in self.floors.items()
+            },
+            self.fingerprints,
+            [self.hashes[start], self.hashes[end]],
+            np.array([[square]]),
+            self.dtype,
+        )
 
 
 class Objective:
@@ -188,6 +214,7 @@ class Objective:
         *,
         labels: Sequence[str] | None = None,
         probes: Sequence[int] = (),
+        joined: Iterable[tuple[int, int]] = (),
     ) -> Measured:
         """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
@@ -197,6 +224,7 @@ class Objective:
             tick: told of progress, in examples × points.
             labels: a name for every point, for messages.
             probes: numbers of the points whose noise floor to estimate (four evaluations of 256 examples each).
+            joined: pairs of corners, by number, between which a slice runs: they have to be different points.
 
         Returns:
             Sums by split and quantity, and the provenance that only the measurement knows.
@@ -205,20 +233,24 @@ class Objective:
             InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
         """
         own = Checkpoint.read(self.model)
+        for corner in corners:
+            if corner.adapter is not None:
+                msg = f"{corner.label} is an adapter, a change to a base model: measure Line(base, adapter).at(1)"
+                raise InputError(msg)
         aligned = [align(own, corner) for corner in corners]
         for corner in aligned:
             corner.require_unchanged()
             _require_finite(corner, own)
         points = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
         between = gram(points)
-        same = np.flatnonzero(np.diagonal(between) == 0)
-        if same.size:
-            other = corners[int(same[0]) + 1]
-            msg = (
-                f"{corners[0].label} and {other.label} are the same point, so every curve between them is flat. "
-                "(A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before training.)"
-            )
-            raise InputError(msg)
+        for one, other in joined:
+            if _coincide(points, between, one, other):
+                msg = (
+                    f"{corners[one].label} and {corners[other].label} are the same point, so every curve between them "
+                    "is flat. (A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before "
+                    "training.)"
+                )
+                raise InputError(msg)
         # float64 checkpoints may differ by less than a float32 model can tell
         dtype = self.dtype or _at_least_float32(
             [tensor for point in [own.params, *points] for tensor in point.values()]
@@ -266,6 +298,23 @@ class Objective:
             between,
             str(dtype).removeprefix("torch."),
         )
+
+    def with_buffers(self, buffers: Buffers) -> Objective:
+        """The same objective under another policy for running statistics.
+
+        Args:
+            buffers: the policy.
+
+        Raises:
+            InputError: the model has no running statistics, or there is no such policy.
+        """
+        _require_choice("buffers", buffers, get_args(Buffers))
+        if not running_norms(self.model):
+            msg = "the model has no running statistics, so there is no policy for them to choose"
+            raise InputError(msg)
+        other = copy.copy(self)
+        other.buffers = buffers
+        return other
 
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
@@ -351,6 +400,17 @@ def _require_finite(corner: Checkpoint, own: Checkpoint) -> None:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         msg = f"{corner.label} holds NaN or infinity in {', '.join(map(repr, broken[:5]))}{more}"
         raise InputError(msg)
+
+
+def _square(between: np.ndarray, one: int, other: int) -> float:
+    """Squared distance of two corners, from the inner products of the offsets from the first."""
+    to = np.pad(between, ((1, 0), (1, 0)))
+    return max(float(to[one, one] + to[other, other] - 2 * to[one, other]), 0.0)
+
+
+def _coincide(points: Sequence[Params], between: np.ndarray, one: int, other: int) -> bool:
+    rounding = 1e-12 * float(np.diagonal(between).max())  # far from the first corner a small distance cancels
+    return _square(between, one, other) <= rounding and distance(points[one], points[other]) == 0
 
 
 def _whole(what: str, value: Any, least: int | None = None) -> int:

@@ -33,9 +33,9 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
 def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor) -> Tensor:
     """Write Σ cᵢ θᵢ into ``out``, for one tensor of every point; the coefficients sum to 1.
 
-    Where one coefficient is 1 and the others are 0 the point is copied, so that the ends of a line are the
-    stored tensors bit for bit (no formula does that: −0.0 + 0·d is +0.0). Otherwise the sum is taken in at
-    least float32 whatever the points' precision.
+    Points with the coefficient 0 are left out. Where one is left it is copied, so that the ends of a line are the
+    stored tensors bit for bit (no formula does that: −0.0 + 0·d is +0.0). Otherwise the sum is taken in at least
+    float32 whatever the points' precision.
 
     Args:
         points: the same tensor at each point, one shape.
@@ -50,9 +50,11 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
         >>> combine([a, b], [0.75, 0.25], torch.empty(2))
         tensor([1., 2.])
     """
-    for point, coefficient in zip(points, coefficients, strict=True):
-        if coefficient == 1 and sum(c != 0 for c in coefficients) == 1:
-            return out.copy_(point)
+    points, coefficients = zip(
+        *((point, c) for point, c in zip(points, coefficients, strict=True) if c != 0), strict=True
+    )
+    if len(points) == 1:
+        return out.copy_(points[0])
     dtype = torch.promote_types(out.dtype, torch.float32)
     here = all(point.dtype == dtype and point.device == out.device for point in points) and dtype == out.dtype
     if here or not out.is_contiguous():
@@ -123,8 +125,10 @@ def gram(points: Sequence[Params]) -> np.ndarray:
     total = np.zeros((len(others), len(others)))
     for name, tensor in first.items() if others else ():
         for start, *ends in zip(pieces(tensor), *(pieces(other[name]) for other in others), strict=True):
-            differences = torch.stack([_wide(end.to(start.device)) - _wide(start) for end in ends])
-            total += (differences.conj() @ differences.T).real.cpu().numpy()
+            few = max(_PIECE // len(ends), 1)
+            for here, *others_here in zip(start.split(few), *(end.split(few) for end in ends), strict=True):
+                differences = torch.stack([_wide(other.to(here.device)) - _wide(here) for other in others_here])
+                total += (differences.conj() @ differences.T).real.cpu().numpy()
     return total
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ravine.checkpoints import Checkpoint, align
 from ravine.errors import InputError
+from ravine.objective import Objective
 from ravine.params import Params, content_hash, pieces
 from ravine.results import SCHEMA_VERSION
 from ravine.slices import Line, Slice
@@ -28,12 +29,13 @@ from ravine.trajectory import Trajectory
 from ravine.walks import random_walk, shares
 
 _ROLES: Final = {2: ("start", "end"), 3: ("origin", "a", "b")}
+_AT_ONCE: Final = 8  # snapshots whose J is measured in one pass over the data
 SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line, is the corner
 
 Run = Trajectory | Sequence[Any] | str | os.PathLike[str]
 
 
-def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
+def project(run: Run, onto: Slice | None = None, *, objective: Objective | None = None) -> xr.Dataset:
     """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
 
     The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal. Sums are taken in
@@ -43,6 +45,7 @@ def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
         run: a ``Trajectory``, the folder of one, or a sequence of points (steps 0, 1, …).
         onto: a ``Line``, or any slice whose coordinates are the coefficients of its corners after the first. By
             default the line from the run's first snapshot to its last.
+        objective: measured at every snapshot too, if given: the learning curve on the very examples of a line's curve.
 
     Returns:
         A Dataset with the dim ``step``:
@@ -59,7 +62,8 @@ def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
         ``directness``, L / path length up to the line's end; the random walk has as many updates between
         snapshots, and is described in ``ravine.walks``. With it come ``null_alpha`` and ``null_residual``
         (step), where such a walk would be. Where the line does not join the run's first snapshot to a later
-        one, there is no walk to compare with, and they are absent.
+        one, there is no walk to compare with, and they are absent. With an objective ``loss`` (step, split), its
+        standard error and so on, as ``evaluate`` gives them; each snapshot has its own running statistics.
 
     Raises:
         InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that coincide.
@@ -89,7 +93,12 @@ def project(run: Run, onto: Slice | None = None) -> xr.Dataset:
         here = {name: point.tensors[name] for name in corners[0]}
         rows.append(_row(corners, between, here, previous))
         previous = here
-    return _labelled(np.array(steps), rows, along, between, points, digest.hexdigest(), time.perf_counter() - began)
+    learnt = {} if objective is None else _learning_curve(objective, points)
+    path = _labelled(np.array(steps), rows, along, between, points, digest.hexdigest(), time.perf_counter() - began)
+    if objective is None:
+        return path
+    splits = [split.name for split in objective.splits]
+    return path.assign_coords(split=("split", np.array(splits, dtype=np.str_))).assign(learnt)
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -128,6 +137,25 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
             "the one in the manifest. Copy the folder again, or record the run again."
         )
         raise InputError(msg)
+
+
+def _learning_curve(objective: Objective, points: Sequence[Any]) -> dict[str, Any]:
+    """J at the snapshots themselves, a few of which are in memory at a time."""
+    own = objective.with_buffers("interpolate") if objective.buffers else objective  # of one snapshot: its own
+    parts = []
+    for first in range(0, len(points), _AT_ONCE):
+        held = [Checkpoint.read(points[i]) for i in range(first, min(first + _AT_ONCE, len(points)))]
+        measured = own.measure(held, [tuple(map(float, row)) for row in np.eye(len(held))])
+        parts.append(list(measured.moments.values()))
+    variables: dict[str, Any] = {}
+    for name in parts[0][0]:
+        about = {"long_name": {"error": "error rate"}.get(name, name), "units": objective.units.get(name, "")}
+        for suffix, of in (("", "mean"), ("_stderr", "stderr"), ("_replicates", "replicates")):
+            column = np.concatenate([np.stack([getattr(m[name], of) for m in part], 1) for part in parts])
+            dims = ("step", "split", "replicate")[: column.ndim]
+            variables[f"{name}{suffix}"] = (dims, column, {} if suffix else about)
+        variables[f"{name}_noise_floor"] = (("step", "split"), np.full((len(points), len(parts[0])), np.nan))
+    return variables | {"n_examples": ("split", np.array([moments["loss"].count for moments in parts[0]]))}
 
 
 # --- the slice -------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the 
 is the Euclidean length from the start or the origin. NaN or infinity in ``q`` means *computed, and not finite*; a
 point that was not computed is absent. Attributes carry the provenance (see ``PROVENANCE``).
 
+Several lines measured together have the dim ``line``, their names, in front; what differs between them (``start``,
+``end``, their hashes, ``length``) is a coordinate of that dim instead of an attribute.
+
 A resolved result also says how to read it between its points, and what error that was found to make:
 
 - a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for every quantity
@@ -114,15 +117,41 @@ def quantities(result: xr.Dataset) -> list[str]:
 
 
 def kind_of(result: xr.Dataset) -> str:
-    """What a result is of: "line", "plane", or "path", a run projected onto a slice as ``project`` gives it.
+    """What a result is of: "line", "lines", "plane", or "path", a run projected onto a slice as ``project`` gives it.
 
     Example:
         >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
         'path'
     """
+    if "line" in result.dims:
+        return "lines"
     if "residual" in result.data_vars and "step" in result.dims:
         return "path"
     return "plane" if is_plane(result) else "line"
+
+
+def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The results of single lines in one of several, by name.
+
+    Raises:
+        InputError: the result is of something else.
+
+    Example:
+        >>> names = {"line": ["a", "b"], "alpha": [0.0, 1.0], "end": ("line", ["x.pt", "y.pt"])}
+        >>> both = xr.Dataset({"loss": (("line", "alpha"), np.eye(2))}, coords=names)
+        >>> one = lines_of(both)["b"]
+        >>> one["loss"].values, one.attrs["end"]
+        (array([0., 1.]), 'y.pt')
+    """
+    if kind_of(result) != "lines":
+        msg = f"expected several lines, measured with evaluate(J, along={{name: line, …}}); got a {kind_of(result)}"
+        raise InputError(msg)
+    found: dict[str, xr.Dataset] = {}
+    for name in map(str, result["line"].values):
+        one = result.sel(line=name)
+        own = [str(key) for key in one.coords if result[key].dims == ("line",) and key != "line"]
+        found[name] = one.drop_vars([*own, "line"]).assign_attrs({key: one[key].item() for key in own})
+    return found
 
 
 def validate(result: xr.Dataset) -> xr.Dataset:

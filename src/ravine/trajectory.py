@@ -6,6 +6,7 @@ rewritten (whole or not at all) after each snapshot. A kill loses at most the sn
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
-from ravine.checkpoints import Checkpoint, align, differences
+from ravine.checkpoints import Checkpoint, align, differences, unwrap
 from ravine.errors import InputError
 from ravine.params import Params, content_hash
 from ravine.results import written_whole
@@ -50,7 +51,8 @@ class TrajectoryRecorder:
 
     ``recorder.record(step, model)``, or ``recorder(step, model)`` where a callback is wanted. Called every
     step it keeps those that ``every`` or ``per_decade`` ask for; called once an epoch with the default it
-    keeps every epoch. The model is only read. A folder that holds a trajectory is continued.
+    keeps every epoch. The model is only read. A folder that holds a trajectory is continued. Of several processes
+    that train together (``torch.distributed``) only the first writes.
 
     Args:
         folder: where to write; made if need be.
@@ -107,7 +109,12 @@ class TrajectoryRecorder:
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
             msg = f"step must be a whole number from 0; got {step!r}"
             raise InputError(msg)
-        if not self.wants(step):
+        if self.wants(step):
+            self.keep(step, model)
+
+    def keep(self, step: int, model: Any) -> None:
+        """Keep this step whether or not ``every`` or ``per_decade`` ask for it; otherwise as ``record``."""
+        if not _is_first_process():
             return
         point = Checkpoint.read(model)
         if self._shape is None and self.snapshots:
@@ -118,7 +125,12 @@ class TrajectoryRecorder:
                 " Record each model in a folder of its own."
             )
             raise InputError(msg)
-        tensors = {name: _own(tensor) for name, tensor in point.tensors.items() if name not in point.ties}
+        passing = _passing_buffers(model)
+        tensors = {
+            name: _own(tensor)
+            for name, tensor in point.tensors.items()
+            if name not in point.ties and name not in passing
+        }
         snapshot = Snapshot(step, f"step-{step:09d}.safetensors", content_hash(tensors))
         if snapshot in self.snapshots:
             return
@@ -232,6 +244,21 @@ class Trajectory(Sequence[Checkpoint]):
         """The optimiser steps of the snapshots, in order."""
         return tuple(snapshot.step for snapshot in self.snapshots)
 
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """Neighbouring steps farther apart than most are, where the snapshots are evenly spaced: some may be lost.
+
+        Example:
+            >>> steps = (0, 100, 200, 400, 500)
+            >>> Trajectory(Path(), [Snapshot(step, f"{step}.pt") for step in steps]).gaps
+            ((200, 400),)
+        """
+        spans = [after - step for step, after in itertools.pairwise(self.steps)]
+        usual = max(set(spans), key=spans.count, default=0)
+        if 2 * spans.count(usual) <= len(spans):
+            return ()
+        return tuple(pair for pair in itertools.pairwise(self.steps) if pair[1] - pair[0] > usual)
+
     def at(self, step: int) -> Params:
         """The parameters after ``step`` updates.
 
@@ -261,6 +288,8 @@ class Trajectory(Sequence[Checkpoint]):
             return Trajectory(self.folder, self.snapshots[index])
         found = Checkpoint.read(self.folder / self.snapshots[index].file)
         first = self.snapshots[0]
+        if found.adapter is not None:
+            return found  # a change to a base that only a slice knows
         return found if self.snapshots[index] is first else align(Checkpoint.read(self.folder / first.file), found)
 
     def __iter__(self) -> Iterator[Checkpoint]:
@@ -269,6 +298,21 @@ class Trajectory(Sequence[Checkpoint]):
     def __repr__(self) -> str:
         steps = f"steps {self.steps[0]} … {self.steps[-1]}" if self.snapshots else "empty"
         return f"Trajectory({str(self.folder)!r}, {len(self)} snapshots, {steps})"
+
+
+def _passing_buffers(model: Any) -> set[str]:
+    """The buffers that a module says are no part of its state; a file of it would take them for parameters."""
+    if not isinstance(model, nn.Module):
+        return set()
+    return {
+        f"{place}.{name}".lstrip(".")
+        for place, module in unwrap(model).named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+
+
+def _is_first_process() -> bool:
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Every standard error comes from the same measure of each half-sample replicate, 
 two points, which see the same examples, is as certain as the pairing makes it (``ravine.results``).
 """
 
+from ravine.metrics.connections import Barriers, barriers, connected
 from ravine.metrics.judgement import verdict
 from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
 from ravine.metrics.profile import Estimate, Profile
@@ -13,6 +14,7 @@ from ravine.metrics.wording import Measures, Row, Verdict, policies
 
 __all__ = [
     "BARRIERS",
+    "Barriers",
     "Convexity",
     "Estimate",
     "Measures",
@@ -24,6 +26,8 @@ __all__ = [
     "Spot",
     "Verdict",
     "barrier",
+    "barriers",
+    "connected",
     "convexity",
     "half_drop",
     "minima",

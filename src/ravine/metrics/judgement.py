@@ -1,10 +1,11 @@
-"""The verdict on any result: which sentences a line, a plane or a path deserves."""
+"""The verdict on any result: which sentences a line, several lines, a plane or a path deserve."""
 
 from __future__ import annotations
 
 import xarray as xr
 
 from ravine.errors import InputError
+from ravine.metrics.connections import lines_verdict
 from ravine.metrics.relief import plane_verdict
 from ravine.metrics.straying import path_verdict
 from ravine.metrics.wording import Verdict, line_verdict
@@ -15,10 +16,11 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """What a result says, in words, with the numbers and what they hold at.
 
     Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where is it lowest and
-    how high is it at its corners? Of a projected run: did it go straighter than a random walk?
+    how high is it at its corners? Of several lines: on which does a barrier stand, and which points may be averaged? Of
+    a projected run: did it go straighter than a random walk?
 
     Args:
-        result: a line or a plane, as ``evaluate`` or ``resolve`` returns it, or what ``project`` returns.
+        result: a line, several or a plane, as ``evaluate`` or ``resolve`` returns it, or what ``project`` returns.
         tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
             al. 2021 use 1e-3). Nothing below the noise floor ever is. Only lines have a use for it.
 
@@ -44,4 +46,6 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     kind = kind_of(validate(result))
     if kind == "line":
         return line_verdict(result, tolerance)
+    if kind == "lines":
+        return lines_verdict(result)
     return plane_verdict(result) if kind == "plane" else path_verdict(result)

@@ -36,10 +36,13 @@ def path_verdict(path: xr.Dataset) -> Verdict:
 
 def _farthest(path: xr.Dataset) -> str:
     widest = int(np.argmax(path["residual"].values))
-    return (
-        f"It is farthest from the line at step {int(path['step'].values[widest]):,}, where α = "
-        f"{minus(format(float(path['alpha'].values[widest]), '.3g'))}."
+    place = " and ".join(
+        f"{symbol} = {minus(format(float(path[dim].values[widest]), '.3g'))}"
+        for dim, symbol in (("alpha", "α"), ("beta", "β"))
+        if dim in path
     )
+    what = "plane" if "beta" in path else "line"
+    return f"It is farthest from the {what} at step {int(path['step'].values[widest]):,}, where {place}."
 
 
 def _last(path: xr.Dataset) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,9 @@ from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barri
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
 from ravine.results import is_plane, quantities, validate
+
+#: The unit of a language model's loss, whose exponential is the perplexity.
+PER_TOKEN: Final = "nats per token"
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     main = _Wording(first, units)
     sentences = [*main.details()]
     sentences += [_Wording(other, units).summary() for other in others]
-    sentences += [policies(curve), _resolution(curve, first, tolerance)]
+    sentences += [_perplexities(measured, units), policies(curve), _resolution(curve, first, tolerance)]
     rows = tuple(row for one in measured.values() for row in _rows(one))
     return Verdict(main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured)
 
@@ -258,6 +261,35 @@ class _Wording:
         if all(abs(place - m.value.at) > 1e-9 for m in of.minima) and (place < 0 or place > 1):
             said += f" Its lowest value, {self.number(of.profile.at_end(bottom))}, is at α = {_number(place)}."
         return [said]
+
+
+def _perplexities(measured: Mapping[tuple[str, str], Measures], units: Mapping[str, str]) -> str:
+    """The loss of a language model as its users know it."""
+    if units.get("loss") != PER_TOKEN:
+        return ""
+    said = []
+    for (split, quantity), of in measured.items():
+        finite = of.profile.value[np.isfinite(of.profile.value)]
+        if quantity != "loss" or not of.profile.covers_both_ends or not finite.size:
+            continue
+        part = of.profile.between(0, 1)
+        lowest = int(np.nanargmin(of.profile.value))
+        ends, least = (
+            [_perplexity(of.profile.at_end(place)) for place in places]
+            for places in (
+                [int(np.flatnonzero(of.profile.alpha == part.alpha[i])[0]) for i in (0, -1)],
+                [lowest],
+            )
+        )
+        place = _number(float(of.profile.alpha[lowest]))
+        said.append(f"{split} from {ends[0]} to {ends[1]}, lowest {least[0]} at α = {place}")
+    return f"Perplexity: {'; '.join(said)}." if said else ""
+
+
+def _perplexity(loss: Estimate) -> Estimate:
+    with np.errstate(over="ignore"):
+        found = float(np.exp(loss.value))
+    return Estimate(found, found * loss.stderr)
 
 
 def _doubt(height: Estimate) -> str:

@@ -27,6 +27,18 @@ _FOLDER = typer.Option(
 )
 
 
+def known_plotlyjs(given: str) -> str:
+    """An option's value, refused before the work and not after it.
+
+    Raises:
+        ravine.InputError: it is neither.
+    """
+    if given not in ("inline", "cdn"):
+        msg = f"--plotlyjs must be inline (the report holds the library) or cdn (it fetches it); got {given!r}"
+        raise ravine.InputError(msg)
+    return given
+
+
 _PROFILE = typer.Option(help="quick (a minute, embedded digits), desk (within an hour), or full: the paper's")
 _OUT = typer.Option(help="where trainings, measurements and figures are kept; what is there is not done again")
 
@@ -67,6 +79,9 @@ def run(
     profile: Annotated[str, _PROFILE] = "desk",
     folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
+    plotlyjs: Annotated[
+        str, typer.Option(callback=known_plotlyjs, help="inline: reports hold the library that draws, 5 MB; or cdn")
+    ] = "inline",
 ) -> None:
     """Make figures of the paper again: train, measure, draw, and judge the paper's claims about them.
 
@@ -83,7 +98,7 @@ def run(
         raise ravine.InputError(msg)
     study = _study(profile, folder, out)
     for name in chosen:
-        made, findings = publish(name, study)
+        made, findings = publish(name, study, plotlyjs)
         typer.echo(f"{name}, profile {profile}: {made}")
         _print_findings(findings)
 

@@ -15,12 +15,13 @@ from ravine.paper import claims
 from ravine.paper.figures import FIGURES, NotThere, Outcome, Study
 
 
-def publish(name: str, study: Study) -> tuple[Path, list[claims.Finding]]:
+def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, list[claims.Finding]]:
     """Make a figure and write it: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
 
     Args:
         name: of the figure.
         study: where its parts are kept, and how much of them is done.
+        plotlyjs: as in ``ravine.write_report``.
 
     Returns:
         The folder, and what became of the claims about the figure.
@@ -32,7 +33,7 @@ def publish(name: str, study: Study) -> tuple[Path, list[claims.Finding]]:
     folder = study.out / "figures" / f"{name}-{study.profile}"
     for suffix in ("png", "pdf", "html"):
         outcome.figure.save(folder / f"{name}.{suffix}")
-    ravine.write_report(folder, *outcome.results.values(), title=outcome.figure.title)
+    ravine.write_report(folder, *outcome.results.values(), title=outcome.figure.title, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     findings = [claim.judged(outcome, study.profile) for claim in claims.CLAIMS if claim.figure == name]
     recipes = {run.recipe.folder: json.loads((run.folder / "recipe.json").read_text()) for run in outcome.runs}
     about = _about(outcome, study.profile) | {"recipes": recipes}

@@ -1,17 +1,19 @@
 """Drawings of results: a figure is data first, then rendered.
 
-``line``, ``lines``, ``surface`` and ``path`` turn results into a ``Figure``; ``Figure.save`` writes it for a paper
-(PDF, SVG, PNG) or for a browser (HTML). matplotlib and Plotly are imported only when something is rendered.
+``line``, ``lines``, ``barriers``, ``surface`` and ``path`` turn results into a ``Figure``; ``Figure.save`` writes it
+for a paper (PDF, SVG, PNG) or for a browser (HTML). matplotlib and Plotly are imported only when something is rendered.
 """
 
+from ravine.plot.connections import barriers
 from ravine.plot.curves import line, lines
-from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.figure import Axis, Band, Cells, Curve, Field, Figure, Layer, Markers, Panel, Rule
 from ravine.plot.paths import path
 from ravine.plot.surfaces import surface
 
 __all__ = [
     "Axis",
     "Band",
+    "Cells",
     "Curve",
     "Field",
     "Figure",
@@ -19,6 +21,7 @@ __all__ = [
     "Markers",
     "Panel",
     "Rule",
+    "barriers",
     "line",
     "lines",
     "path",

@@ -148,7 +148,7 @@ def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -
     alpha = np.concatenate([trace.alpha for trace in traces])
     values = np.concatenate([trace.values for trace in traces])
     finite = values[np.isfinite(values)]
-    log = (_spans_decades(finite) if scale is None else scale == "log") and bool(finite.size and finite.min() > 0)
+    log = (spans_decades(finite) if scale is None else scale == "log") and bool(finite.size and finite.min() > 0)
     bands = [_band(trace, style, log=log) for style, trace in enumerate(traces)]
     named = len(traces) > 1
     drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]
@@ -206,7 +206,8 @@ def _ends(x: Axis) -> list[Rule]:
     return [rule for rule in (start, end) if low <= rule.at <= high]
 
 
-def _spans_decades(values: np.ndarray) -> bool:
+def spans_decades(values: np.ndarray) -> bool:
+    """Whether values are positive and reach over more decades than a linear axis can show."""
     if not values.size or values.min() <= 0:
         return False
     return bool(np.log10(values.max()) - np.log10(values.min()) > DECADES)

@@ -42,11 +42,13 @@ class Axis:
         label: what is measured along it, with the unit in brackets.
         scale: ``"linear"`` or ``"log"``.
         limits: lowest and highest coordinate shown; None leaves it to the renderer.
+        names: what stands at 0, 1, 2, … instead of numbers; () for numbers.
     """
 
     label: str
     scale: Scale = "linear"
     limits: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """The values on the axis's own scale: their decimal logarithm on a log axis, NaN where there is none.
@@ -177,6 +179,21 @@ class Field:
     levels: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A table drawn: a coloured cell with its number at every pair of an x name and a y name.
+
+    Attributes:
+        z: values, shape (columns, rows), 0 and above: ``z[i, j]`` stands at x = i, y = j. NaN is left blank.
+        texts: what stands in the cells, row by row of ``z``.
+        hover: what hovering tells, likewise.
+    """
+
+    z: np.ndarray
+    texts: tuple[tuple[str, ...], ...]
+    hover: tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True)
 class Rule:
     """A thin line right across the panel.
@@ -194,7 +211,7 @@ class Rule:
     align: Literal["left", "center", "right"] = "center"
 
 
-Layer = Curve | Band | Markers | Rule | Field
+Layer = Curve | Band | Markers | Rule | Field | Cells
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ravine.plot import interactive_field
-from ravine.plot.figure import Axis, Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
-from ravine.plot.palette import ALARM, GREY, colour, dash_in_pixels
+from ravine.plot.figure import Axis, Band, Cells, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.palette import ALARM, CELLS, GREY, colour, dash_in_pixels
 
 ROW_HEIGHT: Final = 340  # pixels
+NAME_HEIGHT: Final = 22  # of a name on an upright axis
 
 _FONT: Final = "system-ui, sans-serif"
 _GRID: Final = "rgba(128, 128, 128, 0.22)"
@@ -24,8 +25,11 @@ def drawn(figure: Figure) -> go.Figure:
     if figure.panels[0].z is not None:  # a field has its panel to itself
         panel = figure.panels[0]
         sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
+        left, bottom = (8, 8) if panel.view == "3d" else (64, 48)  # a box has its axes' words inside
         return _dressed(sheet).update_layout(
-            plot_bgcolor=interactive_field.MISSING, hovermode="closest", margin={"l": 64, "r": 16, "t": 24, "b": 48}
+            plot_bgcolor=interactive_field.MISSING,
+            hovermode="closest",
+            margin={"l": left, "r": 16, "t": 24, "b": bottom},
         )
     columns = min(len(figure.panels), 2)
     rows = -(-len(figure.panels) // 2)
@@ -43,7 +47,8 @@ def drawn(figure: Figure) -> go.Figure:
         _set_axes(sheet, panel, row, column)
         for layer in panel.layers:
             _draw_layer(sheet, panel, layer, row, column, named)
-    return _dressed(sheet).update_layout(height=ROW_HEIGHT * rows)
+    tallest = max(len(panel.y.names) for panel in figure.panels)
+    return _dressed(sheet).update_layout(height=max(ROW_HEIGHT, NAME_HEIGHT * tallest + 120) * rows)
 
 
 def _dressed(sheet: go.Figure) -> go.Figure:
@@ -81,6 +86,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "exponentformat": "power",
         "automargin": True,
     }
+    if axis.names:
+        settings |= {"tickvals": list(range(len(axis.names))), "ticktext": [_text(name) for name in axis.names]}
     if axis.limits:
         settings["range"] = np.log10(axis.limits) if axis.scale == "log" else axis.limits
     if axis.scale == "log":
@@ -97,6 +104,9 @@ def _draw_layer(sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: 
     if isinstance(layer, Rule):
         if (panel.x if layer.on == "x" else panel.y).shows(layer.at):
             _draw_rule(sheet, layer, row, column)
+        return
+    if isinstance(layer, Cells):
+        sheet.add_trace(_cells(layer), row=row, col=column, secondary_y=False)
         return
     match layer:
         case Curve():
@@ -180,6 +190,24 @@ def _markers(markers: Markers) -> go.Scatter:
         hoverinfo="skip" if not markers.hover else None,
         hovertext=[_text(told) for told in markers.hover] or None,
         hovertemplate="%{hovertext}<extra></extra>" if markers.hover else None,
+    )
+
+
+def _cells(cells: Cells) -> go.Heatmap:
+    top = float(np.nanmax(cells.z, initial=0.0)) or 1.0
+    return go.Heatmap(
+        z=cells.z.T,
+        text=[[_text(text) for text in row] for row in zip(*cells.texts, strict=True)],
+        customdata=[[_text(text) for text in row] for row in zip(*cells.hover, strict=True)],
+        texttemplate="%{text}",
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverongaps=False,
+        colorscale=CELLS,
+        zmin=0,
+        zmax=1.25 * top,
+        showscale=False,
+        xgap=1,
+        ygap=1,
     )
 
 

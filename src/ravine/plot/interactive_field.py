@@ -61,8 +61,8 @@ def _contours(field: Field, panel: Panel, z: Axis) -> go.Contour:
     return go.Contour(
         x=field.x,
         y=field.y,
-        z=z.scaled(field.z).T,  # Plotly's rows are y
-        customdata=field.z.T,
+        z=_short(z.scaled(field.z)),
+        customdata=_short(field.z),
         zmin=levels[0],
         zmax=levels[-1],
         contours={"start": levels[0], "end": levels[-1], "size": levels[1] - levels[0]},
@@ -75,13 +75,13 @@ def _contours(field: Field, panel: Panel, z: Axis) -> go.Contour:
 
 
 def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
-    levels, heights = z.scaled(field.levels), z.scaled(field.z).T
+    levels = z.scaled(field.levels)
     lines = {"show": True, "start": levels[0], "end": levels[-1], "size": levels[1] - levels[0]}
     return go.Surface(
         x=field.x,
         y=field.y,
-        z=heights,
-        customdata=field.z.T,
+        z=_short(z.scaled(field.z)),
+        customdata=_short(field.z),
         cmin=levels[0],
         cmax=levels[-1],
         colorscale=RAMP,
@@ -91,6 +91,16 @@ def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
         opacity=1 if solid else 0.8,  # a path has heights of its own, and may be below
         lighting={"ambient": 0.75, "diffuse": 0.4, "specular": 0.05},
     )
+
+
+def _short(values: np.ndarray) -> np.ndarray:
+    """As Plotly has it, rows of y; at half the size on the page where seven digits show the relief as well."""
+    rows = values.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        short = rows.astype(np.float32)
+        lost = np.nanmax(np.abs(short - rows), initial=0.0)
+        relief = np.nanmax(rows, initial=-np.inf) - np.nanmin(rows, initial=np.inf)
+    return short if lost <= 1e-4 * relief else rows
 
 
 def _told(panel: Panel, z: Axis) -> str:
@@ -146,7 +156,7 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
         line: dict[str, Any] = {"color": ink, "width": width}
         marker = {"color": ink, "size": width + 2}
         if side:
-            heights = _lifted(curve.z, z)
+            heights = lifted(curve.z, z)
             line["dash"] = "dash" if dash(curve.style) and ink == INK else "solid"  # in 3-D it knows a few names only
             if ink == PAPER:
                 look["mode"] = "lines"  # its dots would lie over the black ones
@@ -164,7 +174,7 @@ def _marks(marks: Markers, z: Axis, *, side: bool) -> go.Scatter | go.Scatter3d:
         "name": _text(marks.label),
     }
     if side:
-        heights = _lifted(marks.z, z)
+        heights = lifted(marks.z, z)
         marker = {"color": ALARM if cross else INK, "size": 4, "symbol": "x" if cross else "circle"}
         return go.Scatter3d(x=marks.x, y=marks.y, z=heights, mode="markers", marker=marker, **look)
     marker = {
@@ -176,7 +186,7 @@ def _marks(marks: Markers, z: Axis, *, side: bool) -> go.Scatter | go.Scatter3d:
     return go.Scatter(x=marks.x, y=marks.y, mode="markers", marker=marker, cliponaxis=False, **look)
 
 
-def _lifted(heights: np.ndarray | None, z: Axis) -> np.ndarray | None:
+def lifted(heights: np.ndarray | None, z: Axis) -> np.ndarray | None:
     """Just above the surface, which would swallow half of what lies on it."""
     low, high = z.scaled(np.array(z.limits or (0.0, 1.0)))
     return None if heights is None else z.scaled(heights) + 0.012 * (high - low)
@@ -184,7 +194,7 @@ def _lifted(heights: np.ndarray | None, z: Axis) -> np.ndarray | None:
 
 def _names(marks: Markers, z: Axis, *, side: bool) -> Iterator[dict[str, Any]]:
     """Words on a light ground, legible on any colour of the field."""
-    heights = _lifted(marks.z, z) if side else None
+    heights = lifted(marks.z, z) if side else None
     for number, name in enumerate(marks.names):
         place = {"x": marks.x[number], "y": marks.y[number]}
         if heights is not None:

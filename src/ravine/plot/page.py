@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from importlib import resources
-from typing import Final
+from typing import Final, Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
+from ravine.errors import InputError
 from ravine.plot import interactive, static
 from ravine.plot.figure import Figure
 
-#: The browser itself sees to it that a page fetches nothing.
-POLICY: Final = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'"
-)
+#: Where a page has Plotly's library from: ``"inline"``, it is in the page, or ``"cdn"``, the browser fetches it.
+Plotlyjs = Literal["inline", "cdn"]
+
+_CDN: Final = "https://cdn.plot.ly"
 
 
 def whole(figure: Figure) -> str:
@@ -32,34 +33,69 @@ def whole(figure: Figure) -> str:
         figure=fragment(figure),
         css=css(),
         scripts=scripts(),
-        policy=POLICY,
+        policy=policy(),
     )
 
 
-def fragment(figure: Figure) -> Markup:
-    """The figure for a page that has ``css`` and ``scripts``.
+def fragment(*figures: Figure, name: str = "figure") -> Markup:
+    """Figures side by side for a page that has ``css`` and ``scripts``.
 
     Each panel is a drawing of its own, so that a narrow page can set them one under the other. A reader without
-    scripts gets a picture.
+    scripts gets pictures.
+
+    Args:
+        figures: what is drawn, in order.
+        name: the panels' elements have the ids ``<name>-0``, ``<name>-1``, …, unique on the page.
     """
     pieces = [Markup('<div class="ravine-figure">')]
-    for panel in figure.panels:
+    for number, panel in enumerate(panel for figure in figures for panel in figure.panels):
         # JSON has "<" in strings only, where the escape means the same and cannot end the script element.
         drawing = interactive.drawn(Figure((panel,))).to_json() or ""
         data = Markup(drawing.replace("<", "\\u003c"))
         over = f"{panel.x.label} and {panel.y.label}" if panel.z else panel.x.label
-        label = f"{(panel.z or panel.y).label} over {over}"
-        pieces.append(Markup('<div class="ravine-panel" role="group" aria-label="{}"></div>').format(label))
+        label = f"{(panel.z or panel.y).label} over {over}{', from the side' if panel.view == '3d' else ''}"
+        place = Markup('<div class="ravine-panel" id="{}-{}" role="group" aria-label="{}"></div>')
+        pieces.append(place.format(name, number, label))
         pieces.append(Markup('<script type="application/json">{}</script>').format(data))
-    picture = base64.b64encode(static.encoded(figure, "png")).decode()
-    image = Markup('<noscript><img alt="{}" src="data:image/png;base64,{}"></noscript>')
-    pieces.append(image.format(figure.caption or figure.title, picture))
+    image = Markup('<img alt="{}" src="data:image/webp;base64,{}">')
+    pictures = (
+        image.format(figure.caption or figure.title, base64.b64encode(static.picture(figure)).decode())
+        for figure in figures
+    )
+    pieces.append(Markup("<noscript>{}</noscript>").format(Markup("").join(pictures)))
     return Markup("\n").join([*pieces, Markup("</div>")])
 
 
-def scripts() -> Markup:
+def scripts(plotlyjs: Plotlyjs = "inline") -> Markup:
     """Plotly's library and what draws the figures with it; once a page, after the last figure."""
-    return Markup("<script>{}</script>\n<script>{}</script>").format(Markup(get_plotlyjs()), _asset("mount.js"))
+    if _chosen(plotlyjs) == "inline":
+        library = Markup("<script>{}</script>").format(Markup(get_plotlyjs()))
+    else:
+        address = f"{_CDN}/plotly-{get_plotlyjs_version()}.min.js"
+        library = Markup('<script src="{}" integrity="{}" crossorigin="anonymous"></script>').format(address, _digest())
+    return Markup("{}\n<script>{}</script>").format(library, _asset("mount.js"))
+
+
+def policy(plotlyjs: Plotlyjs = "inline") -> str:
+    """The page's content security policy: the browser itself sees to it that nothing else is fetched."""
+    library = "" if _chosen(plotlyjs) == "inline" else f" {_CDN}"
+    return (
+        f"default-src 'none'; script-src 'unsafe-inline'{library}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _chosen(plotlyjs: str) -> str:
+    if plotlyjs not in get_args(Plotlyjs):
+        msg = f"plotlyjs must be 'inline' (the page holds the library) or 'cdn' (it fetches it); got {plotlyjs!r}"
+        raise InputError(msg)
+    return plotlyjs
+
+
+@functools.cache
+def _digest() -> str:
+    """Of the library that the page was made for: another one is refused by the browser."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(get_plotlyjs().encode()).digest()).decode()
 
 
 def css() -> Markup:

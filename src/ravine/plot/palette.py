@@ -23,6 +23,9 @@ DASHES: Final[tuple[tuple[float, ...], ...]] = (
 #: grey print too (van der Walt and Smith 2015).
 RAMP: Final = "viridis"
 
+#: Colours of the cells of a table, light where there is little: one hue, so that ink is legible on its light half.
+CELLS: Final = "Blues"
+
 #: What lies on a field, and the rim that sets it off.
 INK: Final = "#111111"
 PAPER: Final = "#ffffff"

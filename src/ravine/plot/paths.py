@@ -7,9 +7,10 @@ import xarray as xr
 
 from ravine import results
 from ravine.errors import InputError
+from ravine.plot.curves import BAND, spans_decades
 from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel
 from ravine.plot.palette import REFERENCE
-from ravine.plot.words import padded
+from ravine.plot.words import axis_label, padded
 from ravine.walks import random_walk, straightness
 
 
@@ -44,9 +45,10 @@ def path(result: xr.Dataset) -> Figure:
     layers: tuple[Layer, ...] = (*null, Curve(along, away, "training", style=0), marks)
     heights = [away, *(layer.y for layer in null if isinstance(layer, Curve))]
     places = [along, *(layer.x for layer in null if isinstance(layer, Curve))]
+    horizontal, vertical = distances(result)
     panel = Panel(
-        Axis("distance along the line", limits=padded(np.concatenate(places))),
-        Axis("distance from the line", limits=padded(np.concatenate([[0.0], *heights]))),
+        Axis(horizontal, limits=padded(np.concatenate(places))),
+        Axis(vertical, limits=padded(np.concatenate([[0.0], *heights]))),
         layers,
     )
     reading = (
@@ -55,7 +57,47 @@ def path(result: xr.Dataset) -> Figure:
     caption = " ".join(
         filter(None, [f"Each mark is one of {len(steps)} snapshots of training.", reading, straightness(result)])
     )
-    return Figure((panel,), str(result.attrs.get("title", "")) or "How far training strayed from its line", caption)
+    panels = (panel, *_learning(result))
+    return Figure(
+        panels,
+        str(result.attrs.get("title", ""))
+        or f"How far training strayed from its {'plane' if 'beta' in result else 'line'}",
+        caption,
+    )
+
+
+def distances(result: xr.Dataset) -> tuple[str, str]:
+    """What a run's ``distance`` and ``residual`` are called: a plane has no along.
+
+    Example:
+        >>> distances(xr.Dataset())
+        ('distance along the line', 'distance from the line')
+    """
+    if "beta" in result:
+        return "distance within the plane", "distance from the plane"
+    return "distance along the line", "distance from the line"
+
+
+def _learning(result: xr.Dataset) -> list[Panel]:
+    """J at the snapshots, one panel a quantity, where it was measured."""
+    panels = []
+    for name in results.quantities(result) if "loss" in result else []:
+        layers: list[Layer] = []
+        values = result[name].transpose("step", "split").values
+        finite = values[np.isfinite(values)]
+        log = spans_decades(finite)
+        spans = [finite]
+        for style, split in enumerate(map(str, result["split"].values)):
+            one, stderr = values[:, style], result[f"{name}_stderr"].sel(split=split).values
+            if not log:
+                layers.append(Band(result["step"].values, one - BAND * stderr, one + BAND * stderr, style))
+                spans += [one - BAND * stderr, one + BAND * stderr]
+            label = split if result.sizes["split"] > 1 else ""
+            layers.append(Curve(result["step"].values, np.where(np.isfinite(one), one, np.nan), label, stderr, style))
+        limits = (float(finite.min()) / 1.6, float(finite.max()) * 1.6) if log else padded(np.concatenate(spans))
+        y = Axis(axis_label(result, name), "log" if log else "linear", limits)
+        panels.append(Panel(Axis("step", limits=padded(result["step"].values)), y, tuple(layers)))
+    return panels
 
 
 def _null(result: xr.Dataset) -> tuple[Layer, ...]:

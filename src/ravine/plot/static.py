@@ -14,8 +14,8 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.text import Text
 
 from ravine.plot import static_field
-from ravine.plot.figure import Band, Curve, Field, Figure, Layer, Markers, Panel, Rule
-from ravine.plot.palette import ALARM, GREY, colour, dash
+from ravine.plot.figure import Band, Cells, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.palette import ALARM, CELLS, GREY, INK, PAPER, colour, dash
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis as Ruler
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 COLUMN_WIDTH: Final = 3.4
 PAGE_WIDTH: Final = 7.0
 ROW_HEIGHT: Final = 2.5
+
+#: What a name on an upright axis needs, in inches.
+NAME_HEIGHT: Final = 0.16
 
 DOTS_PER_INCH: Final = 200
 
@@ -76,7 +79,9 @@ def drawn(figure: Figure) -> Sheet:
         if figure.panels[0].z is not None:  # a field has its figure to itself
             return static_field.drawn(figure.panels[0], COLUMN_WIDTH)
         width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
-        sheet = Sheet(figsize=(width, ROW_HEIGHT * rows), layout="constrained")
+        tallest = max(len(panel.y.names) for panel in figure.panels)
+        height = max(ROW_HEIGHT, NAME_HEIGHT * tallest + 0.8)
+        sheet = Sheet(figsize=(width, height * rows), layout="constrained")
         named: dict[str, Artist] = {}
         for place, panel in enumerate(figure.panels, start=1):
             _draw_panel(sheet.add_subplot(rows, columns, place), panel, named)
@@ -97,6 +102,14 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def picture(figure: Figure) -> bytes:
+    """A lossless WebP, less than half as large as the PNG, for inside a page."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        drawn(figure).savefig(buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs={"lossless": True})
+    return buffer.getvalue()
+
+
 def _draw_panel(axes: Axes, panel: Panel, named: dict[str, Artist]) -> None:
     _set_axis(panel.x, axes.xaxis, axes.set_xscale, axes.set_xlim)
     _set_axis(panel.y, axes.yaxis, axes.set_yscale, axes.set_ylim)
@@ -114,6 +127,10 @@ def _draw_panel(axes: Axes, panel: Panel, named: dict[str, Artist]) -> None:
 
 def _set_axis(axis: Axis, ruler: Ruler, scale: Callable[..., Any], limit: Callable[..., Any]) -> None:
     scale(axis.scale)
+    if axis.names:
+        ruler.set_ticks(range(len(axis.names)), axis.names)
+        for text in ruler.get_ticklabels():
+            _plain(text)
     if axis.limits:
         limit(*axis.limits)
     _plain(ruler.set_label_text(axis.label))
@@ -139,6 +156,9 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
             if (panel.x if layer.on == "x" else panel.y).shows(layer.at):  # its word would stand beside the panel
                 _draw_rule(axes, layer)
             return None
+        case Cells():
+            _draw_cells(axes, layer)
+            return None
         case Field():
             return None  # of a panel with a scale for it, which is drawn elsewhere
 
@@ -158,6 +178,27 @@ def _draw_markers(axes: Axes, layer: Markers, order: int) -> Artist:
         zorder=order,
     )
     return marks
+
+
+def _draw_cells(axes: Axes, layer: Cells) -> None:
+    top = float(np.nanmax(layer.z, initial=0.0)) or 1.0
+    columns, rows = layer.z.shape
+    axes.grid(visible=False)
+    axes.imshow(
+        np.ma.masked_invalid(layer.z.T),
+        cmap=CELLS,
+        vmin=0,
+        vmax=1.25 * top,  # the darkest quarter would swallow its number
+        origin="lower",
+        extent=(-0.5, columns - 0.5, -0.5, rows - 0.5),
+        aspect="auto",
+        zorder=1,
+    )
+    for (i, j), value in np.ndenumerate(layer.z):
+        if layer.texts[i][j]:
+            shade = PAPER if value > 0.75 * top else INK
+            size = 7 if max(columns, rows) <= 6 else 5
+            _plain(axes.text(i, j, layer.texts[i][j], ha="center", va="center", fontsize=size, color=shade))
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from importlib import resources
 from pathlib import Path
 
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ravine.errors import InputError
 from ravine.plot import page
+from ravine.report.scrub import embedded
 from ravine.report.sections import Section
+from ravine.report.views import views_of
 from ravine.results import written_whole
 
 
@@ -20,27 +24,34 @@ def write_report(
     *results: xr.Dataset,
     title: str | None = None,
     tolerance: float = 1e-3,
+    plotlyjs: page.Plotlyjs = "inline",
 ) -> Path:
-    """Write ``report.html``: for each result its verdict, figure, measures, points and provenance.
+    """Write ``report.html``: for each result its verdict, figures, measures, points and provenance.
 
-    The page is one file that fetches nothing, so it opens offline and can be passed on.
+    The page is one file that fetches nothing, so it opens offline and can be passed on. Under the figures stands a
+    slider that reads out every quantity at a place; results that show the same thing move together: a line and a run
+    that was projected on it, a plane and a run that was projected on it, which is then drawn on the surface.
 
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced.
         results: measured lines and planes and projected runs, in the order in which they are to stand.
         title: the page's heading; None takes the only result's title, or counts the results.
         tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise is no bump.
+        plotlyjs: ``"inline"``: the page holds the library that draws its figures, about 5 MB; ``"cdn"``: it fetches
+            just that from cdn.plot.ly, and shows still pictures where it cannot.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: no result, one that is none of these, or a folder that cannot be written.
+        InputError: no result, one that is none of these, a folder that cannot be written, or no such ``plotlyjs``.
     """
     if not results:
         msg = "there is nothing to report: expected at least one result"
         raise InputError(msg)
-    sections = [Section.of(result, number, tolerance) for number, result in enumerate(results, 1)]
+    scripts, policy = page.scripts(plotlyjs), page.policy(plotlyjs)
+    views, scrubs = views_of(results)
+    sections = [Section.of(view, tolerance) for view in views]
     heading = title or (sections[0].title if len(sections) == 1 else _count(sections))
     environment = Environment(
         loader=PackageLoader("ravine.report", "."),
@@ -49,8 +60,15 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["embedded"] = embedded
     text = environment.get_template("report.html.j2").render(
-        title=heading, sections=sections, css=page.css(), scripts=page.scripts(), policy=page.POLICY
+        title=heading,
+        sections=sections,
+        scrubs=scrubs,
+        css=page.css() + _asset("report.css"),
+        scripts=scripts + Markup("\n<script>{}</script>").format(_asset("report.js")),
+        policy=policy,
+        fetches=plotlyjs == "cdn",
     )
     target = Path(out) / "report.html"
     with written_whole(target) as partial:
@@ -58,7 +76,13 @@ def write_report(
     return target
 
 
+def _asset(name: str) -> Markup:
+    return Markup(resources.files("ravine.report").joinpath(name).read_text(encoding="utf-8"))
+
+
 def _count(sections: list[Section]) -> str:
     found = Counter(section.anchor.partition("-")[0] for section in sections)
-    counts = {kind: found[kind] for kind in ("line", "plane", "path")}
-    return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
+    names = {"line": "line", "lines": "set of lines", "plane": "plane", "path": "path"}
+    counts = {name: found[kind] for kind, name in names.items()}
+    plural = {name: name.replace("set", "sets") if name.startswith("set") else f"{name}s" for name in names.values()}
+    return " and ".join(f"{count} {plural[name] if count > 1 else name}" for name, count in counts.items() if count)

@@ -7,47 +7,29 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from ravine import metrics, plot
+from ravine import metrics
 from ravine.metrics.profile import with_error
 from ravine.plot import page
 from ravine.plot.curves import title
-from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities, validate
+from ravine.report.scrub import embedded
+from ravine.report.tables import Cell, Measure, copies
+from ravine.report.views import View
+from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities
 
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
 SHOWN_POINTS: Final = 6
 
 _MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
 
-_DRAWN: Final = {"line": plot.line, "plane": plot.surface, "path": plot.path}
-
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A measure on one split: the number in full and as read, where it was found, and what is special about it."""
-
-    number: str
-    text: str
-    at: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of the table of measures; None where a split has no such measure."""
-
-    name: str
-    note: str
-    cells: tuple[Cell | None, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +56,15 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The measures of one quantity, and what each of its buttons copies, as JSON."""
+
+    quantity: str
+    measures: tuple[Measure, ...]
+    copies: Markup
+
+
+@dataclass(frozen=True)
 class Section:
     """One result on the page."""
 
@@ -82,28 +73,34 @@ class Section:
     verdict: metrics.Verdict
     figure: Markup
     caption: str
+    scrub: str
     splits: tuple[str, ...]
-    measures: dict[str, tuple[Measure, ...]]
+    tables: tuple[Table, ...]
     points: Points
     facts: tuple[Fact, ...]
     command: str
 
     @classmethod
-    def of(cls, result: xr.Dataset, number: int, tolerance: float) -> Section:
-        """The section for the result that stands at this place on the page."""
-        kind = kind_of(validate(result))
-        figure = _DRAWN[kind](result)  # first: it refuses what is none of them
+    def of(cls, view: View, tolerance: float) -> Section:
+        """The section for a result that is drawn like this."""
+        result, path = view.result, view.kind == "path"
         verdict = metrics.verdict(result, tolerance)
-        splits = tuple(str(name) for name in result["walk" if kind == "path" else "split"].values)
+        splits = tuple(str(name) for name in result["walk" if path else "split"].values)
+        several = f"{result.sizes['line']} lines" if view.kind == "lines" else ""
+        name = title(result) or several or view.anchor.replace("-", " ")
         return cls(
-            anchor=f"{kind}-{number}",
-            title=title(result) or f"{kind} {number}",
+            anchor=view.anchor,
+            title=name,
             verdict=verdict,
-            figure=page.fragment(figure),
-            caption=figure.caption,
+            figure=page.fragment(*view.figures, name=view.anchor),
+            caption=view.caption,
+            scrub=view.scrub,
             splits=splits,
-            measures=_measures(verdict.rows, splits),
-            points=_points(result) if kind != "path" else _steps(result),
+            tables=tuple(
+                Table(quantity, measures, embedded(copies(f"{name}: {quantity}", splits, measures)))
+                for quantity, measures in _measures(verdict.rows, splits).items()
+            ),
+            points=_steps(result) if path else _points(result),
             facts=_facts(result),
             command=str(result.attrs.get("command", "")),
         )
@@ -135,16 +132,18 @@ def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...
 
 
 def _cell(row: metrics.Row, note: str) -> Cell:
-    return Cell(repr(float(row.value)), with_error(row.value, row.stderr), row.at, row.note if row.note != note else "")
+    text = with_error(row.value, row.stderr)
+    return Cell(repr(float(row.value)), repr(float(row.stderr)), text, row.at, row.note if row.note != note else "")
 
 
 def _points(result: xr.Dataset) -> Points:
-    dims = dims_of(result)
+    dims = tuple(reversed(dims_of(result))) if kind_of(result) == "lines" else dims_of(result)
     ordered = result.sortby(list(dims))
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        coordinates["distance"] = ordered["distance"].transpose(*dims).values.ravel()
+        away = ordered["distance"].broadcast_like(ordered["loss"].isel(split=0, drop=True))  # lines may share theirs
+        coordinates["distance"] = away.transpose(*dims).values.ravel()
     values = {
         (quantity, str(split)): tuple(
             ordered[name].sel(split=split).transpose(*dims).values.ravel() for name in (quantity, f"{quantity}_stderr")
@@ -169,7 +168,7 @@ def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tup
     whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
-        places = [f"{column[i]:.6g}" for column in coordinates.values()]
+        places = [_place(column[i]) for column in coordinates.values()]
         return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
 
     return Points(
@@ -185,6 +184,10 @@ def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tup
     )
 
 
+def _place(value: Any) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.6g}"
+
+
 def _value(mean: float, stderr: float) -> str:
     return with_error(mean, stderr) if np.isfinite(mean) else str(float(mean))
 
@@ -197,7 +200,10 @@ def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([f"{value:.9g}" for value in row] for row in zip(*columns.values(), strict=True))
+    writer.writerows(
+        [value if isinstance(value, str) else f"{value:.9g}" for value in row]
+        for row in zip(*columns.values(), strict=True)
+    )
     return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",+")
 
 

@@ -1,0 +1,61 @@
+"""A Lightning callback that records the run: ``Trainer(callbacks=[LightningRecorder("runs/mine")])``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:  # the same classes under their older name
+    from pytorch_lightning import (  # pyright: ignore[reportMissingImports, reportAssignmentType]
+        Callback,
+        LightningModule,
+        Trainer,
+    )
+
+from ravine.integrations.pace import Pace
+
+
+class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]
+    """Records the module's parameters and buffers while Lightning trains it.
+
+    A step is an optimiser update, whatever the accumulation of gradients. Only the first process of several writes.
+    When training resumes from a checkpoint, what was recorded after that checkpoint is forgotten and recorded again.
+
+    Args:
+        folder: where to write; a folder for each run.
+        every: keep the steps divisible by it. Alone or with ``per_decade`` missing, every epoch is kept.
+        per_decade: keep so many steps per factor of 10.
+
+    Raises:
+        InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a run.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[LightningRecorder("runs/mine", every=100)])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int | None = None, per_decade: int | None = None
+    ) -> None:
+        self.pace = Pace(folder, every=every, per_decade=per_decade)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record where training starts."""
+        if trainer.is_global_zero:
+            self.pace.start(trainer.global_step, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Record the step if it is wanted."""
+        if trainer.is_global_zero:
+            self.pace.after_step(trainer.global_step, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the epoch if epochs are wanted."""
+        if trainer.is_global_zero:
+            self.pace.after_epoch(trainer.global_step, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record where training ends."""
+        if trainer.is_global_zero:
+            self.pace.end(trainer.global_step, pl_module)

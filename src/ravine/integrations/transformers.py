@@ -1,0 +1,55 @@
+"""A callback for Hugging Face's Trainer: ``Trainer(..., callbacks=[TrainerRecorder("runs/mine")])``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ravine.integrations.pace import Pace
+
+
+class TrainerRecorder(TrainerCallback):
+    """Records the model's parameters and buffers while the Trainer trains it.
+
+    A step is an optimiser update (``state.global_step``), whatever the accumulation of gradients. Only the first
+    process of several writes. When training resumes from a checkpoint, what was recorded after that checkpoint is
+    forgotten and recorded again.
+
+    Args:
+        folder: where to write; a folder for each run.
+        every: keep the steps divisible by it. Alone or with ``per_decade`` missing, every epoch is kept.
+        per_decade: keep so many steps per factor of 10.
+
+    Raises:
+        InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a run.
+
+    Example:
+        >>> trainer = Trainer(model, args, callbacks=[TrainerRecorder("runs/mine", every=100)])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int | None = None, per_decade: int | None = None
+    ) -> None:
+        self.pace = Pace(folder, every=every, per_decade=per_decade)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record where training starts."""
+        if state.is_world_process_zero:
+            self.pace.start(state.global_step, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the step if it is wanted."""
+        if state.is_world_process_zero:
+            self.pace.after_step(state.global_step, kwargs["model"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the epoch if epochs are wanted."""
+        if state.is_world_process_zero:
+            self.pace.after_epoch(state.global_step, kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record where training ends."""
+        if state.is_world_process_zero:
+            self.pace.end(state.global_step, kwargs["model"])

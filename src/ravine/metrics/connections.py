@@ -1,0 +1,214 @@
+"""Connections: what stands between the ends of several lines, side by side, and which points may be averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import xarray as xr
+
+from ravine.errors import InputError
+from ravine.metrics.obstacles import BARRIERS, BarrierKind, barrier
+from ravine.metrics.profile import Estimate
+from ravine.metrics.wording import Row, Verdict, examples, policies
+from ravine.results import lines_of, quantities
+
+#: A barrier up to this height does not keep two points apart: two points of error rate, where training twice from one
+#: point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
+TOLERABLE = 0.02
+
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Barriers:
+    """The barriers of one quantity on one split, on several lines.
+
+    Attributes:
+        heights: name of the line → kind of barrier → its height and place.
+        quantity: which quantity.
+        split: which split.
+    """
+
+    heights: Mapping[str, Mapping[str, Estimate]]
+    quantity: str
+    split: str
+
+    def of(self, kind: BarrierKind = "end") -> dict[str, Estimate]:
+        """Name of the line → the barrier of one kind."""
+        return {name: kinds[kind] for name, kinds in self.heights.items()}
+
+
+def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = None) -> Barriers:
+    """The barrier on every line of a result, by each of the three definitions (``BARRIERS``).
+
+    Args:
+        result: of several lines, as ``evaluate`` gives it for a dict of lines; each must cover [0, 1].
+        quantity: of what.
+        split: by default the first.
+
+    Returns:
+        Heights with standard errors and positions. Paired: all lines saw the same examples.
+
+    Raises:
+        InputError: a result of something else, or no such quantity or split.
+
+    Example:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
+        >>> J = ravine.Objective(model, double_well, (torch.ones(2, 1),))
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
+        >>> found = barriers(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
+        >>> found.of("end")["a – b"].value, found.of("end")["b – c"].value
+        (1.0, 0.0)
+
+    References:
+        Frankle et al. 2020; Entezari et al. 2021; Goodfellow and Vinyals 2014, section 3.
+    """
+    lines = lines_of(result)
+    heights = {
+        name: {kind: barrier(line, cast(BarrierKind, kind), quantity=quantity, split=split) for kind in BARRIERS}
+        for name, line in lines.items()
+    }
+    return Barriers(heights, quantity, str(result["split"].values[0]) if split is None else split)
+
+
+def connected(
+    result: xr.Dataset, *, tolerance: float = TOLERABLE, quantity: str | None = None, split: str | None = None
+) -> list[tuple[str, ...]]:
+    """The largest sets of points between all pairs of which no barrier stands: those that may be averaged.
+
+    Args:
+        result: of ``pairs``.
+        tolerance: height of a barrier of kind "end", in the quantity's unit, up to which it does not count. Nor does
+            one below two of its standard errors.
+        quantity: by default ``"error"`` where it was measured, else ``"loss"``.
+        split: by default the first.
+
+    Returns:
+        Names of the points, largest set first; every point is in one at least, if only by itself.
+
+    Raises:
+        InputError: a result of something else.
+
+    Example:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
+        >>> J = ravine.Objective(model, double_well, (torch.ones(2, 1),))
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
+        >>> connected(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
+        [('b', 'c'), ('a',)]
+    """
+    if not is_of_pairs(result):
+        msg = (
+            "expected the result of evaluate(J, along=ravine.pairs(points), at=…), which has every pair of some points"
+        )
+        raise InputError(msg)
+    names = _points(result)
+    judged = quantity or ("error" if "error" in quantities(result) else "loss")
+    found = barriers(result, quantity=judged, split=split).of("end")
+    ends = zip(result["start"].values, result["end"].values, result["line"].values, strict=True)
+    linked = {
+        frozenset((str(one), str(other)))
+        for one, other, name in ends
+        if np.isfinite(found[str(name)].value)
+        and found[str(name)].value <= max(tolerance, 2 * np.nan_to_num(found[str(name)].stderr))
+    }
+    cliques: list[frozenset[str]] = [frozenset()]
+    for name in names:  # each point joins the sets it is linked to all of, or what of them it is linked to
+        grown = {clique | {name} if _fits(name, clique, linked) else clique for clique in cliques}
+        grown |= {frozenset(o for o in clique if frozenset((o, name)) in linked) | {name} for clique in cliques}
+        cliques = [one for one in grown if not any(one < other for other in grown)]
+    return sorted(
+        (tuple(name for name in names if name in clique) for clique in cliques),
+        key=lambda clique: (-len(clique), names.index(clique[0])),
+    )
+
+
+def is_of_pairs(result: xr.Dataset) -> bool:
+    """Whether a result of several lines has one for every pair of some points."""
+    if "start" not in result.coords or result["start"].dims != ("line",):
+        return False
+    ends = [frozenset(map(str, pair)) for pair in zip(result["start"].values, result["end"].values, strict=True)]
+    count = len(_points(result))
+    return len(set(ends)) == len(ends) == count * (count - 1) // 2
+
+
+def _points(result: xr.Dataset) -> list[str]:
+    """The names of the points that lines end at, in order."""
+    return list(dict.fromkeys(map(str, [*result["start"].values, *result["end"].values])))
+
+
+def _fits(name: str, clique: frozenset[str], linked: set[frozenset[str]]) -> bool:
+    return all(frozenset((name, other)) in linked for other in clique)
+
+
+def lines_verdict(result: xr.Dataset) -> Verdict:
+    """``verdict`` of several lines: their barriers, and for all pairs of some points, which may be averaged."""
+    tables = {
+        (str(split), quantity): barriers(result, quantity=quantity, split=str(split))
+        for quantity in quantities(result)
+        for split in result["split"].values
+    }
+    first, *others = (_highest(table, result) for table in tables.values())
+    line = next(iter(lines_of(result).values()))
+    places = np.sort(result["alpha"].values)
+    gap = f"{np.diff(places).max():.2g}" if places.size > 1 else "nothing"
+    resolution = (
+        f"Each line was measured at {places.size} points, at most {gap} apart: what is narrower than that was not "
+        f"looked for. ± is one standard error over {examples(line)}; all lines saw the same examples."
+    )
+    rows = tuple(
+        Row(
+            split,
+            quantity,
+            f"{name}: {kind}",
+            at.value,
+            at.stderr,
+            f"α = {at.at:.3g}" if np.isfinite(at.at) else "",
+            "",
+        )
+        for (split, quantity), table in tables.items()
+        for name, kinds in table.heights.items()
+        for kind, at in kinds.items()
+    )
+    said = [_averaging(result), *others, policies(line), resolution]
+    return Verdict(first, tuple(filter(None, said)), rows, tables)
+
+
+def _highest(table: Barriers, result: xr.Dataset) -> str:
+    """One sentence: on how many lines there is a barrier, and where it is highest."""
+    ends = table.of("end")
+    unit = str(result[table.quantity].attrs.get("units", ""))
+    unit = f" {unit}" if unit not in ("", "1") else ""
+    of = f"{table.split} { ({'error': 'error rate'}.get(table.quantity, table.quantity)) }"
+    undefined = [name for name, found in ends.items() if not np.isfinite(found.value)]
+    known = {name: found for name, found in ends.items() if np.isfinite(found.value)}
+    lost = f" Undefined on {', '.join(undefined[:_LISTED])}." if undefined else ""
+    clear = [name for name, found in known.items() if found.value <= 2 * np.nan_to_num(found.stderr)]
+    if not known:
+        return f"The barriers in the {of} are undefined on all {len(ends)} lines."
+    if len(clear) == len(known):
+        return f"On none of the {len(known)} lines does the {of} stand clearly above the higher end.{lost}"
+    top = max(known, key=lambda name: known[name].value)
+    place = f" at α = {known[top].at:.2g}" if np.isfinite(known[top].at) else ""
+    count = f"{len(known) - len(clear)} of {len(known)} lines"
+    rest = f" No clear one on {', '.join(clear[:_LISTED])}{', …' if len(clear) > _LISTED else ''}." if clear else ""
+    return f"A barrier in the {of} stands on {count}, the highest, {known[top]}{unit}, on {top}{place}.{rest}{lost}"
+
+
+def _averaging(result: xr.Dataset) -> str:
+    if not is_of_pairs(result):
+        return ""
+    judged = "error" if "error" in quantities(result) else "loss"
+    sets = [", ".join(group) for group in connected(result) if len(group) > 1]
+    split = str(result["split"].values[0])
+    test = f"no barrier above {TOLERABLE:g} in the {split} {'error rate' if judged == 'error' else judged}"
+    if not sets:
+        return f"No two of the {len(_points(result))} points may be averaged: between none of them is there {test}."
+    few = "; ".join(sets[:_LISTED])
+    return f"May be averaged, in that there is {test} between any two: {few}."
