@@ -20,6 +20,9 @@ from ravine.plot.words import axis_label, listed, pick, with_count
 #: an eye tells a dozen colours apart and a basin's floor must be more than one.
 DECADES: Final = 1.5
 
+#: What the legend calls a run drawn over a plane.
+TRAIL: Final = "training path"
+
 #: Contour lines, at most.
 LINES: Final = 14
 
@@ -176,7 +179,7 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
         ", ".join(f"{name} {value:.6g}" for name, value in zip(told, row, strict=True))
         for row in zip(*told.values(), strict=True)
     )
-    return Curve(x, y, "training path", z=heights, hover=hover)
+    return Curve(x, y, TRAIL, z=heights, hover=hover)
 
 
 def _heights(path: xr.Dataset, quantity: str, split: str) -> np.ndarray | None:

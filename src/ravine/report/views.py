@@ -17,6 +17,7 @@ from ravine.metrics.profile import minus, with_error
 from ravine.plot.figure import Curve, Figure, Panel
 from ravine.plot.interactive_field import lifted
 from ravine.plot.paths import distances
+from ravine.plot.surfaces import TRAIL
 from ravine.plot.words import axis_label
 from ravine.report.scrub import Mark, Reading, Scrub, Stops
 from ravine.results import kind_of, lines_of, quantities, validate
@@ -234,7 +235,7 @@ def _through(view: View, views: Sequence[View]) -> Scrub:
     for plane in planes:
         marks += _snapshots(plane.panels[2:], run)
         for name, panel in plane.panels[:2]:
-            trail = next(layer for layer in panel.layers if isinstance(layer, Curve))
+            trail = next(layer for layer in panel.layers if isinstance(layer, Curve) and layer.label == TRAIL)
             height = None if trail.z is None else _height(trail.z, panel)
             marks.append(Mark(name, "point", trail.x, (trail.y,), height, exact=True))
     drives = {}
