@@ -211,7 +211,10 @@ class TestBarrier:
     def test_no_barrier(self):
         found = barrier(near(bump(-0.06, 1.0)), split="data")
         assert (found.height.value, found.end.value) == (0.0, 0.0)
-        assert str(found) == "J does not rise by more than rounding, interpolation and, where there are masks, their noise may do"
+        assert (
+            str(found)
+            == "J does not rise by more than rounding, interpolation and, where there are masks, their noise may do"
+        )
 
     def test_a_barrier_that_does_not_end_nearby(self):
         found = barrier(near(bump(0.6, 1.0)), split="data")

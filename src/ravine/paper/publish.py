@@ -72,9 +72,8 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         "Written by `ravine paper check --docs`: every number on this page is computed, by the commands beside the "
         "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the thresholds stand "
         "with their reasons in `src/ravine/paper/claims.py`.\n",
-        f"Of {len(findings)} sentences that can be tested, "
-        + ", ".join(f"{counts[status]} {status}" for status in ("holds", "does not hold", "not run"))
-        + ".\n",
+        f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, {counts['does not hold']} do not, "
+        f"{counts['not run']} are not run.\n",
     ]
     written = []
     for name in FIGURES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from ravine.paper import training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.recipes import Profile
-from ravine.plot import Axis, Band, Figure, Panel, Rule
+from ravine.plot import Band, Figure, Panel, Rule
 
 #: What "near the initial point" is: ours, the paper has no number.
 NEAR: Final = 0.1
@@ -149,13 +149,14 @@ def _resolved(
 
 def _marked(drawn: Panel, curve: xr.Dataset, found: Barrier) -> Panel:
     """The panel on an axis of its own, with the level of J(0), and where J is back there."""
-    values = curve["loss"].sel(split="train").values
-    room = 0.08 * float(np.ptp(values))
-    start = float(values[int(np.argmin(np.abs(curve["alpha"].values)))])
-    rules = [Rule(start, "J(0)", on="y")]
+    profile = metrics.Profile.of(curve, split="train")
+    end = 1.2 * found.end.value if found.end.value > 0 else float(profile.alpha[-1])
+    shown = profile.between(0, min(end, float(profile.alpha[-1]))).value
+    room = 0.08 * float(np.ptp(shown))
+    rules = [Rule(float(shown[0]), "J(0)", on="y")]
     if found.end.value > 0:
         rules.append(Rule(found.end.value, f"α = {found.end.value:.3g}"))
-    limits = (float(values.min()) - room, float(values.max()) + room)
-    y = Axis(drawn.y.label, drawn.y.scale, limits)
+    x = replace(drawn.x, limits=(-0.02 * end, end))
+    y = replace(drawn.y, limits=(float(shown.min()) - room, float(shown.max()) + room))
     layers = [layer for layer in drawn.layers if not isinstance(layer, Band)]
-    return Panel(drawn.x, y, (*rules, *layers), drawn.title)
+    return Panel(x, y, (*rules, *layers), drawn.title)

@@ -56,7 +56,9 @@ def learning_curve(run: training.Run) -> Panel:
             for style, split in enumerate(("train", "valid"))
         ),
     )
-    return Panel(Axis("epoch"), Axis("objective as trained (nats)", "log" if diverged else "linear"), layers, "learning curve")
+    return Panel(
+        Axis("epoch"), Axis("objective as trained (nats)", "log" if diverged else "linear"), layers, "learning curve"
+    )
 
 
 def described(run: training.Run) -> str:
