@@ -97,6 +97,15 @@ def test_minima_with_their_prominence_also_outside():
     assert shallow.prominence.value == pytest.approx(top - shallow.value.value, rel=1e-2)
 
 
+def test_a_minimum_is_not_taken_for_its_twin():
+    """Examples lean to one side or the other, so half-samples disagree which of two equal minima is the deeper."""
+    alpha = np.linspace(-1.5, 1.5, 301)
+    lean = np.linspace(-1, 1, 400)[:, None]
+    found = metrics.minima(curve(lambda a: a, alpha, examples=(alpha**2 - 1) ** 2 + 0.3 * lean * alpha))
+    assert sorted(minimum.value.at for minimum in found) == pytest.approx([-1, 1], abs=0.01)
+    assert all(minimum.value.at_stderr < 0.02 for minimum in found)
+
+
 def test_no_minimum_below_the_noise_floor():
     wiggle = curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-7)
     assert metrics.minima(wiggle, prominence=0) == []

@@ -684,3 +684,27 @@ def test_a_failure_while_reading_ahead_is_the_callers_own():
     ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
     with pytest.raises(OSError, match="disk on fire"):
         evaluate(Objective(model, CE, Slow(5, fail_at=4), check_data=False), along=ends, at=AT)
+
+
+class Turning(nn.Module):
+    """Keeps a table that is computed, not saved, as rotary embeddings do."""
+
+    def __init__(self, start=1.0):
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=False)
+        self.register_buffer("table", torch.tensor([start]), persistent=False)
+
+    def forward(self, x):
+        return self.linear(x) + self.table
+
+
+def test_a_buffer_that_is_never_saved_is_no_difference_between_a_state_dict_and_a_module():
+    model = Turning()
+    start = {"linear.weight": torch.zeros(1, 1)}
+    J = Objective(model, supervised(F.mse_loss), (torch.ones(3, 1), torch.zeros(3, 1)))
+    with torch.no_grad():
+        model.linear.weight.fill_(2.0)
+    for line, expected in ((Line(start, model), [1.0, 4.0, 9.0]), (Line(model, start), [9.0, 4.0, 1.0])):
+        assert evaluate(J, along=line, at=[0, 0.5, 1])["loss"].values.ravel().tolist() == expected
+    with pytest.raises(InputError, match="differ in the buffer 'table'"):
+        evaluate(J, along=Line(start, Turning(start=2.0)), at=[0, 1])

@@ -349,8 +349,12 @@ class Objective:
         spanning = [{name: corner.tensors[name] for name in own.params} for corner in aligned]
         norms = running_norms(self.model)
         kept = {name: p for name, p in self.model.named_parameters() if not is_float(p)}
+        saved = self.model.state_dict().keys()
         for name in sorted(own.buffers):
             held = [corner.tensors.get(name) for corner in aligned]
+            if name not in saved and any(tensor is not None for tensor in held):
+                # a state dict never has it, a module does: what the model computes for itself stands for the former
+                held = [own.tensors[name] if tensor is None else tensor for tensor in held]
             present = [tensor for tensor in held if tensor is not None]
             if name in kept and not all(same_values(kept[name], tensor) for tensor in present):
                 msg = f"the parameter {name!r} ({kept[name].dtype}) cannot be interpolated, and the ends differ in it"

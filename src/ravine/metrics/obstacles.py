@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -187,6 +188,7 @@ class _Dip:
     depth: float
     left: int
     right: int
+    basin: slice  # up to the tops that part it from its neighbours: a twin beyond one is another minimum
 
 
 def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
@@ -194,19 +196,27 @@ def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
     if len(value) < 3:
         return []
     places, about = find_peaks(-value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1)
-    bases = zip(places, about["prominences"], about["left_bases"], about["right_bases"], strict=True)
+    deep = about["prominences"] > 2 * floor[np.stack([places, about["left_bases"], about["right_bases"]])].max(0)
+    places = places[deep]
+    if not len(places):
+        return []
+    tops = [low + int(np.argmax(value[low:high])) for low, high in itertools.pairwise(places)]
     first = stretch.start
     return [
-        _Dip(first + int(place), float(depth), first + int(left), first + int(right))
-        for place, depth, left, right in bases
-        if depth > 2 * floor[[place, left, right]].max()
+        _Dip(first + int(place), float(depth), first + int(left), first + int(right), slice(first + low, first + high))
+        for place, depth, left, right, low, high in zip(
+            places,
+            about["prominences"][deep],
+            about["left_bases"][deep],
+            about["right_bases"][deep],
+            [0, *tops],
+            [*(top + 1 for top in tops), len(value)],
+            strict=True,
+        )
     ]
 
 
 def _measured(profile: Profile, dip: _Dip) -> Minimum:
-    window = slice(dip.left, dip.right + 1)
-    near = profile.part(window)
-
     def lowest(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
         bottom = int(np.argmin(value))
         return float(value[bottom]), float(alpha[bottom])
@@ -214,7 +224,7 @@ def _measured(profile: Profile, dip: _Dip) -> Minimum:
     rim = dip.left if profile.value[dip.left] <= profile.value[dip.right] else dip.right
     climb = profile.replicates[rim] - profile.replicates[dip.place]
     prominence = Estimate(dip.depth, spread(climb) if climb.size else np.nan, float(profile.alpha[dip.place]))
-    return Minimum(near.estimate(lowest), prominence)
+    return Minimum(profile.part(dip.basin).estimate(lowest), prominence)
 
 
 def _crossing(alpha: np.ndarray, value: np.ndarray, before: int, level: float) -> float:
