@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/ready
 	$(BIN)/ravine demo --out out/demo
@@ -12,7 +12,7 @@ test: lint
 
 lint: .venv/ready
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet src tests benchmarks
+	$(BIN)/ruff format --check --quiet src tests benchmarks examples
 	$(BIN)/basedpyright --warnings
 	$(BIN)/lint-imports
 
@@ -25,6 +25,11 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/size.py
 	$(BIN)/python benchmarks/gpu.py
 
+# The site, in out/site/index.html. The pages' snippets are run by `make test`; RAVINE_WRITE_DOCS=1 there writes anew what
+# they print.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ravine needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
 	@echo 'making .venv (PyTorch and the rest: a minute or two)'
@@ -35,6 +40,10 @@ bench: .venv/bench
 # The two packages that ravine is compared with, and transformers: the extra `bench`.
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 clean:

@@ -1,7 +1,7 @@
 """A decoder built from a config, trained by Hugging Face's Trainer, and its line in nats per token.
 
-On words of the Penn Treebank where RAVINE_DATA names a folder with ptb.train.txt (in it, or in a folder ptb of it), else
-on bytes of Python's own library. Needs the extra `transformers`; downloads nothing.
+On words of the Penn Treebank where RAVINE_DATA names a folder with ptb.train.txt (in it, or in a folder ptb of it),
+else on bytes of Python's own library. Needs the extra `transformers`; downloads nothing.
 """
 
 import argparse

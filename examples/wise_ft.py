@@ -38,7 +38,6 @@ curve = ravine.evaluate(J, along=ravine.Line(pretrained, finetuned), at=torch.li
 for name in sets:
     error = curve["error"].sel(split=name)
     best = error.idxmin("alpha").item()
-    print(
-        f"{name:14} error {error[0].item():.3f} → {error[-1].item():.3f}, least {error.min().item():.3f} at α = {best:.2f}"
-    )
+    ends = f"{error[0].item():.3f} → {error[-1].item():.3f}"
+    print(f"{name:14} error {ends}, least {error.min().item():.3f} at α = {best:.2f}")
 print(ravine.write_report("out/wise-ft", curve))

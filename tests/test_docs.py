@@ -1,9 +1,9 @@
 """What the documentation says is run: every snippet of every page, in order, and every example.
 
-A page's Python blocks share one namespace and one folder. The ```text block behind a block is what it prints: its words are
-compared, its numbers are not, because another machine may round them otherwise. `RAVINE_WRITE_DOCS=1 pytest tests/test_docs.py`
-writes these blocks anew. A block with a title is a file; lines of an ```sh block are run as commands of ravine. What cannot be
-run has a comment before it that says why: `<!-- not run: … -->`.
+A page's Python blocks share one namespace and one folder. The text block behind a block is what it prints: its words
+are compared, its numbers are not, because another machine may round them otherwise. With RAVINE_WRITE_DOCS=1 in the
+environment these blocks are written anew. A block with a title is a file; lines of an sh block are run as commands of
+ravine. What cannot be run has a comment before it that says why: <!-- not run: … -->
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ def readers_own(folder: Path) -> dict[str, object]:
     from safetensors.torch import save_file
 
     save_file(start, "init.safetensors")
-    recorder = ravine.TrajectoryRecorder("runs/mine")
-    for step, point in ((0, start), (500, other)):
-        recorder.record(step, point)
+    ravine.TrajectoryRecorder("runs/mine").record(0, other)
     source = (
         "import sys; sys.path.insert(0, {!r})\nfrom oracles import blobs, mlp as Net\nload_data = lambda: blobs(60)\n"
     )
