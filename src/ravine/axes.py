@@ -23,7 +23,7 @@ def read_axes(at: Any, dims: Sequence[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: other keys, or what stands under them is no such sequence.
 
-    Example:
+    Examples:
         >>> read_axes({"beta": 1, "alpha": [0, 0.5]}, ("alpha", "beta"))
         {'alpha': array([0. , 0.5]), 'beta': array([1.])}
     """
@@ -51,7 +51,7 @@ def read_intervals(interval: Any, dims: Sequence[str]) -> dict[str, tuple[float,
     Raises:
         InputError: other keys, or what stands under them are no two finite numbers in order.
 
-    Example:
+    Examples:
         >>> read_intervals((0, 1), ("alpha", "beta"))
         {'alpha': (0.0, 1.0), 'beta': (0.0, 1.0)}
     """

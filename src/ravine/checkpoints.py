@@ -70,7 +70,7 @@ class Checkpoint:
         Raises:
             InputError: it is none of these, or the file is missing, damaged, or would have to run code.
 
-        Example:
+        Examples:
             >>> Checkpoint.read(nn.Linear(2, 1)).tensors.keys()
             dict_keys(['weight', 'bias'])
         """
@@ -134,7 +134,7 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     Raises:
         InputError: names, shapes, types or ties differ.
 
-    Example:
+    Examples:
         >>> a = Checkpoint.read({"w": torch.zeros(2)})
         >>> align(a, Checkpoint.read({"module.w": torch.ones(2)})).tensors
         {'w': tensor([1., 1.])}

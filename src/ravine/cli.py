@@ -296,7 +296,7 @@ def parse_alpha(text: str) -> np.ndarray:
     Raises:
         ravine.InputError: it is neither.
 
-    Example:
+    Examples:
         >>> parse_alpha("0:1:5"), parse_alpha("-0.5,0,1")
         (array([0.  , 0.25, 0.5 , 0.75, 1.  ]), array([-0.5,  0. ,  1. ]))
     """

@@ -40,7 +40,7 @@ def pairs(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Line]:
     Raises:
         InputError: fewer than two points, or they are not of one space.
 
-    Example:
+    Examples:
         >>> list(pairs({"a": {"w": torch.zeros(2)}, "b": {"w": torch.ones(2)}, "c": {"w": -torch.ones(2)}}))
         ['a – b', 'a – c', 'b – c']
     """
@@ -120,7 +120,7 @@ def by_group(
     Raises:
         InputError: a pattern matches no parameter, or a group is the same at both ends.
 
-    Example:
+    Examples:
         >>> line = Line({"in.weight": torch.zeros(1), "out.weight": torch.zeros(1)},
         ...             {"in.weight": torch.ones(1), "out.weight": torch.ones(1)})
         >>> by_group(line)["out"].at(1.0)
@@ -231,7 +231,7 @@ def average(points: Sequence[Any]) -> Params:
     Raises:
         InputError: there is none, or they are not of one space.
 
-    Example:
+    Examples:
         >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, {"w": torch.tensor([6.0])}])
         {'w': tensor([3.])}
 

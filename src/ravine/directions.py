@@ -36,7 +36,7 @@ def black_sheep(run: Run, onto: Slice) -> Params:
     Raises:
         InputError: as ``project``, or no snapshot leaves the slice.
 
-    Example:
+    Examples:
         >>> from ravine import Line
         >>> run = [{"w": torch.tensor(w)} for w in ([1.0, 0.0], [3.0, 2.0], [9.0, 0.0])]
         >>> black_sheep(run, Line(run[0], run[-1]))
@@ -97,7 +97,7 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     Raises:
         InputError: as ``project``; or the run does not vary in ``count`` directions, or is not finite.
 
-    Example:
+    Examples:
         >>> found = principal_axes([{"w": torch.tensor(w)} for w in ([0.0, 1.0], [1.0, 1.0], [2.0, 1.0])], count=1)
         >>> found.explained.round(6), found.corners[0]
         (array([1., 0., 0.]), {'w': tensor([2., 1.])})
@@ -151,7 +151,7 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
     Raises:
         InputError: no parameter has two dims or more, or ``count`` is not positive.
 
-    Example:
+    Examples:
         >>> (corner,) = random_axes({"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}, count=1)
         >>> moved = corner["w"] - torch.tensor([[3.0, 4.0], [0.0, 0.0]])
         >>> moved.norm(dim=1), corner["b"]

@@ -62,7 +62,7 @@ def evaluate(
         InputError: the positions are no numbers or do not name the slice's axes, the corners do not fit the model or
             are one point, or the data cannot be measured.
 
-    Example:
+    Examples:
         >>> from torch.nn import functional as F
         >>> from ravine import Line, Objective, supervised
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -242,7 +242,7 @@ def bundled(curves: Mapping[str, xr.Dataset]) -> xr.Dataset:
 def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:
     """The points of ``measured_at``, which must be all combinations of the axes' positions in order, as a grid.
 
-    Example:
+    Examples:
         >>> points = xr.Dataset({"loss": ("point", np.arange(6.0))})
         >>> on_axes(points, {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])})["loss"].values
         array([[0., 1., 2.],

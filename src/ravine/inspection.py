@@ -76,7 +76,7 @@ def inspect(start: Any, end: Any) -> Inspection:
     Raises:
         InputError: one of them cannot be read at all.
 
-    Example:
+    Examples:
         >>> import torch
         >>> found = inspect({"w": torch.zeros(2)}, {"module.w": torch.tensor([3.0, 4.0])})
         >>> found.distance, found.problem

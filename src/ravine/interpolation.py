@@ -27,7 +27,7 @@ def chebyshev_points(low: float, high: float, degree: int) -> np.ndarray:
 
     Doubling the degree keeps every point.
 
-    Example:
+    Examples:
         >>> chebyshev_points(0.0, 1.0, 2)
         array([0. , 0.5, 1. ])
     """
@@ -124,7 +124,7 @@ def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> 
         (points,): on a line straight from place to place, on a plane by the cones of the distances, never outside
         the range of what is known. NaN if nothing is.
 
-    Example:
+    Examples:
         >>> line = np.array([[0.0], [0.5], [1.0]])
         >>> spread_floor(line, line[[0, 2]], np.array([1e-8, 1e-6])).round(9)
         array([1.e-08, 1.e-07, 1.e-06])
@@ -183,7 +183,7 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),

@@ -27,7 +27,7 @@ def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerE
     Returns:
         The same function, marked.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ravine import Objective
         >>> @stateful
@@ -117,7 +117,7 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
     Raises:
         InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> per_example = supervised(nn.functional.cross_entropy)
         >>> found = per_example(nn.Identity(), (torch.zeros(2, 4), torch.tensor([0, 1])))
@@ -235,7 +235,7 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
         ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids``, as tokenizers and
         collators give it; token ids (texts, tokens); or ``(inputs, targets)`` as ``contexts`` cuts them.
 
-    Example:
+    Examples:
         >>> class Uniform(nn.Module):
         ...     def forward(self, ids):
         ...         return torch.zeros(*ids.shape, 8)
@@ -259,7 +259,7 @@ def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: no sequence of whole numbers, or one too short to fill a context.
 
-    Example:
+    Examples:
         >>> contexts([7, 8, 9, 5], 2)
         (tensor([[7, 8],
                 [9, 0]]), tensor([[   8,    9],

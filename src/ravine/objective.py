@@ -115,7 +115,7 @@ class Objective:
     Raises:
         InputError: an argument does not fit, or the model needs a policy for its running statistics.
 
-    Example:
+    Examples:
         A quadratic: J(w) is the mean of (w − x)² over x = 1, 3, which is (w − 2)² + 1.
 
         >>> from torch.nn import functional as F

@@ -45,7 +45,7 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
     Returns:
         ``out``.
 
-    Example:
+    Examples:
         >>> a, b = torch.tensor([0.0, 2.0]), torch.tensor([4.0, 2.0])
         >>> combine([a, b], [0.75, 0.25], torch.empty(2))
         tensor([1., 2.])
@@ -79,7 +79,7 @@ def _combined(points: Sequence[Tensor], coefficients: Sequence[float], out: Tens
 def norm(params: Params) -> float:
     """Euclidean norm over all tensors, summed in float64.
 
-    Example:
+    Examples:
         >>> norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0])})
         5.0
     """
@@ -96,7 +96,7 @@ def distance(start: Params, end: Params) -> float:
     Returns:
         The distance, in the parameters' own unit.
 
-    Example:
+    Examples:
         >>> distance({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([4.0, 6.0])})
         5.0
     """
@@ -116,7 +116,7 @@ def gram(points: Sequence[Params]) -> np.ndarray:
     Returns:
         (points − 1, points − 1), in the parameters' own unit squared.
 
-    Example:
+    Examples:
         >>> gram([{"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 1.0])}, {"w": torch.tensor([3.0, 2.0])}])
         array([[9., 6.],
                [6., 5.]])
@@ -135,7 +135,7 @@ def gram(points: Sequence[Params]) -> np.ndarray:
 def content_hash(tensors: Params) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
 
-    Example:
+    Examples:
         >>> a, b = {"w": torch.zeros(2), "b": torch.ones(1)}, {"b": torch.ones(1), "w": torch.zeros(2)}
         >>> content_hash(a) == content_hash(b)
         True

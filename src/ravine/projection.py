@@ -68,7 +68,7 @@ def project(run: Run, onto: Slice | None = None, *, objective: Objective | None 
     Raises:
         InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that coincide.
 
-    Example:
+    Examples:
         >>> path = project([{"w": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 2.0], [8.0, 0.0])])
         >>> path["alpha"].values, path["residual"].values, path["distance"].values
         (array([0.   , 0.375, 1.   ]), array([0., 2., 0.]), array([0., 3., 8.]))

@@ -103,7 +103,7 @@ def resolve(
     Raises:
         InputError: as ``evaluate``; or the interval or the tolerance make no sense.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),

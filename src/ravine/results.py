@@ -93,7 +93,7 @@ PROVENANCE: Final[dict[str, str]] = {
 def dims_of(result: xr.Dataset) -> tuple[str, ...]:
     """The dims of the slice that was measured, in the order of its coordinates.
 
-    Example:
+    Examples:
         >>> dims_of(xr.Dataset({"loss": (("beta", "split", "alpha"), np.zeros((2, 1, 3)))}))
         ('alpha', 'beta')
     """
@@ -108,7 +108,7 @@ def is_plane(result: xr.Dataset) -> bool:
 def quantities(result: xr.Dataset) -> list[str]:
     """Names of the measured quantities, ``loss`` first.
 
-    Example:
+    Examples:
         >>> quantities(xr.Dataset({"error": 0.0, "error_stderr": 0.0, "loss": 0.0, "loss_stderr": 0.0}))
         ['loss', 'error']
     """
@@ -119,7 +119,7 @@ def quantities(result: xr.Dataset) -> list[str]:
 def kind_of(result: xr.Dataset) -> str:
     """What a result is of: "line", "lines", "plane", or "path", a run projected onto a slice as ``project`` gives it.
 
-    Example:
+    Examples:
         >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
         'path'
     """
@@ -136,7 +136,7 @@ def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:
     Raises:
         InputError: the result is of something else.
 
-    Example:
+    Examples:
         >>> names = {"line": ["a", "b"], "alpha": [0.0, 1.0], "end": ("line", ["x.pt", "y.pt"])}
         >>> both = xr.Dataset({"loss": (("line", "alpha"), np.eye(2))}, coords=names)
         >>> one = lines_of(both)["b"]

@@ -52,7 +52,7 @@ class Line:
     Raises:
         InputError: a point cannot be read, or the two differ in names, shapes, types or ties.
 
-    Example:
+    Examples:
         >>> line = Line({"w": torch.tensor([0.0, 0.0])}, {"w": torch.tensor([3.0, 4.0])})
         >>> line.at(0.5)
         {'w': tensor([1.5000, 2.0000])}
@@ -124,7 +124,7 @@ class Plane:
         InputError: a point cannot be read, they are not of one space, two of them are the same point, or all three
             lie on a line.
 
-    Example:
+    Examples:
         >>> origin, a, b = ({"w": torch.tensor(w)} for w in ([1.0, 1.0], [4.0, 1.0], [1.0, 3.0]))
         >>> plane = Plane(origin, a, b)
         >>> plane.at(0.5, 2.0)

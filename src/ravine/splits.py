@@ -188,7 +188,7 @@ class Fingerprint:
     Every example is hashed on its own (multilinear hashing of its bytes, then splitmix64), and the hashes
     are added modulo 2⁶⁴. It tells data sets apart; it is no protection against someone who wants a collision.
 
-    Example:
+    Examples:
         >>> x = torch.arange(6.0).reshape(3, 2)
         >>> Fingerprint().add((x,)) == Fingerprint().add((x[[2, 0]],)).add((x[1:2],))
         True

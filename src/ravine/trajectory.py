@@ -62,7 +62,7 @@ class TrajectoryRecorder:
     Raises:
         InputError: the folder holds something else, ``every`` or ``per_decade`` is below 1, or both are given.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from torch import nn
         >>> folder = tempfile.mkdtemp()
@@ -152,7 +152,7 @@ class TrajectoryRecorder:
     def wants(self, step: int) -> bool:
         """Whether this step would be kept.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> recorder = TrajectoryRecorder(tempfile.mkdtemp(), per_decade=3)
             >>> [step for step in range(101) if recorder.wants(step)]
@@ -193,7 +193,7 @@ class Trajectory(Sequence[Checkpoint]):
         folder: where the snapshots are.
         snapshots: them, in order.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> folder = Path(tempfile.mkdtemp())
         >>> for step in (9, 10):
@@ -248,7 +248,7 @@ class Trajectory(Sequence[Checkpoint]):
     def gaps(self) -> tuple[tuple[int, int], ...]:
         """Neighbouring steps farther apart than most are, where the snapshots are evenly spaced: some may be lost.
 
-        Example:
+        Examples:
             >>> steps = (0, 100, 200, 400, 500)
             >>> Trajectory(Path(), [Snapshot(step, f"{step}.pt") for step in steps]).gaps
             ((200, 400),)

@@ -30,7 +30,7 @@ def random_walk(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         x / L along the line and r / L away from it, both dimensionless.
 
-    Example:
+    Examples:
         >>> random_walk(np.array([0.0, 0.5, 1.0, 2.0]))
         (array([0. , 0.5, 1. , 1. ]), array([0. , 0.5, 0. , 1. ]))
 
@@ -55,7 +55,7 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
     Returns:
         ``captured`` L/(L + max r), ``captured_squares`` Σx²/Σ(x² + r²), and ``max_residual`` max r / L.
 
-    Example:
+    Examples:
         >>> found = shares(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0]), 2.0)
         >>> {name: round(value, 3) for name, value in found.items()}
         {'captured': 0.667, 'captured_squares': 0.833, 'max_residual': 0.5}
@@ -85,7 +85,7 @@ def straightness(path: xr.Dataset) -> str:
     Raises:
         InputError: it is no such result.
 
-    Example:
+    Examples:
         >>> captured = xr.DataArray([0.724, 2 / 3], coords={"walk": ["run", "random walk"]})
         >>> path = xr.Dataset({"residual": ("step", [0.0]), "captured": captured, "max_residual": 0.7 * captured})
         >>> print(straightness(path))

@@ -31,7 +31,7 @@ class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]
     Raises:
         InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a run.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(callbacks=[LightningRecorder("runs/mine", every=100)])  # doctest: +SKIP
     """
 

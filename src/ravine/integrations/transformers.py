@@ -25,7 +25,7 @@ class TrainerRecorder(TrainerCallback):
     Raises:
         InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a run.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(model, args, callbacks=[TrainerRecorder("runs/mine", every=100)])  # doctest: +SKIP
     """
 

@@ -55,7 +55,7 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
     Raises:
         InputError: a result of something else, or no such quantity or split.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
@@ -94,7 +94,7 @@ def connected(
     Raises:
         InputError: a result of something else.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()

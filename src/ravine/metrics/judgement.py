@@ -30,7 +30,7 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     Raises:
         InputError: the result is none of them, or the tolerance makes no sense.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),

@@ -169,7 +169,7 @@ def spread(drawn: np.ndarray) -> float:
 def with_error(value: float, stderr: float) -> str:
     """The number to the digits that its standard error leaves, and the error to two.
 
-    Example:
+    Examples:
         >>> with_error(0.33416, 0.0123), with_error(-0.25, float("nan")), with_error(float("nan"), 1.0)
         ('0.334 ± 0.012', '−0.25', 'undefined')
         >>> with_error(2.3, 0.000002)

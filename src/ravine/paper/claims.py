@@ -89,7 +89,7 @@ class Finding:
     def verdict(self) -> str:
         """The number beside its threshold, in words.
 
-        Example:
+        Examples:
             >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: 0.25, "at most", 0.5, "…")
             >>> Finding(claim, 0.25, "holds").verdict
             'a number: 0.25 (at most 0.5)'
@@ -163,7 +163,7 @@ def relative_rise(curve: xr.Dataset) -> float:
 def hump(alpha: np.ndarray, value: np.ndarray) -> float:
     """The highest hump: what must be climbed, whichever way one comes; 0 for a slope and for a single valley.
 
-    Example:
+    Examples:
         >>> x = np.linspace(0, 1, 101)
         >>> hump(x, (x - 0.5) ** 2), round(hump(x, 3 * np.sin(np.pi * x) + x), 2)
         (0.0, 2.52)
@@ -289,7 +289,7 @@ def _grid_minima(outcome: Outcome) -> float:
 def humps(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
     """Where the tops are that must be climbed by more than ``least`` and descended from by more than that.
 
-    Example:
+    Examples:
         >>> x = np.linspace(0, 1, 101)
         >>> [round(top, 2) for top in humps(x, np.sin(4 * np.pi * x), 0.1)]
         [0.12, 0.62]

@@ -131,7 +131,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
         ravine.InputError: there is no such data set, or its files are neither at hand nor to be fetched, or one
             of them is damaged.
 
-    Example:
+    Examples:
         >>> {name: tuple(inputs.shape) for name, (inputs, labels) in load("digits").items()}
         {'train': (1437, 64), 'test': (360, 64)}
 

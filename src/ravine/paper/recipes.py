@@ -223,7 +223,7 @@ def canonical(recipe: Any) -> str:
     Returns:
         One line, the same for equal recipes on every machine.
 
-    Example:
+    Examples:
         >>> canonical(Momentum(0.5, 0.7, 250))
         '{"end":0.7,"epochs":250,"start":0.5,"type":"Momentum"}'
     """
@@ -441,7 +441,7 @@ def recipe(name: str, profile: Profile = "full", seed: int = 0) -> Recipe:
     Raises:
         ravine.InputError: there is no such recipe or profile.
 
-    Example:
+    Examples:
         >>> recipe("maxout-mnist").phases[0].rate
         PerUpdate(start=0.1, divisor=1.000004, floor=1e-06)
     """

@@ -235,7 +235,7 @@ def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:
         params: by name; a row is everything behind the first axis.
         caps: parameter name → the largest Euclidean norm of any of its rows.
 
-    Example:
+    Examples:
         >>> rows = {"weight": torch.tensor([[3.0, 4.0], [0.0, 1.0]])}
         >>> cut_rows(rows, {"weight": 2.0})
         >>> rows["weight"]
@@ -279,7 +279,7 @@ def drawing(seed: int) -> Iterator[None]:
     Args:
         seed: of the stream.
 
-    Example:
+    Examples:
         >>> with drawing(0):
         ...     one = torch.rand(())
         >>> with drawing(0):

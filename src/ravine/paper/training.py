@@ -91,7 +91,7 @@ class Run:
     def tested(self) -> str:
         """The same in words.
 
-        Example:
+        Examples:
             ``errors on the test part 94 and after phase 2 90``
         """
         return "; ".join(

@@ -22,7 +22,7 @@ def contrast_normalised(images: Tensor) -> Tensor:
     Returns:
         (images, numbers). An image of one colour becomes 0.
 
-    Example:
+    Examples:
         >>> contrast_normalised(torch.tensor([[1.0, 3.0], [7.0, 7.0]]))
         tensor([[-38.8909,  38.8909],
                 [  0.0000,   0.0000]])
@@ -47,7 +47,7 @@ def whitening(images: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         μ (numbers,) and P (numbers, numbers), float32; computed in float64.
 
-    Example:
+    Examples:
         A direction of variance 9.9 is divided by √(9.9 + 0.1), one without any by √0.1.
 
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]) * 9.9**0.5

@@ -50,7 +50,7 @@ def line(
     Raises:
         InputError: not a measured line, or no such quantity or split.
 
-    Example:
+    Examples:
         >>> alpha, split = np.linspace(0, 1, 5), ["train"]
         >>> loss = ("alpha", "split"), (1 - alpha[:, None]) ** 2, {"units": "nats"}
         >>> stderr = ("alpha", "split"), np.full((5, 1), 0.01)

@@ -26,7 +26,7 @@ Scale = Literal["linear", "log"]
 def nice_step(least: float) -> float:
     """The smallest of …, 0.1, 0.2, 0.25, 0.5, 1, 2, … that is no less.
 
-    Example:
+    Examples:
         >>> nice_step(0.13), nice_step(3.0)
         (0.2, 5.0)
     """
@@ -53,7 +53,7 @@ class Axis:
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """The values on the axis's own scale: their decimal logarithm on a log axis, NaN where there is none.
 
-        Example:
+        Examples:
             >>> Axis("loss", "log").scaled(np.array([0.01, 1000.0]))
             array([-2.,  3.])
         """
@@ -83,7 +83,7 @@ class Axis:
     def drawable(self, values: np.ndarray) -> np.ndarray:
         """The values with those that a log axis has no place for moved just below its lower end.
 
-        Example:
+        Examples:
             >>> Axis("loss", "log", (0.1, 10.0)).drawable(np.array([-1.0, 0.5]))
             array([0.05, 0.5 ])
         """
@@ -249,7 +249,7 @@ class Figure:
         title: what it shows. A page has it as its heading, the other files in their metadata.
         caption: how to read it, ready for a paper. A page prints it, the other files have it in their metadata.
 
-    Example:
+    Examples:
         >>> x = np.linspace(0, 1, 5)
         >>> panel = Panel(Axis("x"), Axis("height (m)"), (Curve(x, x**2, label="parabola"),))
         >>> Figure((panel,)).save("figure.gif")

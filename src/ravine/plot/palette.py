@@ -53,7 +53,7 @@ def dash(style: int) -> tuple[float, ...]:
 def dash_in_pixels(style: int) -> str:
     """The dash of a style as Plotly writes it, for a line two pixels wide.
 
-    Example:
+    Examples:
         >>> dash_in_pixels(0), dash_in_pixels(1)
         ('solid', '10px,4px')
     """

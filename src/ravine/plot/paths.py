@@ -26,7 +26,7 @@ def path(result: xr.Dataset) -> Figure:
     Raises:
         InputError: it is another kind of result.
 
-    Example:
+    Examples:
         >>> import ravine, torch
         >>> run = [{"w": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 2.0], [8.0, 0.0])]
         >>> figure = path(ravine.project(run))
@@ -69,7 +69,7 @@ def path(result: xr.Dataset) -> Figure:
 def distances(result: xr.Dataset) -> tuple[str, str]:
     """What a run's ``distance`` and ``residual`` are called: a plane has no along.
 
-    Example:
+    Examples:
         >>> distances(xr.Dataset())
         ('distance along the line', 'distance from the line')
     """

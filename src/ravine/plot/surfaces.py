@@ -64,7 +64,7 @@ def surface(
     Raises:
         InputError: not a measured plane, no such quantity, split or view, or the path has no place on a plane.
 
-    Example:
+    Examples:
         >>> dims = ("alpha", "beta", "split")
         >>> height = np.add.outer(np.linspace(0, 1, 4) ** 2, np.linspace(0, 2, 5))[..., None]
         >>> plane = xr.Dataset(

@@ -89,7 +89,7 @@ def copies(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> di
 def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str:
     r"""A ``tabular`` with the rules of the package ``booktabs``.
 
-    Example:
+    Examples:
         >>> rows = [Measure("barrier (end)", "", (Cell("0.2756", "0.0088", "0.2756 ± 0.0088", "α = 0.49", ""),))]
         >>> print(latex("loss", ["train"], rows))
         % loss; needs \usepackage{booktabs}
@@ -116,7 +116,7 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
 def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str:
     r"""A pipe table.
 
-    Example:
+    Examples:
         >>> print(markdown("loss", ["a|b"], [Measure("plateau", "", (None,))]))
         | loss | a\|b |
         |---|---|
@@ -140,7 +140,7 @@ def separated(splits: Sequence[str], measures: Sequence[Measure]) -> str:
 def in_latex(text: str) -> str:
     r"""Text that means the same in LaTeX, numbers and Greek letters as formulas.
 
-    Example:
+    Examples:
         >>> print(in_latex("72 % of a_b, −0.5 ± 0.01 at α = 1e-05"))
         $72$ \% of a\_b, $-0.5 \pm 0.01$ at $\alpha = 1 \times 10^{-5}$
     """

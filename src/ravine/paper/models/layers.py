@@ -150,7 +150,7 @@ class Maxout(nn.Module):
     Args:
         pieces: per unit.
 
-    Example:
+    Examples:
         >>> Maxout(2)(torch.tensor([[1.0, 5.0, 3.0, 4.0]]))
         tensor([[3., 5.]])
 

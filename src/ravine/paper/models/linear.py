@@ -25,7 +25,7 @@ def deep_linear(*widths: int) -> nn.Sequential:
     Returns:
         A module from (examples, first width) to (examples, last width), with one matrix a layer.
 
-    Example:
+    Examples:
         >>> deep_linear(3, 2, 1)(torch.ones(4, 3, dtype=torch.float64)).shape
         torch.Size([4, 1])
     """
@@ -46,7 +46,7 @@ def point(*matrices: Any) -> dict[str, Tensor]:
     Returns:
         The parameters by name.
 
-    Example:
+    Examples:
         >>> point(2, 0.5)["layer1.weight"]
         tensor([[0.5000]], dtype=torch.float64)
     """
@@ -78,7 +78,7 @@ def objective(widths: Sequence[int], inputs: Tensor, targets: Tensor) -> ravine.
 def chain(depth: int) -> ravine.Objective:
     """J(w) = (w_d … w_1 − 1)²: a chain of single weights that is to pass a 1 on.
 
-    Example:
+    Examples:
         >>> chain(2)(point(2, 1))
         {'data': 1.0}
     """
@@ -131,7 +131,7 @@ def two_weights(start: tuple[float, float], end: tuple[float, float], alpha: np.
     Returns:
         J, (points,).
 
-    Example:
+    Examples:
         >>> two_weights((0, 0), (1, 1), np.array([0.0, 0.5, 1.0]))
         array([1.    , 0.5625, 0.    ])
     """
@@ -155,7 +155,7 @@ def from_saddle(depth: int, alpha: np.ndarray) -> np.ndarray:
 def inflection(depth: int) -> float:
     """Where (αᵈ − 1)² turns from concave to convex: ((d − 1)/(2d − 1))^(1/d).
 
-    Example:
+    Examples:
         >>> [round(inflection(depth), 4) for depth in (2, 3, 4, 5)]
         [0.5774, 0.7368, 0.8091, 0.8503]
     """
@@ -173,7 +173,7 @@ def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
     Returns:
         J, (points,): a barrier of (s − t)⁴/(16s²t²) at ½.
 
-    Example:
+    Examples:
         >>> float(between_solutions(2, 0.5, np.array(0.5))), float(between_solutions(1, -1, np.array(0.5)))
         (0.31640625, 1.0)
     """
@@ -192,7 +192,7 @@ def flow_end(first: float, second: float) -> tuple[float, float]:
     Returns:
         (w₁, w₂).
 
-    Example:
+    Examples:
         >>> flow_end(0.1, 0.1)
         (1.0, 1.0)
 
@@ -217,7 +217,7 @@ def mode_strength(strength: float, start: float, time: np.ndarray) -> np.ndarray
     Returns:
         u, (points,): near u₀ for about ln(s/u₀)/2s, then a rise to s.
 
-    Example:
+    Examples:
         >>> mode_strength(2.0, 0.1, np.array([0.0, 100.0]))
         array([0.1, 2. ])
 

@@ -253,7 +253,7 @@ def streams(words: Tensor, count: int) -> Tensor:
     Returns:
         Stream i is column i. What does not fill a whole time step, less than ``count`` words, is left out.
 
-    Example:
+    Examples:
         >>> streams(torch.arange(7), 2)  # starts at 0 and at 3.5, which is rounded up
         tensor([[0, 4],
                 [1, 5],
@@ -277,7 +277,7 @@ def windows(stream: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
     Returns:
         In order; together they hold every word but the last of each stream, and what follows it.
 
-    Example:
+    Examples:
         >>> [words.flatten().tolist() for words, _ in windows(torch.arange(6)[:, None], 3)]
         [[0, 1, 2], [3, 4]]
     """

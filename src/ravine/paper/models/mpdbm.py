@@ -199,7 +199,7 @@ def prediction_costs(
         Cross-entropies of what was dropped, summed and divided by the number of all pixels: twice (examples,), in
         nats per pixel. J is the mean of their sum.
 
-    Example:
+    Examples:
         A machine that knows nothing pays ln 2 for a pixel, and ln 10 once for a label.
 
         >>> blank = Boltzmann(MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5))
