@@ -13,7 +13,21 @@ import torch
 from safetensors.torch import save_file
 
 from oracles import blobs, mlp, trained
-from ravine import Plane, cli, evaluate, open_result, reconstruct, save_result
+from ravine import (
+    Line,
+    Plane,
+    Trajectory,
+    TrajectoryRecorder,
+    by_group,
+    cli,
+    evaluate,
+    metrics,
+    open_result,
+    pairs,
+    project,
+    reconstruct,
+    save_result,
+)
 
 OBJECTIVE = """
 import torch
@@ -25,6 +39,11 @@ def make():
     x, y = torch.load("data.pt")
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
     return ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": (x, y)})
+
+def normed():
+    x, y = torch.load("data.pt")
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    return ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": (x, y)}, buffers="end")
 
 def empty():
     x, y = torch.load("data.pt")
@@ -63,6 +82,12 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "vacant").mkdir()
+    for name in ("run", "damaged"):
+        recorder = TrajectoryRecorder(name)
+        for step, point in enumerate((start, mlp(1), end)):
+            recorder.record(step, point)
+    (tmp_path / "damaged" / "step-000000001.safetensors").write_bytes(b"half")
     (tmp_path / "objective.py").write_text(OBJECTIVE)
     (tmp_path / "syntax.py").write_text("def make(:")
     return tmp_path
@@ -124,6 +149,84 @@ def test_a_resolved_line(folder, capsys):
     assert not (folder / "p").exists()
 
 
+@pytest.mark.parametrize("hold", ["start", "end"])
+def test_groups_are_those_of_python(folder, capsys, hold):
+    words = ["line", *GOOD, "--alpha", "0:1:5", "--groups", "*.bias", "--groups", "2.*", "--hold", hold, "--out", "o"]
+    assert ravine(*words) == 0
+    assert "2 lines" in capsys.readouterr().out
+    lines = by_group(Line("start.safetensors", "end.pt"), ["*.bias", "2.*"], hold=hold)
+    expected = evaluate(cli.load_objective("objective.py:make"), along=lines, at=np.linspace(0, 1, 5))
+    (file,) = (folder / "o").glob("*.nc")
+    found = open_result(file)
+    assert list(found["line"].values) == ["*.bias", "2.*"]
+    np.testing.assert_array_equal(found["loss"], expected["loss"])
+
+
+def test_every_policy_for_running_statistics_is_a_row(folder, capsys):
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.save(trained(mlp(seed, norm=True), blobs())[1], name)
+    words = ["line", "objective.py:normed", "a.pt", "b.pt", "--alpha", "0:1:5", "--compare-buffers", "--out", "o"]
+    assert ravine(*words) == 0
+    (file,) = (folder / "o").glob("*.nc")
+    found = open_result(file)
+    assert sorted(found["line"].values) == ["end", "interpolate", "recompute", "start"]
+    assert len({round(float(value), 9) for value in found["loss"].sel(alpha=0.5, split="train")}) == 4
+
+
+def test_barriers_are_those_of_python(folder, capsys):
+    torch.save(mlp(1).state_dict(), "third.pt")
+    assert ravine("barriers", *GOOD, "third.pt", "--alpha", "0:1:9", "--out", "o") == 0
+    assert "lines" in capsys.readouterr().out
+    (file,) = (folder / "o").glob("*.nc")
+    found = metrics.barriers(open_result(file)).of("end")
+    points = {"start": "start.safetensors", "end": "end.pt", "third": "third.pt"}
+    J = cli.load_objective("objective.py:make")
+    expected = metrics.barriers(evaluate(J, along=pairs(points), at=np.linspace(0, 1, 9))).of("end")
+    assert [height.value for height in found.values()] == [height.value for height in expected.values()]
+
+
+def test_a_run_projected(folder, capsys):
+    assert ravine("project", "objective.py:make", "run", "--alpha", "0:1:5", "--out", "o") == 0
+    assert "random walk" in capsys.readouterr().out
+    kept = [open_result(file) for file in sorted((folder / "o").glob("*.nc"))]
+    path = next(result for result in kept if "residual" in result)
+    run = Trajectory.open("run")
+    expected = project(run, Line(run[0], run[-1]), objective=cli.load_objective("objective.py:make"))
+    for name in ("alpha", "residual", "loss"):
+        np.testing.assert_allclose(path[name], expected[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ["start.safetensors", "end.pt", "third.pt"],
+        ["run", "--axes", "extrema"],
+        ["run", "--axes", "pca"],
+        ["end.pt", "--axes", "random", "--seed", "3"],
+    ],
+    ids=["three", "extrema", "pca", "random"],
+)
+def test_planes(folder, capsys, points):
+    torch.save(mlp(1).state_dict(), "third.pt")
+    words = ["plane", "objective.py:make", *points, "--alpha", "0:1:3", "--beta", "-0.5,0,0.5,1", "--out", "o"]
+    assert ravine(*words) == 0
+    out = capsys.readouterr().out
+    kept = [open_result(file) for file in sorted((folder / "o").glob("*.nc"))]
+    (surface,) = [result for result in kept if {"alpha", "beta"} <= set(result.dims)]
+    assert (surface.sizes["alpha"], surface.sizes["beta"]) == (3, 4)
+    assert ("variance" in out) == ("pca" in points)
+    assert len(kept) == (2 if "run" in points else 1)  # a run's path with it
+    J = cli.load_objective("objective.py:make")
+    if points[0] == "start.safetensors":
+        for place, file in (((0, 0), points[0]), ((1, 0), points[1]), ((0, 1), points[2])):
+            measured = float(surface["loss"].sel(alpha=place[0], beta=place[1], split="train"))
+            assert measured == pytest.approx(J(file)["train"], rel=1e-12)
+    elif points[0] == "end.pt":
+        assert float(surface["loss"].sel(alpha=0, beta=0, split="train")) == pytest.approx(
+            J("end.pt")["train"], rel=1e-12
+        )
+
+
 def test_the_objective_may_be_in_a_module(folder, capsys):
     assert ravine("line", "objective:make", "start.safetensors", "end.pt", "--alpha", "0,1", "--out", "o") == 0
     assert len(open_result("o/line.nc")["alpha"]) == 2
@@ -131,6 +234,19 @@ def test_the_objective_may_be_in_a_module(folder, capsys):
 
 GOOD = ["objective.py:make", "start.safetensors", "end.pt"]
 BAD = {
+    "no such group": (["line", *GOOD, "--groups", "attention.*"], "attention.*"),
+    "hold the middle": (["line", *GOOD, "--groups", "modules", "--hold", "middle"], "'start' or 'end'"),
+    "no running statistics": (["line", *GOOD, "--compare-buffers"], "running statistics"),
+    "barriers of one": (["barriers", "objective.py:make", "end.pt"], "two"),
+    "barriers of twins": (["barriers", "objective.py:make", "end.pt", "end.pt", "start.safetensors"], "end.pt"),
+    "barriers, other model": (["barriers", *GOOD, "other.safetensors"], "other"),
+    "no run": (["project", "objective.py:make", "nowhere"], "nowhere"),
+    "an empty run": (["project", "objective.py:make", "vacant"], "vacant"),
+    "a file for a run": (["project", "objective.py:make", "end.pt"], "end.pt"),
+    "two corners": (["plane", *GOOD], "three"),
+    "no such axes": (["plane", "objective.py:make", "run", "--axes", "tsne"], "tsne"),
+    "axes of a checkpoint": (["plane", "objective.py:make", "end.pt", "--axes", "pca"], "end.pt"),
+    "a damaged run": (["project", "objective.py:make", "damaged"], "step-"),
     "no such file": (["line", "objective.py:make", "start.safetensors", "nowhere.pt"], "nowhere.pt"),
     "other model": (["line", "objective.py:make", "start.safetensors", "other.safetensors"], "'other'"),
     "NaN": (["line", "objective.py:make", "start.safetensors", "nan.safetensors"], "NaN or infinity in '0.bias'"),

@@ -351,7 +351,7 @@ class Objective:
         kept = {name: p for name, p in self.model.named_parameters() if not is_float(p)}
         saved = self.model.state_dict().keys()
         for name in sorted(own.buffers):
-            held = [corner.tensors.get(name) for corner in aligned]
+            held: list[Tensor | None] = [corner.tensors.get(name) for corner in aligned]
             if name not in saved and any(tensor is not None for tensor in held):
                 # a state dict never has it, a module does: what the model computes for itself stands for the former
                 held = [own.tensors[name] if tensor is None else tensor for tensor in held]
