@@ -83,6 +83,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "vacant").mkdir()
+    TrajectoryRecorder("single").record(0, start)
     for name in ("run", "damaged"):
         recorder = TrajectoryRecorder(name)
         for step, point in enumerate((start, mlp(1), end)):
@@ -242,6 +243,7 @@ BAD = {
     "barriers, other model": (["barriers", *GOOD, "other.safetensors"], "other"),
     "no run": (["project", "objective.py:make", "nowhere"], "nowhere"),
     "an empty run": (["project", "objective.py:make", "vacant"], "vacant"),
+    "a run of one snapshot": (["project", "objective.py:make", "single"], "two or more"),
     "a file for a run": (["project", "objective.py:make", "end.pt"], "end.pt"),
     "two corners": (["plane", *GOOD], "three"),
     "no such axes": (["plane", "objective.py:make", "run", "--axes", "tsne"], "tsne"),

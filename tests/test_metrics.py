@@ -106,6 +106,12 @@ def test_a_minimum_is_not_taken_for_its_twin():
     assert all(minimum.value.at_stderr < 0.02 for minimum in found)
 
 
+def test_a_minimum_before_lower_ground_is_where_it_is():
+    (found,) = metrics.minima(curve(lambda a: (a - 0.3) ** 2 * (a - 1) ** 2 - 0.02 * a, np.linspace(0, 1, 1001)))
+    root = min(np.roots(np.polyder(np.polysub([1, -2.6, 2.29, -0.78, 0.09], [0.02, 0]))).real)
+    assert found.value.at == pytest.approx(root, abs=1e-3)
+
+
 def test_no_minimum_below_the_noise_floor():
     wiggle = curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-7)
     assert metrics.minima(wiggle, prominence=0) == []

@@ -437,6 +437,9 @@ def _numbered_checkpoints(folder: Path) -> bool:
 
 def _open_run(place: str) -> ravine.Trajectory:
     run = ravine.Trajectory.open(place)
+    if len(run) < 2:
+        msg = f"{place!r} holds one snapshot, of step {run.steps[0]}; a line from first to last needs two or more"
+        raise ravine.InputError(msg)
     for gap in run.gaps:
         typer.echo(f"· no snapshot between steps {gap[0]} and {gap[1]}", err=True)
     return run

@@ -193,7 +193,8 @@ def _highest(table: Barriers, result: xr.Dataset) -> str:
     if not known:
         return f"The barriers in the {of} are undefined on all {len(ends)} lines."
     if len(clear) == len(known):
-        return f"On none of the {len(known)} lines does the {of} stand clearly above the higher end.{lost}"
+        none = f"On none of the {len(known)} lines does" if len(known) > 1 else f"On {clear[0]} nowhere does"
+        return f"{none} the {of} stand clearly above the higher end.{lost}"
     top = max(known, key=lambda name: known[name].value)
     place = f" at α = {known[top].at:.2g}" if np.isfinite(known[top].at) else ""
     count = f"{len(known) - len(clear)} of {len(known)} lines"

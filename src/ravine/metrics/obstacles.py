@@ -188,7 +188,7 @@ class _Dip:
     depth: float
     left: int
     right: int
-    basin: slice  # up to the tops that part it from its neighbours: a twin beyond one is another minimum
+    basin: slice  # between its tops on either side: lower ground or a twin beyond one is another's
 
 
 def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
@@ -201,18 +201,17 @@ def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
     if not len(places):
         return []
     tops = [low + int(np.argmax(value[low:high])) for low, high in itertools.pairwise(places)]
+    bases = zip(about["left_bases"][deep], about["right_bases"][deep], [0, *tops], [*tops, len(value) - 1], strict=True)
     first = stretch.start
     return [
-        _Dip(first + int(place), float(depth), first + int(left), first + int(right), slice(first + low, first + high))
-        for place, depth, left, right, low, high in zip(
-            places,
-            about["prominences"][deep],
-            about["left_bases"][deep],
-            about["right_bases"][deep],
-            [0, *tops],
-            [*(top + 1 for top in tops), len(value)],
-            strict=True,
+        _Dip(
+            first + int(place),
+            float(depth),
+            first + int(left),
+            first + int(right),
+            slice(first + int(max(left, before)), first + int(min(right, behind)) + 1),
         )
+        for place, depth, (left, right, before, behind) in zip(places, about["prominences"][deep], bases, strict=True)
     ]
 
 
