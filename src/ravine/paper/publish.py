@@ -116,12 +116,14 @@ def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding])
     about = _about(outcome, profile)
     found = [finding for finding in findings if finding.status != "not run"]
     trained, measured = (sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring"))
+    whole = f" The paper's own training is not: `ravine paper run {outcome.name} --profile full`, on the CPU."
     return [
         f"## {outcome.figure.title}\n",
         f"![{outcome.figure.title}]({outcome.name}.png)\n",
         f"{outcome.figure.caption}\n",
         *([f"{outcome.remark}\n"] if outcome.remark else []),
-        f"`{about['command']}`: {_minutes(trained)} of training, {_minutes(measured)} of measuring.\n",
+        f"`{about['command']}`: {_minutes(trained)} of training, {_minutes(measured)} of measuring."
+        f"{' That is what was run.' + whole if outcome.runs and profile != 'full' else ''}\n",
         *([claims.as_markdown(found)] if found else []),
     ]
 
