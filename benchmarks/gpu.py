@@ -42,10 +42,15 @@ def measure(name: str, examples: int | None, points: int, rounds: int) -> dict[s
     calls = {
         "tight": lambda: tight_loop(of, alphas, batch),
         "evaluate": lambda: ravine.evaluate(J, along=line, at=alphas, progress=False),
-        "evaluate, same batch": lambda: ravine.evaluate(matched, along=line, at=alphas, progress=False),
+        "evaluate, same batch": lambda: ravine.evaluate(
+            matched, along=line, at=alphas, progress=False
+        ),
         "resolve": lambda: ravine.resolve(J, along=line, progress=False),
     }
-    times = [{label: timed(synchronised(call))[0] for label, call in calls.items()} for _ in range(rounds + 1)]
+    times = [
+        {label: timed(synchronised(call))[0] for label, call in calls.items()}
+        for _ in range(rounds + 1)
+    ]
     return {
         "network": name,
         "title": of.recipe.title,
@@ -70,7 +75,8 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
     return "\n\n".join(
         [
             f"## On {torch.cuda.get_device_name()}: a curve of {points} points",
-            f"Medians of {len(rows[0]['rounds'])} alternating rounds, after one to warm up. The tight loop has its "
+            f"Medians of {len(rows[0]['rounds'])} alternating rounds, after one to warm up. The "
+            "tight loop has its "
             "best batch size; *same batch* gives it to ravine too, whose default is 256.",
             table([*columns, *(c for name in others for c in (name, "× tight"))], lines),
         ]

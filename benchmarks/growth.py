@@ -2,9 +2,10 @@
 
     python benchmarks/growth.py [--rounds 3] [--scale 1.0]
 
-Every run is a fresh process: a ReLU network with two hidden layers, random ends, random data. Memory is the peak of
-anonymous memory while evaluate runs, over what the process held before: imports, the model, its ends, the data, and
-what a first small evaluation needs once. ``--scale 0.1`` is a quick trial.
+Every run is a fresh process: a ReLU network with two hidden layers, random ends, random data.
+Memory is the peak of anonymous memory while evaluate runs, over what the process held before:
+imports, the model, its ends, the data, and what a first small evaluation needs once. ``--scale
+0.1`` is a quick trial.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def one_run(points: int, examples: int, width: int) -> dict[str, float]:
     data = (torch.randn(examples, INPUTS), torch.randint(0, 10, (examples,)))
     per_example = ravine.supervised(F.cross_entropy)
     warm = (data[0][:64], data[1][:64])
-    ravine.evaluate(ravine.Objective(model, per_example, warm), along=line, at=[0, 1], progress=False)
+    ravine.evaluate(
+        ravine.Objective(model, per_example, warm), along=line, at=[0, 1], progress=False
+    )
     J, at = ravine.Objective(model, per_example, data), np.linspace(0, 1, points)
     with Watch(interval=0.002) as watch:
         seconds, _ = timed(lambda: ravine.evaluate(J, along=line, at=at, progress=False))
@@ -66,7 +69,9 @@ def measure(rounds: int, scale: float) -> list[dict[str, Any]]:
                 found.setdefault((grows, number), []).append(fresh(__file__, "--one", *sizes))
     rows = []
     for (grows, _), several in found.items():
-        middle = {key: statistics.median(one[key] for one in several) for key in ("seconds", "bytes")}
+        middle = {
+            key: statistics.median(one[key] for one in several) for key in ("seconds", "bytes")
+        }
         rows.append({"grows": grows, **several[0], **middle})
     return rows
 
@@ -74,7 +79,10 @@ def measure(rounds: int, scale: float) -> list[dict[str, Any]]:
 def slopes(rows: list[dict[str, Any]], grows: str, key: str) -> tuple[float, float]:
     """Of the logarithm over that of what grows: over both decades, and over the last step alone."""
     of = [row for row in rows if row["grows"] == grows]
-    x, y = np.log([row[grows] for row in of]), np.log([max(row[key], 1) if key == "bytes" else row[key] for row in of])
+    x, y = (
+        np.log([row[grows] for row in of]),
+        np.log([max(row[key], 1) if key == "bytes" else row[key] for row in of]),
+    )
     return float(np.polyfit(x, y, 1)[0]), float((y[-1] - y[-2]) / (x[-1] - x[-2]))
 
 
@@ -89,7 +97,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         for key, label, marker in (("seconds", "time", "o"), ("bytes", "memory", "s")):
             y = np.array([row[key] for row in of]) / (of[0][key] or 1)
             slope, last = slopes(rows, grows, key)
-            panel.loglog(x, y, marker=marker, label=f"{label}: slope {slope:.2f} (last step {last:.2f})")
+            panel.loglog(
+                x, y, marker=marker, label=f"{label}: slope {slope:.2f} (last step {last:.2f})"
+            )
         panel.loglog(x, x / x[0], color="0.6", linestyle="--", label="slope 1")
         panel.set_xlabel(grows)
         panel.legend(frameon=False)
@@ -112,14 +122,20 @@ def tables(rows: list[dict[str, Any]], rounds: int) -> str:
         for row in rows
     ]
     fitted = [
-        [grows, *(f"{slope:.2f}" for key in ("seconds", "bytes") for slope in slopes(rows, grows, key))]
+        [
+            grows,
+            *(f"{slope:.2f}" for key in ("seconds", "bytes") for slope in slopes(rows, grows, key)),
+        ]
         for grows in SERIES
     ]
     return "\n\n".join(
         [
             "## Growth",
-            f"Medians of {rounds} rounds of fresh processes; memory is what evaluate adds at its peak.",
-            table(["slope against", "time", "time, last step", "memory", "memory, last step"], fitted),
+            f"Medians of {rounds} rounds of fresh processes; memory is what evaluate adds at its "
+            "peak.",
+            table(
+                ["slope against", "time", "time, last step", "memory", "memory, last step"], fitted
+            ),
             table(columns, numbers),
         ]
     )

@@ -1,10 +1,12 @@
 """What a 201-point curve costs: a tight hand-written loop, the two other packages, evaluate and resolve.
 
-    python benchmarks/line.py [--points 201] [--examples N] [--rounds 3] [--only maxout relu] [--keep]
+    python benchmarks/line.py [--points 201] [--examples N] [--rounds 3] [--only maxout relu]
+    [--keep]
 
-All run in turn in one process, round after round; ratios are taken within a round, and the median is printed. The
-tight loop and the other packages cost the same at every point, so they are timed on a few points and scaled to all;
-the third table shows the cost of a point at two counts. Each network's row is saved as soon as it is measured.
+All run in turn in one process, round after round; ratios are taken within a round, and the median
+is printed. The tight loop and the other packages cost the same at every point, so they are timed on
+a few points and scaled to all; the third table shows the cost of a point at two counts. Each
+network's row is saved as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ RATE_GOAL = 0.6  # of the machine's matrix product, on maxout and ReLU
 RATED = ("maxout", "relu")
 
 
-def measure(name: str, examples: int | None, points: int, rounds: int, truth: int) -> dict[str, Any]:
+def measure(
+    name: str, examples: int | None, points: int, rounds: int, truth: int
+) -> dict[str, Any]:
     """Time one network, everything in turn, and compare the resolved curve with float64."""
     of = problem(name, examples)
     J, line, alphas = of.objective(), of.line, np.linspace(0, 1, points)
@@ -76,7 +80,9 @@ def measure(name: str, examples: int | None, points: int, rounds: int, truth: in
         "counts": counts,
         "rounds": times,
         "points": int(curve.sizes["alpha"]),
-        "points_with_error": int(found["resolve with error"].sizes["alpha"]) if "resolve with error" in found else 0,
+        "points_with_error": int(found["resolve with error"].sizes["alpha"])
+        if "resolve with error" in found
+        else 0,
         "resolved": int(curve.attrs["resolved"]),
         "matrix_rate": rate,
         "plain_flops": plain,
@@ -107,7 +113,9 @@ def _require_agreement(of: Problem, found: dict[str, Any], batch: int) -> None:
     curves["evaluate"] = (grid["alpha"].values[:: max(1, len(grid["alpha"]) // 4)],)
     for name, (at, *losses) in curves.items():
         here = losses[0] if losses else grid["loss"].sel(alpha=at).values[:, 0]
-        np.testing.assert_allclose(here, tight_loop(of, at, batch), rtol=1e-3, err_msg=f"{name} gives another curve")
+        np.testing.assert_allclose(
+            here, tight_loop(of, at, batch), rtol=1e-3, err_msg=f"{name} gives another curve"
+        )
 
 
 def tables(rows: list[dict[str, Any]], points: int) -> str:
@@ -142,21 +150,37 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
         ],
     )
     accuracy = table(
-        ["network", "points measured", "resolved", "largest error, of the range", "of the local value"],
+        [
+            "network",
+            "points measured",
+            "resolved",
+            "largest error, of the range",
+            "of the local value",
+        ],
         [
             [
                 row["title"],
                 row["points"],
                 "yes" if row["resolved"] else "no",
-                _beside_goal(row, ("maxout",), ERROR_GOAL, row["error_of_range"], ".1e", least=False),
+                _beside_goal(
+                    row, ("maxout",), ERROR_GOAL, row["error_of_range"], ".1e", least=False
+                ),
                 f"{row['error_of_local']:.1e}",
             ]
             for row in rows
         ],
     )
-    shown = ["tight, fewer", "tight", *(label for peer in peers for label in (f"{peer}, fewer", peer))]
+    shown = [
+        "tight, fewer",
+        "tight",
+        *(label for peer in peers for label in (f"{peer}, fewer", peer)),
+    ]
     linear = table(
-        ["network", "batch", *(f"{label.partition(',')[0]}, {rows[0]['counts'][label]}" for label in shown)],
+        [
+            "network",
+            "batch",
+            *(f"{label.partition(',')[0]}, {rows[0]['counts'][label]}" for label in shown),
+        ],
         [
             [
                 row["title"],
@@ -167,7 +191,13 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
         ],
     )
     rates = table(
-        ["network", "machine, GFLOP/s", "tight loop", "evaluate, plain-equivalent", "evaluate, needed only"],
+        [
+            "network",
+            "machine, GFLOP/s",
+            "tight loop",
+            "evaluate, plain-equivalent",
+            "evaluate, needed only",
+        ],
         [
             [
                 row["title"],
@@ -180,23 +210,30 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
         ],
     )
     rounds = len(rows[0]["rounds"])
-    data = "; ".join(f"{row['title']}: {row['data']}, {row['parameters']:,} parameters" for row in rows)
+    data = "; ".join(
+        f"{row['title']}: {row['data']}, {row['parameters']:,} parameters" for row in rows
+    )
     return "\n\n".join(
         [
             f"## A curve of {points} points, initialisation → trained solution",
-            f"Seconds, medians of {rounds} alternating rounds; ratios are medians of the rounds' own ratios, goals in "
-            f"brackets. The tight loop and the other packages are scaled from fewer points. {data}.",
+            f"Seconds, medians of {rounds} alternating rounds; ratios are medians of the rounds' "
+            "own ratios, goals in "
+            f"brackets. The tight loop and the other packages are scaled from fewer points. "
+            f"{data}.",
             speed,
             "### What resolve gives, beside float64",
-            "Between the measured points, where an interpolant is worst, and at the ends; truth is a tight loop in "
+            "Between the measured points, where an interpolant is worst, and at the ends; truth is "
+            "a tight loop in "
             "float64.",
             accuracy,
             "### Cost of a point, timed at two counts of points",
             "Equal columns mean that the cost is linear in the points, so that scaling is fair.",
             linear,
             "### Share of the machine's matrix-product rate",
-            "The machine's rate is a 2048 × 2048 float32 product. *Plain-equivalent* counts the products that a plain "
-            "loop would do, so it passes 100 % where the affine prefix saves work; *needed only* counts the first "
+            "The machine's rate is a 2048 × 2048 float32 product. *Plain-equivalent* counts the "
+            "products that a plain "
+            "loop would do, so it passes 100 % where the affine prefix saves work; *needed only* "
+            "counts the first "
             "layer at the two ends, and the others at every point.",
             rates,
         ]
@@ -214,15 +251,32 @@ def _with_error(row: dict[str, Any]) -> str:
     if not row["points_with_error"]:
         return "–"
     ratio = median(row["rounds"], "tight", over="resolve with error")
-    return f"{median(row['rounds'], 'resolve with error'):.2f} s, {row['points_with_error']} points, {ratio:.1f}× tight"
+    return (
+        f"{median(row['rounds'], 'resolve with error'):.2f} s, {row['points_with_error']} points, "
+        f"{ratio:.1f}× tight"
+    )
 
 
 def _beside_peers(row: dict[str, Any]) -> str:
-    return _beside_goal(row, ("maxout",), PEER_GOAL, median(row["rounds"], "faster peer", over="resolve"), ".1f", "×")
+    return _beside_goal(
+        row,
+        ("maxout",),
+        PEER_GOAL,
+        median(row["rounds"], "faster peer", over="resolve"),
+        ".1f",
+        "×",
+    )
 
 
 def _beside_goal(
-    row: dict[str, Any], networks: tuple[str, ...], goal: float, value: float, form: str, unit: str = "", *, least=True
+    row: dict[str, Any],
+    networks: tuple[str, ...],
+    goal: float,
+    value: float,
+    form: str,
+    unit: str = "",
+    *,
+    least=True,
 ) -> str:
     text = f"{value:{form}}{unit}"
     return judged(value, goal, text, least=least) if row["network"] in networks else text
@@ -236,11 +290,21 @@ def main() -> None:
     """Read the command line, measure, save and print."""
     read = parser(__doc__)
     read.add_argument("--points", type=int, default=201)
-    read.add_argument("--examples", type=int, help="at most so many (windows of 35 tokens, for the LSTM)")
+    read.add_argument(
+        "--examples", type=int, help="at most so many (windows of 35 tokens, for the LSTM)"
+    )
     read.add_argument("--rounds", type=int, default=3)
-    read.add_argument("--truth", type=int, default=24, help="places between points that are compared with float64")
-    read.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="measure only these")
-    read.add_argument("--keep", action="store_true", help="skip what the file holds from the same settings and machine")
+    read.add_argument(
+        "--truth", type=int, default=24, help="places between points that are compared with float64"
+    )
+    read.add_argument(
+        "--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="measure only these"
+    )
+    read.add_argument(
+        "--keep",
+        action="store_true",
+        help="skip what the file holds from the same settings and machine",
+    )
     given = read.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     settings = {key: getattr(given, key) for key in ("points", "examples", "rounds", "truth")}

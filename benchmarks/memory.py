@@ -1,7 +1,8 @@
 """What a process holds in memory, watched while it works. Linux only: it reads /proc/self/status.
 
-Anonymous memory is what the process made for itself; the system cannot drop it. File-backed memory is pages of
-mapped files, here the checkpoints at the two ends: the system drops them when it needs the room.
+Anonymous memory is what the process made for itself; the system cannot drop it. File-backed memory
+is pages of mapped files, here the checkpoints at the two ends: the system drops them when it needs
+the room.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 def resident() -> dict[str, int]:
     """Bytes in memory now: ``anonymous`` and ``file``."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    kilobytes = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
+    kilobytes = {
+        line.partition(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")
+    }
     return {"anonymous": kilobytes["RssAnon"] * 1024, "file": kilobytes["RssFile"] * 1024}
 
 

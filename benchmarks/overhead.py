@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py [--points 201] [--rounds 5]
 
-A curve's seconds are taken as fixed + points × slope, from two counts of points, for the tight loop and for evaluate.
+A curve's seconds are taken as fixed + points × slope, from two counts of points, for the tight loop
+and for evaluate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def measure(points: int, rounds: int) -> dict[str, Any]:
         one: dict[str, float] = {}
         for label, at in (("few", few), ("many", many)):
             one[f"tight, {label}"], _ = timed(lambda at=at: tight_loop(of, at, batch))
-            one[f"evaluate, {label}"], _ = timed(lambda at=at: ravine.evaluate(J, along=line, at=at, progress=False))
+            one[f"evaluate, {label}"], _ = timed(
+                lambda at=at: ravine.evaluate(J, along=line, at=at, progress=False)
+            )
         one["resolve"], curve = timed(lambda: ravine.resolve(J, along=line, progress=False))
         for name in ("tight", "evaluate"):
             one[f"{name} per point"] = (one[f"{name}, many"] - one[f"{name}, few"]) / (points - FEW)
@@ -51,14 +54,29 @@ def tables(row: dict[str, Any], points: int) -> str:
         cells = [median(rounds, f"{name} {part}") for part in ("per point", "fixed")]
         whole = median(rounds, f"{name}, many")
         slower = median(rounds, f"{name} per point", over="tight per point")
-        lines.append([title, f"{1e6 * cells[0]:,.0f}", f"{slower:.2f}", f"{1e3 * cells[1]:.1f}", f"{1e3 * whole:.0f}"])
+        lines.append(
+            [
+                title,
+                f"{1e6 * cells[0]:,.0f}",
+                f"{slower:.2f}",
+                f"{1e3 * cells[1]:.1f}",
+                f"{1e3 * whole:.0f}",
+            ]
+        )
     of = row["resolve_points"]
     lines.append([f"resolve ({of} points)", "", "", "", f"{1e3 * median(rounds, 'resolve'):.0f}"])
-    columns = ["", "µs per point", "of the tight loop's", "fixed, ms", f"curve of {points} points, ms"]
+    columns = [
+        "",
+        "µs per point",
+        "of the tight loop's",
+        "fixed, ms",
+        f"curve of {points} points, ms",
+    ]
     return "\n\n".join(
         [
             f"## Overhead: {row['parameters']:,} parameters, {row['examples']:,} digits",
-            f"Medians of {len(rounds)} alternating rounds; the tight loop in batches of {row['batch']}. A curve takes "
+            f"Medians of {len(rounds)} alternating rounds; the tight loop in batches of "
+            f"{row['batch']}. A curve takes "
             f"fixed + points × slope, from {FEW} and {points} points.",
             table(columns, lines),
         ]

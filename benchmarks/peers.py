@@ -22,7 +22,9 @@ def by_loss_landscapes(of: Problem, points: int, _: int) -> tuple[np.ndarray, np
     start.load_state_dict(of.start)
     end.load_state_dict(of.end)
     metric = loss_landscapes.metrics.Loss(criterion, *of.data)
-    losses = loss_landscapes.linear_interpolation(start, end, metric, steps=points, deepcopy_model=True)
+    losses = loss_landscapes.linear_interpolation(
+        start, end, metric, steps=points, deepcopy_model=True
+    )
     return np.arange(1, points + 1) / points, losses
 
 
@@ -34,7 +36,9 @@ def by_loss_landscape_3d(of: Problem, points: int, batch: int) -> tuple[np.ndarr
     """
     loader = DataLoader(TensorDataset(*of.data), batch_size=batch)
     alphas = np.linspace(0, 1, points)
-    calculator = loss_landscape_3d.LossLandscapeCalculator(copy.deepcopy(of.model), loader, criterion)
+    calculator = loss_landscape_3d.LossLandscapeCalculator(
+        copy.deepcopy(of.model), loader, criterion
+    )
     return alphas, calculator.calculate_1d_path(alphas, of.start, of.end)
 
 

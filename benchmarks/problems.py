@@ -1,9 +1,9 @@
 """The networks that are timed, the data, and the tight loop that ravine is timed against.
 
-The tight loop is what a careful person writes by hand for one network: parameters interpolated in place by
-``torch.lerp``, one resident tensor of examples, functional layers in place where that helps, the best batch size of
-a short trial, one synchronisation per point, one number per point. It measures less than ravine does: no standard
-errors, no noise floor, no provenance.
+The tight loop is what a careful person writes by hand for one network: parameters interpolated in
+place by ``torch.lerp``, one resident tensor of examples, functional layers in place where that
+helps, the best batch size of a short trial, one synchronisation per point, one number per point. It
+measures less than ravine does: no standard errors, no noise floor, no provenance.
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ def maxout_network() -> nn.Module:
 
 def relu_network(*sizes: int) -> nn.Module:
     """Linear layers with ReLU between them."""
-    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+    layers = [
+        part
+        for a, b in zip(sizes, sizes[1:], strict=False)
+        for part in (nn.Linear(a, b), nn.ReLU())
+    ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -70,7 +74,11 @@ def conv_network() -> nn.Module:
     """Three convolutions, each pooled, and two linear layers on 1×28×28: 69,290 parameters."""
     layers: list[nn.Module] = []
     for inputs, outputs, kernel in ((1, 16, 5), (16, 32, 5), (32, 64, 3)):
-        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
@@ -115,10 +123,18 @@ def data_folder() -> Path:
 
 def images(examples: int, shape: tuple[int, ...]) -> Data:
     """The first MNIST training images; where the files are not at hand, class blobs of the same shape."""
-    files = [data_folder() / "mnist" / f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    files = [
+        data_folder() / "mnist" / f"train-{kind}-ubyte.gz"
+        for kind in ("images-idx3", "labels-idx1")
+    ]
     if all(file.is_file() for file in files):
-        pixels, labels = (np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8) for file in files)
-        x = torch.tensor(pixels[16 : 16 + 784 * examples].reshape(-1, *shape), dtype=torch.float32) / 255
+        pixels, labels = (
+            np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8) for file in files
+        )
+        x = (
+            torch.tensor(pixels[16 : 16 + 784 * examples].reshape(-1, *shape), dtype=torch.float32)
+            / 255
+        )
         return (x, torch.tensor(labels[8 : 8 + examples], dtype=torch.long)), "MNIST"
     targets = torch.randint(0, 10, (examples,))
     x = (torch.randn(10, 784)[targets] * 0.3 + torch.randn(examples, 784)).clamp(0, 1)
@@ -130,7 +146,10 @@ def digits(examples: int) -> Data:
     from sklearn.datasets import load_digits  # noqa: PLC0415  nothing else needs it
 
     x, y = load_digits(return_X_y=True)
-    return (torch.tensor(x[:examples] / 16, dtype=torch.float32), torch.tensor(y[:examples])), "scikit-learn's digits"
+    return (
+        torch.tensor(x[:examples] / 16, dtype=torch.float32),
+        torch.tensor(y[:examples]),
+    ), "scikit-learn's digits"
 
 
 def tokens(windows: int) -> Data:
@@ -190,7 +209,11 @@ class Recipe:
 
 RECIPES = {
     "maxout": Recipe(
-        "maxout 784–240×5–240×5–10", maxout_network, tight_maxout, functools.partial(images, shape=(784,)), 50_000
+        "maxout 784–240×5–240×5–10",
+        maxout_network,
+        tight_maxout,
+        functools.partial(images, shape=(784,)),
+        50_000,
     ),
     "relu": Recipe(
         "ReLU 784–512–512–10",
@@ -242,8 +265,8 @@ class Problem:
         end: state dict at α = 1, a trained solution.
         data: inputs and targets.
         about: what the data are.
-        products: FLOPs of each layer's matrix product on all examples, in order. The first is 0 where the first
-            layer is an embedding, which is a look-up.
+        products: FLOPs of each layer's matrix product on all examples, in order. The first is 0
+            where the first layer is an embedding, which is a look-up.
     """
 
     recipe: Recipe
@@ -266,10 +289,18 @@ class Problem:
 
     def to(self, device: str) -> Problem:
         """The same, elsewhere."""
-        start, end = ({n: t.to(device) for n, t in point.items()} for point in (self.start, self.end))
+        start, end = (
+            {n: t.to(device) for n, t in point.items()} for point in (self.start, self.end)
+        )
         x, y = self.data
         return Problem(
-            self.recipe, self.model.to(device), start, end, (x.to(device), y.to(device)), self.about, self.products
+            self.recipe,
+            self.model.to(device),
+            start,
+            end,
+            (x.to(device), y.to(device)),
+            self.about,
+            self.products,
         )
 
 
@@ -281,7 +312,9 @@ def problem(name: str, examples: int | None = None) -> Problem:
     model = recipe.build()
     start = {n: t.clone() for n, t in model.state_dict().items()}
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rate)
-    for rows in (rows for _ in range(recipe.epochs) for rows in torch.randperm(len(y)).split(recipe.batch)):
+    for rows in (
+        rows for _ in range(recipe.epochs) for rows in torch.randperm(len(y)).split(recipe.batch)
+    ):
         optimiser.zero_grad()
         criterion(model(x[rows]), y[rows]).backward()
         optimiser.step()
@@ -296,7 +329,10 @@ def _products(model: nn.Module, x: Tensor) -> tuple[float, ...]:
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
-        places = {nn.Linear: lambda: output.numel() // output.shape[-1], nn.LSTM: lambda: output[0].shape[:2].numel()}
+        places = {
+            nn.Linear: lambda: output.numel() // output.shape[-1],
+            nn.LSTM: lambda: output[0].shape[:2].numel(),
+        }
         places[nn.Conv2d] = lambda: output.numel() // output.shape[1]
         places[nn.Embedding] = lambda: 0
         if type(module) in places:
@@ -314,7 +350,9 @@ def _products(model: nn.Module, x: Tensor) -> tuple[float, ...]:
 
 
 @torch.inference_mode()
-def tight_loop(of: Problem, alphas: np.ndarray, batch: int, dtype: torch.dtype = torch.float32) -> np.ndarray:
+def tight_loop(
+    of: Problem, alphas: np.ndarray, batch: int, dtype: torch.dtype = torch.float32
+) -> np.ndarray:
     """The curve by the tight loop."""
     start, end = ([_laid_out(t.to(dtype)) for t in point.values()] for point in (of.start, of.end))
     here = [torch.empty_like(t) for t in start]
@@ -325,7 +363,10 @@ def tight_loop(of: Problem, alphas: np.ndarray, batch: int, dtype: torch.dtype =
     for alpha in alphas:
         for a, b, out in zip(start, end, here, strict=True):
             torch.lerp(a, b, float(alpha), out=out)
-        sums = [criterion(of.recipe.tight(here, inputs), targets, reduction="sum") for inputs, targets in batches]
+        sums = [
+            criterion(of.recipe.tight(here, inputs), targets, reduction="sum")
+            for inputs, targets in batches
+        ]
         losses.append(torch.stack(sums).double().sum().item() / y.numel())
     return np.array(losses)
 
@@ -338,5 +379,8 @@ def best_batch(of: Problem, batches: Sequence[int] | None = None) -> int:
     """The batch size at which the tight loop is fastest, by a short trial."""
     alphas = np.array([0.3, 0.6])
     sizes = batches or of.recipe.batches
-    short = {size: min(timed(lambda s=size: tight_loop(of, alphas, s))[0] for _ in range(2)) for size in sizes}
+    short = {
+        size: min(timed(lambda s=size: tight_loop(of, alphas, s))[0] for _ in range(2))
+        for size in sizes
+    }
     return min(short, key=lambda size: short[size])

@@ -2,7 +2,8 @@
 
     python benchmarks/recorder.py [--rounds 7]
 
-The two take turns, epoch by epoch, on copies of one network; a round's ratio is of two neighbours in time.
+The two take turns, epoch by epoch, on copies of one network; a round's ratio is of two neighbours
+in time.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ UPDATES = 500
 TRAININGS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "784-512-512-10, batches of 100": (lambda: relu_network(784, 512, 512, 10), 784, 100),
     "64-64-10, batches of 10: nearly nothing to do": (lambda: relu_network(64, 64, 10), 64, 10),
-    "1024-2048-2048-10, batches of 32: large for its work": (lambda: relu_network(1024, 2048, 2048, 10), 1024, 32),
+    "1024-2048-2048-10, batches of 32: large for its work": (
+        lambda: relu_network(1024, 2048, 2048, 10),
+        1024,
+        32,
+    ),
 }
 
 
-def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+def epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
+) -> None:
     """One epoch over the same batch, as a plain loop takes it."""
     for _ in range(UPDATES):
         optimizer.zero_grad()
@@ -70,7 +77,9 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
                 if inside is not None:
                     one["inside"] = inside
             times.append(one)
-        same = all(torch.equal(a, b) for a, b in zip(plain.parameters(), kept.parameters(), strict=True))
+        same = all(
+            torch.equal(a, b) for a, b in zip(plain.parameters(), kept.parameters(), strict=True)
+        )
     return {
         "name": name,
         "parameters": sum(p.numel() for p in plain.parameters()),
@@ -87,14 +96,25 @@ def tables(rows: list[dict[str, Any]]) -> str:
         adds = 100 * (median(rounds, "recorded", over="plain") - 1)
         inside = 100 * median(rounds, "inside", over="plain")
         size, seconds = f"{row['parameters']:,}", f"{median(rounds, 'plain'):.2f}"
-        lines.append([row["name"], size, seconds, judged(inside, 2, f"{inside:.2f}", least=False), f"{adds:+.1f}"])
+        lines.append(
+            [
+                row["name"],
+                size,
+                seconds,
+                judged(inside, 2, f"{inside:.2f}", least=False),
+                f"{adds:+.1f}",
+            ]
+        )
     columns = ["", "parameters", "epoch, s", "in the recorder, %", "longer than without, %"]
     return "\n\n".join(
         [
             f"## Recording: one snapshot an epoch of {UPDATES} updates",
-            f"Medians of {len(rows[0]['rounds'])} pairs of epochs, one with a recorder and one without, in alternating "
-            "order. The third number is the time spent in `record` over an epoch without it; the last, all that an "
-            "epoch takes longer, moves with whatever else the machine does. Both trainings end at the same bits.",
+            f"Medians of {len(rows[0]['rounds'])} pairs of epochs, one with a recorder and one "
+            "without, in alternating "
+            "order. The third number is the time spent in `record` over an epoch without it; the "
+            "last, all that an "
+            "epoch takes longer, moves with whatever else the machine does. Both trainings end at "
+            "the same bits.",
             table(columns, lines),
         ]
     )

@@ -2,9 +2,10 @@
 
     python benchmarks/size.py [--folder DIR] [--sequences 4] [--length 128]
 
-GPT-2 medium from its config (nothing is downloaded), random, and a perturbed copy, as two mapped safetensors files.
-Each figure comes from a fresh process: the plain forward passes of one point, with the parameters mapped from a file,
-give the activations and the time of a pass; then ravine walks 5 points with the caller's model on the meta device.
+GPT-2 medium from its config (nothing is downloaded), random, and a perturbed copy, as two mapped
+safetensors files. Each figure comes from a fresh process: the plain forward passes of one point,
+with the parameters mapped from a file, give the activations and the time of a pass; then ravine
+walks 5 points with the caller's model on the meta device.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def transformer(layers: int) -> nn.Module:
     """GPT-2 medium, or fewer of its layers, from a config."""
     from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  the extra `bench` brings it
 
-    return GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=layers, n_head=16)).eval().requires_grad_(False)
+    return (
+        GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=layers, n_head=16))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def per_token(model: nn.Module, batch: Any) -> Tensor:
@@ -57,7 +62,10 @@ def make_files(folder: Path, layers: int) -> dict[str, int]:
     for p in params.values():
         p.add_(torch.randn_like(p), alpha=1e-3)
     save_file(params, folder / "end.safetensors")
-    return {"parameters": sum(p.numel() for p in params.values()), "bytes": sum(p.nbytes for p in params.values())}
+    return {
+        "parameters": sum(p.numel() for p in params.values()),
+        "bytes": sum(p.nbytes for p in params.values()),
+    }
 
 
 def plain(folder: Path, layers: int, count: int, length: int) -> dict[str, float]:
@@ -84,7 +92,9 @@ def walk(folder: Path, layers: int, count: int, length: int) -> dict[str, float]
         model = transformer(layers)
     # what any evaluation needs once: imports, thread pools, libraries
     small = nn.Linear(8, 2)
-    quick = ravine.Objective(small, ravine.supervised(F.cross_entropy), (torch.randn(4, 8), torch.zeros(4).long()))
+    quick = ravine.Objective(
+        small, ravine.supervised(F.cross_entropy), (torch.randn(4, 8), torch.zeros(4).long())
+    )
     ends = ravine.Line(small, {n: t + 1 for n, t in small.state_dict().items()})
     ravine.evaluate(quick, along=ends, at=[0, 1], progress=False)
     J = ravine.Objective(model, per_token, sequences(count, length), batch_size=BATCH)
@@ -108,11 +118,20 @@ def tables(row: dict[str, Any], count: int, length: int) -> str:
     passes = f"{seconds / forward:.1f} forward passes over the data, for {POINTS} points"
     lines = [
         ["one model", f"{size / 1e6:,.0f} MB", "1.00"],
-        ["activations of a plain pass", f"{activations / 1e6:,.0f} MB", f"{activations / size:.2f}"],
+        [
+            "activations of a plain pass",
+            f"{activations / 1e6:,.0f} MB",
+            f"{activations / size:.2f}",
+        ],
         [
             "peak, anonymous",
             f"{found['bytes'] / 1e6:,.0f} MB",
-            judged(found["bytes"] / size, round(goal / size, 3), f"{found['bytes'] / size:.2f}", least=False),
+            judged(
+                found["bytes"] / size,
+                round(goal / size, 3),
+                f"{found['bytes'] / size:.2f}",
+                least=False,
+            ),
         ],
         [
             "peak, mapped files (the system may drop it)",
@@ -125,8 +144,10 @@ def tables(row: dict[str, Any], count: int, length: int) -> str:
     return "\n\n".join(
         [
             f"## Size: a line between two files of {row['parameters']:,} parameters",
-            f"GPT-2 medium from its config, random, float32; {count} sequences of {length} tokens, {BATCH} at a time. "
-            f"The goal is one working copy, a pass's activations and {BUFFERS >> 20} MiB of buffers.",
+            f"GPT-2 medium from its config, random, float32; {count} sequences of {length} tokens, "
+            f"{BATCH} at a time. "
+            f"The goal is one working copy, a pass's activations and {BUFFERS >> 20} MiB of "
+            "buffers.",
             table(["", "measured", "in models"], lines),
         ]
     )
@@ -135,7 +156,9 @@ def tables(row: dict[str, Any], count: int, length: int) -> str:
 def main() -> None:
     """Read the command line, measure, save and print."""
     read = parser(__doc__)
-    read.add_argument("--folder", type=Path, help="where the two files go for the time being (2.9 GB)")
+    read.add_argument(
+        "--folder", type=Path, help="where the two files go for the time being (2.9 GB)"
+    )
     read.add_argument("--layers", type=int, default=24, help="fewer for a quick trial")
     read.add_argument("--sequences", type=int, default=4)
     read.add_argument("--length", type=int, default=128)
@@ -150,7 +173,10 @@ def main() -> None:
         return
     sizes = ("--layers", given.layers, "--sequences", given.sequences, "--length", given.length)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        steps = [fresh(__file__, "--folder", folder, *sizes, "--step", step) for step in ("files", "plain", "ravine")]
+        steps = [
+            fresh(__file__, "--folder", folder, *sizes, "--step", step)
+            for step in ("files", "plain", "ravine")
+        ]
     row = {**steps[0], "plain": steps[1], "ravine": steps[2]}
     np.testing.assert_allclose(row["ravine"]["loss"], row["plain"]["loss"], rtol=1e-4)
     text = tables(row, given.sequences, given.length)

@@ -49,7 +49,9 @@ def environment() -> dict[str, Any]:
         named = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         processor = named[0].partition(":")[2].strip() if named else processor
     commit = _git("rev-parse", "--short", "HEAD")
-    changed = " with changes" if commit and _git("status", "--porcelain", "src", "benchmarks") else ""
+    changed = (
+        " with changes" if commit and _git("status", "--porcelain", "src", "benchmarks") else ""
+    )
     packages = ("ravine", "torch", "numpy", "transformers", "loss-landscapes", "loss-landscape-3d")
     return {
         "processor": processor,
@@ -67,7 +69,9 @@ def environment() -> dict[str, Any]:
 def _git(*arguments: str) -> str:
     """What git says; nothing where there is no git."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip()
     except OSError:
         return ""
 
@@ -82,7 +86,9 @@ def _version(name: str) -> str | None:
 def parser(about: str | None) -> argparse.ArgumentParser:
     """A command line with what every script takes: where the tables go."""
     made = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
-    made.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks", help="folder for the tables")
+    made.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "benchmarks", help="folder for the tables"
+    )
     return made
 
 
@@ -91,7 +97,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [list(columns), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     cells = [
-        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
+        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
     ]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], rule, *cells[1:]])
@@ -104,15 +111,23 @@ def judged(value: float, goal: float, text: str, *, least: bool = True) -> str:
     return f"{text} ({sign} {goal:g}: {'met' if met else 'NOT met'})"
 
 
-def save(out: Path, name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], text: str) -> None:
+def save(
+    out: Path, name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], text: str
+) -> None:
     """Write the numbers with the environment as JSON, and the tables as Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     about = environment()
     held = {"environment": about, "settings": dict(settings), "rows": list(rows)}
-    (out / f"{name}.json").write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    machine = f"{about['processor']}, {about['threads']} threads, {about['instructions']}; PyTorch {about['torch']}"
+    (out / f"{name}.json").write_text(
+        json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    machine = (
+        f"{about['processor']}, {about['threads']} threads, {about['instructions']}; PyTorch "
+        f"{about['torch']}"
+    )
     (out / f"{name}.md").write_text(
-        f"<!-- written by benchmarks/{name}.py -->\n\n{text}\n\n*{machine}; commit {about['commit']}.*\n",
+        f"<!-- written by benchmarks/{name}.py -->\n\n{text}\n\n*{machine}; commit "
+        f"{about['commit']}.*\n",
         encoding="utf-8",
     )
 
@@ -123,7 +138,9 @@ def saved_rows(out: Path, name: str, settings: Mapping[str, Any]) -> list[dict[s
     if not file.is_file():
         return []
     held = json.loads(file.read_text(encoding="utf-8"))
-    same = held["environment"] == environment() and held["settings"] == json.loads(json.dumps(settings))
+    same = held["environment"] == environment() and held["settings"] == json.loads(
+        json.dumps(settings)
+    )
     return held["rows"] if same else []
 
 

@@ -29,12 +29,20 @@ def trained(seed: int, start: dict[str, torch.Tensor], steps: int = 400) -> dict
 
 
 start = copy.deepcopy(model.state_dict())
-shared = trained(0, start)  # two runs that part here have much in common; one from another start has nothing
+shared = trained(
+    0, start
+)  # two runs that part here have much in common; one from another start has nothing
 other = {name: tensor[torch.randperm(len(tensor))] for name, tensor in start.items()}
-points = {"branch 1": trained(1, shared), "branch 2": trained(2, shared), "other start": trained(3, other)}
+points = {
+    "branch 1": trained(1, shared),
+    "branch 2": trained(2, shared),
+    "other start": trained(3, other),
+}
 
 J = ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": train, "valid": valid})
-between = ravine.evaluate(J, along=ravine.pairs(points), at=torch.linspace(0, 1, 25), title="three solutions")
+between = ravine.evaluate(
+    J, along=ravine.pairs(points), at=torch.linspace(0, 1, 25), title="three solutions"
+)
 for pair, height in ravine.metrics.barriers(between).of("end").items():
     print(f"{pair:24} barrier {height} nats")
 print("may be averaged:", ravine.metrics.connected(between))
@@ -43,8 +51,13 @@ mean = ravine.average([points["branch 1"], points["branch 2"]])
 print("mean of the branches:", J(mean))
 
 line = ravine.Line(points["branch 1"], points["other start"])
-groups = ravine.evaluate(J, along=ravine.by_group(line), at=torch.linspace(0, 1, 25), title="one layer moves")
+groups = ravine.evaluate(
+    J, along=ravine.by_group(line), at=torch.linspace(0, 1, 25), title="one layer moves"
+)
 for layer in groups["line"].values:
     loss = groups["loss"].sel(line=layer, split="train")
-    print(f"layer {layer}: loss {loss[0].item():.3f} → {loss[-1].item():.3f} where it alone is the other's")
+    print(
+        f"layer {layer}: loss {loss[0].item():.3f} → {loss[-1].item():.3f} where it alone is the "
+        "other's"
+    )
 print(ravine.write_report("out/barriers", between, groups))

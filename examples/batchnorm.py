@@ -24,7 +24,14 @@ def trained(seed: int) -> dict[str, torch.Tensor]:
 
 def network() -> nn.Module:
     """Two hidden layers, each behind a BatchNorm."""
-    hidden = [nn.Linear(20, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()]
+    hidden = [
+        nn.Linear(20, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*hidden, nn.Linear(64, 5))
 
 
@@ -32,7 +39,9 @@ torch.manual_seed(0)
 inputs = torch.randn(1_500, 20)
 targets = (inputs @ torch.randn(20, 64)).relu().matmul(torch.randn(64, 5)).argmax(1)
 
-J = ravine.Objective(network(), ravine.supervised(F.cross_entropy), (inputs, targets), buffers="recompute")
+J = ravine.Objective(
+    network(), ravine.supervised(F.cross_entropy), (inputs, targets), buffers="recompute"
+)
 line = ravine.Line(trained(1), trained(2))
 curves = ravine.compare_buffers(J, line, at=torch.linspace(0, 1, 41))
 for policy, height in ravine.metrics.barriers(curves).of("end").items():

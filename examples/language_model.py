@@ -1,7 +1,8 @@
 """A decoder built from a config, trained by Hugging Face's Trainer, and its line in nats per token.
 
-On words of the Penn Treebank where RAVINE_DATA names a folder with ptb.train.txt (in it, or in a folder ptb of it),
-else on bytes of Python's own library. Needs the extra `transformers`; downloads nothing.
+On words of the Penn Treebank where RAVINE_DATA names a folder with ptb.train.txt (in it, or in a
+folder ptb of it), else on bytes of Python's own library. Needs the extra `transformers`; downloads
+nothing.
 """
 
 import argparse
@@ -21,15 +22,22 @@ CONTEXT = 64
 
 def penn_treebank(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
     """Word ids of the three parts, and how many words there are."""
-    words = {part: (folder / f"ptb.{part}.txt").read_text().replace("\n", "<eos>").split() for part in PARTS}
+    words = {
+        part: (folder / f"ptb.{part}.txt").read_text().replace("\n", "<eos>").split()
+        for part in PARTS
+    }
     number = {word: n for n, word in enumerate(sorted(set(words["train"])))}
-    return {part: torch.tensor([number[word] for word in words[part]]) for part in PARTS}, len(number)
+    return {part: torch.tensor([number[word] for word in words[part]]) for part in PARTS}, len(
+        number
+    )
 
 
 def library() -> tuple[dict[str, torch.Tensor], int]:
     """Bytes of three modules of Python's library."""
     modules = dict(zip(PARTS, (argparse, tarfile, ast), strict=True))
-    texts = {part: Path(str(module.__file__)).read_bytes()[:60_000] for part, module in modules.items()}
+    texts = {
+        part: Path(str(module.__file__)).read_bytes()[:60_000] for part, module in modules.items()
+    }
     return {part: torch.tensor(list(text)) for part, text in texts.items()}, 256
 
 
@@ -64,7 +72,9 @@ Trainer(
         disable_tqdm=True,
         logging_strategy="no",
     ),
-    train_dataset=[{"input_ids": row, "labels": row} for row in inputs[:-1]],  # the last context is padded
+    train_dataset=[
+        {"input_ids": row, "labels": row} for row in inputs[:-1]
+    ],  # the last context is padded
     callbacks=[TrainerRecorder("out/language-model/run", per_decade=8)],
 ).train()
 

@@ -37,7 +37,9 @@ data = TensorDataset(inputs, (inputs @ torch.randn(20, 5)).argmax(1))
 trainer = pl.Trainer(
     max_epochs=20,
     accelerator="cpu",
-    callbacks=[LightningRecorder("out/lightning/run")],  # every epoch; every=100 for every hundredth update
+    callbacks=[
+        LightningRecorder("out/lightning/run")
+    ],  # every epoch; every=100 for every hundredth update
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,

@@ -15,7 +15,9 @@ def task(shift: float, turn: float, count: int) -> tuple[torch.Tensor, torch.Ten
     return inputs, (inputs @ (rule + turn * other)).relu().matmul(readout).argmax(1)
 
 
-def fit(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], steps: int, rate: float) -> dict[str, torch.Tensor]:
+def fit(
+    model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], steps: int, rate: float
+) -> dict[str, torch.Tensor]:
     """Train, and return a copy of where that led."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     for _ in range(steps):
@@ -32,7 +34,11 @@ model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 5))
 pretrained = fit(model, task(0.0, 0.0, 4_000), 1_000, 0.05)
 finetuned = fit(model, task(0.5, 0.4, 300), 300, 0.02)
 
-sets = {"fine-tuned on": task(0.5, 0.4, 2_000), "pretrained on": task(0, 0, 2_000), "neither": task(0, 0.2, 2_000)}
+sets = {
+    "fine-tuned on": task(0.5, 0.4, 2_000),
+    "pretrained on": task(0, 0, 2_000),
+    "neither": task(0, 0.2, 2_000),
+}
 J = ravine.Objective(model, ravine.supervised(F.cross_entropy), sets)
 curve = ravine.evaluate(J, along=ravine.Line(pretrained, finetuned), at=torch.linspace(0, 1, 21))
 for name in sets:

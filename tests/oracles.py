@@ -49,7 +49,9 @@ def blobs(n: int = 203, dim: int = 6, classes: int = 4, seed: int = 0) -> tuple[
     return centres[targets] + torch.randn(n, dim, generator=generator), targets
 
 
-def mlp(seed: int = 0, *, norm: bool = False, dropout: float = 0.0, width: int = 16) -> nn.Sequential:
+def mlp(
+    seed: int = 0, *, norm: bool = False, dropout: float = 0.0, width: int = 16
+) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = [nn.Linear(6, width)]

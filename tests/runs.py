@@ -31,7 +31,10 @@ def seen() -> Seen:
     rng = np.random.default_rng(8)
     x = torch.tensor(rng.normal(size=(40, 3)) * [1.0, 0.5, 0.2])
     turn = np.linspace(0, 2.5, 9)
-    run = [point(*(3 * np.exp(-t) * np.array([np.cos(t), np.sin(t) + 0.3, 0.2 * t * (t - 2.5)]))) for t in turn]
+    run = [
+        point(*(3 * np.exp(-t) * np.array([np.cos(t), np.sin(t) + 0.3, 0.2 * t * (t - 2.5)])))
+        for t in turn
+    ]
     J = of_w(lambda w, x: ((w - x) ** 2).sum() / 2, x, size=3)  # noqa: N806  the paper's name for it
     line = ravine.Line(run[0], run[-1])
     plane = ravine.Plane(run[0], run[-1], run[3])
@@ -46,7 +49,9 @@ def seen() -> Seen:
         ),
         ravine.project(run, onto=plane, objective=J).assign_attrs(title="the run on the plane"),
         ravine.evaluate(
-            J, along=ravine.pairs(dict(zip("abc", (run[0], run[3], run[-1]), strict=True))), at=np.linspace(0, 1, 7)
+            J,
+            along=ravine.pairs(dict(zip("abc", (run[0], run[3], run[-1]), strict=True))),
+            at=np.linspace(0, 1, 7),
         ),
         ravine.evaluate(
             J,

@@ -24,7 +24,9 @@ DATA = blobs()
 def ends_of(model, scale=1.0):
     torch.manual_seed(1)
     start = copy.deepcopy(model.state_dict())
-    return start, {n: t + scale * torch.randn_like(t) if t.is_floating_point() else t for n, t in start.items()}
+    return start, {
+        n: t + scale * torch.randn_like(t) if t.is_floating_point() else t for n, t in start.items()
+    }
 
 
 def test_an_embedding_that_renormalises_its_table_is_left_alone():
@@ -33,12 +35,16 @@ def test_an_embedding_that_renormalises_its_table_is_left_alone():
     words, targets = torch.randint(0, 2000, (203,)), DATA[1]
     start, end = ends_of(model, 2.0)
     before = {n: t.clone() for n, t in start.items()}
-    curve = evaluate(Objective(model, CE, (words, targets), dtype=torch.float64), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, CE, (words, targets), dtype=torch.float64), along=Line(start, end), at=AT
+    )
     assert all(torch.equal(start[n], t) for n, t in before.items())
     expected = []
     for alpha in AT:
         there = copy.deepcopy(model).double()
-        there.load_state_dict({n: (1 - alpha) * start[n].double() + alpha * end[n].double() for n in start})
+        there.load_state_dict(
+            {n: (1 - alpha) * start[n].double() + alpha * end[n].double() for n in start}
+        )
         expected.append(F.cross_entropy(there(words), targets).item())
     np.testing.assert_allclose(values(curve), expected, rtol=1e-10)
 
@@ -62,11 +68,15 @@ def test_a_stale_parameter_is_found_before_the_prefix_is_trusted():
     x = torch.randn(50, 100, dtype=torch.float64)
     targets = torch.randint(0, 4, (50,))
     start, end = ends_of(model)
-    curve = evaluate(Objective(model, CE, (x, targets), dtype=torch.float64), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, CE, (x, targets), dtype=torch.float64), along=Line(start, end), at=AT
+    )
     expected = []
     for alpha in AT:
         w = (1 - alpha) * start["w"].double() + alpha * end["w"].double()
-        expected.append(F.cross_entropy(F.linear(x, w) + x[:, :4].tanh() @ w.t()[:4], targets).item())
+        expected.append(
+            F.cross_entropy(F.linear(x, w) + x[:, :4].tanh() @ w.t()[:4], targets).item()
+        )
     np.testing.assert_allclose(values(curve), expected, rtol=1e-10)
 
 
@@ -154,7 +164,11 @@ def test_buffers_that_a_forward_pass_changes_do_not_leak_between_batches_and_poi
     end["n"] = start["n"]
     curves = [
         values(
-            evaluate(Objective(model, CE, DATA, batch_size=size, dtype=torch.float64), along=Line(start, end), at=AT)
+            evaluate(
+                Objective(model, CE, DATA, batch_size=size, dtype=torch.float64),
+                along=Line(start, end),
+                at=AT,
+            )
         )
         for size in (10, 50, 1000)
     ]
@@ -165,7 +179,11 @@ def test_buffers_that_a_forward_pass_changes_do_not_leak_between_batches_and_poi
 @pytest.mark.parametrize("answer", ["ignored", "empty"])
 def test_no_values_at_all_are_no_loss_of_zero(answer):
     model = mlp()
-    function = CE if answer == "ignored" else lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none")[:0]
+    function = (
+        CE
+        if answer == "ignored"
+        else lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none")[:0]
+    )
     data = (DATA[0], torch.full((203,), -100)) if answer == "ignored" else DATA
     with pytest.raises(InputError, match="gave no values"):
         Objective(model, function, data)(model)
@@ -184,7 +202,12 @@ def test_a_shared_norm_layer_takes_in_both_of_its_batches():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.bn, self.b, self.c = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.a, self.bn, self.b, self.c = (
+                nn.Linear(6, 8),
+                nn.BatchNorm1d(8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 4),
+            )
 
         def forward(self, x):
             return self.c(self.bn(self.b(torch.relu(self.bn(self.a(x))))))
@@ -197,7 +220,9 @@ def test_a_shared_norm_layer_takes_in_both_of_its_batches():
     J = Objective(model, CE, data, buffers="recompute", batch_size=50, dtype=torch.float64)
     curve = evaluate(J, along=Line(start, end), at=[0.5])
     there = copy.deepcopy(model).double()
-    there.load_state_dict({n: (start[n] + end[n]) / 2 if start[n].is_floating_point() else start[n] for n in start})
+    there.load_state_dict(
+        {n: (start[n] + end[n]) / 2 if start[n].is_floating_point() else start[n] for n in start}
+    )
     batches = [data[0].double()[i : i + 50] for i in range(0, 200, 50)]
     torch.optim.swa_utils.update_bn(batches, there)
     expected = F.cross_entropy(there.eval()(data[0].double()), data[1]).item()
@@ -216,7 +241,9 @@ def test_statistics_of_an_unknown_kind_are_not_recomputed():
 
     model = Own()
     with pytest.raises(InputError, match="of its own"):
-        evaluate(Objective(model, CE, DATA, buffers="recompute"), along=Line(*ends_of(model)), at=AT)
+        evaluate(
+            Objective(model, CE, DATA, buffers="recompute"), along=Line(*ends_of(model)), at=AT
+        )
 
 
 def test_ends_that_were_not_measured_are_not_invented():
@@ -229,12 +256,18 @@ def test_ends_that_were_not_measured_are_not_invented():
     wide = metrics.verdict(evaluate(J, along=Line(point(0.0), point(1.0)), at=[-1, 2]))
     assert "was not measured between" in wide.headline
     inner = metrics.verdict(
-        evaluate(of_w(lambda w, x: w[0] * (1 - w[0]), size=1), along=Line(point(0.0), point(1.0)), at=AT[1:-1])
+        evaluate(
+            of_w(lambda w, x: w[0] * (1 - w[0]), size=1),
+            along=Line(point(0.0), point(1.0)),
+            at=AT[1:-1],
+        )
     )
     assert "barrier" not in inner.headline
 
 
-@pytest.mark.parametrize("name", ["loss_stderr", "loss_noise_floor", "n_examples", "alpha", "split", "top/5", "", 3])
+@pytest.mark.parametrize(
+    "name", ["loss_stderr", "loss_noise_floor", "n_examples", "alpha", "split", "top/5", "", 3]
+)
 def test_quantities_may_not_take_the_results_own_names(name):
     model = mlp()
 
@@ -268,7 +301,9 @@ def test_fixed_draws_include_those_of_numpy_and_python():
     start = copy.deepcopy(model.state_dict())
     end = {n: t + 1e-9 for n, t in start.items()}
     end["bias"] = start["bias"] + 1e-6
-    curve = evaluate(Objective(model, per_example, DATA, dropout="fixed"), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, per_example, DATA, dropout="fixed"), along=Line(start, end), at=AT
+    )
     assert np.ptp(values(curve)) < 1e-5
 
 
@@ -276,11 +311,15 @@ def test_ends_that_only_float64_tells_apart_are_measured_in_float64():
     model = nn.Linear(6, 4)
     start = {n: t.double() for n, t in model.state_dict().items()}
     end = {n: t + 1e-10 for n, t in start.items()}
-    end["weight"] = end["weight"] + 1e-9 * torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    end["weight"] = end["weight"] + 1e-9 * torch.randn(
+        4, 6, generator=torch.Generator().manual_seed(0)
+    )
     curve = evaluate(Objective(model, CE, DATA), along=Line(start, end), at=AT)
     assert curve.attrs["dtype"] == "float64"
     np.testing.assert_allclose(
-        values(curve) - values(curve)[0], direct(model, start, end, AT, DATA) - values(curve)[0], atol=1e-14
+        values(curve) - values(curve)[0],
+        direct(model, start, end, AT, DATA) - values(curve)[0],
+        atol=1e-14,
     )
     assert np.ptp(values(curve)) > 1e-12
 
@@ -345,7 +384,8 @@ def test_inference_tensors_are_data_like_any_other():
         model = mlp()
         curve = evaluate(Objective(model, CE, data), along=Line(*trained_ends()), at=AT)
     np.testing.assert_array_equal(
-        values(curve), values(evaluate(Objective(mlp(), CE, DATA), along=Line(*trained_ends()), at=AT))
+        values(curve),
+        values(evaluate(Objective(mlp(), CE, DATA), along=Line(*trained_ends()), at=AT)),
     )
 
 
@@ -392,7 +432,9 @@ def test_writes_behind_the_version_counter_do_not_reach_the_caller():
 def test_one_strided_row_is_a_batch_like_any_other():
     targets = torch.randn(257, 3)
     model = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
-    J = Objective(model, supervised(F.mse_loss), (torch.randn(257, 6), targets[:, 0]), batch_size=256)
+    J = Objective(
+        model, supervised(F.mse_loss), (torch.randn(257, 6), targets[:, 0]), batch_size=256
+    )
     assert np.isfinite(J(model)["data"])
 
 
@@ -409,7 +451,9 @@ def test_huge_and_tiny_losses_keep_their_standard_errors():
 
 def test_verdicts_say_what_was_chosen_and_what_is_inside():
     J = of_w(lambda w, x: 1 - 0.2 * w[0] + 0.3 * torch.sin(12 * w[0]), size=1)
-    found = str(metrics.verdict(evaluate(J, along=Line(point(0.0), point(1.0)), at=np.linspace(0, 1, 201))))
+    found = str(
+        metrics.verdict(evaluate(J, along=Line(point(0.0), point(1.0)), at=np.linspace(0, 1, 201)))
+    )
     assert "local minim" in found
     model = mlp(norm=True)
     ends = trained(model, DATA)

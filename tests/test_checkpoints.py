@@ -21,11 +21,16 @@ def state():
 
 
 def same(found, expected):
-    return found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in expected)
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[n], expected[n]) for n in expected
+    )
 
 
 def lightning(path):
-    torch.save({"state_dict": {f"model.{n}": t for n, t in state().items()}, "epoch": 3, "global_step": 7}, path)
+    torch.save(
+        {"state_dict": {f"model.{n}": t for n, t in state().items()}, "epoch": 3, "global_step": 7},
+        path,
+    )
 
 
 def sharded(path):
@@ -45,7 +50,9 @@ FILES = {
     "a.safetensors": lambda path: save_file(state(), path),
     "a.pt": lambda path: torch.save(state(), path),
     "old.pth": old_format,
-    "nested.pt": lambda path: torch.save({"model_state_dict": state(), "optimizer": {"lr": 0.1}}, path),
+    "nested.pt": lambda path: torch.save(
+        {"model_state_dict": state(), "optimizer": {"lr": 0.1}}, path
+    ),
     "a.ckpt": lightning,
     "shards": sharded,
 }
@@ -56,7 +63,9 @@ def test_files_hold_what_was_saved(tmp_path, name):
     FILES[name](tmp_path / name)
     found = align(Checkpoint.read(state()), Checkpoint.read(tmp_path / name))
     assert same(found.tensors, state())
-    assert same(align(Checkpoint.read(state()), Checkpoint.read(str(tmp_path / name))).tensors, state())
+    assert same(
+        align(Checkpoint.read(state()), Checkpoint.read(str(tmp_path / name))).tensors, state()
+    )
 
 
 def test_a_folder_with_one_file(tmp_path):
@@ -65,7 +74,8 @@ def test_a_folder_with_one_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module."]
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module."],
 )
 def test_prefixes_are_stripped_on_either_side(prefix):
     wrapped = {prefix + n: t for n, t in state().items()}
@@ -127,7 +137,9 @@ def test_a_result_given_for_a_checkpoint_is_no_pickle(tmp_path):
         Checkpoint.read(tmp_path / "line.nc")
 
 
-@pytest.mark.parametrize("name", ["text.pt", "text.safetensors", "empty.pt", "empty.safetensors", "text.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["text.pt", "text.safetensors", "empty.pt", "empty.safetensors", "text.ckpt"]
+)
 def test_a_file_that_is_no_checkpoint(tmp_path, name):
     (tmp_path / name).write_text("hello world" if name.startswith("text") else "")
     with pytest.raises(InputError, match=name):
@@ -160,7 +172,9 @@ def test_damaged_shards(tmp_path):
         Checkpoint.read(tmp_path / "shards")
 
 
-@pytest.mark.parametrize("source", [{}, {"epoch": 3}, {"state_dict": {}}, 3, None, [torch.ones(2)], {"w": [1.0]}])
+@pytest.mark.parametrize(
+    "source", [{}, {"epoch": 3}, {"state_dict": {}}, 3, None, [torch.ones(2)], {"w": [1.0]}]
+)
 def test_things_that_are_no_point(source):
     with pytest.raises(InputError):
         Checkpoint.read(source)

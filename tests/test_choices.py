@@ -34,14 +34,18 @@ def images():
 
 def walked(model, data, at=21, **options):
     torch.manual_seed(1)
-    ends = [{name: torch.randn_like(p) * 0.2 for name, p in model.named_parameters()} for _ in range(2)]
+    ends = [
+        {name: torch.randn_like(p) * 0.2 for name, p in model.named_parameters()} for _ in range(2)
+    ]
     J = Objective(model, supervised(F.cross_entropy), data, **options)
     return J, evaluate(J, along=Line(*ends), at=np.linspace(0, 1, at))
 
 
 def clock(monkeypatch, seconds):
     """Passes take what ``seconds(examples, channels_last)`` says."""
-    monkeypatch.setattr(Pass, "_seconds", lambda self, batch, _: seconds(len(batch[1]), self.replica.channels_last))
+    monkeypatch.setattr(
+        Pass, "_seconds", lambda self, batch, _: seconds(len(batch[1]), self.replica.channels_last)
+    )
 
 
 class TestBatchSize:
@@ -63,7 +67,9 @@ class TestBatchSize:
     def test_a_loss_that_depends_on_its_batch_keeps_the_default(self, images, monkeypatch):
         clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
         model = nn.Sequential(
-            nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5, affine=False, track_running_stats=False)
+            nn.Flatten(),
+            nn.Linear(192, 5),
+            nn.BatchNorm1d(5, affine=False, track_running_stats=False),
         )
         J, _ = walked(model, images)
         assert J.splits[0].batch_size == 256
@@ -86,7 +92,9 @@ class TestLayout:
         assert laid == [True]
         np.testing.assert_allclose(fast["loss"], usual["loss"], rtol=2e-6)
         np.testing.assert_array_equal(fast["error"], usual["error"])
-        assert float(fast["loss_noise_floor"].min()) > 0  # the probes' tiny changes reach these weights too
+        assert (
+            float(fast["loss_noise_floor"].min()) > 0
+        )  # the probes' tiny changes reach these weights too
 
     def test_code_that_cannot_have_it_is_left_alone(self, images, monkeypatch):
         _, usual = walked(Convolutions(rigid=True), images, batch_size=100)
@@ -109,7 +117,9 @@ class TestLayout:
 
     def test_a_perturbation_reaches_weights_of_either_layout(self):
         replica = Replica(Convolutions(), torch.float32, torch.device("cpu"))
-        zero, one = ({n: torch.full_like(p, v) for n, p in replica.params.items()} for v in (1.0, 2.0))
+        zero, one = (
+            {n: torch.full_like(p, v) for n, p in replica.params.items()} for v in (1.0, 2.0)
+        )
         replica.span([zero, one])
         for last in (False, True):
             replica.lay_out(channels_last=last)

@@ -106,15 +106,32 @@ def ravine(*words):
 
 def test_a_line_from_two_files(folder, capsys):
     assert (
-        ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--alpha", "-0.5:1.5:41", "--out", "o") == 0
+        ravine(
+            "line",
+            "objective.py:make",
+            "start.safetensors",
+            "end.pt",
+            "--alpha",
+            "-0.5:1.5:41",
+            "--out",
+            "o",
+        )
+        == 0
     )
     said = capsys.readouterr()
     assert "The train loss" in said.out
     assert "o/report.html" in said.out
-    assert {p.name for p in (folder / "o").iterdir()} == {"line.nc", "line.png", "line.pdf", "report.html"}
+    assert {p.name for p in (folder / "o").iterdir()} == {
+        "line.nc",
+        "line.png",
+        "line.pdf",
+        "report.html",
+    }
     curve = open_result("o/line.nc")
     np.testing.assert_array_equal(curve["alpha"], np.linspace(-0.5, 1.5, 41))
-    assert curve.attrs["command"].startswith("ravine line objective.py:make start.safetensors end.pt")
+    assert curve.attrs["command"].startswith(
+        "ravine line objective.py:make start.safetensors end.pt"
+    )
     page = (folder / "o" / "report.html").read_bytes()
     (folder / "o" / "report.html").unlink()
     assert ravine("report", "o") == 0
@@ -122,7 +139,16 @@ def test_a_line_from_two_files(folder, capsys):
 
 
 def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, capsys):
-    words = ["barriers", "objective.py:make", "start.safetensors", "end.pt", "--alpha", "0:1:5", "--out", "o"]
+    words = [
+        "barriers",
+        "objective.py:make",
+        "start.safetensors",
+        "end.pt",
+        "--alpha",
+        "0:1:5",
+        "--out",
+        "o",
+    ]
     assert ravine(*words, "--plotlyjs", "cdn") == 0
     assert "\nThe verdict\n" in capsys.readouterr().out
     page = folder / "o" / "report.html"
@@ -134,29 +160,70 @@ def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, cap
 def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
     objective = cli.load_objective("objective.py:make")
     plane = Plane("start.safetensors", "end.pt", mlp(1))
-    save_result(evaluate(objective, along=plane, at={"alpha": [0, 0.5, 1], "beta": [0, 1]}), "o/plane.nc")
+    save_result(
+        evaluate(objective, along=plane, at={"alpha": [0, 0.5, 1], "beta": [0, 1]}), "o/plane.nc"
+    )
     assert ravine("report", "o") == 0
     assert "is lowest at" in (folder / "o" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_resolved_line(folder, capsys):
-    assert ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--tolerance", "1e-2", "--out", "o") == 0
+    assert (
+        ravine(
+            "line",
+            "objective.py:make",
+            "start.safetensors",
+            "end.pt",
+            "--tolerance",
+            "1e-2",
+            "--out",
+            "o",
+        )
+        == 0
+    )
     assert "read between them by interpolation" in capsys.readouterr().out
     curve = open_result("o/line.nc")
     assert curve.attrs["sampling"] == "resolved"
     assert reconstruct(curve, [0.123]).sizes["alpha"] == 1
-    assert ravine("line", "objective.py:make", "start.safetensors", "end.pt", "--tolerance", "7", "--out", "p") == 2
+    assert (
+        ravine(
+            "line",
+            "objective.py:make",
+            "start.safetensors",
+            "end.pt",
+            "--tolerance",
+            "7",
+            "--out",
+            "p",
+        )
+        == 2
+    )
     assert "tolerance must lie between 0 and 1" in capsys.readouterr().err
     assert not (folder / "p").exists()
 
 
 @pytest.mark.parametrize("hold", ["start", "end"])
 def test_groups_are_those_of_python(folder, capsys, hold):
-    words = ["line", *GOOD, "--alpha", "0:1:5", "--groups", "*.bias", "--groups", "2.*", "--hold", hold, "--out", "o"]
+    words = [
+        "line",
+        *GOOD,
+        "--alpha",
+        "0:1:5",
+        "--groups",
+        "*.bias",
+        "--groups",
+        "2.*",
+        "--hold",
+        hold,
+        "--out",
+        "o",
+    ]
     assert ravine(*words) == 0
     assert "2 lines" in capsys.readouterr().out
     lines = by_group(Line("start.safetensors", "end.pt"), ["*.bias", "2.*"], hold=hold)
-    expected = evaluate(cli.load_objective("objective.py:make"), along=lines, at=np.linspace(0, 1, 5))
+    expected = evaluate(
+        cli.load_objective("objective.py:make"), along=lines, at=np.linspace(0, 1, 5)
+    )
     (file,) = (folder / "o").glob("*.nc")
     found = open_result(file)
     assert list(found["line"].values) == ["*.bias", "2.*"]
@@ -166,12 +233,24 @@ def test_groups_are_those_of_python(folder, capsys, hold):
 def test_every_policy_for_running_statistics_is_a_row(folder, capsys):
     for seed, name in enumerate(("a.pt", "b.pt")):
         torch.save(trained(mlp(seed, norm=True), blobs())[1], name)
-    words = ["line", "objective.py:normed", "a.pt", "b.pt", "--alpha", "0:1:5", "--compare-buffers", "--out", "o"]
+    words = [
+        "line",
+        "objective.py:normed",
+        "a.pt",
+        "b.pt",
+        "--alpha",
+        "0:1:5",
+        "--compare-buffers",
+        "--out",
+        "o",
+    ]
     assert ravine(*words) == 0
     (file,) = (folder / "o").glob("*.nc")
     found = open_result(file)
     assert sorted(found["line"].values) == ["end", "interpolate", "recompute", "start"]
-    assert len({round(float(value), 9) for value in found["loss"].sel(alpha=0.5, split="train")}) == 4
+    assert (
+        len({round(float(value), 9) for value in found["loss"].sel(alpha=0.5, split="train")}) == 4
+    )
 
 
 def test_barriers_are_those_of_python(folder, capsys):
@@ -183,7 +262,9 @@ def test_barriers_are_those_of_python(folder, capsys):
     points = {"start": "start.safetensors", "end": "end.pt", "third": "third.pt"}
     J = cli.load_objective("objective.py:make")
     expected = metrics.barriers(evaluate(J, along=pairs(points), at=np.linspace(0, 1, 9))).of("end")
-    assert [height.value for height in found.values()] == [height.value for height in expected.values()]
+    assert [height.value for height in found.values()] == [
+        height.value for height in expected.values()
+    ]
 
 
 def test_a_run_projected(folder, capsys):
@@ -192,7 +273,9 @@ def test_a_run_projected(folder, capsys):
     kept = [open_result(file) for file in sorted((folder / "o").glob("*.nc"))]
     path = next(result for result in kept if "residual" in result)
     run = Trajectory.open("run")
-    expected = project(run, Line(run[0], run[-1]), objective=cli.load_objective("objective.py:make"))
+    expected = project(
+        run, Line(run[0], run[-1]), objective=cli.load_objective("objective.py:make")
+    )
     for name in ("alpha", "residual", "loss"):
         np.testing.assert_allclose(path[name], expected[name], rtol=1e-12)
 
@@ -209,7 +292,17 @@ def test_a_run_projected(folder, capsys):
 )
 def test_planes(folder, capsys, points):
     torch.save(mlp(1).state_dict(), "third.pt")
-    words = ["plane", "objective.py:make", *points, "--alpha", "0:1:3", "--beta", "-0.5,0,0.5,1", "--out", "o"]
+    words = [
+        "plane",
+        "objective.py:make",
+        *points,
+        "--alpha",
+        "0:1:3",
+        "--beta",
+        "-0.5,0,0.5,1",
+        "--out",
+        "o",
+    ]
     assert ravine(*words) == 0
     out = capsys.readouterr().out
     kept = [open_result(file) for file in sorted((folder / "o").glob("*.nc"))]
@@ -229,17 +322,28 @@ def test_planes(folder, capsys, points):
 
 
 def test_the_objective_may_be_in_a_module(folder, capsys):
-    assert ravine("line", "objective:make", "start.safetensors", "end.pt", "--alpha", "0,1", "--out", "o") == 0
+    assert (
+        ravine(
+            "line", "objective:make", "start.safetensors", "end.pt", "--alpha", "0,1", "--out", "o"
+        )
+        == 0
+    )
     assert len(open_result("o/line.nc")["alpha"]) == 2
 
 
 GOOD = ["objective.py:make", "start.safetensors", "end.pt"]
 BAD = {
     "no such group": (["line", *GOOD, "--groups", "attention.*"], "attention.*"),
-    "hold the middle": (["line", *GOOD, "--groups", "modules", "--hold", "middle"], "'start' or 'end'"),
+    "hold the middle": (
+        ["line", *GOOD, "--groups", "modules", "--hold", "middle"],
+        "'start' or 'end'",
+    ),
     "no running statistics": (["line", *GOOD, "--compare-buffers"], "running statistics"),
     "barriers of one": (["barriers", "objective.py:make", "end.pt"], "two"),
-    "barriers of twins": (["barriers", "objective.py:make", "end.pt", "end.pt", "start.safetensors"], "end.pt"),
+    "barriers of twins": (
+        ["barriers", "objective.py:make", "end.pt", "end.pt", "start.safetensors"],
+        "end.pt",
+    ),
     "barriers, other model": (["barriers", *GOOD, "other.safetensors"], "other"),
     "no run": (["project", "objective.py:make", "nowhere"], "nowhere"),
     "an empty run": (["project", "objective.py:make", "vacant"], "vacant"),
@@ -249,12 +353,27 @@ BAD = {
     "no such axes": (["plane", "objective.py:make", "run", "--axes", "tsne"], "tsne"),
     "axes of a checkpoint": (["plane", "objective.py:make", "end.pt", "--axes", "pca"], "end.pt"),
     "a damaged run": (["project", "objective.py:make", "damaged"], "step-"),
-    "no such file": (["line", "objective.py:make", "start.safetensors", "nowhere.pt"], "nowhere.pt"),
-    "other model": (["line", "objective.py:make", "start.safetensors", "other.safetensors"], "'other'"),
-    "NaN": (["line", "objective.py:make", "start.safetensors", "nan.safetensors"], "NaN or infinity in '0.bias'"),
-    "no checkpoint": (["line", "objective.py:make", "start.safetensors", "text.pt"], "not a checkpoint"),
+    "no such file": (
+        ["line", "objective.py:make", "start.safetensors", "nowhere.pt"],
+        "nowhere.pt",
+    ),
+    "other model": (
+        ["line", "objective.py:make", "start.safetensors", "other.safetensors"],
+        "'other'",
+    ),
+    "NaN": (
+        ["line", "objective.py:make", "start.safetensors", "nan.safetensors"],
+        "NaN or infinity in '0.bias'",
+    ),
+    "no checkpoint": (
+        ["line", "objective.py:make", "start.safetensors", "text.pt"],
+        "not a checkpoint",
+    ),
     "malicious": (["line", "objective.py:make", "start.safetensors", "evil.pt"], "run code"),
-    "same end": (["line", "objective.py:make", "start.safetensors", "start.safetensors"], "same point"),
+    "same end": (
+        ["line", "objective.py:make", "start.safetensors", "start.safetensors"],
+        "same point",
+    ),
     "alpha word": (["line", *GOOD, "--alpha", "middle"], "--alpha must be"),
     "alpha two parts": (["line", *GOOD, "--alpha", "0:1"], "--alpha must be"),
     "alpha count 0": (["line", *GOOD, "--alpha", "0:1:0"], "--alpha must be"),
@@ -282,7 +401,11 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
     words, said = BAD[case]
-    before = {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*") if "__pycache__" not in str(p)}
+    before = {
+        p.relative_to(folder): p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if "__pycache__" not in str(p)
+    }
     assert ravine(*words) == 2
     out, err = capsys.readouterr()
     assert said in err.replace("\n", " ")
@@ -297,7 +420,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
     assert not (folder / "executed").exists()
 
 
-@pytest.mark.parametrize("words", [["line"], ["line", "a", "b"], ["unknown"], ["line", *GOOD, "--alhpa", "1"]])
+@pytest.mark.parametrize(
+    "words", [["line"], ["line", "a", "b"], ["unknown"], ["line", *GOOD, "--alhpa", "1"]]
+)
 def test_wrong_usage_is_exit_code_2(folder, capsys, words):
     assert ravine(*words) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -311,8 +436,14 @@ def test_inspect(folder, capsys):
 
 
 def test_help_and_version():
-    for words, said in ((["--help"], "demo"), (["line", "--help"], "--alpha"), (["--version"], "ravine 0.")):
-        done = subprocess.run([sys.executable, "-m", "ravine", *words], capture_output=True, text=True, check=True)
+    for words, said in (
+        (["--help"], "demo"),
+        (["line", "--help"], "--alpha"),
+        (["--version"], "ravine 0."),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "ravine", *words], capture_output=True, text=True, check=True
+        )
         assert said in done.stdout
 
 
@@ -324,9 +455,20 @@ def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
     out, _ = capsys.readouterr()
     assert "report.html" in out
     names = {p.name for p in (tmp_path / "demo").iterdir()}
-    assert {"report.html", "descent.nc", "descent.png", "crossing.nc", "crossing.png", "init-a.safetensors"} <= names
-    descent = metrics.verdict(open_result(tmp_path / "demo" / "descent.nc")).measures["train", "loss"]
-    crossing = metrics.verdict(open_result(tmp_path / "demo" / "crossing.nc")).measures["train", "loss"]
+    assert {
+        "report.html",
+        "descent.nc",
+        "descent.png",
+        "crossing.nc",
+        "crossing.png",
+        "init-a.safetensors",
+    } <= names
+    descent = metrics.verdict(open_result(tmp_path / "demo" / "descent.nc")).measures[
+        "train", "loss"
+    ]
+    crossing = metrics.verdict(open_result(tmp_path / "demo" / "crossing.nc")).measures[
+        "train", "loss"
+    ]
     assert descent.monotone
     assert not descent.has_barrier
     assert crossing.has_barrier

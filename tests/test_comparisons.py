@@ -54,8 +54,12 @@ def test_every_line_is_what_it_is_alone(solutions, measured):
             np.testing.assert_allclose(values(one, quantity), values(alone, quantity), rtol=1e-12)
         np.testing.assert_allclose(one["loss_replicates"], alone["loss_replicates"], atol=1e-12)
         np.testing.assert_allclose(one["distance"], alone["distance"], rtol=1e-9)
-        assert {k: one.attrs[k] for k in ("start", "end", "start_hash", "end_hash", "data_hash", "objective_hash")} == {
-            k: alone.attrs[k] for k in ("start", "end", "start_hash", "end_hash", "data_hash", "objective_hash")
+        assert {
+            k: one.attrs[k]
+            for k in ("start", "end", "start_hash", "end_hash", "data_hash", "objective_hash")
+        } == {
+            k: alone.attrs[k]
+            for k in ("start", "end", "start_hash", "end_hash", "data_hash", "objective_hash")
         }
         assert one.attrs["length"] == pytest.approx(alone.attrs["length"], rel=1e-12)
         assert np.isfinite(one["loss_noise_floor"]).all()
@@ -101,7 +105,9 @@ def test_lines_without_an_end_in_common_are_measured_too(solutions):
     found = ravine.evaluate(objective(), along=lines, at=AT)
     for name, line in lines.items():
         np.testing.assert_allclose(
-            values(found.sel(line=name)), values(ravine.evaluate(objective(), along=line, at=AT)), rtol=1e-12
+            values(found.sel(line=name)),
+            values(ravine.evaluate(objective(), along=line, at=AT)),
+            rtol=1e-12,
         )
 
 
@@ -113,14 +119,19 @@ def test_what_is_no_dict_of_lines_is_refused(solutions):
     with pytest.raises(InputError, match="two points or more; got 1"):
         ravine.pairs({"a": solutions["a"]})
     with pytest.raises(InputError, match="same point"):
-        ravine.evaluate(objective(), along=ravine.pairs([solutions["a"], copy.deepcopy(solutions["a"])]), at=AT)
+        ravine.evaluate(
+            objective(), along=ravine.pairs([solutions["a"], copy.deepcopy(solutions["a"])]), at=AT
+        )
     with pytest.raises(InputError, match="shape at '0.weight'"):
         ravine.pairs([solutions["a"], mlp(width=8).state_dict()])
 
 
 @pytest.mark.parametrize("at", [[0, 1], [0, 0.5, 1]])
 def test_two_of_the_points_being_one_is_refused_before_anything_is_measured(solutions, at):
-    twice = {**solutions, "again": solutions["b"]}  # neither is the first, from which distances are counted
+    twice = {
+        **solutions,
+        "again": solutions["b"],
+    }  # neither is the first, from which distances are counted
     with pytest.raises(InputError, match="b and .*again are the same point"):
         ravine.evaluate(objective(), along=ravine.pairs(twice), at=at)
 
@@ -138,7 +149,9 @@ def test_a_file_of_several_lines_comes_back(measured, tmp_path):
 
 def test_barriers_of_a_double_well():
     points = {"left": point(-1.0, 0.0), "right": point(1.0, 0.0), "near": point(0.8, 0.0)}
-    found = ravine.evaluate(of_w(double_well), along=ravine.pairs(points), at=np.linspace(0, 1, 401))
+    found = ravine.evaluate(
+        of_w(double_well), along=ravine.pairs(points), at=np.linspace(0, 1, 401)
+    )
     table = metrics.barriers(found)
     end, mean, chord = (table.of(kind) for kind in ("end", "mean", "chord"))
     height = (0.8**2 - 1) ** 2  # at "near"
@@ -155,10 +168,16 @@ def test_sets_that_may_be_averaged_are_connected_pair_by_pair():
     places = {"a": (-1.0, 1.0), "b": (-0.05, -0.1), "c": (1.0, 1.0), "d": (9.0, 0.0)}
 
     def bowl(w, x):  # a hill at (0, 1) between a and c; a wall on the way to d
-        return torch.exp(-8 * (w[0] ** 2 + (w[1] - 1) ** 2)) + 5 * torch.exp(-((w[0] - 5) ** 2)) + 0 * x
+        return (
+            torch.exp(-8 * (w[0] ** 2 + (w[1] - 1) ** 2))
+            + 5 * torch.exp(-((w[0] - 5) ** 2))
+            + 0 * x
+        )
 
     found = ravine.evaluate(
-        of_w(bowl), along=ravine.pairs({n: point(*p) for n, p in places.items()}), at=np.linspace(0, 1, 101)
+        of_w(bowl),
+        along=ravine.pairs({n: point(*p) for n, p in places.items()}),
+        at=np.linspace(0, 1, 101),
     )
     assert metrics.connected(found) == [("a", "b"), ("b", "c"), ("d",)]
     said = metrics.verdict(found)
@@ -203,13 +222,17 @@ def test_a_group_moves_alone(solutions, hold):
     found = ravine.evaluate(objective(), along=lines, at=AT)
     for name, line in lines.items():
         start, end = line.at(0.0), line.at(1.0)
-        np.testing.assert_allclose(values(found.sel(line=name)), direct(mlp(), start, end, AT, DATA), rtol=1e-12)
+        np.testing.assert_allclose(
+            values(found.sel(line=name)), direct(mlp(), start, end, AT, DATA), rtol=1e-12
+        )
 
 
 def test_groups_by_pattern(solutions):
     line = Line(solutions["a"], solutions["b"])
     lines = ravine.by_group(line, {"biases": "*.bias", "rest": ["*.weight"], "all": "*"})
-    assert [name for name, t in lines["biases"].at(1.0).items() if torch.equal(t, solutions["b"][name])] == [
+    assert [
+        name for name, t in lines["biases"].at(1.0).items() if torch.equal(t, solutions["b"][name])
+    ] == [
         "0.bias",
         "2.bias",
     ]
@@ -244,7 +267,9 @@ def test_bad_groups_are_refused(solutions):
     half = {**solutions["a"], "2.bias": solutions["b"]["2.bias"]}
     with pytest.raises(InputError, match=r"'0\.\*' \(2\) are the same at both ends"):
         ravine.by_group(Line(solutions["a"], half), ["0.*"])
-    assert list(ravine.by_group(Line(solutions["a"], half))) == ["2"]  # what does not move has no line
+    assert list(ravine.by_group(Line(solutions["a"], half))) == [
+        "2"
+    ]  # what does not move has no line
 
 
 # --- runs and policies ---------------------------------------------------------------------------------------
@@ -262,7 +287,9 @@ def test_between_runs_step_by_step(tmp_path):
     other = record(tmp_path / "b", {0: (0.0, 1.0), 5: (0.5, 0.0), 10: (1.0, 0.0), 20: (1.0, 0.1)})
     lines = ravine.between_runs(one, other)
     assert list(lines) == ["5", "10"]  # the same point at 0, one run only at 12 and 20
-    found = metrics.barriers(ravine.evaluate(of_w(double_well), along=lines, at=np.linspace(0, 1, 101))).of("end")
+    found = metrics.barriers(
+        ravine.evaluate(of_w(double_well), along=lines, at=np.linspace(0, 1, 101))
+    ).of("end")
     assert found["5"].value == pytest.approx(1 - 0.75**2)
     assert found["10"].value == pytest.approx(1.0)
     apart = record(tmp_path / "c", {3: (0.0, 1.0), 4: (0.0, 2.0)})
@@ -274,7 +301,12 @@ def test_every_policy_for_running_statistics(norm_ends):
     line = Line(norm_ends["a"], norm_ends["b"])
     J = objective(buffers="start")
     found = ravine.compare_buffers(J, line, AT)
-    assert [str(name) for name in found["line"].values] == ["start", "end", "interpolate", "recompute"]
+    assert [str(name) for name in found["line"].values] == [
+        "start",
+        "end",
+        "interpolate",
+        "recompute",
+    ]
     assert J.buffers == "start"
     for policy in ("start", "end", "interpolate", "recompute"):
         alone = ravine.evaluate(objective(buffers=policy), along=line, at=AT)
@@ -312,12 +344,17 @@ def test_a_run_with_its_learning_curve(tmp_path, norm_ends):
 
 def test_the_matrix_reads_like_a_table(measured, tmp_path):
     figure = plot.barriers(measured)
-    assert [panel.title for panel in figure.panels] == ["barrier in loss (nats)", "barrier in error rate"]
+    assert [panel.title for panel in figure.panels] == [
+        "barrier in loss (nats)",
+        "barrier in error rate",
+    ]
     cells = figure.panels[0].layers[0]
     table = metrics.barriers(measured).of("end")
     assert figure.panels[0].x.names == ("a", "b", "c")
     assert figure.panels[0].y.names == ("c", "b", "a")
-    assert cells.z[0, 1] == cells.z[1, 2] == max(table["a – b"].value, 0)  # column a, row b; column b, row a
+    assert (
+        cells.z[0, 1] == cells.z[1, 2] == max(table["a – b"].value, 0)
+    )  # column a, row b; column b, row a
     assert np.isnan([cells.z[0, 2], cells.z[1, 1], cells.z[2, 0]]).all()
     for suffix in ("png", "html"):
         figure.save(tmp_path / f"matrix.{suffix}")
@@ -325,7 +362,9 @@ def test_the_matrix_reads_like_a_table(measured, tmp_path):
 
 def test_numbers_make_a_curve_and_names_make_marks(solutions, tmp_path):
     line = Line(solutions["a"], solutions["b"])
-    found = ravine.evaluate(objective(), along=ravine.by_group(line, {"first": "0.*", "last": "2.*"}), at=AT)
+    found = ravine.evaluate(
+        objective(), along=ravine.by_group(line, {"first": "0.*", "last": "2.*"}), at=AT
+    )
     figure = plot.barriers(found, "loss")
     assert figure.panels[0].y.names == ("last", "first")
     figure.save(tmp_path / "groups.pdf")
@@ -346,18 +385,24 @@ def test_the_report_has_every_barrier(measured, tmp_path):
 
 
 def test_random_axes_are_filter_normalized_and_orthogonal():
-    model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(45, 7), nn.Linear(7, 1))
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(45, 7), nn.Linear(7, 1)
+    )
     one, other = ravine.random_axes(model, seed=3)
     dot = 0.0
     for name, tensor in model.named_parameters():
-        first, second = (corner[name].double() - tensor.detach().double() for corner in (one, other))
+        first, second = (
+            corner[name].double() - tensor.detach().double() for corner in (one, other)
+        )
         if tensor.ndim == 1:
             assert not first.any()
             assert not second.any()
             continue
         for direction in (first, second):  # Li et al.: d_ij / ‖d_ij‖ · ‖θ_ij‖
             lengths = direction.flatten(1).norm(dim=1)
-            torch.testing.assert_close(lengths, tensor.detach().double().flatten(1).norm(dim=1), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                lengths, tensor.detach().double().flatten(1).norm(dim=1), rtol=1e-5, atol=1e-7
+            )
         dot += float((first * second).sum())
     assert abs(dot) < 1e-5
     again = ravine.random_axes(model, seed=3)[0]

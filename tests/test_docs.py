@@ -1,10 +1,11 @@
 """What the documentation says is run: every snippet of every page, in order, and every example.
 
-A page's Python blocks share one namespace and one folder. The text block behind a block is what it prints: its words
-are compared, its numbers are not, because training on another machine rounds otherwise and ends a little elsewhere; a
-sentence that hangs on such a number may differ too. With RAVINE_WRITE_DOCS=1 in the
-environment these blocks are written anew. A block with a title is a file; lines of an sh block are run as commands of
-ravine. What cannot be run has a comment before it that says why: <!-- not run: … -->
+A page's Python blocks share one namespace and one folder. The text block behind a block is what it
+prints: its words are compared, its numbers are not, because training on another machine rounds
+otherwise and ends a little elsewhere; a sentence that hangs on such a number may differ too. With
+RAVINE_WRITE_DOCS=1 in the environment these blocks are written anew. A block with a title is a
+file; lines of an sh block are run as commands of ravine. What cannot be run has a comment before it
+that says why: <!-- not run: … -->
 """
 
 from __future__ import annotations
@@ -27,21 +28,35 @@ from oracles import blobs, mlp, trained
 from ravine import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+)
 EXAMPLES = sorted(path.name for path in ROOT.glob("examples/*.py"))
-FENCE = re.compile(r"^(?P<aside><!--[^\n]*-->\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<aside><!--[^\n]*-->\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 NUMBER = re.compile(r"[-−+]?(\d[\d,]*\.?\d*(e[-−+]?\d+)?|nan|inf)")
-NEEDS = {"lightning": "lightning", "transformers": "transformers", "peft": "peft", "sklearn": "sklearn"}
+NEEDS = {
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "peft": "peft",
+    "sklearn": "sklearn",
+}
 
 pytestmark = [
-    pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documentation is not part of the source archive"),
+    pytest.mark.skipif(
+        not (ROOT / "docs").is_dir(), reason="the documentation is not part of the source archive"
+    ),
     pytest.mark.filterwarnings("ignore"),  # of the frameworks about themselves and each other
 ]
 
 
 def likeness(one: str, other: str) -> float:
     """Share of words that agree, whatever the numbers and line breaks: 1 where the texts say the same."""
-    return SequenceMatcher(None, *(NUMBER.sub("#", text).split() for text in (one, other)), autojunk=False).ratio()
+    return SequenceMatcher(
+        None, *(NUMBER.sub("#", text).split() for text in (one, other)), autojunk=False
+    ).ratio()
 
 
 def run_examples_of(info: str) -> str | None:
@@ -52,10 +67,18 @@ def run_examples_of(info: str) -> str | None:
 
 def example(name: str, folder: Path) -> str:
     threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment = {key: value for key, value in os.environ.items() if key != "RAVINE_DATA"} | threads
+    environment = {
+        key: value for key, value in os.environ.items() if key != "RAVINE_DATA"
+    } | threads
     command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / name)]
     found = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=180
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
     )
     assert found.returncode == 0, found.stderr[-3000:]
     return found.stdout
@@ -63,7 +86,9 @@ def example(name: str, folder: Path) -> str:
 
 def skip_without(text: str) -> None:
     for module, package in NEEDS.items():
-        if re.search(rf"^\s*(from|import) {module}\b|ravine\.integrations\.{module}", text, re.MULTILINE):
+        if re.search(
+            rf"^\s*(from|import) {module}\b|ravine\.integrations\.{module}", text, re.MULTILINE
+        ):
             pytest.importorskip(package)
 
 
@@ -89,7 +114,8 @@ def readers_own(folder: Path) -> dict[str, object]:
     save_file(start, "init.safetensors")
     ravine.TrajectoryRecorder("runs/mine").record(0, other)
     source = (
-        "import sys; sys.path.insert(0, {!r})\nfrom oracles import blobs, mlp as Net\nload_data = lambda: blobs(60)\n"
+        "import sys; sys.path.insert(0, {!r})\nfrom oracles import blobs, mlp as Net\nload_data = "
+        "lambda: blobs(60)\n"
     )
     Path("my_project.py").write_text(source.format(str(Path(__file__).parent)))
     return {"model": mlp(0), "X": data[0], "y": data[1], "valid_loader": data, "step": 900}
@@ -144,19 +170,32 @@ def test_what_a_page_says_can_be_done(page, folder):
 
 
 def test_another_text_is_not_taken_for_the_one_shown():
-    shown = "The train loss falls all the way from 2.3 ± 0.1 to 0.1 along the straight line, with no bump."
+    shown = (
+        "The train loss falls all the way from 2.3 ± 0.1 to 0.1 along the straight line, with no "
+        "bump."
+    )
     assert (
         likeness(
-            shown, "The train loss falls all the way from 1.7 ± 0.2 to\n0.02 along the straight line, with no bump."
+            shown,
+            "The train loss falls all the way from 1.7 ± 0.2 to\n0.02 along the straight line, "
+            "with no bump.",
         )
         == 1
     )
-    assert likeness(shown, "A barrier in the train loss of 0.9 ± 0.1 stands between the two points, at α = 0.5.") < 0.8
+    assert (
+        likeness(
+            shown,
+            "A barrier in the train loss of 0.9 ± 0.1 stands between the two points, at α = 0.5.",
+        )
+        < 0.8
+    )
 
 
 def test_hardly_anything_is_left_out():
     asides = [
-        a[1] for page in PAGES for a in re.finditer(r"<!-- not run: ([^\n]+) -->", (ROOT / page).read_text("utf-8"))
+        a[1]
+        for page in PAGES
+        for a in re.finditer(r"<!-- not run: ([^\n]+) -->", (ROOT / page).read_text("utf-8"))
     ]
     assert all(asides)
     assert len(asides) <= 3

@@ -16,7 +16,9 @@ import ravine
 from oracles import blobs, mlp
 from ravine import InputError, Trajectory
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the frameworks about themselves and each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # of the frameworks about themselves and each other
 
 DATA = blobs(200)
 BATCH = 25  # 8 batches an epoch
@@ -84,10 +86,20 @@ class TestLightning:
 
         trainer, module = self.fit(tmp_path, LightningRecorder(tmp_path / "run", every=2), epochs=1)
         trainer.save_checkpoint(tmp_path / "kept.ckpt")
-        self.fit(tmp_path, LightningRecorder(tmp_path / "run", every=2), epochs=2, resume=tmp_path / "kept.ckpt")
+        self.fit(
+            tmp_path,
+            LightningRecorder(tmp_path / "run", every=2),
+            epochs=2,
+            resume=tmp_path / "kept.ckpt",
+        )
         whole = Trajectory.open(tmp_path / "run")
         assert whole.steps == (0, 2, 4, 6, 8, 10, 12, 14, 16)
-        self.fit(tmp_path, LightningRecorder(tmp_path / "run", every=2), epochs=2, resume=tmp_path / "kept.ckpt")
+        self.fit(
+            tmp_path,
+            LightningRecorder(tmp_path / "run", every=2),
+            epochs=2,
+            resume=tmp_path / "kept.ckpt",
+        )
         assert Trajectory.open(tmp_path / "run").snapshots == whole.snapshots  # the same bits again
         assert torch.equal(whole.at(8)["model.0.weight"], module.state_dict()["model.0.weight"])
 
@@ -95,7 +107,9 @@ class TestLightning:
         from ravine.integrations.lightning import LightningRecorder
 
         self.fit(tmp_path, LightningRecorder(tmp_path / "run"), epochs=1)
-        with pytest.raises(InputError, match="holds a run up to step 8, and this training starts anew"):
+        with pytest.raises(
+            InputError, match="holds a run up to step 8, and this training starts anew"
+        ):
             self.fit(tmp_path, LightningRecorder(tmp_path / "run"), epochs=1)
         assert Trajectory.open(tmp_path / "run").steps == (0, 8)
 
@@ -116,11 +130,18 @@ class TestLightning:
             enable_model_summary=False,
         )
         trainer.fit(self.module(), DataLoader(TensorDataset(*DATA), batch_size=BATCH))
-        folder, recorded = Trajectory.open(tmp_path / "checkpoints"), Trajectory.open(tmp_path / "run")
+        folder, recorded = (
+            Trajectory.open(tmp_path / "checkpoints"),
+            Trajectory.open(tmp_path / "run"),
+        )
         assert folder.steps == recorded.steps[1:] == (8, 16, 24)
         for step in folder.steps:
-            assert torch.equal(folder.at(step)["model.0.weight"], recorded.at(step)["model.0.weight"])
-        J = ravine.Objective(mlp(), ravine.supervised(F.cross_entropy), DATA)  # the bare model: without "model."
+            assert torch.equal(
+                folder.at(step)["model.0.weight"], recorded.at(step)["model.0.weight"]
+            )
+        J = ravine.Objective(
+            mlp(), ravine.supervised(F.cross_entropy), DATA
+        )  # the bare model: without "model."
         assert J(folder[-1])["data"] < J(recorded[0])["data"]
 
 
@@ -188,7 +209,12 @@ class TestTrainer:
         pytest.importorskip("transformers")
         from ravine.integrations.transformers import TrainerRecorder
 
-        self.train(tmp_path, [TrainerRecorder(tmp_path / "run", every=4)], save_strategy="steps", save_steps=4)
+        self.train(
+            tmp_path,
+            [TrainerRecorder(tmp_path / "run", every=4)],
+            save_strategy="steps",
+            save_steps=4,
+        )
         folder, recorded = Trajectory.open(tmp_path / "out"), Trajectory.open(tmp_path / "run")
         assert recorded.steps == (0, 4, 8, 12, 16)
         assert folder.steps == (4, 8, 12, 16)
@@ -210,13 +236,17 @@ class TestTrainer:
         run = Trajectory.open(tmp_path)
         torch.testing.assert_close(run.at(1)["model.norm.weight"], model.model.norm.weight.detach())
         shards[1].write_bytes(shards[1].read_bytes()[:-20])
-        with pytest.raises(InputError, match=f"{shards[1].name}' is not a complete safetensors file"):
+        with pytest.raises(
+            InputError, match=f"{shards[1].name}' is not a complete safetensors file"
+        ):
             run.at(2)
 
     def test_a_vocabulary_that_grew_is_named(self, tmp_path):
         for step, size in ((1, 40), (2, 44)):
             tiny_lm(vocabulary=size).save_pretrained(tmp_path / f"checkpoint-{step}")
-        with pytest.raises(InputError, match=r"shape at 'model.embed_tokens.weight': \(40, 16\) and \(44, 16\)"):
+        with pytest.raises(
+            InputError, match=r"shape at 'model.embed_tokens.weight': \(40, 16\) and \(44, 16\)"
+        ):
             Trajectory.open(tmp_path)[1]
 
 
@@ -254,7 +284,9 @@ class TestAdapters:
         line = ravine.Line(base, tmp_path)
         for name, tensor in line.at(1.0).items():
             torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
-        same = [name for name in line.start.params if line.end.tensors[name] is line.start.tensors[name]]
+        same = [
+            name for name in line.start.params if line.end.tensors[name] is line.start.tensors[name]
+        ]
         assert "model.layers.0.mlp.up_proj.weight" in same  # only what the adapter changes moves
         half = line.at(0.5)["model.layers.0.mlp.up_proj.weight"]
         assert torch.equal(half, base.state_dict()["model.layers.0.mlp.up_proj.weight"])
@@ -283,7 +315,9 @@ class TestAdapters:
                         parameter.copy_(base[name.replace("base_layer.", "")])
             merged = wrapped.merge_and_unload().state_dict()
             end = ravine.Line(base, tmp_path / target).at(1.0)
-            torch.testing.assert_close(end[f"{target}.weight"], merged[f"{target}.weight"], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                end[f"{target}.weight"], merged[f"{target}.weight"], rtol=1e-6, atol=1e-6
+            )
 
     def test_adapters_of_a_run_lie_on_lines_from_the_base(self, tmp_path):
         base = {name: tensor.clone() for name, tensor in tiny_lm().state_dict().items()}
@@ -299,10 +333,18 @@ class TestAdapters:
 
     def test_an_adapter_of_another_model_is_refused(self, tmp_path):
         self.adapted(tmp_path / "lora")
-        with pytest.raises(InputError, match="has no such parameter: is it the model that the adapter was trained on"):
+        with pytest.raises(
+            InputError,
+            match="has no such parameter: is it the model that the adapter was trained on",
+        ):
             ravine.Line(mlp(), tmp_path / "lora")
-        wide = {name: torch.zeros(2 * len(t), *t.shape[1:]) for name, t in tiny_lm().state_dict().items()}
-        with pytest.raises(InputError, match=r"by a tensor of shape \(16, .*\), and in a state dict it has \(32, "):
+        wide = {
+            name: torch.zeros(2 * len(t), *t.shape[1:])
+            for name, t in tiny_lm().state_dict().items()
+        }
+        with pytest.raises(
+            InputError, match=r"by a tensor of shape \(16, .*\), and in a state dict it has \(32, "
+        ):
             ravine.Line(wide, tmp_path / "lora")
 
     def test_what_is_no_sum_is_refused(self, tmp_path):
@@ -328,16 +370,30 @@ class TestLanguageModels:
         ids[mask == 0] = 0
         with torch.no_grad():
             alone = [
-                F.cross_entropy(model(row[None, : int(m.sum())]).logits[0, :-1], row[1 : int(m.sum())], reduction="sum")
+                F.cross_entropy(
+                    model(row[None, : int(m.sum())]).logits[0, :-1],
+                    row[1 : int(m.sum())],
+                    reduction="sum",
+                )
                 for row, m in zip(ids, mask, strict=True)
             ]
         expected = float(torch.stack(alone).sum() / (mask.sum() - 5))
-        batches = [{"input_ids": i, "attention_mask": m} for i, m in zip(ids.split(2), mask.split(2), strict=True)]
-        assert ravine.Objective(model, ravine.causal_lm(), batches)(model)["data"] == pytest.approx(expected, rel=1e-5)
+        batches = [
+            {"input_ids": i, "attention_mask": m}
+            for i, m in zip(ids.split(2), mask.split(2), strict=True)
+        ]
+        assert ravine.Objective(model, ravine.causal_lm(), batches)(model)["data"] == pytest.approx(
+            expected, rel=1e-5
+        )
         bare = ravine.Objective(model, ravine.causal_lm(pad=0), (ids,), batch_size=3)
         assert bare(model)["data"] == pytest.approx(expected, rel=1e-5)
-        labels = [{**b, "labels": b["input_ids"].masked_fill(b["attention_mask"] == 0, -100)} for b in batches]
-        assert ravine.Objective(model, ravine.causal_lm(), labels)(model)["data"] == pytest.approx(expected, rel=1e-5)
+        labels = [
+            {**b, "labels": b["input_ids"].masked_fill(b["attention_mask"] == 0, -100)}
+            for b in batches
+        ]
+        assert ravine.Objective(model, ravine.causal_lm(), labels)(model)["data"] == pytest.approx(
+            expected, rel=1e-5
+        )
 
     def test_every_token_but_the_first_is_predicted_once(self):
         text = torch.arange(3, 40)
@@ -349,7 +405,9 @@ class TestLanguageModels:
     def test_several_texts_and_their_perplexity(self):
         model, trained = tiny_lm(), tiny_lm(1)
         texts = {
-            name: ravine.contexts(torch.randint(3, 40, (100,), generator=torch.Generator().manual_seed(s)), 16)
+            name: ravine.contexts(
+                torch.randint(3, 40, (100,), generator=torch.Generator().manual_seed(s)), 16
+            )
             for s, name in enumerate(("wiki", "code"))
         }
         J = ravine.Objective(model, ravine.causal_lm(), texts, dtype=torch.float64)
@@ -360,12 +418,16 @@ class TestLanguageModels:
         assert f"Perplexity: wiki from {start:.0f}"[:20] in str(ravine.metrics.verdict(curve))
 
     def test_bad_text_is_one_clear_error(self):
-        with pytest.raises(InputError, match="the text has 5 tokens and a context 8, which takes 9 to fill"):
+        with pytest.raises(
+            InputError, match="the text has 5 tokens and a context 8, which takes 9 to fill"
+        ):
             ravine.contexts([1, 2, 3, 4, 5], 8)
         with pytest.raises(InputError, match="ids, whole numbers; got torch.float32"):
             ravine.contexts(torch.rand(9), 2)
         J = ravine.Objective(tiny_lm(), ravine.causal_lm(), ravine.contexts([5, 6, 41, 7], 2))
-        with pytest.raises(InputError, match="the text has the token 41, and the model knows 40 tokens"):
+        with pytest.raises(
+            InputError, match="the text has the token 41, and the model knows 40 tokens"
+        ):
             J(tiny_lm())
         J = ravine.Objective(mlp(), ravine.causal_lm(), (torch.rand(3, 6),))
         with pytest.raises(InputError, match=r"causal_lm\(\) reads a dict"):
@@ -399,7 +461,9 @@ if __name__ == "__main__":
 def test_two_processes_record_once(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(DISTRIBUTED)
-    subprocess.run([sys.executable, script, tmp_path / "run", tmp_path / "store"], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, script, tmp_path / "run", tmp_path / "store"], check=True, timeout=300
+    )
     run = Trajectory.open(tmp_path / "run")
     assert run.steps == (0, 1, 2, 3)
     assert sorted(run[0].tensors) == ["bias", "weight"]  # without DDP's prefix

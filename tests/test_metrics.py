@@ -27,7 +27,11 @@ def curve(function, alpha=None, *, floor=1e-12, splits=("train",), examples=None
     filled = np.repeat(value[:, None], len(splits), 1)
     variables = {}
     for name in dict.fromkeys(["loss", quantity]):
-        variables[name] = (dims, filled, {"long_name": name, "units": "nats" if name == "loss" else "1"})
+        variables[name] = (
+            dims,
+            filled,
+            {"long_name": name, "units": "nats" if name == "loss" else "1"},
+        )
         variables[f"{name}_stderr"] = (dims, stderr)
         variables[f"{name}_replicates"] = ((*dims, "replicate"), replicates)
         variables[f"{name}_noise_floor"] = (dims, np.full(shape, floor))
@@ -42,7 +46,9 @@ def curve(function, alpha=None, *, floor=1e-12, splits=("train",), examples=None
 def test_the_three_barriers_of_a_tilted_bump():
     bump = curve(lambda a: 1 + a + 4 * a * (1 - a))  # γ(0) = 1, γ(1) = 2, top at 5/8
     assert metrics.barrier(bump, "end").value == pytest.approx(1 + 5 / 8 + 15 / 16 - 2, abs=1e-12)
-    assert metrics.barrier(bump, "mean").value == pytest.approx(1 + 5 / 8 + 15 / 16 - 1.5, abs=1e-12)
+    assert metrics.barrier(bump, "mean").value == pytest.approx(
+        1 + 5 / 8 + 15 / 16 - 1.5, abs=1e-12
+    )
     assert metrics.barrier(bump, "chord").value == pytest.approx(1, abs=1e-12)
     assert metrics.barrier(bump, "end").at == pytest.approx(0.625)
     assert metrics.barrier(bump, "chord").at == pytest.approx(0.5)
@@ -50,7 +56,8 @@ def test_the_three_barriers_of_a_tilted_bump():
 
 def test_a_barrier_at_negative_losses_and_outside_of_which_nothing_counts():
     bump = curve(
-        lambda a: -10 + 3 * np.exp(-(((a - 0.25) / 0.05) ** 2)) + 100 * (a > 1) + 100 * (a < 0), np.linspace(-1, 2, 601)
+        lambda a: -10 + 3 * np.exp(-(((a - 0.25) / 0.05) ** 2)) + 100 * (a > 1) + 100 * (a < 0),
+        np.linspace(-1, 2, 601),
     )
     found = metrics.barrier(bump)
     assert (found.value, found.at) == (pytest.approx(3, abs=1e-9), pytest.approx(0.25))
@@ -80,7 +87,9 @@ def test_the_worst_rise_its_foot_top_and_width():
     assert found.returns
 
 
-@pytest.mark.parametrize(("heights", "rise"), [([3, 2, 1, 1.5], 0.5), ([1, 2], 1), ([3, 2, 1], 0), ([5], 0)])
+@pytest.mark.parametrize(
+    ("heights", "rise"), [([3, 2, 1, 1.5], 0.5), ([1, 2], 1), ([3, 2, 1], 0), ([5], 0)]
+)
 def test_a_rise_in_the_last_step_counts(heights, rise):
     found = metrics.rise(curve(lambda a: heights, np.linspace(0, 1, len(heights))))
     assert found.height.value == rise
@@ -101,13 +110,17 @@ def test_a_minimum_is_not_taken_for_its_twin():
     """Examples lean to one side or the other, so half-samples disagree which of two equal minima is the deeper."""
     alpha = np.linspace(-1.5, 1.5, 301)
     lean = np.linspace(-1, 1, 400)[:, None]
-    found = metrics.minima(curve(lambda a: a, alpha, examples=(alpha**2 - 1) ** 2 + 0.3 * lean * alpha))
+    found = metrics.minima(
+        curve(lambda a: a, alpha, examples=(alpha**2 - 1) ** 2 + 0.3 * lean * alpha)
+    )
     assert sorted(minimum.value.at for minimum in found) == pytest.approx([-1, 1], abs=0.01)
     assert all(minimum.value.at_stderr < 0.02 for minimum in found)
 
 
 def test_a_minimum_before_lower_ground_is_where_it_is():
-    (found,) = metrics.minima(curve(lambda a: (a - 0.3) ** 2 * (a - 1) ** 2 - 0.02 * a, np.linspace(0, 1, 1001)))
+    (found,) = metrics.minima(
+        curve(lambda a: (a - 0.3) ** 2 * (a - 1) ** 2 - 0.02 * a, np.linspace(0, 1, 1001))
+    )
     root = min(np.roots(np.polyder(np.polysub([1, -2.6, 2.29, -0.78, 0.09], [0.02, 0]))).real)
     assert found.value.at == pytest.approx(root, abs=1e-3)
 
@@ -116,10 +129,19 @@ def test_no_minimum_below_the_noise_floor():
     wiggle = curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-7)
     assert metrics.minima(wiggle, prominence=0) == []
     assert (
-        len(metrics.minima(curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-12), prominence=0)) == 0
+        len(metrics.minima(curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-12), prominence=0))
+        == 0
     )  # too shallow to turn
-    assert metrics.minima(curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-12), prominence=0) != []
-    assert metrics.minima(curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-4), prominence=0) == []
+    assert (
+        metrics.minima(
+            curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-12), prominence=0
+        )
+        != []
+    )
+    assert (
+        metrics.minima(curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-4), prominence=0)
+        == []
+    )
 
 
 def test_convexity_of_known_shapes():
@@ -128,13 +150,16 @@ def test_convexity_of_known_shapes():
     cubic = metrics.convexity(curve(lambda a: (a - 0.25) ** 3, floor=1e-15))
     assert cubic.share.value == pytest.approx(0.75, abs=0.01)
     assert cubic.concave[0] == (pytest.approx(0.01, abs=0.006), pytest.approx(0.25, abs=0.011))
-    assert metrics.convexity(curve(lambda a: a * (1 - a))).excess.value == pytest.approx(1 / 6, rel=1e-4)
+    assert metrics.convexity(curve(lambda a: a * (1 - a))).excess.value == pytest.approx(
+        1 / 6, rel=1e-4
+    )
     assert metrics.convexity(curve(lambda a: a**2)).excess.value == 0
 
 
 def test_convexity_does_not_depend_on_the_resolution():
     shares = [
-        metrics.convexity(curve(lambda a: np.cos(3 * a), np.linspace(0, 1, n))).share.value for n in (101, 1001, 20001)
+        metrics.convexity(curve(lambda a: np.cos(3 * a), np.linspace(0, 1, n))).share.value
+        for n in (101, 1001, 20001)
     ]
     assert np.ptp(shares) < 0.02
     assert shares[0] == pytest.approx(1 - np.pi / 6, abs=0.02)
@@ -176,7 +201,9 @@ def test_standard_errors_cover_repeated_draws():
     heights = np.array([f.value for f in found])
     assert np.mean([f.stderr for f in found]) == pytest.approx(heights.std(ddof=1), rel=0.3)
     places = np.array([f.at for f in found])
-    assert np.mean([f.at_stderr for f in found]) == pytest.approx(places.std(ddof=1), rel=0.5, abs=0.005)
+    assert np.mean([f.at_stderr for f in found]) == pytest.approx(
+        places.std(ddof=1), rel=0.5, abs=0.005
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -220,9 +247,15 @@ def test_a_verdict_holds_at_a_stated_resolution_and_tolerance():
 
 def test_noise_under_the_floor_is_no_bump():
     noise = np.random.default_rng(0).normal(0, 1e-7, 201)
-    assert "falls all the way" in metrics.verdict(curve(lambda a: 1 - a + noise * (a > 0.9) * 10, floor=4e-6)).headline
     assert (
-        metrics.verdict(curve(lambda a: 0 * a + 1 + noise, floor=1e-6)).measures["train", "loss"].has_barrier is False
+        "falls all the way"
+        in metrics.verdict(curve(lambda a: 1 - a + noise * (a > 0.9) * 10, floor=4e-6)).headline
+    )
+    assert (
+        metrics.verdict(curve(lambda a: 0 * a + 1 + noise, floor=1e-6))
+        .measures["train", "loss"]
+        .has_barrier
+        is False
     )
 
 
@@ -245,7 +278,14 @@ def test_every_quantity_on_every_split_has_its_sentence_and_rows():
     for name in ("train loss", "valid loss", "train error rate", "valid error rate"):
         assert name in text
     measures = {row.measure for row in found.rows}
-    assert {"barrier (end)", "barrier (mean)", "barrier (chord)", "largest rise", "convex share", "plateau"} <= measures
+    assert {
+        "barrier (end)",
+        "barrier (mean)",
+        "barrier (chord)",
+        "largest rise",
+        "convex share",
+        "plateau",
+    } <= measures
 
 
 def test_results_that_are_no_line_are_refused():

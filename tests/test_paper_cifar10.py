@@ -43,7 +43,9 @@ def tiny(tmp_path, monkeypatch):
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(folder, official.folder)
     known = (archive.name, hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setitem(data.SOURCES, "cifar10", data.Source("tiny", files, (), official.folder, known))
+    monkeypatch.setitem(
+        data.SOURCES, "cifar10", data.Source("tiny", files, (), official.folder, known)
+    )
     return folder, batches, archive
 
 
@@ -61,7 +63,9 @@ def mirror(tiny, monkeypatch):
     known = data.SOURCES["cifar10"]
     address = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setitem(
-        data.SOURCES, "cifar10", data.Source("tiny", known.files, (address,), known.folder, known.archive)
+        data.SOURCES,
+        "cifar10",
+        data.Source("tiny", known.files, (address,), known.folder, known.archive),
     )
     yield
     server.shutdown()
@@ -71,7 +75,9 @@ def mirror(tiny, monkeypatch):
 
 def expected(batches) -> tuple[np.ndarray, np.ndarray]:
     """Both parts by another route: numpy, float64, an inverse square root by singular values."""
-    train = np.concatenate([images for name, (images, _) in batches.items() if name != "test_batch"]).astype(float)
+    train = np.concatenate(
+        [images for name, (images, _) in batches.items() if name != "test_batch"]
+    ).astype(float)
     parts = []
     for images in (train, batches["test_batch"][0].astype(float)):
         centred = images - images.mean(1, keepdims=True)
@@ -85,7 +91,9 @@ def expected(batches) -> tuple[np.ndarray, np.ndarray]:
 
 def same(found: data.Splits, batches) -> bool:
     train, test = expected(batches)
-    labels = [label for name, (_, some) in batches.items() if name != "test_batch" for label in some]
+    labels = [
+        label for name, (_, some) in batches.items() if name != "test_batch" for label in some
+    ]
     return (
         np.allclose(found["train"][0].numpy(), train, atol=1e-4)
         and np.allclose(found["test"][0].numpy(), test, atol=1e-4)
@@ -116,7 +124,9 @@ def test_the_archive_is_fetched_unpacked_and_removed(mirror, tiny):
 
 def test_another_archive_is_not_unpacked(mirror, tiny):
     tiny[2].write_bytes(b"an error page")
-    with pytest.raises(ravine.InputError, match=r"tiny.tar.gz of cifar10 could not be fetched: .*another SHA-256"):
+    with pytest.raises(
+        ravine.InputError, match=r"tiny.tar.gz of cifar10 could not be fetched: .*another SHA-256"
+    ):
         data.load("cifar10")
 
 
@@ -131,7 +141,11 @@ def test_an_archive_with_another_file_inside(mirror, tiny, monkeypatch):
             packed.addfile(about, io.BytesIO(content))
     known = data.SOURCES["cifar10"]
     right = (archive.name, hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setitem(data.SOURCES, "cifar10", data.Source("tiny", known.files, known.mirrors, known.folder, right))
+    monkeypatch.setitem(
+        data.SOURCES,
+        "cifar10",
+        data.Source("tiny", known.files, known.mirrors, known.folder, right),
+    )
     with pytest.raises(ravine.InputError, match="test_batch' is damaged or another file"):
         data.load("cifar10")
     assert not (data.cache() / folder.name / "test_batch").exists()
@@ -151,7 +165,9 @@ def test_a_file_with_another_hash_is_never_unpickled(tiny):
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
         data.load("cifar10", folder.parent)
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
-        data._batch(folder / "data_batch_3", "0" * 64)  # also where it was swapped after the first look
+        data._batch(
+            folder / "data_batch_3", "0" * 64
+        )  # also where it was swapped after the first look
     assert not hasattr(builtins, "exploded")
     pickle.loads(content)  # the bomb is live
     assert builtins.exploded is True
@@ -159,7 +175,10 @@ def test_a_file_with_another_hash_is_never_unpickled(tiny):
 
 
 def test_a_folder_without_the_files(tiny, tmp_path):
-    with pytest.raises(ravine.InputError, match=r"lacks cifar-10-batches-py/data_batch_1 \(6 of 6 files are missing\)"):
+    with pytest.raises(
+        ravine.InputError,
+        match=r"lacks cifar-10-batches-py/data_batch_1 \(6 of 6 files are missing\)",
+    ):
         data.load("cifar10", tmp_path)
 
 
@@ -204,9 +223,13 @@ class TestWhitening:
         found = whitened(images.clone(), *whitening(images)).double().numpy()
         after = np.cov(found.T, bias=True)
         np.testing.assert_allclose(found.mean(0), 0, atol=1e-5)
-        np.testing.assert_allclose(after, before @ np.linalg.inv(before + 0.1 * np.eye(20)), atol=1e-4)
+        np.testing.assert_allclose(
+            after, before @ np.linalg.inv(before + 0.1 * np.eye(20)), atol=1e-4
+        )
         variances = np.linalg.eigvalsh(before)
-        np.testing.assert_allclose(np.linalg.eigvalsh(after), variances / (variances + 0.1), atol=1e-4)
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(after), variances / (variances + 0.1), atol=1e-4
+        )
         assert variances[0] < 1e-6  # contrast took one direction away
         assert variances[-5] > 10  # and these are white to a hundredth
 

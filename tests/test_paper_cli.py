@@ -35,7 +35,11 @@ def test_recipes_are_listed(capsys):
 
 def test_training_is_done_once(capsys, monkeypatch):
     full = recipes.recipe
-    short = lambda *a: replace(full(*a), phases=tuple(replace(p, epochs=1) for p in full(*a).phases))  # noqa: E731
+
+    def short(*given):
+        recipe = full(*given)
+        return replace(recipe, phases=tuple(replace(phase, epochs=1) for phase in recipe.phases))
+
     monkeypatch.setattr(recipes, "recipe", short)
     command = ("paper", "train", "maxout-mnist", "--profile", "quick", "--seed", "3", "--out", "o")
     assert ravine(*command) == 0
@@ -107,4 +111,7 @@ def test_where_nothing_was_run_nothing_is_claimed(capsys):
 
 def test_figures_are_listed(capsys):
     assert ravine("paper", "list") == 0
-    assert "fig5               How far training strays from the line, beside a random walk." in capsys.readouterr().out
+    assert (
+        "fig5               How far training strays from the line, beside a random walk."
+        in capsys.readouterr().out
+    )

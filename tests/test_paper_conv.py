@@ -21,10 +21,37 @@ SMALL = ConvNetwork(
     channels=2,
     side=7,
     convolutions=(
-        Convolution(3, 2, kernel=3, pad=2, pool=4, stride=2, init=0.4, cap=0.5, keep=0.8, scale=1.0, rate=0.25),
-        Convolution(4, 3, kernel=2, pad=1, pool=2, stride=2, init=0.4, cap=0.6, keep=0.5, scale=2.0, rate=0.5),
+        Convolution(
+            3,
+            2,
+            kernel=3,
+            pad=2,
+            pool=4,
+            stride=2,
+            init=0.4,
+            cap=0.5,
+            keep=0.8,
+            scale=1.0,
+            rate=0.25,
+        ),
+        Convolution(
+            4,
+            3,
+            kernel=2,
+            pad=1,
+            pool=2,
+            stride=2,
+            init=0.4,
+            cap=0.6,
+            keep=0.5,
+            scale=2.0,
+            rate=0.5,
+        ),
     ),
-    layers=(Layer(5, pieces=2, init=0.4, cap=0.7, keep=0.5, scale=2.0), Layer(10, init=0.4, cap=0.7, keep=1, scale=1)),
+    layers=(
+        Layer(5, pieces=2, init=0.4, cap=0.7, keep=0.5, scale=2.0),
+        Layer(10, init=0.4, cap=0.7, keep=1, scale=1),
+    ),
 )
 
 
@@ -36,7 +63,18 @@ def whole():
 class TestNetwork:
     def test_its_parameters(self, whole):
         count = {name: p.numel() for name, p in whole.named_parameters()}
-        assert list(count.values()) == [36_864, 192, 2_359_296, 384, 1_843_200, 384, 12_000_000, 2_500, 5_000, 10]
+        assert list(count.values()) == [
+            36_864,
+            192,
+            2_359_296,
+            384,
+            1_843_200,
+            384,
+            12_000_000,
+            2_500,
+            5_000,
+            10,
+        ]
         assert sum(count.values()) == 16_247_830
 
     def test_its_shapes(self, whole):
@@ -63,7 +101,9 @@ class TestNetwork:
                 assert float(p.detach().abs().max()) <= 0.005
                 assert float(p.detach().std()) == pytest.approx(0.005 / 3**0.5, rel=0.02)
         again = CONV.build(0)
-        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True)
+        )
         assert not torch.equal(SMALL.build(0)[2].weight, SMALL.build(1)[2].weight)
 
     def test_its_constraints_and_rates(self):
@@ -76,13 +116,17 @@ class TestNetwork:
         }
         kernels = {f"layer{n}.{kind}" for n in range(3) for kind in ("weight", "bias")}
         assert CONV.rate_scales == dict.fromkeys(kernels, 0.05)
-        assert [(x.keep, x.scale) for x in (*CONV.convolutions, *CONV.layers)] == [(0.8, 1.0)] + 4 * [(0.5, 2.0)]
+        assert [(x.keep, x.scale) for x in (*CONV.convolutions, *CONV.layers)] == [
+            (0.8, 1.0)
+        ] + 4 * [(0.5, 2.0)]
         assert CONV.about == "convolutional maxout 32×32×3–96×2–192×2–192×2–500×5–10"
 
     def test_its_arithmetic_by_another_route(self):
         """pylearn2's: pad, slide, add the bias, largest of the pieces, largest of each square, which may be cut off."""
         model = SMALL.build(3).double().eval()
-        images = torch.randn(5, 2 * 7 * 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(
+            5, 2 * 7 * 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.linspace(-0.1, 0.1, p.numel(), dtype=torch.float64).reshape(p.shape))
@@ -90,11 +134,15 @@ class TestNetwork:
         params = {name: p.detach().numpy() for name, p in model.named_parameters()}
         maps = images.numpy().reshape(5, 2, 7, 7)
         for number, layer in enumerate(SMALL.convolutions):
-            maps = convolved(maps, params[f"layer{number}.weight"], params[f"layer{number}.bias"], layer)
+            maps = convolved(
+                maps, params[f"layer{number}.weight"], params[f"layer{number}.bias"], layer
+            )
         hidden = maps.reshape(5, -1)
         hidden = hidden @ params["layer2.weight"].T + params["layer2.bias"]
         hidden = np.stack([hidden[:, [unit, unit + 5]].max(1) for unit in range(5)], 1)
-        np.testing.assert_allclose(found, hidden @ params["layer3.weight"].T + params["layer3.bias"], rtol=1e-12)
+        np.testing.assert_allclose(
+            found, hidden @ params["layer3.weight"].T + params["layer3.bias"], rtol=1e-12
+        )
 
     def test_dropout_is_per_pixel_and_channel(self):
         model = SMALL.build(0).train()
@@ -130,7 +178,9 @@ def convolved(maps, kernels, biases, layer):
     for i in range(squares):
         for j in range(squares):
             top, left = i * layer.stride, j * layer.stride
-            out[:, :, i, j] = best[:, :, top : top + layer.pool, left : left + layer.pool].max((2, 3))
+            out[:, :, i, j] = best[:, :, top : top + layer.pool, left : left + layer.pool].max(
+                (2, 3)
+            )
     return out
 
 
@@ -153,7 +203,11 @@ class TestTraining:
             scale = {"layer0": 0.25, "layer1": 0.5}.get(name.split(".")[0], 1.0)
             torch.testing.assert_close(p.detach(), before[name] - 0.1 * scale * slope)
         del job.task.constrain
-        long = {name: float(p.detach().flatten(1).norm(dim=1).max()) for name, p in job.params.items() if p.ndim > 1}
+        long = {
+            name: float(p.detach().flatten(1).norm(dim=1).max())
+            for name, p in job.params.items()
+            if p.ndim > 1
+        }
         assert long["layer0.weight"] > 0.5
         with torch.no_grad():
             job.task.constrain(job.params)
@@ -169,7 +223,9 @@ class TestTraining:
             assert all(getattr(big, name) == getattr(small, name) for name in kept)
         first, *others = desk.network.convolutions
         assert (first.init, first.keep, first.scale) == (0.005, 0.8, 1.0)
-        assert all((x.init, x.keep, x.scale) == (0.04, 0.8, 1.25) for x in (*others, *desk.network.layers))
+        assert all(
+            (x.init, x.keep, x.scale) == (0.04, 0.8, 1.25) for x in (*others, *desk.network.layers)
+        )
         assert {x.rate for x in desk.network.convolutions} == {0.5}
         assert replace(desk.phases[0], epochs=None) == full.phases[0]
         assert desk.batch_size == full.batch_size
@@ -196,7 +252,9 @@ class TestBarrier:
         found = barrier(near(bump(0.06, 1.0)), split="data")
         assert found.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
         assert found.height.at == pytest.approx(0.03, abs=1e-9)
-        assert found.end.value == pytest.approx(0.06, abs=2e-5)  # read from a dense grid by straight pieces
+        assert found.end.value == pytest.approx(
+            0.06, abs=2e-5
+        )  # read from a dense grid by straight pieces
         assert "J rises by 0.0009 nats, highest at α = 0.03" in str(found)
         assert "is below J(0) again from α = 0.06 on" in str(found)
 
@@ -206,7 +264,9 @@ class TestBarrier:
         J = of_w(lambda w, x: 2 + 5 * torch.sin(7 * x) + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
         found = barrier(near(J), split="data")
         height = 0.06**2 / 4
-        assert found.height.stderr == pytest.approx(height * float(x.std()) / 401**0.5, rel=0.3)  # from 64 halves
+        assert found.height.stderr == pytest.approx(
+            height * float(x.std()) / 401**0.5, rel=0.3
+        )  # from 64 halves
 
     def test_no_barrier(self):
         found = barrier(near(bump(-0.06, 1.0)), split="data")
@@ -246,7 +306,9 @@ def test_figure_6_and_its_claims(tmp_path):
     assert "This is a toy" in outcome.figure.caption
     found = {claim.name: claim.judged(outcome) for claim in CLAIMS if claim.figure == "fig6"}
     assert len(found) == 6
-    assert all(np.isfinite(one.number) or one.claim.name == "conv-near-the-start" for one in found.values())
+    assert all(
+        np.isfinite(one.number) or one.claim.name == "conv-near-the-start" for one in found.values()
+    )
     plain = barrier(outcome.results["near"])
     assert (found["conv-a-barrier"].number > 0) == (plain.height.value > 0)
     again = FIGURES["fig6"](Study("quick", tmp_path, fresh=False))

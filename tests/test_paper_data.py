@@ -18,7 +18,9 @@ from ravine.paper import data
 
 def idx(array: np.ndarray) -> bytes:
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes(), mtime=0)
+    return gzip.compress(
+        bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes(), mtime=0
+    )
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ def mirror(tiny, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     addresses = ("http://127.0.0.1:9/", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setitem(data.SOURCES, "mnist", data.Source("tiny", data.SOURCES["mnist"].files, addresses))
+    monkeypatch.setitem(
+        data.SOURCES, "mnist", data.Source("tiny", data.SOURCES["mnist"].files, addresses)
+    )
     yield folder
     server.shutdown()
     thread.join()
@@ -62,7 +66,10 @@ def mirror(tiny, monkeypatch):
 
 def same(found: data.Splits, arrays: dict[str, np.ndarray]) -> bool:
     return all(
-        torch.equal(found[split][0], torch.tensor(arrays[f"{part}-images-idx3-ubyte.gz"]).flatten(1).float() / 255)
+        torch.equal(
+            found[split][0],
+            torch.tensor(arrays[f"{part}-images-idx3-ubyte.gz"]).flatten(1).float() / 255,
+        )
         and torch.equal(found[split][1], torch.tensor(arrays[f"{part}-labels-idx1-ubyte.gz"]))
         for split, part in (("train", "train"), ("test", "t10k"))
     )
@@ -95,10 +102,13 @@ def test_the_next_mirror_is_asked_and_the_cache_is_kept(mirror, tiny):
 def test_another_file_than_the_official_one_is_not_kept(mirror):
     (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"an error page")
     with pytest.raises(
-        ravine.InputError, match=r"t10k-labels-idx1-ubyte.gz .* could not be fetched: .*another SHA-256"
+        ravine.InputError,
+        match=r"t10k-labels-idx1-ubyte.gz .* could not be fetched: .*another SHA-256",
     ):
         data.load("mnist")
-    assert "t10k-labels-idx1-ubyte.gz" not in {path.name for path in (data.cache() / "mnist").iterdir()}
+    assert "t10k-labels-idx1-ubyte.gz" not in {
+        path.name for path in (data.cache() / "mnist").iterdir()
+    }
 
 
 def test_a_damaged_cache_is_mended_by_fetch(mirror, tiny):
@@ -115,13 +125,17 @@ def test_no_network_says_what_to_do(tiny, monkeypatch):
     files = data.SOURCES["mnist"].files
     monkeypatch.setitem(data.SOURCES, "mnist", data.Source("tiny", files, ("http://127.0.0.1:9/",)))
     with pytest.raises(
-        ravine.InputError, match=r"no answer \(ConnectionError\).* say --data DIR, or set RAVINE_DATA=DIR"
+        ravine.InputError,
+        match=r"no answer \(ConnectionError\).* say --data DIR, or set RAVINE_DATA=DIR",
     ):
         data.load("mnist")
 
 
 def test_a_folder_without_the_files(tiny, tmp_path):
-    with pytest.raises(ravine.InputError, match=r"lacks mnist/train-images-idx3-ubyte.gz \(4 of 4 files are missing\)"):
+    with pytest.raises(
+        ravine.InputError,
+        match=r"lacks mnist/train-images-idx3-ubyte.gz \(4 of 4 files are missing\)",
+    ):
         data.load("mnist", tmp_path)
 
 
@@ -129,7 +143,9 @@ def test_a_truncated_file_is_named(tiny):
     folder, _ = tiny
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ravine.InputError, match=r"train-images-idx3-ubyte.gz' is damaged .* expected SHA-256"):
+    with pytest.raises(
+        ravine.InputError, match=r"train-images-idx3-ubyte.gz' is damaged .* expected SHA-256"
+    ):
         data.load("mnist", folder.parent)
 
 
@@ -143,5 +159,8 @@ def test_a_file_of_another_kind(tiny, monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ravine.InputError, match="there is no data set 'cifar'; there are mnist, ptb, cifar10, digits"):
+    with pytest.raises(
+        ravine.InputError,
+        match="there is no data set 'cifar'; there are mnist, ptb, cifar10, digits",
+    ):
         data.load("cifar")

@@ -48,11 +48,21 @@ class TestFigures:
     def test_each_is_drawn_and_written(self, made, name):
         folder, _ = made.folders[name]
         there = {path.name for path in folder.iterdir()}
-        assert there == {f"{name}.png", f"{name}.pdf", f"{name}.html", "report.html", "outcome.json"}
+        assert there == {
+            f"{name}.png",
+            f"{name}.pdf",
+            f"{name}.html",
+            "report.html",
+            "outcome.json",
+        }
         outcome = json.loads((folder / "outcome.json").read_text())
         assert outcome["command"] == f"ravine paper run {name} --profile quick"
-        assert bool(outcome["claims"]) == name.startswith("fig")  # the others are not in the paper's first version
-        assert all(row["status"] in {"holds", "does not hold", "not run"} for row in outcome["claims"])
+        assert bool(outcome["claims"]) == name.startswith(
+            "fig"
+        )  # the others are not in the paper's first version
+        assert all(
+            row["status"] in {"holds", "does not hold", "not run"} for row in outcome["claims"]
+        )
         assert str(escape(outcome["title"])) in (folder / "report.html").read_text()
 
     def test_what_is_there_is_not_done_again(self, made):
@@ -92,9 +102,13 @@ class TestClaims:
         for _, findings in made.folders.values():
             for finding in findings:
                 again = found[finding.claim.name]
-                assert (again.number, again.status) == pytest.approx((finding.number, finding.status), nan_ok=True)
+                assert (again.number, again.status) == pytest.approx(
+                    (finding.number, finding.status), nan_ok=True
+                )
         assert found["higher-rate"].status == "not run"
-        assert found["maxout-94"].status == "not run"  # on other data than MNIST the count means nothing
+        assert (
+            found["maxout-94"].status == "not run"
+        )  # on other data than MNIST the count means nothing
 
     def test_nothing_run_is_nothing_found(self, tmp_path):
         findings = publish.checked([Study("quick", tmp_path)])
@@ -107,7 +121,11 @@ class TestClaims:
 
     def test_they_are_written_as_json_and_as_a_page(self, made, tmp_path):
         written = publish.write_page(tmp_path / "docs", [made.study])
-        assert {path.name for path in written} == {"README.md", "claims.json", *(f"{name}.png" for name in FIGURES)}
+        assert {path.name for path in written} == {
+            "README.md",
+            "claims.json",
+            *(f"{name}.png" for name in FIGURES),
+        }
         rows = json.loads((tmp_path / "docs" / "claims.json").read_text())["claims"]
         assert [row["name"] for row in rows] == [claim.name for claim in claims.CLAIMS]
         page = (tmp_path / "docs" / "README.md").read_text()
@@ -115,10 +133,20 @@ class TestClaims:
         assert all(f"ravine paper run {name} --profile quick" in page for name in FIGURES)
 
     def test_a_threshold_decides(self):
-        claim = claims.Claim("c", "§", "s", "fig1", "a number", lambda outcome: outcome, "at most", 0.5, "r")
-        assert [claim.judged(x).status for x in (0.4, 0.5, 0.6)] == ["holds", "holds", "does not hold"]
+        claim = claims.Claim(
+            "c", "§", "s", "fig1", "a number", lambda outcome: outcome, "at most", 0.5, "r"
+        )
+        assert [claim.judged(x).status for x in (0.4, 0.5, 0.6)] == [
+            "holds",
+            "holds",
+            "does not hold",
+        ]
         above = replace(claim, bound="at least")
-        assert [above.judged(x).status for x in (0.4, 0.5, 0.6)] == ["does not hold", "holds", "holds"]
+        assert [above.judged(x).status for x in (0.4, 0.5, 0.6)] == [
+            "does not hold",
+            "holds",
+            "holds",
+        ]
         assert claim.judged(None).status == "not run"
 
     def test_names_are_unique(self):

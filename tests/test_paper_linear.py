@@ -35,7 +35,13 @@ class TestLines:
         start, end = np.random.default_rng(seed).normal(0, 2, (2, 2))
         d = end - start
         p0, p1, p2 = start[0] * start[1], start[0] * d[1] + start[1] * d[0], d[0] * d[1]
-        coefficients = [(p0 - 1) ** 2, 2 * p1 * (p0 - 1), p1**2 + 2 * p2 * (p0 - 1), 2 * p1 * p2, p2**2]
+        coefficients = [
+            (p0 - 1) ** 2,
+            2 * p1 * (p0 - 1),
+            p1**2 + 2 * p2 * (p0 - 1),
+            2 * p1 * p2,
+            p2**2,
+        ]
         exact = np.polynomial.Polynomial(coefficients)(self.ALPHA)
         found = measured(linear.chain(2), linear.point(*start), linear.point(*end), self.ALPHA)
         assert apart(found, exact) < ROUNDING
@@ -49,7 +55,9 @@ class TestLines:
         read = ravine.reconstruct(curve, at=alpha)["loss"].values[:, 0]
         assert apart(read, (alpha**depth - 1) ** 2) < ROUNDING
         ((low, high),) = ravine.metrics.convexity(curve).concave
-        assert high == pytest.approx(((depth - 1) / (2 * depth - 1)) ** (1 / depth), abs=0.01)  # the stencil
+        assert high == pytest.approx(
+            ((depth - 1) / (2 * depth - 1)) ** (1 / depth), abs=0.01
+        )  # the stencil
         (minimum,) = ravine.metrics.minima(curve)
         assert minimum.value.at == pytest.approx(1, abs=1e-3)
         assert ravine.metrics.rise(curve).height.value < ROUNDING
@@ -69,7 +77,9 @@ class TestLines:
 
     def test_the_opposite_solutions_meet_the_saddle(self):
         line = ravine.Line(linear.point(3, 1 / 3), linear.point(-3, -1 / 3))
-        assert measured(linear.chain(2), line.start, line.end, [0.5])[0] == pytest.approx(1, abs=1e-15)
+        assert measured(linear.chain(2), line.start, line.end, [0.5])[0] == pytest.approx(
+            1, abs=1e-15
+        )
 
     def test_one_branch_of_solutions_is_connected(self):
         J = linear.chain(2)
@@ -88,9 +98,13 @@ class TestMatrices:
     def test_j_is_a_polynomial_of_twice_the_depth(self, depth):
         widths = (3, 4, 5, 4, 2)[-depth - 1 :]
         stream = np.random.default_rng(depth)
-        inputs, targets = (torch.from_numpy(stream.normal(size=(17, n))) for n in (widths[0], widths[-1]))
+        inputs, targets = (
+            torch.from_numpy(stream.normal(size=(17, n))) for n in (widths[0], widths[-1])
+        )
         start, end = (
-            linear.point(*[stream.normal(size=(b, a)) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+            linear.point(
+                *[stream.normal(size=(b, a)) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            )
             for _ in range(2)
         )
         J = linear.objective(widths, inputs, targets)
@@ -110,7 +124,9 @@ class TestMatrices:
         assert J(points["solution"])["data"] < 1e-25
         assert J(points["transformed"])["data"] < 1e-25
         one, other = points["solution"]["layer0.weight"], points["transformed"]["layer0.weight"]
-        mixing = torch.linalg.lstsq(one.T, other.T).solution.T  # G₁: 5 × 5, but known on 4 dims only
+        mixing = torch.linalg.lstsq(
+            one.T, other.T
+        ).solution.T  # G₁: 5 × 5, but known on 4 dims only
         assert not torch.allclose(one, other)
         torch.testing.assert_close(mixing @ one, other)
         assert measured(J, points["solution"], points["transformed"], [0.5])[0] > 1
@@ -122,9 +138,15 @@ class TestWithoutBiases:
     NETS = {
         "linear": lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4, bias=False)),
         "relu": lambda: nn.Sequential(
-            nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False)
+            nn.Linear(6, 8, bias=False),
+            nn.ReLU(),
+            nn.Linear(8, 8, bias=False),
+            nn.ReLU(),
+            nn.Linear(8, 4, bias=False),
         ),
-        "maxout": lambda: nn.Sequential(nn.Linear(6, 24, bias=False), Maxout(3), nn.Linear(8, 4, bias=False)),
+        "maxout": lambda: nn.Sequential(
+            nn.Linear(6, 24, bias=False), Maxout(3), nn.Linear(8, 4, bias=False)
+        ),
     }
 
     @pytest.mark.parametrize("kind", NETS)
@@ -154,7 +176,8 @@ def descended(start, time, rate, folder):
     recorder = ravine.TrajectoryRecorder(folder, every=steps // 10)
     linear.descend(model, one, one, rate=rate, steps=steps, recorder=recorder)
     path = ravine.project(
-        ravine.Trajectory.open(folder), ravine.Plane(linear.point(0, 0), linear.point(1, 0), linear.point(0, 1))
+        ravine.Trajectory.open(folder),
+        ravine.Plane(linear.point(0, 0), linear.point(1, 0), linear.point(0, 1)),
     )
     assert float(path["residual"].max()) < 1e-15
     return path["step"].values * rate, path["alpha"].values, path["beta"].values
@@ -168,7 +191,9 @@ class TestDynamics:
             _, first, second = descended(start, 12.0, rate, tmp_path / str(number))
             c = first**2 - second**2
             drift.append(float(np.abs(c - c[0]).max()))
-            miss.append(float(np.hypot(*(np.array([first[-1], second[-1]]) - linear.flow_end(*start)))))
+            miss.append(
+                float(np.hypot(*(np.array([first[-1], second[-1]]) - linear.flow_end(*start))))
+            )
         # a step multiplies c by 1 − rate²(1 − w₁w₂)², and |1 − w₁w₂| only falls
         assert drift[0] <= abs(c[0]) * 12.0 * 4e-3 * (1 - start[0] * start[1]) ** 2
         assert drift[0] / drift[1] == pytest.approx(2, rel=0.02)  # of first order in the rate
@@ -202,9 +227,13 @@ class TestDynamics:
         for step in run.steps:
             W1, W2 = run.at(step=step).values()
             modes = torch.linalg.svdvals(W2 @ W1)[:2].numpy()  # a second route to the strengths
-            projected = np.sort([float(path[x].sel(step=step)) ** 2 for x in ("alpha", "beta")])[::-1]
+            projected = np.sort([float(path[x].sel(step=step)) ** 2 for x in ("alpha", "beta")])[
+                ::-1
+            ]
             np.testing.assert_allclose(projected, modes, rtol=1e-9)
-            exact = np.sort([linear.mode_strength(s, u0, np.array(step * rate)) for s in strengths])[::-1]
+            exact = np.sort(
+                [linear.mode_strength(s, u0, np.array(step * rate)) for s in strengths]
+            )[::-1]
             np.testing.assert_allclose(modes, exact, atol=0.01)
             balance = W2.T @ W2 - W1 @ W1.T
             assert float(balance.abs().max()) < 1e-12
@@ -218,7 +247,9 @@ class TestRandomWalk:
         along, away = path["alpha"].values, path["residual"].values / length
         scatter = 5 / np.sqrt(30_000)  # five standard errors of a mean over so many coordinates
         np.testing.assert_allclose(along, np.minimum(share, 1), atol=scatter)
-        np.testing.assert_allclose(away**2, np.where(share < 1, share * (1 - share), share - 1), atol=2 * scatter)
+        np.testing.assert_allclose(
+            away**2, np.where(share < 1, share * (1 - share), share - 1), atol=2 * scatter
+        )
         assert away[-1] == pytest.approx(np.sqrt((STEPS - SOLUTION) / SOLUTION), abs=scatter)
         assert float(path["captured"].sel(walk="run")) == pytest.approx(2 / 3, abs=scatter)
         assert float(path["residual"].sel(step=SOLUTION)) == 0
@@ -227,7 +258,10 @@ class TestRandomWalk:
 
     def test_in_few_dimensions_it_is_not(self):
         path = walked(3)
-        assert float(np.abs(path["residual"] - path["null_residual"]).max()) > 0.1 * path.attrs["length"]
+        assert (
+            float(np.abs(path["residual"] - path["null_residual"]).max())
+            > 0.1 * path.attrs["length"]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +275,9 @@ class TestFigures:
         assert len(outcome.results) == 11
         for name in ("on one branch", "across the saddle"):
             exact = 0.31640625 if name == "on one branch" else 1
-            assert ravine.metrics.barrier(outcome.results[name]).value == pytest.approx(exact, rel=1e-12)
+            assert ravine.metrics.barrier(outcome.results[name]).value == pytest.approx(
+                exact, rel=1e-12
+            )
         kept = sorted(Path(study.out, "measurements").iterdir())
         again = FIGURES["linear-lines"](Study("quick", study.out, fresh=False))
         assert again.figure.caption == outcome.figure.caption
@@ -251,18 +287,30 @@ class TestFigures:
         outcome = FIGURES["linear-plane"](study)
         plane = outcome.results["plane"]
         exact = (np.outer(plane["alpha"].values, plane["beta"].values) - 1) ** 2
-        assert apart(plane["loss"].isel(split=0).transpose("alpha", "beta").values, exact) < ROUNDING
+        assert (
+            apart(plane["loss"].isel(split=0).transpose("alpha", "beta").values, exact) < ROUNDING
+        )
         assert outcome.figure.save(tmp_path / "plane.png").stat().st_size > 10_000
 
     def test_dynamics(self, study):
         outcome = FIGURES["linear-dynamics"](study)
         path = outcome.results["path"]
-        J = linear.objective((4, 3, 5), *drawn.mode_problem(drawn.STRENGTHS, drawn.FIRST_STRENGTH)[:2])
+        J = linear.objective(
+            (4, 3, 5), *drawn.mode_problem(drawn.STRENGTHS, drawn.FIRST_STRENGTH)[:2]
+        )
         *_, plane, start = drawn.mode_problem(drawn.STRENGTHS, drawn.FIRST_STRENGTH)
         a, b = (float(path[x][-1]) for x in ("alpha", "beta"))
-        assert J(plane.at(a, b))["data"] == pytest.approx((3 - a**2) ** 2 + (1 - b**2) ** 2, rel=1e-9)
+        assert J(plane.at(a, b))["data"] == pytest.approx(
+            (3 - a**2) ** 2 + (1 - b**2) ** 2, rel=1e-9
+        )
         assert J(start)["data"] == pytest.approx((3 - 1e-3) ** 2 + (1 - 1e-3) ** 2, rel=1e-12)
-        (shown,) = [layer for layer in outcome.figure.panels[1].layers if getattr(layer, "label", "") == "J of the run"]
+        (shown,) = [
+            layer
+            for layer in outcome.figure.panels[1].layers
+            if getattr(layer, "label", "") == "J of the run"
+        ]
         assert shown.y[0] == pytest.approx(J(start)["data"], rel=1e-12)
         modes = [path[x].values ** 2 for x in ("alpha", "beta")]
-        np.testing.assert_allclose(shown.y, (3 - modes[0]) ** 2 + (1 - modes[1]) ** 2, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            shown.y, (3 - modes[0]) ** 2 + (1 - modes[1]) ** 2, rtol=1e-9, atol=1e-12
+        )

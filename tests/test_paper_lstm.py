@@ -41,13 +41,18 @@ def babble():
 class TestNetwork:
     def test_sizes_are_those_of_the_published_networks(self):
         with torch.device("meta"):
-            sizes = [sum(p.numel() for p in Words(sizes).parameters()) for sizes in (SMALL, MEDIUM, LARGE)]
+            sizes = [
+                sum(p.numel() for p in Words(sizes).parameters())
+                for sizes in (SMALL, MEDIUM, LARGE)
+            ]
         assert sizes == [4_653_200, 19_780_400, 66_034_000]
 
     def test_every_parameter_starts_in_its_interval(self):
         for name, tensor in SMALL.build(3).named_parameters():
             assert float(tensor.detach().abs().max()) <= SMALL.init * (1 + 1e-7), name  # in float32
-            assert float(tensor.detach().std()) == pytest.approx(SMALL.init / math.sqrt(3), rel=0.1), name
+            assert float(tensor.detach().std()) == pytest.approx(
+                SMALL.init / math.sqrt(3), rel=0.1
+            ), name
 
     def test_it_starts_knowing_nothing(self):
         words = torch.randint(10_000, (20, 50), generator=torch.Generator().manual_seed(0))
@@ -114,7 +119,9 @@ class TestStreams:
             ravine.Objective(model, per_word, windows(stream, length), dtype=dtype)(model)["data"]
             for length in (5, 35, 1000)
         ]
-        assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-6 if dtype == torch.float32 else 1e-13)
+        assert found[1:] == pytest.approx(
+            found[:1] * 2, rel=1e-6 if dtype == torch.float32 else 1e-13
+        )
 
         def forgetful(net, batch):
             return per_word(net, batch, None)[0]
@@ -127,7 +134,10 @@ class TestStreams:
         J = ravine.Objective(TINY.build(0), per_word, windows(stream, 11))
         line = ravine.Line(TINY.build(0), TINY.build(1))
         together = ravine.evaluate(J, along=line, at=[0.0, 0.3, 1.0])["loss"].values[:, 0]
-        apart = [float(ravine.evaluate(J, along=line, at=[alpha])["loss"][0, 0]) for alpha in (0.0, 0.3, 1.0)]
+        apart = [
+            float(ravine.evaluate(J, along=line, at=[alpha])["loss"][0, 0])
+            for alpha in (0.0, 0.3, 1.0)
+        ]
         assert together.tolist() == apart
 
 
@@ -153,7 +163,9 @@ class TestSteps:
 
     def test_every_pass_starts_from_zero(self, babble, tmp_path):
         job = Training(tiny(), babble, tmp_path)
-        one, again = ([float(o.detach()) for o in job.task.epoch(job.model, 0, job.order)] for _ in range(2))
+        one, again = (
+            [float(o.detach()) for o in job.task.epoch(job.model, 0, job.order)] for _ in range(2)
+        )
         assert one == again
 
     def test_an_epoch_is_the_loop_of_the_original(self, babble, tmp_path):
@@ -238,7 +250,9 @@ class TestTraining:
         assert run.test["perplexity"][0] == pytest.approx(math.exp(run.test["loss"][0]))
 
     def test_a_short_text_is_refused(self, babble, tmp_path):
-        with pytest.raises(ravine.InputError, match=r"takes 99999 words to train on; babble has 24000"):
+        with pytest.raises(
+            ravine.InputError, match=r"takes 99999 words to train on; babble has 24000"
+        ):
             Training(replace(tiny(), train=99_999), babble, tmp_path)
 
     def test_more_words_than_the_network_knows_are_refused(self, babble, tmp_path):
@@ -256,7 +270,9 @@ def treebank(tmp_path, monkeypatch):
     def write(**texts: str):
         for split, text in texts.items():
             (folder / f"ptb.{split}.txt").write_text(text)
-        files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        files = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()
+        }
         monkeypatch.setitem(data.SOURCES, "ptb", data.Source("tiny", files, ()))
         return folder.parent
 
@@ -265,14 +281,22 @@ def treebank(tmp_path, monkeypatch):
 
 class TestText:
     def test_words_are_numbered_as_they_first_appear(self, treebank):
-        place = treebank(train=" the cat sat \n the <unk> N \n", valid=" N cat \n", test=" sat \n sat \n")
+        place = treebank(
+            train=" the cat sat \n the <unk> N \n", valid=" N cat \n", test=" sat \n sat \n"
+        )
         found = {split: words.tolist() for split, (words,) in data.load("ptb", place).items()}
         #        the 0, cat 1, sat 2, <eos> 3, <unk> 4, N 5
-        assert found == {"train": [0, 1, 2, 3, 0, 4, 5, 3], "valid": [5, 1, 3], "test": [2, 3, 2, 3]}
+        assert found == {
+            "train": [0, 1, 2, 3, 0, 4, 5, 3],
+            "valid": [5, 1, 3],
+            "test": [2, 3, 2, 3],
+        }
 
     def test_a_word_that_the_training_part_lacks_is_named(self, treebank):
         place = treebank(train=" a b \n", valid=" a \n", test=" a dog \n")
-        with pytest.raises(ravine.InputError, match="the test part of ptb has words that .* such as 'dog'"):
+        with pytest.raises(
+            ravine.InputError, match="the test part of ptb has words that .* such as 'dog'"
+        ):
             data.load("ptb", place)
 
     def test_a_changed_file_is_refused(self, treebank):
@@ -284,10 +308,13 @@ class TestText:
     def test_babble_is_drawn_from_its_chain(self, babble):
         words = torch.cat([babble[split][0] for split in ("train", "valid", "test")])
         counts = torch.zeros(8, 8, 8, dtype=torch.float64)
-        counts.index_put_((words[:-2], words[1:-1], words[2:]), torch.tensor(1.0).double(), accumulate=True)
+        counts.index_put_(
+            (words[:-2], words[1:-1], words[2:]), torch.tensor(1.0).double(), accumulate=True
+        )
         seen = counts.sum(2, keepdim=True)
         expected = torch.from_numpy(data.chain()) * seen
-        # χ² over all cells that are expected at least five times, less one in every row that has any
+        # χ² over all cells that are expected at least five times, less one in every row that has
+        # any
         big = expected >= 5
         chi = float(((counts - expected) ** 2 / expected)[big].sum())
         free = int(big.sum()) - int(big.any(2).sum())
@@ -314,8 +341,14 @@ def test_figure_8_is_drawn_and_its_claims_are_judged(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "profile", "found"),
-    [("lstm-small-ptb", "desk", 1.0), ("lstm-medium-ptb", "full", 115 / 82.7), ("lstm-medium-ptb", "desk", math.nan)],
+    [
+        ("lstm-small-ptb", "desk", 1.0),
+        ("lstm-medium-ptb", "full", 115 / 82.7),
+        ("lstm-medium-ptb", "desk", math.nan),
+    ],
 )
-def test_a_whole_training_on_the_published_text_is_set_beside_the_published_number(name, profile, found):
+def test_a_whole_training_on_the_published_text_is_set_beside_the_published_number(
+    name, profile, found
+):
     run = SimpleNamespace(recipe=recipe(name, profile), test={"perplexity": (115.0,)})
     assert beside_published(run) == pytest.approx(found, nan_ok=True)

@@ -15,14 +15,23 @@ from safetensors.torch import load_file
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
-from ravine.paper.figures.mpdbm import Anomaly, anomalies, closest_approach, detour, projected_start, said
+from ravine.paper.figures.mpdbm import (
+    Anomaly,
+    anomalies,
+    closest_approach,
+    detour,
+    projected_start,
+    said,
+)
 from ravine.paper.models import MPDBM_MNIST
 from ravine.paper.models.mpdbm import Boltzmann, alone, in_parts, per_example, prediction_costs
 from ravine.paper.recipes import recipe
 from ravine.paper.training import Training, train
 from ravine.plot import Markers
 
-TINY = replace(MPDBM_MNIST, inputs=12, hidden=(7, 9), classes=3, incoming=(4, 5), init=0.3, passes=5)
+TINY = replace(
+    MPDBM_MNIST, inputs=12, hidden=(7, 9), classes=3, incoming=(4, 5), init=0.3, passes=5
+)
 
 
 def made(sizes=TINY, seed: int = 0):
@@ -80,15 +89,22 @@ class TestMachine:
     def test_sizes_are_those_of_the_published_machines(self):
         with torch.device("meta"):
             sizes = [MPDBM_MNIST, replace(MPDBM_MNIST, hidden=(500, 1000))]
-            assert [sum(p.numel() for p in Boltzmann(one).parameters()) for one in sizes] == [8_352_689, 904_294]
+            assert [sum(p.numel() for p in Boltzmann(one).parameters()) for one in sizes] == [
+                8_352_689,
+                904_294,
+            ]
 
     def test_the_start_is_sparse_and_large(self):
         model = MPDBM_MNIST.build(0)
         assert bool(((model.W1 != 0).sum(1) == 15).all())
         assert bool(((model.U != 0).sum(1) == 23).all())
-        placed = (model.W1 != 0).sum(0).double()  # each pixel feeds 2087 · 15/784 units, ± binomial spread
+        placed = (
+            (model.W1 != 0).sum(0).double()
+        )  # each pixel feeds 2087 · 15/784 units, ± binomial spread
         assert float(placed.mean()) == pytest.approx(2087 * 15 / 784)
-        assert float(placed.std()) == pytest.approx(math.sqrt(2087 * 15 / 784 * (1 - 15 / 784)), rel=0.15)
+        assert float(placed.std()) == pytest.approx(
+            math.sqrt(2087 * 15 / 784 * (1 - 15 / 784)), rel=0.15
+        )
         chi = math.sqrt(2) * math.gamma(8) / math.gamma(7.5)  # mean norm of 15 normal numbers
         assert float(model.W1.detach().norm(dim=1).mean()) == pytest.approx(chi, rel=0.02)
         assert float(model.W2.detach().abs().max()) <= MPDBM_MNIST.init * (1 + 1e-6)
@@ -109,7 +125,9 @@ class TestMachine:
         fresh = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
         assert torch.autograd.gradcheck(cost, fresh)
         ours = torch.autograd.grad(mean_cost(model, *batch), tensors)
-        for name, one, other in zip(names, ours, torch.autograd.grad(cost(*fresh), fresh), strict=True):
+        for name, one, other in zip(
+            names, ours, torch.autograd.grad(cost(*fresh), fresh), strict=True
+        ):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14, msg=name)
 
     def test_gradcheck_of_the_module_itself(self):
@@ -129,15 +147,21 @@ class TestMachine:
 
         def total(*values):
             return torch.func.functional_call(
-                whole, {f"machine.{name}": value for name, value in zip(names, values, strict=True)}, ()
+                whole,
+                {f"machine.{name}": value for name, value in zip(names, values, strict=True)},
+                (),
             )
 
         params = dict(model.named_parameters())
-        assert torch.autograd.gradcheck(total, tuple(params[name].detach().clone().requires_grad_() for name in names))
+        assert torch.autograd.gradcheck(
+            total, tuple(params[name].detach().clone().requires_grad_() for name in names)
+        )
 
     def test_nothing_dropped_costs_nothing(self):
         images, labels, dropped, unlabelled = asked()
-        pixels, label = prediction_costs(made(), images, labels, dropped & False, unlabelled & False)
+        pixels, label = prediction_costs(
+            made(), images, labels, dropped & False, unlabelled & False
+        )
         assert not pixels.any()
         assert not label.any()
 
@@ -168,7 +192,9 @@ class TestMachine:
     def test_examples_do_not_see_each_other(self):
         model, batch = made(), asked()
         together = sum(prediction_costs(model, *batch))
-        alone = [sum(prediction_costs(model, *(part[i : i + 1] for part in batch))) for i in range(6)]
+        alone = [
+            sum(prediction_costs(model, *(part[i : i + 1] for part in batch))) for i in range(6)
+        ]
         torch.testing.assert_close(together, torch.cat(alone))
 
     @pytest.mark.parametrize("averaged", [False, True])
@@ -200,11 +226,18 @@ class TestMachine:
                 h1 = torch.sigmoid(v @ model.W1.T + model.b1 + h2 @ model.W2)
                 y = (h2 @ model.U.T + model.b_y).softmax(1)
                 h2 = torch.sigmoid(h1 @ model.W2.T + model.b2 + y @ model.U)
-        z1, z2, zy = h1.logit().requires_grad_(), h2.logit().requires_grad_(), y.log().requires_grad_()
+        z1, z2, zy = (
+            h1.logit().requires_grad_(),
+            h2.logit().requires_grad_(),
+            y.log().requires_grad_(),
+        )
         a, b, c = z1.sigmoid(), z2.sigmoid(), zy.softmax(1)
         energy = -((v @ model.W1.T + model.b1) * a).sum() - ((a @ model.W2.T + model.b2) * b).sum()
         energy = energy - ((b @ model.U.T + model.b_y) * c).sum()
-        entropy = sum(-(q * q.log() + (1 - q) * (1 - q).log()).sum() for q in (a, b)) - (c * c.log()).sum()
+        entropy = (
+            sum(-(q * q.log() + (1 - q) * (1 - q).log()).sum() for q in (a, b))
+            - (c * c.log()).sum()
+        )
         for slope in torch.autograd.grad(energy - entropy, (z1, z2, zy)):
             assert float(slope.abs().max()) < 1e-9
         torch.testing.assert_close(model.classify(images).softmax(1), y)
@@ -261,10 +294,14 @@ class TestTraining:
                 mean_cost(mirror, binary, labels[some], dropped, unlabelled).backward()
                 optimiser.step()
                 with torch.no_grad():
-                    for matrix, cap in zip((mirror.W1, mirror.W2, mirror.U), MPDBM_MNIST.caps, strict=True):
+                    for matrix, cap in zip(
+                        (mirror.W1, mirror.W2, mirror.U), MPDBM_MNIST.caps, strict=True
+                    ):
                         matrix *= (cap / matrix.norm(dim=1, keepdim=True)).clamp(max=1)
         assert job.state.update == 11
-        for (name, ours), theirs in zip(job.model.named_parameters(), mirror.parameters(), strict=True):
+        for (name, ours), theirs in zip(
+            job.model.named_parameters(), mirror.parameters(), strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
 
     @pytest.mark.parametrize("after", [1, 2])
@@ -290,7 +327,9 @@ class TestTraining:
         curve = ravine.evaluate(J, along=ravine.Line(run.start, run.solution), at=[0.0, 1.0])
         seen = run.history.swap_dims(record="step").sel(step=[0, run.best_step])
         for name in ("loss", "error"):
-            np.testing.assert_allclose(curve[name].transpose("alpha", "split"), seen[name], rtol=1e-5, atol=1e-12)
+            np.testing.assert_allclose(
+                curve[name].transpose("alpha", "split"), seen[name], rtol=1e-5, atol=1e-12
+            )
         np.testing.assert_allclose(curve["loss"], curve["pixels"] + curve["label"], rtol=1e-6)
         assert curve["loss"].attrs["units"] == "nats per pixel"
         again = ravine.evaluate(J, along=ravine.Line(run.start, run.solution), at=[0.0, 1.0])
@@ -301,16 +340,23 @@ class TestTraining:
         one, other = task.drawn("train", 0), task.drawn("train", 1)
         assert not torch.equal(one[2], other[2])
         assert 0.45 < float(one[2].double().mean()) < 0.55
-        assert torch.equal(task.drawn("valid", 0)[0], task.watched["valid"][0])  # validation images stay grey
+        assert torch.equal(
+            task.drawn("valid", 0)[0], task.watched["valid"][0]
+        )  # validation images stay grey
         assert set(one[0].unique().tolist()) == {0.0, 1.0}
         start = task.network.build(0)
         task.start(start)
         few = task.measured(["train"], examples=30, costs=alone)(start)["train"]
         with torch.no_grad():
-            assert few == pytest.approx(float(per_example(start, one)["loss"][:30].double().mean()), rel=1e-5)
+            assert few == pytest.approx(
+                float(per_example(start, one)["loss"][:30].double().mean()), rel=1e-5
+            )
         several = task.measured(["train"], draws=2)(start)["train"]
         with torch.no_grad():
-            means = [float(per_example(start, task.drawn("train", k))["loss"].double().mean()) for k in (0, 1)]
+            means = [
+                float(per_example(start, task.drawn("train", k))["loss"].double().mean())
+                for k in (0, 1)
+            ]
         assert several == pytest.approx(sum(means) / 2, rel=1e-6)
 
     def test_the_first_pass_is_doubled_by_default(self, digits, tmp_path):
@@ -318,7 +364,9 @@ class TestTraining:
         start = task.network.build(0)
         task.start(start)
         assert task.measured(["train"])(start) == task.objective(["train"])(start)
-        assert task.measured(["train"], costs=alone)(start) == task.measured(["train"], costs=in_parts)(start)
+        assert task.measured(["train"], costs=alone)(start) == task.measured(
+            ["train"], costs=in_parts
+        )(start)
         assert task.measured(["train"], doubled=False)(start) != task.objective(["train"])(start)
 
     def test_masks_of_each_point_are_refused(self, digits, tmp_path):
@@ -327,7 +375,9 @@ class TestTraining:
             task.objective(["train"], dropout="resample")
 
     def test_too_few_examples_are_refused(self, digits, tmp_path):
-        with pytest.raises(ravine.InputError, match=r"takes 9999 \+ 90 examples of digits; got 1437"):
+        with pytest.raises(
+            ravine.InputError, match=r"takes 9999 \+ 90 examples of digits; got 1437"
+        ):
             Training(replace(short(), train=9_999), digits, tmp_path)
 
     def test_it_learns(self, digits, tmp_path):
@@ -351,7 +401,10 @@ class TestSearch:
                 "loss": (("alpha", "split"), values, {"units": "nats"}),
                 "loss_stderr": (("alpha", "split"), 0 * values),
                 "loss_noise_floor": (("alpha", "split"), 0 * values),
-                "loss_replicates": (("alpha", "split", "replicate"), np.repeat(values[..., None], 2, axis=2)),
+                "loss_replicates": (
+                    ("alpha", "split", "replicate"),
+                    np.repeat(values[..., None], 2, axis=2),
+                ),
             },
             coords={"alpha": alpha, "split": ["train"]},
             attrs={"schema_version": 1},
@@ -365,7 +418,9 @@ class TestSearch:
         roots = sorted(root.real for root in polynomial.deriv().roots)
         found = anomalies({"made": curve}, ("loss",), ("train",))
         assert [one.alpha for one in found] == [pytest.approx(roots[0], abs=1e-3)]
-        assert found[0].prominence == pytest.approx(polynomial(roots[1]) - polynomial(roots[0]), abs=1e-5)
+        assert found[0].prominence == pytest.approx(
+            polynomial(roots[1]) - polynomial(roots[0]), abs=1e-5
+        )
 
     def test_a_look_at_a_part_of_the_line_is_judged_by_the_whole(self):
         def wave(alpha):
@@ -374,12 +429,17 @@ class TestSearch:
         whole = self.line(wave, np.linspace(0, 1, 1001))
         near, far = (self.line(wave, np.linspace(*ends, 401)) for ends in ((0, 0.1), (0.9, 1)))
         dips = [np.pi / 40 + np.arcsin(0.25) / 40, np.pi / 40 * 25 + np.arcsin(0.25) / 40]
-        found = {one.curve: one for one in anomalies({"whole": whole, "near": near}, ("loss",), ("train",))}
+        found = {
+            one.curve: one
+            for one in anomalies({"whole": whole, "near": near}, ("loss",), ("train",))
+        }
         assert found["near"].alpha == pytest.approx(dips[0], abs=1e-3)
         of_whole = [one for one in anomalies({"whole": whole}, ("loss",)) if one.alpha < 0.1]
         assert found["near"].value == pytest.approx(of_whole[0].value, abs=1e-5)
         assert found["near"].share < of_whole[0].share + 1e-6  # of the whole range
-        assert not [one for one in anomalies({"whole": whole, "far": far}, ("loss",)) if one.alpha > 0.95]
+        assert not [
+            one for one in anomalies({"whole": whole, "far": far}, ("loss",)) if one.alpha > 0.95
+        ]
 
     def test_a_valley_and_a_slope_have_none(self):
         alpha = np.linspace(0, 1.2, 121)
@@ -387,13 +447,19 @@ class TestSearch:
         assert anomalies({"a": self.line(lambda a: -a, alpha)}, ("loss",)) == []
 
     def test_what_j_has_and_what_only_a_part_of_it_has_are_told_apart(self):
-        path = ravine.project([{"w": torch.tensor(w)} for w in ([0.0, 0.0], [4.0, 3.0], [10.0, 0.0])])
+        path = ravine.project(
+            [{"w": torch.tensor(w)} for w in ([0.0, 0.0], [4.0, 3.0], [10.0, 0.0])]
+        )
         label, loss = (
-            Anomaly("line", name, "train", alpha, 0.2, 0.1, 0.5) for name, alpha in (("label", 0.1), ("loss", 0.5))
+            Anomaly("line", name, "train", alpha, 0.2, 0.1, 0.5)
+            for name, alpha in (("label", 0.1), ("loss", 0.5))
         )
         assert said([], path, {}).endswith("J has none.")
         only = said([label], path, {})
-        assert "J has none. Of the rest, one of label (train, line) at α = 0.1, 0.2 high and 0.1 deep." in only
+        assert (
+            "J has none. Of the rest, one of label (train, line) at α = 0.1, 0.2 high and 0.1 deep."
+            in only
+        )
         both = said([label, loss], path, {})
         assert "J has one of loss (train, line) at α = 0.5" in both
         assert "α = 0.5 than 0.32 of the line's length, after 1 updates" in both  # hypot(1, 3) / 10
@@ -406,7 +472,9 @@ class TestSearch:
         model.w = torch.nn.Parameter(torch.zeros(3))
         J = ravine.Objective(
             model,
-            lambda model, batch: {"loss": (model.w[0] / 10) ** 2 + 3 * (model.w[1] / 4) ** 2 + 0 * batch[0]},
+            lambda model, batch: {
+                "loss": (model.w[0] / 10) ** 2 + 3 * (model.w[1] / 4) ** 2 + 0 * batch[0]
+            },
             (torch.zeros(4),),
         )
         at = {"alpha": np.linspace(-0.2, 1.2, 15), "beta": np.linspace(-0.2, 1.2, 29)}
@@ -415,14 +483,20 @@ class TestSearch:
         path = ravine.project(run, onto=plane).assign(loss=("step", np.array([0.0, 0.15, 1.0])))
         found = Anomaly("line", "loss", "train", 0.5, 0.25, 0.1, 0.1)
         told = detour(surface, path, [found])
-        assert "strays 0.45 of the line's length from the line, farthest at epoch 1, whose J is 0.15" in told
+        assert (
+            "strays 0.45 of the line's length from the line, farthest at epoch 1, whose J is 0.15"
+            in told
+        )
         assert "at the same α the line's is 0.25" in told
-        assert "on the line at the same α is -0.1 to -0.1 at the 1 epochs in between, and negative at 1 of them" in told
+        assert (
+            "on the line at the same α is -0.1 to -0.1 at the 1 epochs in between, and negative at "
+            "1 of them" in told
+        )
         assert "up to 0.2 of the line's length off the plane" in told
         assert "J differs from the plane's by 3.1 at most" in told  # 0.25 + 3 − 0.15
         assert (
-            "second minimum at α = 0.5; after its start training came no nearer to it than 0.45 of the line's length"
-            in told
+            "second minimum at α = 0.5; after its start training came no nearer to it than 0.45 of "
+            "the line's length" in told
         )
         assert "at epoch 1, and as drawn no nearer than 0.4." in told
         assert "no second minimum" in detour(surface, path, [])
@@ -460,10 +534,14 @@ def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     assert {"line", "projected", "several draws", "undoubled", "start", "end"} <= set(line.results)
     assert len(line.figure.panels) == 6
     found = anomalies({name: curve for name, curve in line.results.items() if name != "path"})
-    assert ("J has none" in line.figure.caption) == (not [one for one in found if one.quantity == "loss"])
+    assert ("J has none" in line.figure.caption) == (
+        not [one for one in found if one.quantity == "loss"]
+    )
     judged = {claim.name: claim.judged(line) for claim in claims.CLAIMS if claim.figure == "fig7"}
     second = judged["mpdbm-second-minimum"]
-    assert (second.number > 0) == any(one.curve == "line" and one.quantity == "loss" for one in found)
+    assert (second.number > 0) == any(
+        one.curve == "line" and one.quantity == "loss" for one in found
+    )
     assert (judged["mpdbm-passed-around"].status == "not run") == (second.number == 0)
     assert judged["mpdbm-large-start"].status == "holds"
     assert judged["mpdbm-performs"].status == "not run"  # it is no whole training
@@ -481,9 +559,13 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     np.testing.assert_allclose(path["loss"], seen, rtol=1e-5)
     at = path.swap_dims(step="step")
     np.testing.assert_allclose(at["alpha"].sel(step=[0, run.best_step]), [0, 1], atol=1e-6)
-    farthest = ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))["residual"].values.argmax()
+    farthest = ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))[
+        "residual"
+    ].values.argmax()
     assert float(path["beta"][int(farthest)]) == pytest.approx(1, abs=1e-5)
-    assert float(path["residual"][int(farthest)]) == pytest.approx(0, abs=1e-3 * plane.attrs["length_a"])
+    assert float(path["residual"][int(farthest)]) == pytest.approx(
+        0, abs=1e-3 * plane.attrs["length_a"]
+    )
     assert abs(plane.attrs["cosine"]) < 1e-5
     assert len(path["step"]) == len(run.history["step"])
     (claim,) = (claim for claim in claims.CLAIMS if claim.figure == "fig7-plane")
@@ -491,7 +573,10 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     assert (claim.judged(outcome).status == "not run") == (not found)
     (panel,) = outcome.figure.panels
     names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
-    assert names == ["start", "solution"]  # the corner beside the start is no network that was trained
+    assert names == [
+        "start",
+        "solution",
+    ]  # the corner beside the start is no network that was trained
     assert str(study.out) not in outcome.figure.caption
     labels = {getattr(layer, "label", "") for layer in panel.layers}
     assert {"straight line", "training path", "distance in height from the plane"} <= labels

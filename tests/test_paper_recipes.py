@@ -15,7 +15,8 @@ from ravine.paper.models import LSTM, MPDBM, ConvNetwork, Network
 from ravine.paper.recipes import NAMES, Momentum, canonical, recipe
 from ravine.paper.training import Training, train
 
-#: A changed hash is a changed experiment: old outcomes are then not found again. Change one on purpose only.
+#: A changed hash is a changed experiment: old outcomes are then not found again. Change one on
+#: purpose only.
 PINNED = {
     "maxout-mnist full": "5c443cf34aedd34a",
     "maxout-mnist desk": "d6e61afd1b2a4622",
@@ -74,10 +75,15 @@ def test_the_hash_sees_every_number():
 def test_desk_differs_from_full_in_its_last_epoch_only():
     for name in set(NAMES) - {"conv-cifar10"}:  # the one scaled arm
         full, desk = recipe(name), recipe(name, "desk")
-        if isinstance(full.network, MPDBM):  # a whole pass is too long for a desk: a tenth of the images
+        if isinstance(
+            full.network, MPDBM
+        ):  # a whole pass is too long for a desk: a tenth of the images
             assert (desk.train, desk.valid) == (full.train // 10, full.valid // 10)
             full = replace(full, train=desk.train, valid=desk.valid)
-        phases = tuple(replace(one, epochs=other.epochs) for one, other in zip(desk.phases, full.phases, strict=True))
+        phases = tuple(
+            replace(one, epochs=other.epochs)
+            for one, other in zip(desk.phases, full.phases, strict=True)
+        )
         assert replace(desk, profile="full", phases=phases) == full
 
 
@@ -102,7 +108,9 @@ def few_images(chosen):
 def text(chosen):
     """Words for two updates; the window is short, for speed."""
     network = replace(chosen.network, window=3)
-    chosen = replace(chosen, train=7 * chosen.batch_size, valid=2 * chosen.batch_size, network=network)
+    chosen = replace(
+        chosen, train=7 * chosen.batch_size, valid=2 * chosen.batch_size, network=network
+    )
     words = torch.arange(chosen.train) % network.words
     return chosen, {split: (words,) for split in ("train", "valid", "test")}
 
@@ -136,16 +144,23 @@ def test_ravine_measures_what_the_trainer_saw(tmp_path):
     run = train(replace(quick, phases=(replace(quick.phases[0], epochs=3),)), tmp_path)
     inputs, labels = load("digits")["train"]
     valid = inputs[1077:1437], labels[1077:1437]
-    J = ravine.Objective(quick.network.build(0), ravine.supervised(F.cross_entropy), {"valid": valid})  # noqa: N806
+    J = ravine.Objective(
+        quick.network.build(0), ravine.supervised(F.cross_entropy), {"valid": valid}
+    )  # noqa: N806
     curve = ravine.evaluate(J, along=ravine.Line(run.start, run.solution), at=[0.0, 1.0])
     seen = run.history.swap_dims(record="step").sel(step=[0, run.best_step], split="valid")
     np.testing.assert_allclose(curve["loss"].sel(split="valid"), seen["loss"], rtol=1e-6)
     np.testing.assert_allclose(curve["error"].sel(split="valid"), seen["error"], atol=1e-12)
     assert float(curve["loss"][0, 0]) == pytest.approx(np.log(10), abs=0.01)
     noisy = ravine.Objective(
-        quick.network.build(0), ravine.supervised(F.cross_entropy), {"valid": valid}, dropout="resample"
+        quick.network.build(0),
+        ravine.supervised(F.cross_entropy),
+        {"valid": valid},
+        dropout="resample",
     )
-    assert float(ravine.evaluate(noisy, along=ravine.Line(run.start, run.solution), at=[1.0])["loss"][0, 0]) == (
+    assert float(
+        ravine.evaluate(noisy, along=ravine.Line(run.start, run.solution), at=[1.0])["loss"][0, 0]
+    ) == (
         pytest.approx(float(seen["objective"][-1]), rel=0.05)  # other masks
     )
 
@@ -153,5 +168,7 @@ def test_ravine_measures_what_the_trainer_saw(tmp_path):
 def test_unknown_names_are_refused():
     with pytest.raises(ravine.InputError, match="there is no recipe 'vgg'; there are maxout-mnist"):
         recipe("vgg")
-    with pytest.raises(ravine.InputError, match="there is no profile 'fast'; there are quick, desk, full"):
+    with pytest.raises(
+        ravine.InputError, match="there is no profile 'fast'; there are quick, desk, full"
+    ):
         recipe("maxout-mnist", "fast")  # pyright: ignore[reportArgumentType]

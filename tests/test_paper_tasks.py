@@ -45,7 +45,10 @@ class Denoising(Task):
     def __init__(self, network, recipe, parts):
         self.network, self.recipe = network, recipe
         images = parts["train"][0]
-        self.parts = {"train": images[: recipe.train], "valid": images[recipe.train : recipe.train + recipe.valid]}
+        self.parts = {
+            "train": images[: recipe.train],
+            "valid": images[recipe.train : recipe.train + recipe.valid],
+        }
 
     def epoch(self, model, phase, order):
         images = self.parts["train"]

@@ -30,9 +30,15 @@ SMALL = Network(
 
 
 def small(epochs: int = 4, second: int | None = None, **changes) -> Recipe:
-    phases = (Phase(PerUpdate(0.1, 1.001, 1e-6), Momentum(0.5, 0.9, 4), patience=100, epochs=epochs),)
+    phases = (
+        Phase(PerUpdate(0.1, 1.001, 1e-6), Momentum(0.5, 0.9, 4), patience=100, epochs=epochs),
+    )
     if second is not None:
-        phases += (Phase(PerUpdate(0.05, 1.001, 1e-6), Momentum(0.6, 0.6, 1), patience=None, epochs=second),)
+        phases += (
+            Phase(
+                PerUpdate(0.05, 1.001, 1e-6), Momentum(0.6, 0.6, 1), patience=None, epochs=second
+            ),
+        )
     return replace(
         Recipe("small", "quick", "digits", 310, 100, SMALL, 50, phases), **changes
     )  # 310 / 50: an uneven last batch
@@ -84,7 +90,9 @@ class TestSteps:
         # v_t = −rate (1 − mᵗ)/(1 − m), θ_n − θ_0 = Σ v_t
         moved = -rate * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
         for name, tensor in job.params.items():
-            torch.testing.assert_close(tensor.detach().double(), before[name] + moved, atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                tensor.detach().double(), before[name] + moved, atol=1e-6, rtol=0
+            )
 
     @pytest.mark.parametrize("clip", [2.0, 1e3])
     def test_a_gradient_longer_than_the_clip_is_shortened_to_it(self, clip, digits, tmp_path):
@@ -103,9 +111,13 @@ class TestSteps:
         before = {name: tensor.detach().double().clone() for name, tensor in job.params.items()}
         for _ in range(3):
             job.step(sum_of(job), 0.1, 0.0)
-        moved = {name: tensor.detach().double() - before[name] for name, tensor in job.params.items()}
+        moved = {
+            name: tensor.detach().double() - before[name] for name, tensor in job.params.items()
+        }
         for name, expected in (("layer0.weight", -0.3), ("layer0.bias", -0.015)):
-            torch.testing.assert_close(moved[name], torch.full_like(moved[name], expected), atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                moved[name], torch.full_like(moved[name], expected), atol=1e-6, rtol=0
+            )
 
     def test_a_kernels_norm_is_over_all_but_its_first_axis(self, digits, tmp_path):
         task = Training(small(network=linear(cap=2.0)), digits, tmp_path).task
@@ -138,7 +150,11 @@ class TestSteps:
         for number in range(40):
             batch = torch.arange(number * 10, number * 10 + 50) % 310
             job.model.train()
-            job.step(F.cross_entropy(job.model(digits["train"][0][batch]), digits["train"][1][batch]), 0.5, 0.5)
+            job.step(
+                F.cross_entropy(job.model(digits["train"][0][batch]), digits["train"][1][batch]),
+                0.5,
+                0.5,
+            )
             for name, cap in SMALL.caps.items():
                 norms = torch.linalg.vector_norm(job.params[name].detach().double(), dim=1)
                 assert float(norms.max()) <= cap * (1 + 1e-6)
@@ -179,7 +195,9 @@ class TestNetworks:
         assert float(loss) == pytest.approx(math.log(10), abs=1e-4)
 
     def test_initial_parameters_fill_their_interval(self):
-        for layer, linear in zip(MAXOUT.layers, [m for m in MAXOUT.build(3) if hasattr(m, "weight")], strict=True):
+        for layer, linear in zip(
+            MAXOUT.layers, [m for m in MAXOUT.build(3) if hasattr(m, "weight")], strict=True
+        ):
             weight = linear.weight.detach()
             assert float(weight.abs().max()) <= layer.init
             assert float(weight.std()) == pytest.approx(layer.init / math.sqrt(3), rel=0.03)
@@ -244,7 +262,9 @@ class TestMemory:
             )
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert resumed.trajectory.steps == whole.trajectory.steps == (0, 7, 14, 21, 28)
-        assert [s.hash for s in resumed.trajectory.snapshots] == [s.hash for s in whole.trajectory.snapshots]
+        assert [s.hash for s in resumed.trajectory.snapshots] == [
+            s.hash for s in whole.trajectory.snapshots
+        ]
         again = resumed.history.drop_vars("seconds")
         assert again.identical(whole.history.drop_vars("seconds"))
 
@@ -263,7 +283,9 @@ class TestMemory:
         assert all(torch.equal(solution[name], snapshot[name]) for name in solution)
 
     def test_without_patience_the_last_epoch_is_the_solution(self, tmp_path):
-        phase = Phase(PerUpdate(-0.1, 1.0, -1.0), Momentum(0.0, 0.0, 1), patience=None, epochs=3)  # uphill
+        phase = Phase(
+            PerUpdate(-0.1, 1.0, -1.0), Momentum(0.0, 0.0, 1), patience=None, epochs=3
+        )  # uphill
         run = train(small(network=linear(), phases=(phase,)), tmp_path)
         errors = run.history["error"].sel(split="valid").values
         assert errors[-1] > errors.min()
@@ -295,14 +317,19 @@ class TestMemory:
 
     def test_patience_counts_from_the_last_strict_improvement(self, tmp_path):
         phase = Phase(PerUpdate(0.0, 1.0, 0.0), Momentum(0.5, 0.5, 1), patience=3)
-        run = train(small(network=linear(), phases=(phase,)), tmp_path)  # nothing moves, so nothing improves on epoch 0
+        run = train(
+            small(network=linear(), phases=(phase,)), tmp_path
+        )  # nothing moves, so nothing improves on epoch 0
         assert run.trajectory.steps == (0, 7, 14, 21)
         assert run.history.attrs["best_step"] == 0
 
     def test_phase_2_ends_when_the_validation_objective_matches(self, tmp_path):
         run = train(small(epochs=4, second=30), tmp_path)
         history = run.history
-        first, second = history.where(history.phase == 1, drop=True), history.where(history.phase == 2, drop=True)
+        first, second = (
+            history.where(history.phase == 1, drop=True),
+            history.where(history.phase == 2, drop=True),
+        )
         best = int(np.argmin(first["error"].sel(split="valid").values))
         target = float(first["objective"].sel(split="train")[best])
         reached = second["objective"].sel(split="valid").values
@@ -316,7 +343,9 @@ class TestMemory:
             watched.epoch()
             watched._note(0.0)
             unwatched.epoch()
-        for one, other in zip(watched.model.parameters(), unwatched.model.parameters(), strict=True):
+        for one, other in zip(
+            watched.model.parameters(), unwatched.model.parameters(), strict=True
+        ):
             assert torch.equal(one, other)
 
     def test_the_callers_random_stream_is_left_alone(self, tmp_path):
@@ -343,7 +372,9 @@ class TestMemory:
             train(job, tmp_path)
 
     def test_too_few_examples_are_refused(self, tmp_path):
-        with pytest.raises(ravine.InputError, match=r"takes 1400 \+ 100 examples of digits; got 1437"):
+        with pytest.raises(
+            ravine.InputError, match=r"takes 1400 \+ 100 examples of digits; got 1437"
+        ):
             train(small(train=1400), tmp_path)
 
     def test_the_recipe_is_kept_beside_its_outcome(self, tmp_path):

@@ -14,7 +14,9 @@ ODD = torch.tensor([-0.0, 0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, 1 / 3])
 
 
 def line(start, end, alpha, dtype=None):
-    return combine([start, end], [1 - alpha, alpha], torch.empty_like(start, dtype=dtype or start.dtype))
+    return combine(
+        [start, end], [1 - alpha, alpha], torch.empty_like(start, dtype=dtype or start.dtype)
+    )
 
 
 @pytest.mark.parametrize("alpha", [0, 1])
@@ -31,11 +33,16 @@ def test_reversed_line_is_the_same_line(alpha):
     alpha = round(alpha * 1024) / 1024
     generator = torch.Generator().manual_seed(1)
     start, end = torch.randn(100, generator=generator), torch.randn(100, generator=generator)
-    torch.testing.assert_close(line(start, end, alpha), line(end, start, 1 - alpha), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        line(start, end, alpha), line(end, start, 1 - alpha), rtol=0, atol=2e-6
+    )
 
 
 def test_low_precision_is_combined_in_float32():
-    start, end = torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([1.0078125], dtype=torch.bfloat16)
+    start, end = (
+        torch.tensor([1.0], dtype=torch.bfloat16),
+        torch.tensor([1.0078125], dtype=torch.bfloat16),
+    )
     found = line(start, end, 0.25, torch.float32)
     assert found.item() == 1.0 + 0.0078125 / 4  # bfloat16 has nothing between these two
 
@@ -63,7 +70,9 @@ def test_hash_tells_values_names_shapes_and_types_apart():
 
 
 def test_norms_over_several_pieces():
-    big = {"w": torch.full((5_000_000,), 0.1)}  # more than one piece; float32 sums would be off by 1e-4
+    big = {
+        "w": torch.full((5_000_000,), 0.1)
+    }  # more than one piece; float32 sums would be off by 1e-4
     assert norm(big) == pytest.approx(float(torch.tensor(0.1)) * 5_000_000**0.5, rel=1e-12)
     assert distance(big, {"w": torch.zeros(5_000_000)}) == norm(big)
     assert not all_finite(torch.cat([big["w"], torch.tensor([float("nan")])]))

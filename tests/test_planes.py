@@ -1,6 +1,7 @@
 """Planes: coordinates that mean what they say, resolved ones that are right or say that they are not.
 
-No two sizes or intervals of the axes are the same here, so that a swapped axis or a transposed surface fails.
+No two sizes or intervals of the axes are the same here, so that a swapped axis or a transposed
+surface fails.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ UNIT = Plane(point(0.0, 0.0), point(1.0, 0.0), point(0.0, 1.0))
 
 def on(function, **options):
     """resolve of J(α, β) = function(α, β), as float64 tensors."""
-    return resolve(of_w(lambda w, x: function(w[0], w[1])), along=options.pop("along", UNIT), **options)
+    return resolve(
+        of_w(lambda w, x: function(w[0], w[1])), along=options.pop("along", UNIT), **options
+    )
 
 
 def truth(function, u, v):
@@ -55,7 +58,9 @@ def test_a_point_is_the_origin_and_its_share_of_both_axes():
 
 
 def test_corners_are_bit_for_bit_and_in_their_own_type():
-    corners = [{"w": torch.tensor(w, dtype=torch.float16)} for w in ([-0.0, 0.1], [0.3, 7.0], [1e-3, -2.0])]
+    corners = [
+        {"w": torch.tensor(w, dtype=torch.float16)} for w in ([-0.0, 0.1], [0.3, 7.0], [1e-3, -2.0])
+    ]
     plane = Plane(*corners)
     for corner, place in zip(corners, [(0, 0), (1, 0), (0, 1)], strict=True):
         found = plane.at(*place)["w"]
@@ -77,7 +82,10 @@ def test_files_and_modules_are_corners_too(tmp_path):
         ((point(1.0, 0.0), point(1.0, 0.0), point(0.0, 1.0)), "origin .* and a .* same point"),
         ((point(1.0, 0.0), point(0.0, 1.0), point(1.0, 0.0)), "origin .* and b .* same point"),
         ((point(0.0, 0.0), point(0.0, 1.0), point(0.0, 1.0)), "a .* and b .* same point"),
-        ((point(0.0, 0.0), point(1.0, 1.0), point(2.0, 2.0 + 1e-6)), r"on a line: the sine .* is \d.\de-07"),
+        (
+            (point(0.0, 0.0), point(1.0, 1.0), point(2.0, 2.0 + 1e-6)),
+            r"on a line: the sine .* is \d.\de-07",
+        ),
         ((point(0.0, 0.0), point(1.0, 1.0), point(1.0, 1.0, 1.0)), "shape at 'w'"),
     ],
 )
@@ -90,15 +98,22 @@ def test_corners_that_span_no_plane_are_refused(corners, said):
 
 
 def test_a_quadratic_comes_back_at_every_place_of_a_skewed_plane():
-    w0, a, b = (torch.tensor(w, dtype=torch.float64) for w in ([1.0, -2.0, 0.5], [-3.0, 0.5, 1.0], [0.0, 4.0, -1.0]))
+    w0, a, b = (
+        torch.tensor(w, dtype=torch.float64)
+        for w in ([1.0, -2.0, 0.5], [-3.0, 0.5, 1.0], [0.0, 4.0, -1.0])
+    )
     J = of_w(lambda w, x: 3 * w[0] - w[1] * w[2] + w[0] ** 2 + x, size=3)
     plane = evaluate(J, along=Plane({"w": w0}, {"w": a}, {"w": b}), at={"beta": V, "alpha": U})
     assert plane["loss"].dims == ("alpha", "beta", "split")
     for i, u in enumerate(U):
         for j, v in enumerate(V):
             w = w0 + u * (a - w0) + v * (b - w0)
-            assert plane["loss"].values[i, j, 0] == pytest.approx(float(3 * w[0] - w[1] * w[2] + w[0] ** 2), abs=1e-12)
-            assert plane["distance"].values[i, j] == pytest.approx(float((w - w0).norm()), rel=1e-12)
+            assert plane["loss"].values[i, j, 0] == pytest.approx(
+                float(3 * w[0] - w[1] * w[2] + w[0] ** 2), abs=1e-12
+            )
+            assert plane["distance"].values[i, j] == pytest.approx(
+                float((w - w0).norm()), rel=1e-12
+            )
     assert plane.attrs["cosine"] == pytest.approx(float(F.cosine_similarity(a - w0, b - w0, dim=0)))
     assert (plane.attrs["length_a"], plane.attrs["length_b"]) == pytest.approx(
         Plane(*({"w": w} for w in (w0, a, b))).lengths
@@ -110,7 +125,9 @@ def test_positions_stand_in_the_order_in_which_they_were_given():
     found = evaluate(J, along=UNIT, at={"alpha": [2, 0, 1], "beta": [5, 3]})
     np.testing.assert_allclose(values(found), [[52, 32], [50, 30], [51, 31]])
     assert found["alpha"].values.tolist() == [2, 0, 1]
-    assert evaluate(J, along=UNIT, at={"alpha": 0.5, "beta": torch.tensor([1.0])}).sizes["alpha"] == 1
+    assert (
+        evaluate(J, along=UNIT, at={"alpha": 0.5, "beta": torch.tensor([1.0])}).sizes["alpha"] == 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +135,9 @@ def nets():
     data = blobs()
     first, second = mlp(), mlp(1)
     start, a = trained(first, data)
-    return Objective(first, supervised(F.cross_entropy), {"train": data, "valid": blobs(90, seed=1)}), (
+    return Objective(
+        first, supervised(F.cross_entropy), {"train": data, "valid": blobs(90, seed=1)}
+    ), (
         start,
         a,
         trained(second, data)[1],
@@ -127,25 +146,35 @@ def nets():
 
 @pytest.fixture(scope="module")
 def grid(nets):
-    return evaluate(nets[0], along=Plane(*nets[1]), at={"alpha": U, "beta": [0, 0.5, 1]}, title="three points")
+    return evaluate(
+        nets[0], along=Plane(*nets[1]), at={"alpha": U, "beta": [0, 0.5, 1]}, title="three points"
+    )
 
 
 def test_a_line_in_the_plane_is_that_line(nets):
     J, (origin, a, b) = nets
     plane = evaluate(J, along=Plane(origin, a, b), at={"alpha": [0, 0.25, 1], "beta": [0, 1]})
-    edge, other = evaluate(J, along=Line(origin, a), at=[0, 0.25, 1]), evaluate(J, along=Line(origin, b), at=[0, 1])
+    edge, other = (
+        evaluate(J, along=Line(origin, a), at=[0, 0.25, 1]),
+        evaluate(J, along=Line(origin, b), at=[0, 1]),
+    )
     for name in ("loss", "loss_stderr", "loss_replicates", "error"):
         np.testing.assert_allclose(plane[name].sel(beta=0), edge[name], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(plane[name].sel(alpha=0), other[name], rtol=1e-5, atol=1e-7)
     for corner, place in ((origin, (0, 0)), (a, (1, 0)), (b, (0, 1))):
         here = plane["loss"].sel(alpha=place[0], beta=place[1])
-        assert dict(zip(plane["split"].values, here.values, strict=True)) == pytest.approx(J(corner), rel=1e-12)
+        assert dict(zip(plane["split"].values, here.values, strict=True)) == pytest.approx(
+            J(corner), rel=1e-12
+        )
     np.testing.assert_allclose(plane["distance"].sel(beta=0), edge["distance"], rtol=1e-12)
 
 
 def test_a_plane_says_where_it_comes_from_and_has_floors_everywhere(grid, nets):
     edge = evaluate(nets[0], along=Line(*nets[1][:2]), at=[0, 1])
-    assert (grid.attrs["origin_hash"], grid.attrs["a_hash"]) == (edge.attrs["start_hash"], edge.attrs["end_hash"])
+    assert (grid.attrs["origin_hash"], grid.attrs["a_hash"]) == (
+        edge.attrs["start_hash"],
+        edge.attrs["end_hash"],
+    )
     assert grid.attrs["length_a"] == pytest.approx(edge.attrs["length"])
     assert len({grid.attrs[f"{name}_hash"] for name in ("origin", "a", "b")}) == 3
     assert (grid["loss_noise_floor"] > 0).all()
@@ -173,7 +202,9 @@ def test_positions_that_name_no_place_are_refused(at, said):
 
 def test_a_line_takes_its_axis_by_name_and_no_other():
     line, J = Line(point(0.0, 0.0), point(1.0, 0.0)), of_w(lambda w, x: w[0])
-    xr.testing.assert_equal(evaluate(J, along=line, at={"alpha": [0, 2]}), evaluate(J, along=line, at=[0, 2]))
+    xr.testing.assert_equal(
+        evaluate(J, along=line, at={"alpha": [0, 2]}), evaluate(J, along=line, at=[0, 2])
+    )
     with pytest.raises(InputError, match="keys 'alpha'"):
         evaluate(J, along=line, at={"alpha": [0], "beta": [0]})
 
@@ -209,7 +240,10 @@ def test_smooth_surfaces_resolve_to_their_tolerance(name):
     assert plane.attrs["resolved"] == 1
     assert plane.sizes["alpha"] * plane.sizes["beta"] + plane.sizes["check"] <= 1400
     assert worst(plane, SMOOTH[name]) <= 1e-3
-    assert float(plane["loss_misfit"].max()) <= worst(plane, SMOOTH[name]) * np.abs(plane["loss"].values).max()
+    assert (
+        float(plane["loss_misfit"].max())
+        <= worst(plane, SMOOTH[name]) * np.abs(plane["loss"].values).max()
+    )
 
 
 def test_a_polynomial_is_read_to_rounding_from_few_points():
@@ -245,7 +279,9 @@ def test_what_does_not_resolve_is_said(name):
     assert "did not resolve" in str(metrics.verdict(plane))
     assert "did not resolve" in plot.surface(plane).caption
     drawn = plot.surface(plane).panels[0].layers[0]
-    np.testing.assert_array_equal(drawn.x, plane["alpha"])  # measured points, nothing read between them
+    np.testing.assert_array_equal(
+        drawn.x, plane["alpha"]
+    )  # measured points, nothing read between them
     if name == "hole":
         assert "undefined" in metrics.verdict(plane).headline
         assert np.isnan(values(reconstruct(plane, {"alpha": [0.5], "beta": [0.5]}))).all()
@@ -261,20 +297,33 @@ def test_a_spike_as_wide_as_the_largest_gap_is_not_missed(width):
         plane = on(spike)
         if plane.attrs["resolved"] == 0 or plane.attrs["largest_gap"] > width:
             continue
-        assert worst(plane, spike, {"alpha": np.linspace(0, 1, 41), "beta": np.linspace(0, 1, 37)}) < 2e-3
+        assert (
+            worst(plane, spike, {"alpha": np.linspace(0, 1, 41), "beta": np.linspace(0, 1, 37)})
+            < 2e-3
+        )
 
 
 def test_a_count_is_resolved_to_its_sampling_error_and_measured_points_are_evaluates(nets):
     J, corners = nets
-    plane = resolve(J, along=Plane(*corners), interval={"alpha": (0, 1), "beta": (0, 0.5)}, tolerance=0.02)
+    plane = resolve(
+        J, along=Plane(*corners), interval={"alpha": (0, 1), "beta": (0, 0.5)}, tolerance=0.02
+    )
     assert plane.attrs["resolved"] == 1
-    grid = evaluate(J, along=Plane(*corners), at={"alpha": np.linspace(0, 1, 9), "beta": np.linspace(0, 0.5, 6)})
+    grid = evaluate(
+        J, along=Plane(*corners), at={"alpha": np.linspace(0, 1, 9), "beta": np.linspace(0, 0.5, 6)}
+    )
     again = reconstruct(plane, {axis: grid[axis].values for axis in ("alpha", "beta")})
     assert np.abs(again["error"] - grid["error"]).max() <= 3 * float(grid["error_stderr"].max())
     assert (np.abs(again["loss"] - grid["loss"]) <= 0.02 * grid["loss"]).all()
     np.testing.assert_allclose(again["distance"], grid["distance"], rtol=1e-9, atol=1e-9)
-    some = evaluate(J, along=Plane(*corners), at={axis: plane[axis].values[[0, 3, -1]] for axis in ("alpha", "beta")})
-    np.testing.assert_allclose(plane["loss"].isel(alpha=[0, 3, -1], beta=[0, 3, -1]), some["loss"], rtol=1e-12)
+    some = evaluate(
+        J,
+        along=Plane(*corners),
+        at={axis: plane[axis].values[[0, 3, -1]] for axis in ("alpha", "beta")},
+    )
+    np.testing.assert_allclose(
+        plane["loss"].isel(alpha=[0, 3, -1], beta=[0, 3, -1]), some["loss"], rtol=1e-12
+    )
 
 
 def test_the_checks_are_in_the_file_with_what_they_found(tmp_path):
@@ -287,7 +336,9 @@ def test_the_checks_are_in_the_file_with_what_they_found(tmp_path):
     for place, measured, misfit in zip(
         places, values(again, "loss_checked"), values(again, "loss_misfit"), strict=True
     ):
-        assert measured == pytest.approx(float(SMOOTH["barrier"](*map(torch.tensor, place))), rel=1e-12)
+        assert measured == pytest.approx(
+            float(SMOOTH["barrier"](*map(torch.tensor, place))), rel=1e-12
+        )
         read = reconstruct(again, {"alpha": [place[0]], "beta": [place[1]]})
         assert abs(float(read["loss"].item()) - measured) == pytest.approx(misfit, abs=1e-12)
         assert float(read["loss_misfit"].item()) == float(again["loss_misfit"].max())
@@ -340,7 +391,11 @@ def test_the_verdict_finds_the_lowest_point_and_names_the_corners():
 
     for plane in (
         on(bowl, interval=RECTANGLE),
-        evaluate(of_w(lambda w, x: bowl(w[0], w[1])), along=UNIT, at={"alpha": np.linspace(0, 1, 41), "beta": V}),
+        evaluate(
+            of_w(lambda w, x: bowl(w[0], w[1])),
+            along=UNIT,
+            at={"alpha": np.linspace(0, 1, 41), "beta": V},
+        ),
     ):
         found = metrics.verdict(plane).measures["data", "loss"]
         tolerance = 0.03 if plane.attrs["sampling"] == "resolved" else 0.26
@@ -357,15 +412,21 @@ def test_the_verdict_finds_the_lowest_point_and_names_the_corners():
 def test_a_difference_to_a_corner_is_paired():
     """Examples that differ by a constant shift the surface, and nothing else: the difference has no error."""
     J = of_w(lambda w, x: (w[0] - 0.5) ** 2 + w[1] ** 2 + x, torch.randn(40, dtype=torch.float64))
-    found = metrics.verdict(evaluate(J, along=UNIT, at={"alpha": [0, 0.5, 1], "beta": [-1, 0]})).measures[
-        "data", "loss"
-    ]
+    found = metrics.verdict(
+        evaluate(J, along=UNIT, at={"alpha": [0, 0.5, 1], "beta": [-1, 0]})
+    ).measures["data", "loss"]
     assert found.lowest.value.stderr > 0.05
     assert (found.below.value, found.below.stderr) == pytest.approx((0.25, 0), abs=1e-12)
 
 
 def test_measures_of_a_line_refuse_a_plane(grid):
-    for measure in (metrics.barrier, metrics.rise, metrics.minima, metrics.convexity, metrics.plateau):
+    for measure in (
+        metrics.barrier,
+        metrics.rise,
+        metrics.minima,
+        metrics.convexity,
+        metrics.plateau,
+    ):
         with pytest.raises(InputError, match=r"of a line.*metrics\.verdict"):
             measure(grid)
 
@@ -400,15 +461,24 @@ def test_colours_are_logarithmic_where_values_span_decades():
         field, scale = one.panels[0].layers[0], one.panels[0].z
         gaps = np.diff(scale.scaled(field.levels))
         np.testing.assert_allclose(gaps, gaps[0])
-        assert field.levels[0] <= np.nanmin(field.z) <= np.nanmax(field.z) <= field.levels[-1] * (1 + 1e-9)
+        assert (
+            field.levels[0]
+            <= np.nanmin(field.z)
+            <= np.nanmax(field.z)
+            <= field.levels[-1] * (1 + 1e-9)
+        )
         assert 4 <= len(field.levels) <= 17
 
 
 def test_corners_are_named_where_they_are_in_view(grid):
-    (marks,) = [layer for layer in plot.surface(grid).panels[0].layers if isinstance(layer, plot.Markers)]
+    (marks,) = [
+        layer for layer in plot.surface(grid).panels[0].layers if isinstance(layer, plot.Markers)
+    ]
     assert marks.names == ("origin", "a", "b")
     (fewer,) = [
-        layer for layer in plot.surface(grid.isel(beta=[0, 1])).panels[0].layers if isinstance(layer, plot.Markers)
+        layer
+        for layer in plot.surface(grid.isel(beta=[0, 1])).panels[0].layers
+        if isinstance(layer, plot.Markers)
     ]
     assert fewer.names == ("origin", "a")
 
@@ -434,7 +504,9 @@ def test_every_view_is_written_in_every_format(grid, tmp_path, view, suffix):
 
 def test_a_path_lies_at_its_own_height_and_tells_how_far_off_it_is(grid):
     figure = plot.surface(grid, PATH, view="3d")
-    curves = {layer.label: layer for layer in figure.panels[0].layers if isinstance(layer, plot.Curve)}
+    curves = {
+        layer.label: layer for layer in figure.panels[0].layers if isinstance(layer, plot.Curve)
+    }
     assert list(curves) == ["straight line", "distance in height from the plane", "training path"]
     trail, straight = curves["training path"], curves["straight line"]
     np.testing.assert_array_equal(trail.z, 2 - STEPS)
@@ -456,7 +528,9 @@ def test_a_path_lies_at_its_own_height_and_tells_how_far_off_it_is(grid):
 
 def test_a_name_stands_where_the_fewest_lines_run():
     mark = np.array([100.0, 100.0])
-    line = np.stack([np.linspace(100, 150, 51), np.linspace(100, 130, 51)], 1)  # up and to the right
+    line = np.stack(
+        [np.linspace(100, 150, 51), np.linspace(100, 130, 51)], 1
+    )  # up and to the right
     assert static_field._beside("name", mark, np.empty((0, 2))) == (4, 6)
     assert static_field._beside("name", mark, line) == (-4, -6)
     assert static_field._beside("name", mark, np.concatenate([line, 200 - line])) == (-4, 6)
@@ -479,7 +553,9 @@ def test_awkward_planes_are_drawn_and_reported(grid, name, view, tmp_path):
     plane = grid.copy(deep=True)
     plane["loss"].values[:] = AWKWARD[name](grid["loss"].values)
     figure = plot.surface(plane, view=view)
-    crosses = [m for m in figure.panels[0].layers if isinstance(m, plot.Markers) and m.symbol == "cross"]
+    crosses = [
+        m for m in figure.panels[0].layers if isinstance(m, plot.Markers) and m.symbol == "cross"
+    ]
     assert bool(crosses) == (not np.isfinite(plane["loss"].isel(split=0)).all())
     assert static.encoded(figure, "png").startswith(b"\x89PNG")
     assert interactive.drawn(figure).to_json()
@@ -519,7 +595,9 @@ def test_running_statistics_are_recomputed_on_a_plane_too():
     data, model = blobs(), mlp(norm=True)
     start, end = trained(model, data)
     J = Objective(model, supervised(F.cross_entropy), data, buffers="recompute")
-    plane = evaluate(J, along=Plane(start, end, mlp(1, norm=True)), at={"alpha": [0, 1], "beta": [0, 0.5, 1]})
+    plane = evaluate(
+        J, along=Plane(start, end, mlp(1, norm=True)), at={"alpha": [0, 1], "beta": [0, 0.5, 1]}
+    )
     line = evaluate(J, along=Line(start, end), at=[0, 1])
     np.testing.assert_allclose(plane["loss"].sel(beta=0), line["loss"], rtol=1e-5)
     assert "so the corners are not their own checkpoints either" in str(metrics.verdict(plane))
@@ -528,4 +606,6 @@ def test_running_statistics_are_recomputed_on_a_plane_too():
         along=Plane(start, end, mlp(1, norm=True)),
         at={"alpha": [0, 1], "beta": [0, 1]},
     )
-    assert "are the corner b's at every point, so the other corners are not" in str(metrics.verdict(fixed))
+    assert "are the corner b's at every point, so the other corners are not" in str(
+        metrics.verdict(fixed)
+    )

@@ -24,11 +24,19 @@ def measured(alpha, loss, splits=("train",), *, stderr=0.125, error=None, **attr
         values["error"] = np.asarray(error, dtype=float).reshape(alpha.size, len(splits))
     data = {}
     for name, value in values.items():
-        about = {"loss": {"long_name": "loss", "units": "nats"}, "error": {"long_name": "error rate", "units": "1"}}
+        about = {
+            "loss": {"long_name": "loss", "units": "nats"},
+            "error": {"long_name": "error rate", "units": "1"},
+        }
         data[name] = ("alpha", "split"), value, about[name]
-        data[f"{name}_stderr"] = ("alpha", "split"), np.broadcast_to(stderr, value.shape).astype(float)
+        data[f"{name}_stderr"] = (
+            ("alpha", "split"),
+            np.broadcast_to(stderr, value.shape).astype(float),
+        )
     data["n_examples"] = ("split",), np.array([1200, 340, 56, 7][: len(splits)])
-    return xr.Dataset(data, coords={"alpha": alpha, "split": list(splits)}, attrs={"schema_version": 1, **attrs})
+    return xr.Dataset(
+        data, coords={"alpha": alpha, "split": list(splits)}, attrs={"schema_version": 1, **attrs}
+    )
 
 
 def layers(figure, kind, panel=0):
@@ -156,13 +164,20 @@ def test_many_points_have_no_dots_except_a_lone_one_between_gaps():
     assert not layers(plot.line(measured(alpha, loss)), plot.Markers)
     assert len(layers(plot.line(measured(alpha[:-1], loss[:-1])), plot.Markers)[0].x) == 59
     loss[[29, 31]] = np.nan
-    dots = next(m for m in layers(plot.line(measured(alpha, loss)), plot.Markers) if m.symbol == "dot")
+    dots = next(
+        m for m in layers(plot.line(measured(alpha, loss)), plot.Markers) if m.symbol == "dot"
+    )
     np.testing.assert_array_equal(dots.x, alpha[[30]])
 
 
 @pytest.mark.parametrize(
     ("low", "high", "labels"),
-    [(0, 1, ["start", "end"]), (-0.5, 1.5, ["start", "end"]), (0, 0.5, ["start"]), (0.25, 0.75, [])],
+    [
+        (0, 1, ["start", "end"]),
+        (-0.5, 1.5, ["start", "end"]),
+        (0, 0.5, ["start"]),
+        (0.25, 0.75, []),
+    ],
 )
 def test_start_and_end_are_marked_where_they_are_in_view(low, high, labels):
     rules = layers(plot.line(measured(np.linspace(low, high, 5), ALPHA)), plot.Rule)
@@ -202,7 +217,9 @@ def test_what_cannot_be_drawn_is_refused_by_name(call, words):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_gives_a_file_of_its_kind(tmp_path, suffix):
-    path = plot.line(measured(ALPHA, ALPHA, error=ALPHA)).save(tmp_path / "new" / f"figure{suffix.upper()}")
+    path = plot.line(measured(ALPHA, ALPHA, error=ALPHA)).save(
+        tmp_path / "new" / f"figure{suffix.upper()}"
+    )
     assert path.read_bytes().startswith(MAGIC[suffix])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -262,7 +279,10 @@ def test_text_in_an_svg_stays_text():
 
 def test_one_panel_is_a_column_wide_and_two_are_a_page_wide():
     assert static.drawn(plot.line(TWO)).get_figwidth() == static.COLUMN_WIDTH
-    assert static.drawn(plot.line(measured(ALPHA, ALPHA, error=ALPHA))).get_figwidth() == static.PAGE_WIDTH
+    assert (
+        static.drawn(plot.line(measured(ALPHA, ALPHA, error=ALPHA))).get_figwidth()
+        == static.PAGE_WIDTH
+    )
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone():
@@ -306,7 +326,10 @@ def test_hovering_tells_each_value_with_its_standard_error():
 def test_hovering_names_the_position_of_every_value_where_curves_have_gaps():
     gappy = interactive.drawn(plot.line(AWKWARD["gaps"]))
     assert any("at α = %{x" in (trace.hovertemplate or "") for trace in gappy.data)
-    assert not any("at α = %{x" in (trace.hovertemplate or "") for trace in interactive.drawn(plot.line(TWO)).data)
+    assert not any(
+        "at α = %{x" in (trace.hovertemplate or "")
+        for trace in interactive.drawn(plot.line(TWO)).data
+    )
 
 
 def test_a_band_with_a_gap_is_two_outlines():
@@ -325,7 +348,11 @@ def test_rules_are_drawn_on_screen():
 def test_names_are_never_markup_on_screen(tmp_path):
     names = [trace.name for trace in interactive.drawn(plot.line(AWKWARD["names as markup"])).data]
     assert "&lt;b&gt;$\\frac{&lt;/b&gt;" in names
-    page = plot.line(AWKWARD["names as markup"]).save(tmp_path / "figure.html").read_text(encoding="utf-8")
+    page = (
+        plot.line(AWKWARD["names as markup"])
+        .save(tmp_path / "figure.html")
+        .read_text(encoding="utf-8")
+    )
     assert "<h1>&lt;i&gt;$x</h1>" in page
     assert "<b>$" not in page
 
@@ -341,6 +368,10 @@ def test_describing_a_figure_imports_no_renderer_and_no_torch():
         "sys.exit(f'imported {sorted(loaded)}' if loaded else 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

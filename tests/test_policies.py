@@ -51,25 +51,37 @@ def test_running_statistics_by_policy(norm_ends, policy):
         for state in (start, end):
             state.update({n: kept[n] for n in statistics})
     curve = evaluate(
-        Objective(mlp(norm=True), CE, DATA, buffers=policy, dtype=torch.float64), along=Line(*norm_ends), at=AT
+        Objective(mlp(norm=True), CE, DATA, buffers=policy, dtype=torch.float64),
+        along=Line(*norm_ends),
+        at=AT,
     )
-    np.testing.assert_allclose(values(curve), direct(mlp(norm=True), start, end, AT, DATA), rtol=1e-12)
+    np.testing.assert_allclose(
+        values(curve), direct(mlp(norm=True), start, end, AT, DATA), rtol=1e-12
+    )
     assert curve.attrs["buffers"] == policy
 
 
 def test_recomputed_statistics_are_those_of_the_data(norm_ends):
     """One norm layer and one batch: its statistics at α are the mean and variance of the first layer's output."""
     start, end = norm_ends
-    J = Objective(mlp(norm=True), CE, DATA, buffers="recompute", dtype=torch.float64, batch_size=1000)
+    J = Objective(
+        mlp(norm=True), CE, DATA, buffers="recompute", dtype=torch.float64, batch_size=1000
+    )
     curve = evaluate(J, along=Line(start, end), at=AT)
     expected = []
     for alpha in AT:
         model = mlp(norm=True).double()
         model.load_state_dict(
-            {n: (1 - alpha) * t + alpha * end[n] if t.is_floating_point() else t for n, t in start.items()}
+            {
+                n: (1 - alpha) * t + alpha * end[n] if t.is_floating_point() else t
+                for n, t in start.items()
+            }
         )
         hidden = model[0](DATA[0].double())
-        model[1].running_mean, model[1].running_var = hidden.mean(0).detach(), hidden.var(0).detach()
+        model[1].running_mean, model[1].running_var = (
+            hidden.mean(0).detach(),
+            hidden.var(0).detach(),
+        )
         expected.append(F.cross_entropy(model.eval()(DATA[0].double()), DATA[1]).item())
     np.testing.assert_allclose(values(curve), expected, rtol=1e-6)  # the states are float32
 
@@ -83,7 +95,9 @@ def test_recomputed_statistics_weigh_batches_by_size(norm_ends):
             seen[size] = (model[1].running_mean.clone(), model.training, model[1].training)
             return CE(model, batch)
 
-        J = Objective(mlp(norm=True), spy, DATA, buffers="recompute", dtype=torch.float64, batch_size=size)
+        J = Objective(
+            mlp(norm=True), spy, DATA, buffers="recompute", dtype=torch.float64, batch_size=size
+        )
         evaluate(J, along=Line(*norm_ends), at=[0.5])
     torch.testing.assert_close(seen[200][0], seen[1000][0], rtol=1e-10, atol=1e-12)
     assert seen[200][1:] == (False, False)
@@ -96,7 +110,11 @@ def test_the_barrier_of_a_norm_net_depends_on_the_policy():
         states.append(trained(mlp(seed, norm=True), DATA)[1])
     found = {
         policy: values(
-            evaluate(Objective(mlp(norm=True), CE, DATA, buffers=policy), along=Line(*states), at=[0, 0.5, 1])
+            evaluate(
+                Objective(mlp(norm=True), CE, DATA, buffers=policy),
+                along=Line(*states),
+                at=[0, 0.5, 1],
+            )
         )
         for policy in ("start", "end", "interpolate", "recompute")
     }
@@ -109,14 +127,21 @@ def test_the_barrier_of_a_norm_net_depends_on_the_policy():
 
 def test_integer_buffers_are_never_interpolated(norm_ends):
     start, end = copy.deepcopy(norm_ends)
-    start["1.num_batches_tracked"], end["1.num_batches_tracked"] = torch.tensor(10), torch.tensor(21)
+    start["1.num_batches_tracked"], end["1.num_batches_tracked"] = (
+        torch.tensor(10),
+        torch.tensor(21),
+    )
     seen = []
 
     def spy(model, batch):
         seen.append(int(model[1].num_batches_tracked))
         return CE(model, batch)
 
-    evaluate(Objective(mlp(norm=True), spy, DATA, buffers="interpolate"), along=Line(start, end), at=[0.5])
+    evaluate(
+        Objective(mlp(norm=True), spy, DATA, buffers="interpolate"),
+        along=Line(start, end),
+        at=[0.5],
+    )
     assert set(seen) == {10}
     seen.clear()
     evaluate(Objective(mlp(norm=True), spy, DATA, buffers="end"), along=Line(start, end), at=[0.5])
@@ -127,10 +152,13 @@ def test_a_policy_needs_the_statistics_it_names(norm_ends):
     start, end = norm_ends
     bare = {n: t for n, t in start.items() if "running" not in n and "tracked" not in n}
     with pytest.raises(InputError, match="whole state dict"):
-        evaluate(Objective(mlp(norm=True), CE, DATA, buffers="start"), along=Line(bare, end), at=[0.5])
+        evaluate(
+            Objective(mlp(norm=True), CE, DATA, buffers="start"), along=Line(bare, end), at=[0.5]
+        )
     J = Objective(mlp(norm=True), CE, DATA, buffers="recompute", batch_size=1000)
     np.testing.assert_allclose(
-        values(evaluate(J, along=Line(bare, end), at=AT)), values(evaluate(J, along=Line(start, end), at=AT))
+        values(evaluate(J, along=Line(bare, end), at=AT)),
+        values(evaluate(J, along=Line(start, end), at=AT)),
     )
 
 
@@ -151,12 +179,16 @@ def test_other_buffers_that_differ_need_a_policy():
     with pytest.raises(InputError, match="'scale'"):
         evaluate(Objective(model, CE, DATA), along=Line(start, end), at=[0.5])
     curve = evaluate(
-        Objective(model, CE, DATA, buffers="interpolate", dtype=torch.float64), along=Line(start, end), at=AT
+        Objective(model, CE, DATA, buffers="interpolate", dtype=torch.float64),
+        along=Line(start, end),
+        at=AT,
     )
     np.testing.assert_allclose(values(curve), direct(model, start, end, AT, DATA), rtol=1e-12)
     same = {**end, "scale": torch.tensor(5.0)}
     curve = evaluate(
-        Objective(model, CE, DATA, dtype=torch.float64), along=Line({**start, "scale": torch.tensor(5.0)}, same), at=[1]
+        Objective(model, CE, DATA, dtype=torch.float64),
+        along=Line({**start, "scale": torch.tensor(5.0)}, same),
+        at=[1],
     )
     np.testing.assert_allclose(values(curve), direct(model, same, same, [1], DATA), rtol=1e-12)
 
@@ -180,11 +212,16 @@ def test_dropout_is_off_by_default(dropped):
 def test_fixed_masks_are_the_same_at_every_point(dropped):
     model, ends = dropped
     masks = []
-    handle = model[2].register_forward_hook(lambda module, inputs, output: masks.append((output == 0).clone()))
+    handle = model[2].register_forward_hook(
+        lambda module, inputs, output: masks.append((output == 0).clone())
+    )
     try:
         J = Objective(model, CE, DATA, dropout="fixed", batch_size=1000)
         # one and the same point approached from two sides: only the masks could differ
-        line = Line(ends[1], {n: t + 1e-12 for n, t in ends[1].items()} | {"0.bias": ends[1]["0.bias"] + 1e-6})
+        line = Line(
+            ends[1],
+            {n: t + 1e-12 for n, t in ends[1].items()} | {"0.bias": ends[1]["0.bias"] + 1e-6},
+        )
         curve = evaluate(J, along=line, at=[0, 0.5, 1])
     finally:
         handle.remove()
@@ -192,13 +229,19 @@ def test_fixed_masks_are_the_same_at_every_point(dropped):
     assert np.ptp(values(curve)) < 1e-5
     again = evaluate(J, along=line, at=[0, 0.5, 1])
     np.testing.assert_array_equal(values(curve), values(again))
-    other = evaluate(Objective(model, CE, DATA, dropout="fixed", batch_size=1000, seed=1), along=line, at=[0, 0.5, 1])
+    other = evaluate(
+        Objective(model, CE, DATA, dropout="fixed", batch_size=1000, seed=1),
+        along=line,
+        at=[0, 0.5, 1],
+    )
     assert np.abs(values(curve) - values(other)).min() > 1e-4
 
 
 def test_resampled_masks_differ_between_points_and_repeat_with_the_seed(dropped):
     model, ends = dropped
-    line = Line(ends[1], {n: t + 1e-9 for n, t in ends[1].items()} | {"0.bias": ends[1]["0.bias"] + 1e-6})
+    line = Line(
+        ends[1], {n: t + 1e-9 for n, t in ends[1].items()} | {"0.bias": ends[1]["0.bias"] + 1e-6}
+    )
     J = Objective(model, CE, DATA, dropout="resample")
     curve = evaluate(J, along=line, at=AT)
     assert np.ptp(values(curve)) > 1e-3
@@ -210,7 +253,10 @@ def test_dropout_leaves_running_statistics_alone():
     model = mlp(norm=True, dropout=0.5)
     start, end = trained(model, DATA)
     J = Objective(model, CE, DATA, dropout="fixed", buffers="end")
-    two, one = evaluate(J, along=Line(start, end), at=[0.5, 1]), evaluate(J, along=Line(start, end), at=[1])
+    two, one = (
+        evaluate(J, along=Line(start, end), at=[0.5, 1]),
+        evaluate(J, along=Line(start, end), at=[1]),
+    )
     assert values(two)[1] == values(one)[0]
 
 
@@ -239,12 +285,16 @@ def test_a_model_that_is_random_in_evaluation_mode_is_refused():
 def test_dictionary_batches_are_measured_not_skipped():
     model = mlp()
     start, end = trained(model, DATA)
-    batches = [{"input": DATA[0][i : i + 50], "label": DATA[1][i : i + 50]} for i in range(0, 203, 50)]
+    batches = [
+        {"input": DATA[0][i : i + 50], "label": DATA[1][i : i + 50]} for i in range(0, 203, 50)
+    ]
 
     def per_example(model, batch):
         return F.cross_entropy(model(batch["input"]), batch["label"], reduction="none")
 
-    curve = evaluate(Objective(model, per_example, batches, dtype=torch.float64), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, per_example, batches, dtype=torch.float64), along=Line(start, end), at=AT
+    )
     np.testing.assert_allclose(values(curve), direct(model, start, end, AT, DATA), rtol=1e-12)
     assert int(curve["n_examples"][0]) == 203
     with pytest.raises(InputError, match="this batch is a dict"):
@@ -262,13 +312,17 @@ def test_several_quantities_and_splits_come_from_one_pass():
     model = mlp()
     start, end = trained(model, DATA)
     splits = {"train": DATA, "valid": blobs(40, seed=1)}
-    curve = evaluate(Objective(model, per_example, splits, batch_size=1000), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, per_example, splits, batch_size=1000), along=Line(start, end), at=AT
+    )
     assert list(curve["split"].values) == ["train", "valid"]
     assert {"loss", "error", "confidence"} <= set(curve.data_vars)
     np.testing.assert_array_equal(curve["n_examples"], [203, 40])
     small = evaluate(Objective(model, CE, splits["valid"]), along=Line(start, end), at=AT)
     np.testing.assert_allclose(values(small), values(curve, split="valid"), rtol=1e-6)
-    assert curve["loss"].attrs["units"] == ""  # the function is the user's own, so its unit is not known
+    assert (
+        curve["loss"].attrs["units"] == ""
+    )  # the function is the user's own, so its unit is not known
     assert small["loss"].attrs["units"] == "nats"
 
 
@@ -396,7 +450,9 @@ def test_low_precision_checkpoints_are_interpolated_in_float32(dtype):
 
 def test_low_precision_is_used_when_asked_for_with_its_noise_stated():
     start, end = trained(mlp(), DATA)
-    curve = evaluate(Objective(mlp(), CE, DATA, dtype=torch.bfloat16), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(mlp(), CE, DATA, dtype=torch.bfloat16), along=Line(start, end), at=AT
+    )
     error = np.abs(values(curve) - direct(mlp(), start, end, AT, DATA))
     assert 1e-5 < error.max() < 10 * float(curve["loss_noise_floor"].max()) < 1
 
@@ -422,7 +478,9 @@ def test_tied_weights_move_once(tmp_path):
     with torch.no_grad():
         half.embed.weight.copy_((start.embed.weight + end.embed.weight) / 2)
     assert values(curve)[1] == pytest.approx(F.cross_entropy(half(tokens), tokens).item(), rel=1e-6)
-    assert curve.attrs["length"] == pytest.approx((start.embed.weight - end.embed.weight).norm().item(), rel=1e-6)
+    assert curve.attrs["length"] == pytest.approx(
+        (start.embed.weight - end.embed.weight).norm().item(), rel=1e-6
+    )
     assert curve.attrs["model"] == "Tied, 12 parameters"
     untied = {"embed.weight": torch.zeros(4, 3), "head.weight": torch.ones(4, 3)}
     with pytest.raises(InputError, match="tied"):
@@ -434,7 +492,10 @@ def test_a_wrapped_checkpoint_does_not_give_a_flat_line():
     plain = evaluate(Objective(mlp(), CE, DATA), along=Line(start, end), at=AT)
     for prefix in ("module.", "_orig_mod.", "model."):
         wrapped = {prefix + n: t for n, t in end.items()}
-        for line in (Line(start, wrapped), Line({prefix + n: t for n, t in start.items()}, wrapped)):
+        for line in (
+            Line(start, wrapped),
+            Line({prefix + n: t for n, t in start.items()}, wrapped),
+        ):
             np.testing.assert_array_equal(
                 values(evaluate(Objective(mlp(), CE, DATA), along=line, at=AT)), values(plain)
             )
@@ -444,9 +505,17 @@ def test_a_wrapped_checkpoint_does_not_give_a_flat_line():
 def test_a_missing_layer_or_an_extra_head_is_refused():
     start, end = trained(mlp(), DATA)
     with pytest.raises(InputError, match="missing"):
-        evaluate(Objective(mlp(), CE, DATA), along=Line(*({"0.weight": s["0.weight"]} for s in (start, end))), at=AT)
+        evaluate(
+            Objective(mlp(), CE, DATA),
+            along=Line(*({"0.weight": s["0.weight"]} for s in (start, end))),
+            at=AT,
+        )
     with pytest.raises(InputError, match="'head'"):
-        evaluate(Objective(mlp(), CE, DATA), along=Line(*({**s, "head": torch.ones(1)} for s in (start, end))), at=AT)
+        evaluate(
+            Objective(mlp(), CE, DATA),
+            along=Line(*({**s, "head": torch.ones(1)} for s in (start, end))),
+            at=AT,
+        )
 
 
 def test_nan_in_a_checkpoint_is_refused_by_name():
@@ -466,7 +535,9 @@ def test_the_model_may_live_on_the_meta_device():
     )
 
 
-@pytest.mark.parametrize("build", [lambda m: m, lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+@pytest.mark.parametrize(
+    "build", [lambda m: m, lambda m: torch.compile(m, backend="eager"), nn.DataParallel]
+)
 def test_wrapped_models_are_measured_like_bare_ones(build):
     start, end = trained(mlp(), DATA)
     curve = evaluate(Objective(build(mlp()), CE, DATA), along=Line(start, end), at=AT)
@@ -478,7 +549,10 @@ def test_parametrised_weights(build):
     torch.manual_seed(0)
     model = nn.Sequential(build(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 4)).eval()
     start = copy.deepcopy(model.state_dict())
-    end = {n: t + 0.3 * torch.randn_like(t) if "original" in n or n.startswith("2") else t for n, t in start.items()}
+    end = {
+        n: t + 0.3 * torch.randn_like(t) if "original" in n or n.startswith("2") else t
+        for n, t in start.items()
+    }
     curve = evaluate(Objective(model, CE, DATA, dtype=torch.float64), along=Line(start, end), at=AT)
     np.testing.assert_allclose(values(curve), direct(model, start, end, AT, DATA), rtol=1e-12)
 
@@ -490,7 +564,9 @@ def test_old_weight_norm_keeps_its_product_in_an_attribute():
     end = {n: t + 0.5 for n, t in start.items()}
     curve = evaluate(Objective(model, CE, DATA), along=Line(start, end), at=[0, 1])
     model.load_state_dict(end)
-    assert values(curve)[1] == pytest.approx(F.cross_entropy(model(DATA[0]), DATA[1]).item(), rel=1e-5)
+    assert values(curve)[1] == pytest.approx(
+        F.cross_entropy(model(DATA[0]), DATA[1]).item(), rel=1e-5
+    )
 
 
 def test_recurrent_layers_are_copied_whole():
@@ -499,7 +575,10 @@ def test_recurrent_layers_are_copied_whole():
     class Last(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn, self.head = nn.LSTM(2, 5, num_layers=2, batch_first=True, dropout=0.5), nn.Linear(5, 4)
+            self.rnn, self.head = (
+                nn.LSTM(2, 5, num_layers=2, batch_first=True, dropout=0.5),
+                nn.Linear(5, 4),
+            )
 
         def forward(self, x):
             return self.head(self.rnn(x.reshape(-1, 3, 2))[0][:, -1])
@@ -522,7 +601,10 @@ def everything(model):
             (n, p.requires_grad, p.data_ptr(), None if p.grad is None else p.grad.clone())
             for n, p in model.named_parameters()
         ],
-        [(n, m.training, list(m._forward_hooks), list(m._forward_pre_hooks)) for n, m in model.named_modules()],
+        [
+            (n, m.training, list(m._forward_hooks), list(m._forward_pre_hooks))
+            for n, m in model.named_modules()
+        ],
         torch.get_rng_state(),
         np.random.get_state()[1].copy(),  # noqa: NPY002
         random.getstate(),
@@ -561,7 +643,9 @@ def test_the_caller_finds_everything_as_it_was(ending):
             raise ending
         return CE(model, batch)
 
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*DATA), batch_size=20, shuffle=True)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*DATA), batch_size=20, shuffle=True
+    )
     J = Objective(model, per_example, loader, dropout="fixed", buffers="recompute")
     if ending is None:
         evaluate(J, along=Line(start, end), at=AT)
@@ -578,12 +662,16 @@ def test_frozen_parameters_move_with_the_checkpoints():
     start, end = trained(model, DATA)
     model.requires_grad_(False)
     np.testing.assert_allclose(
-        values(evaluate(Objective(model, CE, DATA, dtype=torch.float64), along=Line(start, end), at=AT)),
+        values(
+            evaluate(Objective(model, CE, DATA, dtype=torch.float64), along=Line(start, end), at=AT)
+        ),
         direct(model, start, end, AT, DATA),
         rtol=1e-12,
     )
     half = {**start, "2.weight": end["2.weight"]}
-    curve = evaluate(Objective(model, CE, DATA, dtype=torch.float64), along=Line(start, half), at=AT)
+    curve = evaluate(
+        Objective(model, CE, DATA, dtype=torch.float64), along=Line(start, half), at=AT
+    )
     np.testing.assert_allclose(values(curve), direct(model, start, half, AT, DATA), rtol=1e-12)
 
 
@@ -635,10 +723,16 @@ def test_the_batch_size_is_measured_once_and_recorded():
     again = evaluate(J, along=ends, at=np.linspace(0, 1, 41))
     assert again.attrs["batch_size"] == chosen
     assert max(sizes[-10:]) <= chosen
-    given = evaluate(Objective(model, spy, many(), dtype=torch.float64, batch_size=77), along=ends, at=[0, 0.5])
+    given = evaluate(
+        Objective(model, spy, many(), dtype=torch.float64, batch_size=77), along=ends, at=[0, 0.5]
+    )
     assert given.attrs["batch_size"] == 77
     np.testing.assert_allclose(first["loss"].sel(alpha=[0, 0.5]), given["loss"], rtol=1e-12)
-    assert first.attrs["objective_hash"] == again.attrs["objective_hash"] != given.attrs["objective_hash"]
+    assert (
+        first.attrs["objective_hash"]
+        == again.attrs["objective_hash"]
+        != given.attrs["objective_hash"]
+    )
 
 
 def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it():
@@ -648,7 +742,9 @@ def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it():
 
     model = nn.Linear(6, 4)
     ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
-    result = evaluate(Objective(model, against_the_batch, many()), along=ends, at=np.linspace(0, 1, 41))
+    result = evaluate(
+        Objective(model, against_the_batch, many()), along=ends, at=np.linspace(0, 1, 41)
+    )
     assert result.attrs["batch_size"] == 256
 
 
@@ -664,7 +760,10 @@ class Slow(torch.utils.data.IterableDataset):
                 raise OSError("disk on fire")
             self.readers.add(threading.current_thread().name.split("_")[0])
             generator = torch.Generator().manual_seed(number)
-            yield torch.randn(5000, 6, generator=generator), torch.randint(0, 4, (5000,), generator=generator)
+            yield (
+                torch.randn(5000, 6, generator=generator),
+                torch.randint(0, 4, (5000,), generator=generator),
+            )
 
 
 def test_a_source_is_read_ahead_and_gives_what_a_list_gives():
@@ -704,7 +803,10 @@ def test_a_buffer_that_is_never_saved_is_no_difference_between_a_state_dict_and_
     J = Objective(model, supervised(F.mse_loss), (torch.ones(3, 1), torch.zeros(3, 1)))
     with torch.no_grad():
         model.linear.weight.fill_(2.0)
-    for line, expected in ((Line(start, model), [1.0, 4.0, 9.0]), (Line(model, start), [9.0, 4.0, 1.0])):
+    for line, expected in (
+        (Line(start, model), [1.0, 4.0, 9.0]),
+        (Line(model, start), [9.0, 4.0, 1.0]),
+    ):
         assert evaluate(J, along=line, at=[0, 0.5, 1])["loss"].values.ravel().tolist() == expected
     with pytest.raises(InputError, match="differ in the buffer 'table'"):
         evaluate(J, along=Line(start, Turning(start=2.0)), at=[0, 1])

@@ -125,17 +125,37 @@ class InputGradient(nn.Module):
 
 
 ZOO = {
-    "mlp": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 4)), FLAT, True),
+    "mlp": (
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 4)
+        ),
+        FLAT,
+        True,
+    ),
     "linear": (lambda: nn.Linear(6, 4), FLAT, True),
-    "no bias": (lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 4)), FLAT, True),
+    "no bias": (
+        lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 4)),
+        FLAT,
+        True,
+    ),
     "conv": (
-        lambda: nn.Sequential(nn.Conv2d(2, 5, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(45, 4)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 5, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(45, 4)
+        ),
         IMAGES,
         True,
     ),
-    "grouped conv": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 4)), IMAGES, True),
+    "grouped conv": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 4)),
+        IMAGES,
+        True,
+    ),
     "flattened images": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 4)), IMAGES, True),
-    "embedding": (lambda: nn.Sequential(nn.Embedding(500, 5), nn.Flatten(), nn.Linear(15, 4)), WORDS, True),
+    "embedding": (
+        lambda: nn.Sequential(nn.Embedding(500, 5), nn.Flatten(), nn.Linear(15, 4)),
+        WORDS,
+        True,
+    ),
     "x @ W.T": (Handmade, FLAT, True),
     "W @ x": (Reversed, FLAT, True),
     "addmm": (Addmm, FLAT, True),
@@ -146,7 +166,11 @@ ZOO = {
     "writes to its input": (InPlaceInput, FLAT, False),
     "both move": (BothMove, FLAT, False),
     "input gradient": (InputGradient, FLAT, False),
-    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4))), FLAT, False),
+    "weight norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4))),
+        FLAT,
+        False,
+    ),
 }
 
 
@@ -192,7 +216,9 @@ def plain(model, start, end, data):
     curve = []
     for alpha in AT:
         there = copy.deepcopy(model).double().eval()
-        there.load_state_dict({n: (1 - alpha) * t.double() + alpha * end[n].double() for n, t in start.items()})
+        there.load_state_dict(
+            {n: (1 - alpha) * t.double() + alpha * end[n].double() for n, t in start.items()}
+        )
         inputs = data[0].double() if data[0].is_floating_point() else data[0]
         curve.append(F.cross_entropy(there(inputs.clone()), data[1]).item())
     return np.array(curve)
@@ -211,16 +237,26 @@ def test_blocks_and_splits_do_not_mix_their_outputs(eager_prefix, monkeypatch, e
     monkeypatch.setattr(engine, "_BLOCK_EXAMPLES", examples)
     model, start, end = ends(ZOO["mlp"][0])
     splits = {"a": FLAT, "b": blobs(50, seed=2)}
-    curve = evaluate(Objective(model, CE, splits, dtype=torch.float64, batch_size=6), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, CE, splits, dtype=torch.float64, batch_size=6),
+        along=Line(start, end),
+        at=AT,
+    )
     assert any(eager_prefix)
     for name, data in splits.items():
-        np.testing.assert_allclose(values(curve, split=name), direct(model, start, end, AT, data), rtol=1e-12)
+        np.testing.assert_allclose(
+            values(curve, split=name), direct(model, start, end, AT, data), rtol=1e-12
+        )
 
 
 def test_beyond_its_memory_it_keeps_out(eager_prefix, monkeypatch):
     monkeypatch.setattr(engine, "_PREFIX_BYTES", 10 * 8 * 2 * 8 * 2)  # two batches of ten
     model, start, end = ends(ZOO["mlp"][0])
-    curve = evaluate(Objective(model, CE, FLAT, dtype=torch.float64, batch_size=10), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, CE, FLAT, dtype=torch.float64, batch_size=10),
+        along=Line(start, end),
+        at=AT,
+    )
     np.testing.assert_allclose(values(curve), direct(model, start, end, AT, FLAT), rtol=1e-12)
     assert True in eager_prefix
     assert False in eager_prefix
@@ -251,14 +287,20 @@ def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefi
 
     def per_example(model, batch):
         if not hasattr(model, "window"):
-            model.window = model.layer.weight.detach()  # shares memory; later reads do not name the parameter
+            model.window = (
+                model.layer.weight.detach()
+            )  # shares memory; later reads do not name the parameter
         return CE(model, batch)
 
-    curve = evaluate(Objective(model, per_example, FLAT, dtype=torch.float64), along=Line(start, end), at=AT)
+    curve = evaluate(
+        Objective(model, per_example, FLAT, dtype=torch.float64), along=Line(start, end), at=AT
+    )
     expected = []
     for alpha in AT:
         weight, bias = ((1 - alpha) * start[n].double() + alpha * end[n].double() for n in start)
-        expected.append(F.cross_entropy(F.linear(FLAT[0].double(), weight, bias) + weight.sum(), FLAT[1]).item())
+        expected.append(
+            F.cross_entropy(F.linear(FLAT[0].double(), weight, bias) + weight.sum(), FLAT[1]).item()
+        )
     np.testing.assert_allclose(values(curve), expected, rtol=1e-10)
 
 

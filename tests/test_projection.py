@@ -75,11 +75,15 @@ class TestMadeTrajectories:
         np.testing.assert_allclose(path["distance"], [x for x, _ in made], atol=1e-13)
         np.testing.assert_allclose(path["alpha"], [x / 4 for x, _ in made], atol=1e-13)
         np.testing.assert_allclose(path["residual"], [abs(r) for _, r in made], atol=1e-13)
-        np.testing.assert_allclose(path["displacement"], [math.hypot(x, r) for x, r in made], atol=1e-13)
+        np.testing.assert_allclose(
+            path["displacement"], [math.hypot(x, r) for x, r in made], atol=1e-13
+        )
         steps = [0.0, *(math.dist(a, b) for a, b in zip(made, made[1:], strict=False))]
         np.testing.assert_allclose(path["step_length"], steps, atol=1e-13)
         np.testing.assert_allclose(path["path_length"], np.cumsum(steps), atol=1e-13)
-        np.testing.assert_allclose(path["cosine"][1:], [x / math.hypot(x, r) for x, r in made[1:]], atol=1e-13)
+        np.testing.assert_allclose(
+            path["cosine"][1:], [x / math.hypot(x, r) for x, r in made[1:]], atol=1e-13
+        )
         assert math.isnan(path["cosine"][0])
         assert path.attrs["length"] == pytest.approx(4.0)
 
@@ -117,7 +121,11 @@ class TestMadeTrajectories:
         assert float(project(run)["residual"][1]) == pytest.approx(1e-3, rel=1e-9)
 
     def test_float32_is_summed_in_float64(self):
-        run = [{"w": torch.zeros(300_001)}, {"w": torch.full((300_001,), 0.1)}, {"w": torch.full((300_001,), 0.2)}]
+        run = [
+            {"w": torch.zeros(300_001)},
+            {"w": torch.full((300_001,), 0.1)},
+            {"w": torch.full((300_001,), 0.2)},
+        ]
         path = project(run)
         exact = float(torch.tensor(0.1)) * math.sqrt(300_001)
         assert float(path["distance"][1]) == pytest.approx(exact, rel=1e-12)
@@ -156,20 +164,32 @@ class TestRandomWalk:
         assert float(run["captured_squares"]) == pytest.approx(2 / 3, abs=0.01)
         assert float(run["directness"]) == pytest.approx(0.1, rel=0.01)
         assert float(null["captured"]) == 2 / 3
-        assert float(null["captured_squares"]) == pytest.approx(2 / 3, abs=0.005)  # Σ over 101 points, no integral
+        assert float(null["captured_squares"]) == pytest.approx(
+            2 / 3, abs=0.005
+        )  # Σ over 101 points, no integral
         assert float(null["directness"]) == pytest.approx(0.1)
         np.testing.assert_allclose(path["alpha"], path["null_alpha"], atol=0.02)
-        np.testing.assert_allclose(path["residual"], path["null_residual"], atol=0.02 * path.attrs["length"])
+        np.testing.assert_allclose(
+            path["residual"], path["null_residual"], atol=0.02 * path.attrs["length"]
+        )
         assert straightness(path).startswith("Training went about as straight as a random walk")
 
     def test_a_walk_past_the_lines_end(self):
         run = walk(100, 50_000, seed=1)
         path = project(run, onto=Line(run[0], run[60]))
-        assert float(path["null_residual"][-1]) == pytest.approx(path.attrs["length"] * math.sqrt(40 / 60))
-        np.testing.assert_allclose(path["residual"], path["null_residual"], atol=0.03 * path.attrs["length"])
+        assert float(path["null_residual"][-1]) == pytest.approx(
+            path.attrs["length"] * math.sqrt(40 / 60)
+        )
+        np.testing.assert_allclose(
+            path["residual"], path["null_residual"], atol=0.03 * path.attrs["length"]
+        )
         captured = path["captured"]
-        assert float(captured.sel(walk="random walk")) == pytest.approx(1 / (1 + math.sqrt(40 / 60)))
-        assert float(captured.sel(walk="run")) == pytest.approx(float(captured.sel(walk="random walk")), abs=0.01)
+        assert float(captured.sel(walk="random walk")) == pytest.approx(
+            1 / (1 + math.sqrt(40 / 60))
+        )
+        assert float(captured.sel(walk="run")) == pytest.approx(
+            float(captured.sel(walk="random walk")), abs=0.01
+        )
 
     def test_uneven_snapshots_count_by_their_steps(self, tmp_path):
         run, recorder = walk(100, 50_000, seed=2), TrajectoryRecorder(tmp_path)
@@ -177,9 +197,13 @@ class TestRandomWalk:
             recorder.record(step, run[step])
         path = project(tmp_path)
         assert list(path["step"].values) == [0, 1, 2, 5, 10, 20, 50, 100]
-        np.testing.assert_allclose(path["residual"], path["null_residual"], atol=0.03 * path.attrs["length"])
+        np.testing.assert_allclose(
+            path["residual"], path["null_residual"], atol=0.03 * path.attrs["length"]
+        )
         directness = path["directness"]
-        assert float(directness.sel(walk="run")) == pytest.approx(float(directness.sel(walk="random walk")), rel=0.02)
+        assert float(directness.sel(walk="run")) == pytest.approx(
+            float(directness.sel(walk="random walk")), rel=0.02
+        )
 
     def test_the_first_component_of_a_walk(self):
         found = principal_axes(walk(99, 20_000, seed=3), count=2)
@@ -196,7 +220,9 @@ class TestWords:
 
     def test_a_detour_is_less_straight(self):
         run = [point(0, 0), point(1, 3), point(2, 0)]
-        assert straightness(project(run)).startswith("Training went less straight than a random walk")
+        assert straightness(project(run)).startswith(
+            "Training went less straight than a random walk"
+        )
 
     def test_a_line_to_elsewhere_has_no_null(self):
         run = [point(0, 0), point(1, 3), point(2, 0)]
@@ -220,7 +246,12 @@ class TestCorners:
     def test_the_black_sheep_spans_a_plane_with_the_farthest_snapshot(self):
         u, v, w = directions(3)
         origin = torch.full((40,), 2.0, dtype=torch.float64)
-        run = [split(origin), split(origin + u + 0.5 * v), split(origin + 2 * u - 3 * w), split(origin + 8 * u)]
+        run = [
+            split(origin),
+            split(origin + u + 0.5 * v),
+            split(origin + 2 * u - 3 * w),
+            split(origin + 8 * u),
+        ]
         line = Line(run[0], run[-1])
         corner = black_sheep(run, line)
         torch.testing.assert_close(corner, split(origin - 3 * w))
@@ -238,10 +269,14 @@ class TestCorners:
     def test_principal_axes_of_a_made_run(self):
         u, v = directions(2, seed=5)
         origin = torch.full((40,), -1.0, dtype=torch.float64)
-        made = np.array([(-3.0, 1.0), (3.0, 1.0), (3.0, -1.0), (-3.0, -1.0), (4.0, 0.0), (-4.0, 0.0)])
+        made = np.array(
+            [(-3.0, 1.0), (3.0, 1.0), (3.0, -1.0), (-3.0, -1.0), (4.0, 0.0), (-4.0, 0.0)]
+        )
         found = principal_axes([split(origin + x * u + y * v) for x, y in made], count=2)
         torch.testing.assert_close(dict(found.origin), split(origin))
-        torch.testing.assert_close(dict(found.corners[0]), split(origin - 4 * u))  # the last snapshot is on its side
+        torch.testing.assert_close(
+            dict(found.corners[0]), split(origin - 4 * u)
+        )  # the last snapshot is on its side
         np.testing.assert_allclose(found.explained, [68 / 72, 4 / 72, 0, 0, 0, 0], atol=1e-12)
         np.testing.assert_allclose(found.coordinates[:, 0], -made[:, 0] / 4, atol=1e-12)
         np.testing.assert_allclose(np.abs(found.coordinates[:, 1]), np.abs(made[:, 1]), atol=1e-7)
@@ -250,7 +285,9 @@ class TestCorners:
         run = walk(12, 200, seed=6)
         found = principal_axes(run, count=2)
         path = project(run, onto=Spanned(found.origin, *found.corners))
-        np.testing.assert_allclose(np.stack([path["alpha"], path["beta"]], 1), found.coordinates, atol=1e-5)
+        np.testing.assert_allclose(
+            np.stack([path["alpha"], path["beta"]], 1), found.coordinates, atol=1e-5
+        )
         assert np.abs(found.coordinates).max() == pytest.approx(1)
 
 
@@ -271,7 +308,9 @@ class TestProvenance:
         model = torch.nn.Module()
         model.w = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
         curve = ravine.evaluate(
-            ravine.Objective(model, losses, (torch.ones(2, dtype=torch.float64),)), along=line, at=[0, 1]
+            ravine.Objective(model, losses, (torch.ones(2, dtype=torch.float64),)),
+            along=line,
+            at=[0, 1],
         )
         path = project(run, onto=line)
         for name in ("start_hash", "end_hash"):
@@ -280,7 +319,10 @@ class TestProvenance:
     def test_the_runs_hash_follows_its_content(self):
         run = [point(0, 0), point(1, 3), point(2, 0)]
         assert project(run).attrs["run_hash"] == project(run).attrs["run_hash"]
-        assert project(run).attrs["run_hash"] != project([*run[:1], point(1, 4), *run[2:]]).attrs["run_hash"]
+        assert (
+            project(run).attrs["run_hash"]
+            != project([*run[:1], point(1, 4), *run[2:]]).attrs["run_hash"]
+        )
 
 
 class TestBadInput:
@@ -305,7 +347,11 @@ class TestBadInput:
                 return (1 - alpha**2, alpha**2 - beta, beta)
 
         run = [point(0, 0), point(1, 3)]
-        self.refused(run, "needs a slice whose coordinates", onto=Curved(point(0, 0), point(1, 0), point(0, 1)))
+        self.refused(
+            run,
+            "needs a slice whose coordinates",
+            onto=Curved(point(0, 0), point(1, 0), point(0, 1)),
+        )
 
     def test_a_damaged_snapshot_is_named(self, tmp_path):
         recorder = TrajectoryRecorder(tmp_path)
@@ -359,7 +405,9 @@ class TestShown:
         inside = path["null_alpha"].values < 1
         read = np.interp(path["null_alpha"].values[inside] * length, null.x[:201], null.y[:201])
         np.testing.assert_allclose(read, path["null_residual"].values[inside], atol=1e-3 * length)
-        assert null.y[-1] == pytest.approx(float(path["null_residual"][-1]))  # on past the line's end
+        assert null.y[-1] == pytest.approx(
+            float(path["null_residual"][-1])
+        )  # on past the line's end
         assert null.x[-1] == pytest.approx(length)
 
     def test_without_a_null_there_is_none_to_see(self):
@@ -369,9 +417,13 @@ class TestShown:
 
     def test_the_verdict_says_where_it_was_farthest(self):
         found = metrics.verdict(
-            project([point(0, 0), point(3, 2), point(8, 0), point(8, 1)], Line(point(0, 0), point(8, 0)))
+            project(
+                [point(0, 0), point(3, 2), point(8, 0), point(8, 1)], Line(point(0, 0), point(8, 0))
+            )
         )
-        assert found.headline.startswith("Training went straighter than a random walk: the line captures 0.800")
+        assert found.headline.startswith(
+            "Training went straighter than a random walk: the line captures 0.800"
+        )
         assert "farthest from the line at step 1, where α = 0.375" in str(found)
         assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)
         row = next(row for row in found.rows if row.measure == "captured" and row.split == "run")
@@ -388,4 +440,6 @@ class TestShown:
 
     def test_a_curve_is_no_path(self):
         with pytest.raises(InputError, match="expected what project"):
-            plot.path(xr.Dataset({"loss": (("alpha", "split"), [[0.0]])}, attrs={"schema_version": 1}))
+            plot.path(
+                xr.Dataset({"loss": (("alpha", "split"), [[0.0]])}, attrs={"schema_version": 1})
+            )

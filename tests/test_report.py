@@ -31,7 +31,11 @@ def measured(loss, splits=("train", "valid"), alpha=ALPHA, **attrs):
     loss = np.asarray(loss, dtype=float).reshape(len(alpha), len(splits))
     data = {}
     for name, values, unit in (("loss", loss, "nats"), ("error", loss / 3, "1")):
-        wobble = 0.01 * np.random.default_rng(4).normal(size=(1, len(splits), 20)) * np.abs(values[..., None])
+        wobble = (
+            0.01
+            * np.random.default_rng(4).normal(size=(1, len(splits), 20))
+            * np.abs(values[..., None])
+        )
         wobble = np.where(np.isfinite(wobble), wobble, np.nan)
         data[name] = ("alpha", "split"), values, {"long_name": name, "units": unit}
         data[f"{name}_stderr"] = ("alpha", "split"), np.abs(values) / 64
@@ -82,7 +86,9 @@ class Page(HTMLParser):
 @pytest.fixture
 def written(tmp_path):
     """Writes a report and reads it back."""
-    return lambda *results, **options: Page(write_report(tmp_path / "out", *results, **options).read_text("utf-8"))
+    return lambda *results, **options: Page(
+        write_report(tmp_path / "out", *results, **options).read_text("utf-8")
+    )
 
 
 def test_the_page_is_one_small_file_of_that_name(tmp_path):
@@ -135,8 +141,12 @@ def test_the_download_holds_every_point(written):
     rows = list(csv.DictReader(io.StringIO(unquote(text))))
     assert kind == "data:text/csv;charset=utf-8"
     assert len(rows) == 33
-    np.testing.assert_allclose([float(row["valid loss"]) for row in rows], HUMP[:, 1], rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose([float(row["train error_stderr"]) for row in rows], np.abs(HUMP[:, 0]) / 192, rtol=1e-8)
+    np.testing.assert_allclose(
+        [float(row["valid loss"]) for row in rows], HUMP[:, 1], rtol=1e-8, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        [float(row["train error_stderr"]) for row in rows], np.abs(HUMP[:, 0]) / 192, rtol=1e-8
+    )
     np.testing.assert_allclose([float(row["alpha"]) for row in rows], ALPHA)
 
 
@@ -150,7 +160,15 @@ def test_the_table_of_points_leaves_out_the_middle_only(written, count, omitted)
 
 def test_provenance_explains_itself_and_leaves_out_what_is_empty(written):
     words = written(measured(FALL, tolerance=0.125)).words
-    for shown in ("a1" * 32, "b2" * 32, "c3" * 32, "23.4812", "torch: 2.5.1", PROVENANCE["seed"], "0.125"):
+    for shown in (
+        "a1" * 32,
+        "b2" * 32,
+        "c3" * 32,
+        "23.4812",
+        "torch: 2.5.1",
+        PROVENANCE["seed"],
+        "0.125",
+    ):
         assert shown in words
     assert PROVENANCE["dropout"] not in words
     assert "schema version" not in words
@@ -158,7 +176,11 @@ def test_provenance_explains_itself_and_leaves_out_what_is_empty(written):
 
 def copied(path):
     """What the buttons of a page copy, by the group's place on it."""
-    blocks = re.findall(r'<script type="application/json" class="copied">(.*?)</script>', path.read_text("utf-8"), re.S)
+    blocks = re.findall(
+        r'<script type="application/json" class="copied">(.*?)</script>',
+        path.read_text("utf-8"),
+        re.S,
+    )
     return [json.loads(block) for block in blocks]
 
 
@@ -167,7 +189,9 @@ def test_the_command_can_be_copied(tmp_path):
     path = write_report(tmp_path, measured(FALL))
     assert command in Page(path.read_text("utf-8")).words
     assert copied(path)[-1] == {"Copy": command}
-    assert not any("Copy" in block for block in copied(write_report(tmp_path, measured(FALL, command=""))))
+    assert not any(
+        "Copy" in block for block in copied(write_report(tmp_path, measured(FALL, command="")))
+    )
 
 
 def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
@@ -176,14 +200,21 @@ def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
     for quantity, table in zip(("loss", "error"), tables, strict=True):
         rows = [row for row in metrics.verdict(result).rows if row.quantity == quantity]
         sheet = list(csv.DictReader(io.StringIO(table["TSV"]), delimiter="\t"))
-        assert [row["measure"] for row in sheet] == list(dict.fromkeys(row.measure for row in sheet_of(rows)))
+        assert [row["measure"] for row in sheet] == list(
+            dict.fromkeys(row.measure for row in sheet_of(rows))
+        )
         found = {(row["measure"], split): row for row in sheet for split in ("train", "valid")}
         for row in rows:
             full = found[row.measure, row.split]
             assert full[row.split] == repr(float(row.value))
-            assert full[f"{row.split} stderr"] == ("" if np.isnan(row.stderr) else repr(float(row.stderr)))
+            assert full[f"{row.split} stderr"] == (
+                "" if np.isnan(row.stderr) else repr(float(row.stderr))
+            )
             assert with_error(row.value, row.stderr) in table["Markdown"]
-            assert with_error(row.value, row.stderr).replace(" ± ", r" \pm ").replace("−", "-") in table["LaTeX"]
+            assert (
+                with_error(row.value, row.stderr).replace(" ± ", r" \pm ").replace("−", "-")
+                in table["LaTeX"]
+            )
         assert table["LaTeX"].count(r"\\") == 1 + len(sheet)
         assert all(line.count("|") == 4 for line in table["Markdown"].splitlines())
 
@@ -202,7 +233,11 @@ def sheet_of(rows):
 
 def scrubs(path):
     """The sliders of a page, by name."""
-    blocks = re.findall(r'<script type="application/json" id="(at-.*?)">(.*?)</script>', path.read_text("utf-8"), re.S)
+    blocks = re.findall(
+        r'<script type="application/json" id="(at-.*?)">(.*?)</script>',
+        path.read_text("utf-8"),
+        re.S,
+    )
     return {name: json.loads(block) for name, block in blocks}
 
 
@@ -215,27 +250,38 @@ def test_the_slider_reads_every_quantity_with_its_error_at_every_point(tmp_path)
         for split in ("train", "valid"):
             one = result.sel(split=split)
             expected = [
-                with_error(*pair) for pair in zip(one[quantity].values, one[f"{quantity}_stderr"].values, strict=True)
+                with_error(*pair)
+                for pair in zip(one[quantity].values, one[f"{quantity}_stderr"].values, strict=True)
             ]
             assert told[f"{split} {quantity}{unit}"]["texts"] == expected
             moved = one[quantity].values[8] - one[quantity].values[0]
-            spread = (one[f"{quantity}_replicates"].values[8] - one[f"{quantity}_replicates"].values[0]).std(ddof=1)
+            spread = (
+                one[f"{quantity}_replicates"].values[8] - one[f"{quantity}_replicates"].values[0]
+            ).std(ddof=1)
             assert told[f"{split} {quantity}{unit}"]["notes"][8] == f"+{with_error(moved, spread)}"
-    ids = {attrs["id"] for attrs in Page((tmp_path / "report.html").read_text("utf-8")).all("div") if "id" in attrs}
+    ids = {
+        attrs["id"]
+        for attrs in Page((tmp_path / "report.html").read_text("utf-8")).all("div")
+        if "id" in attrs
+    }
     assert {mark["panel"] for mark in scrub["marks"]} == ids
 
 
 @pytest.mark.parametrize(("points", "stops"), [(1, 1), (33, 33), (2000, 801)])
 def test_a_slider_has_no_more_stops_than_a_finger_can_find(tmp_path, points, stops):
     alpha = np.linspace(0, 1, points)
-    (scrub,) = scrubs(write_report(tmp_path, measured(np.stack([alpha, alpha], 1), alpha=alpha))).values()
+    (scrub,) = scrubs(
+        write_report(tmp_path, measured(np.stack([alpha, alpha], 1), alpha=alpha))
+    ).values()
     assert len(scrub["stops"][0]["places"]) == stops
     assert {len(reading["texts"]) for reading in scrub["readings"]} == {stops}
     assert {len(mark["x"]) for mark in scrub["marks"]} == {stops}
 
 
 def test_values_that_are_not_finite_are_said_and_not_marked(tmp_path):
-    (scrub,) = scrubs(write_report(tmp_path, measured(np.where(ALPHA[:, None] > 0.5, np.inf, FALL)))).values()
+    (scrub,) = scrubs(
+        write_report(tmp_path, measured(np.where(ALPHA[:, None] > 0.5, np.inf, FALL)))
+    ).values()
     assert scrub["readings"][0]["texts"][-1] == "inf"
     assert scrub["marks"][0]["y"][0][-1] is None
 
@@ -248,14 +294,18 @@ def test_a_run_is_linked_with_its_line_and_with_its_plane_and_drawn_on_it(tmp_pa
     assert marked["at-line-1"] == {"line-1-0", "path-2-0"}
     assert {f"plane-3-{n}" for n in range(4)} | {"path-4-0", "path-4-1"} == marked["at-path-4"]
     drives = found["at-path-2"]["drives"]["at-line-1"]
-    nearest = [float(found["at-line-1"]["stops"][0]["places"][at].replace("−", "-")) for at in drives]
+    nearest = [
+        float(found["at-line-1"]["stops"][0]["places"][at].replace("−", "-")) for at in drives
+    ]
     np.testing.assert_allclose(nearest, path["alpha"], atol=0.025)
     np.testing.assert_allclose(found["at-path-4"]["marks"][-1]["x"], flight["alpha"], atol=1e-8)
     measured_there = flight["alpha"].values >= -0.2
     assert 0 < measured_there.sum() < len(measured_there)
     notes = found["at-path-4"]["readings"][0]["notes"]
     assert [note.endswith("on the plane") for note in notes] == list(measured_there)
-    (before,) = scrubs(write_report(tmp_path, line.assign_attrs(end_hash="another"), path)).keys() - {"at-line-1"}
+    (before,) = scrubs(
+        write_report(tmp_path, line.assign_attrs(end_hash="another"), path)
+    ).keys() - {"at-line-1"}
     assert before == "at-path-2"
     assert not scrubs(tmp_path / "report.html")["at-path-2"]["drives"]
 
@@ -264,7 +314,9 @@ def test_a_run_on_a_plane_is_not_said_to_be_on_a_line():
     flight = seen().flight
     assert plot.path(flight).panels[0].y.label == "distance from the plane"
     assert "line" not in plot.path(flight).title
-    assert metrics.verdict(flight).sentences[0].startswith("It is farthest from the plane at step 1")
+    assert (
+        metrics.verdict(flight).sentences[0].startswith("It is farthest from the plane at step 1")
+    )
     assert " and β = " in metrics.verdict(flight).sentences[0]
 
 
@@ -303,7 +355,12 @@ def test_nothing_is_fetched(written):
     page = written(measured(FALL), measured(HUMP))
     assert not page.all("link")
     assert not any("src" in attrs for attrs in page.all("script"))
-    references = [attrs[name] for _, attrs in page.elements for name in ("src", "href", "srcset") if name in attrs]
+    references = [
+        attrs[name]
+        for _, attrs in page.elements
+        for name in ("src", "href", "srcset")
+        if name in attrs
+    ]
     assert len(references) >= 6
     assert all(reference.startswith(("data:", "#")) for reference in references)
     policies = [attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv")]
@@ -319,7 +376,10 @@ def test_a_reader_without_scripts_gets_a_picture(tmp_path):
 def test_the_drawings_are_data_that_a_browser_can_read(tmp_path):
     text = write_report(tmp_path, measured(FALL)).read_text("utf-8")
     drawings = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
-    assert [json.loads(drawing)["layout"]["yaxis"]["title"]["text"] for drawing in drawings] == ["loss (nats)", "error"]
+    assert [json.loads(drawing)["layout"]["yaxis"]["title"]["text"] for drawing in drawings] == [
+        "loss (nats)",
+        "error",
+    ]
 
 
 def test_names_are_never_markup(tmp_path):
@@ -376,5 +436,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path):
 def test_reporting_imports_no_torch():
     source = Path(metrics.__file__).parents[2]
     code = "import sys, ravine.report; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False
+    )
     assert done.returncode == 0

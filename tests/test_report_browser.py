@@ -12,9 +12,13 @@ import ravine
 from ravine.metrics.profile import with_error
 from runs import seen
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="needs Playwright: pip install playwright"
+)
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
 
@@ -54,17 +58,27 @@ def opened(browser, reports):
             w, h = WIDTHS[width]
             touch = {"is_mobile": True, "has_touch": True} if width == "phone" else {}
             context = browser.new_context(
-                viewport={"width": w, "height": h}, color_scheme=scheme, offline=True, **touch, **options
+                viewport={"width": w, "height": h},
+                color_scheme=scheme,
+                offline=True,
+                **touch,
+                **options,
             )
             context.grant_permissions(["clipboard-read", "clipboard-write"])
             page = context.new_page()
             page.wrong = wrong = []
-            page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+            page.on(
+                "console", lambda said: wrong.append(said.text) if said.type == "error" else None
+            )
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on("requestfailed", lambda request: wrong.append(request.url))
             page.on(
                 "request",
-                lambda asked: None if asked.url[:5] in ("file:", "data:", "blob:") else wrong.append(asked.url),
+                lambda asked: (
+                    None
+                    if asked.url[:5] in ("file:", "data:", "blob:")
+                    else wrong.append(asked.url)
+                ),
             )
             page.goto(reports[name].as_uri())
             if options.get("java_script_enabled", True) and name != "cdn":
@@ -86,14 +100,17 @@ def place(page, section):
 def readings(page, section):
     """What is read out in a section, by name."""
     pairs = page.locator(f"#{section} .readings > div").evaluate_all(
-        "all => all.map((one) => [one.querySelector('dt').textContent, one.querySelector('dd').textContent])"
+        "all => all.map((one) => [one.querySelector('dt').textContent, "
+        "one.querySelector('dd').textContent])"
     )
     return dict(pairs)
 
 
 def scrub(page, section, stop, number=0):
     slider(page, section, number).evaluate(
-        "(one, stop) => { one.value = stop; one.dispatchEvent(new Event('input', { bubbles: true })); }", stop
+        "(one, stop) => { one.value = stop; one.dispatchEvent(new Event('input', { bubbles: true "
+        "})); }",
+        stop,
     )
     settled(page)
 
@@ -104,13 +121,16 @@ def said(page, words):
 
 
 def settled(page):
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
 
 
 def rules(page, panel):
     """Where the vertical lines of the sliders stand in a panel, and whether they are faint."""
     return page.evaluate(
-        "id => document.getElementById(id).layout.shapes.filter((s) => s.type === 'line' && s.yref === 'paper')"
+        "id => document.getElementById(id).layout.shapes.filter((s) => s.type === 'line' && s.yref "
+        "=== 'paper')"
         ".map((s) => [s.x0, s.line.dash])",
         panel,
     )
@@ -125,7 +145,9 @@ def rings(page, panel):
 
 
 def ball(page, panel):
-    return page.evaluate("id => ((t) => [t.x[0], t.y[0], t.z[0]])(document.getElementById(id).data.at(-1))", panel)
+    return page.evaluate(
+        "id => ((t) => [t.x[0], t.y[0], t.z[0]])(document.getElementById(id).data.at(-1))", panel
+    )
 
 
 def point_at(page, panel, x, y):
@@ -161,7 +183,9 @@ def point_at(page, panel, x, y):
 def test_it_opens_from_disk_without_a_network_and_without_an_error(opened, name, width, scheme):
     page = opened(name, width, scheme)
     panels = page.locator(".ravine-panel")
-    drawn = panels.evaluate_all("all => all.filter((one) => one.querySelector('.main-svg, canvas')).length")
+    drawn = panels.evaluate_all(
+        "all => all.filter((one) => one.querySelector('.main-svg, canvas')).length"
+    )
     assert drawn == panels.count() > 0
     assert page.wrong == []
 
@@ -237,7 +261,9 @@ def test_a_run_is_marked_in_its_straying_and_moves_its_line(opened):
     nearest = int(np.argmin(np.abs(line["alpha"].values - float(path["alpha"][4]))))
     assert slider(page, "line-1").input_value() == str(nearest)
     ((hint, dash),) = rules(page, "path-2-0")
-    np.testing.assert_allclose(hint, float(line["alpha"][nearest]) * line.attrs["length"], rtol=1e-6)
+    np.testing.assert_allclose(
+        hint, float(line["alpha"][nearest]) * line.attrs["length"], rtol=1e-6
+    )
     assert dash == "dot"
 
 
@@ -247,7 +273,8 @@ def test_a_run_on_a_plane_is_marked_on_the_surface_and_in_its_straying_at_once(o
         scrub(page, section, stop)
         assert [slider(page, one).input_value() for one in ("plane-3", "path-4")] == [str(stop)] * 2
         x, y, away, along, height = (
-            float(flight[n].values.ravel()[stop]) for n in ("alpha", "beta", "residual", "distance", "loss")
+            float(flight[n].values.ravel()[stop])
+            for n in ("alpha", "beta", "residual", "distance", "loss")
         )
         np.testing.assert_allclose(rings(page, "plane-3-0"), [[x, y]], rtol=1e-6, atol=1e-9)
         assert ball(page, "plane-3-1")[:2] == pytest.approx([x, y], rel=1e-6, abs=1e-9)
@@ -295,7 +322,9 @@ def test_nothing_scrolls_sideways_on_a_phone(opened):
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     wide, screen = page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
     assert wide <= screen == WIDTHS["phone"][0]
-    within = page.locator(".scroll").evaluate_all("all => all.map((one) => one.scrollWidth - one.clientWidth)")
+    within = page.locator(".scroll").evaluate_all(
+        "all => all.map((one) => one.scrollWidth - one.clientWidth)"
+    )
     assert max(within) <= 0
 
 
@@ -328,7 +357,10 @@ def test_the_page_follows_the_readers_scheme_and_the_button_overrules_it(opened)
     assert button.get_attribute("aria-pressed") == "false"
     font = page.evaluate("document.getElementById('line-1-0').layout.font.color")
     assert brightness(font) < 60
-    rule = page.evaluate("document.getElementById('line-1-0').layout.shapes.find((s) => s.yref === 'paper').line.color")
+    rule = page.evaluate(
+        "document.getElementById('line-1-0').layout.shapes.find((s) => s.yref === "
+        "'paper').line.color"
+    )
     assert brightness(rule) < 60
     page.emulate_media(color_scheme="light")
     assert brightness(page.locator("body").evaluate(look)[0]) > 200
@@ -392,7 +424,9 @@ def test_a_table_is_copied_as_text(opened, kind, words):
 
 def test_where_the_clipboard_is_closed_to_scripts_a_selection_is_copied(opened):
     page = opened("line")
-    page.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('closed')))")
+    page.evaluate(
+        "void (navigator.clipboard.writeText = () => Promise.reject(new Error('closed')))"
+    )
     page.locator("#line-1 .copies").first.get_by_role("button", name="Markdown").click()
     said(page, "the table as Markdown")
     assert "| barrier (end) |" in page.evaluate("navigator.clipboard.readText()")

@@ -30,7 +30,9 @@ UNIT = Line(point(0.0), point(1.0))
 
 def resolved(function, **options):
     """resolve of J(α) = function(α), α as a float64 tensor."""
-    return resolve(of_w(lambda w, x: function(w[0]), size=1), along=options.pop("along", UNIT), **options)
+    return resolve(
+        of_w(lambda w, x: function(w[0]), size=1), along=options.pop("along", UNIT), **options
+    )
 
 
 def worst(curve, function, at=FINE):
@@ -75,7 +77,9 @@ def test_what_does_not_resolve_is_either_split_or_said(shape, place):
     curve = resolved(function, max_points=400)
     gap = curve.attrs["largest_gap"]
     sound = np.zeros(FINE.shape, dtype=bool)
-    for low, high, good in zip(*(curve[f"piece_{n}"].values for n in ("low", "high", "resolved")), strict=True):
+    for low, high, good in zip(
+        *(curve[f"piece_{n}"].values for n in ("low", "high", "resolved")), strict=True
+    ):
         sound |= (low <= FINE) & (high >= FINE) & bool(good)
     away = FINE[sound & (np.abs(FINE - place) > gap)]
     assert not away.size or worst(curve, function, away) <= 2e-3
@@ -97,7 +101,9 @@ def test_a_spike_as_wide_as_the_largest_gap_is_not_missed(width):
         curve = resolved(lambda a, c=centre: 1 + torch.exp(-(((a - c) / (width / 2)) ** 2)))
         if curve.attrs["largest_gap"] > width:
             continue  # this is what may hide
-        assert worst(curve, lambda a, c=centre: 1 + torch.exp(-(((a - c) / (width / 2)) ** 2))) < 2e-3
+        assert (
+            worst(curve, lambda a, c=centre: 1 + torch.exp(-(((a - c) / (width / 2)) ** 2))) < 2e-3
+        )
 
 
 def test_a_region_that_is_not_finite_stays_so():
@@ -142,7 +148,9 @@ def test_fixed_masks_resolve():
     curve = resolve(J, along=Line(*ends))
     grid = evaluate(J, along=Line(*ends), at=np.linspace(0, 1, 31))
     assert curve.attrs["resolved"] == 1
-    np.testing.assert_allclose(values(reconstruct(curve, grid["alpha"].values)), values(grid), rtol=1e-3)
+    np.testing.assert_allclose(
+        values(reconstruct(curve, grid["alpha"].values)), values(grid), rtol=1e-3
+    )
 
 
 def test_measured_points_are_what_evaluate_gives(net):
@@ -173,7 +181,11 @@ def test_what_interpolation_may_do_is_no_bump(net):
     """The 0-1 error is a staircase; its interpolant swings about it, and no swing within its misfit is reported."""
     model, ends, data = net
     curve = resolve(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends))
-    grid = evaluate(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends), at=np.linspace(0, 1, 401))
+    grid = evaluate(
+        Objective(model, supervised(F.cross_entropy), data),
+        along=Line(*ends),
+        at=np.linspace(0, 1, 401),
+    )
     for split in data:
         said = metrics.verdict(curve).measures[split, "error"]
         assert said.threshold >= 2 * float(curve["error_misfit"].sel(split=split).max())
@@ -188,7 +200,8 @@ def test_extremes_come_from_the_interpolant_not_from_a_grid():
     found = metrics.barrier(curve, "mean")
     assert found.at == pytest.approx(centre, abs=1e-6)
     assert found.value == pytest.approx(
-        2 - 1 - np.exp(-((centre / 0.3) ** 2)) / 2 - np.exp(-(((1 - centre) / 0.3) ** 2)) / 2, rel=1e-6
+        2 - 1 - np.exp(-((centre / 0.3) ** 2)) / 2 - np.exp(-(((1 - centre) / 0.3) ** 2)) / 2,
+        rel=1e-6,
     )
 
 
@@ -210,10 +223,17 @@ def test_senseless_requests_are_refused(options, said):
 def test_reading_where_nothing_was_resolved_is_refused(net):
     model, ends, data = net
     curve = resolved(lambda a: a**2)
-    for at, said in (([1.5], "within"), ([-0.1], "within"), ([], "non-empty"), ([float("nan")], "finite")):
+    for at, said in (
+        ([1.5], "within"),
+        ([-0.1], "within"),
+        ([], "non-empty"),
+        ([float("nan")], "finite"),
+    ):
         with pytest.raises(InputError, match=said):
             reconstruct(curve, at)
-    grid = evaluate(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends), at=[0, 1])
+    grid = evaluate(
+        Objective(model, supervised(F.cross_entropy), data), along=Line(*ends), at=[0, 1]
+    )
     with pytest.raises(InputError, match="measured on a grid"):
         reconstruct(grid, [0.5])
     with pytest.raises(InputError, match="was cut"):

@@ -12,15 +12,28 @@ import xarray as xr
 from torch.nn import functional as F
 
 from oracles import blobs, mlp, trained
-from ravine import InputError, Line, Objective, evaluate, metrics, open_result, save_result, supervised
+from ravine import (
+    InputError,
+    Line,
+    Objective,
+    evaluate,
+    metrics,
+    open_result,
+    save_result,
+    supervised,
+)
 from ravine.results import CORNERS, PROVENANCE
 
 
 @pytest.fixture(scope="module")
 def curve():
     model = mlp()
-    J = Objective(model, supervised(F.cross_entropy), {"train": blobs(), "valid": blobs(50, seed=1)})
-    return evaluate(J, along=Line(*trained(model, blobs())), at=np.linspace(-0.5, 1.5, 41), title="π → θ")
+    J = Objective(
+        model, supervised(F.cross_entropy), {"train": blobs(), "valid": blobs(50, seed=1)}
+    )
+    return evaluate(
+        J, along=Line(*trained(model, blobs())), at=np.linspace(-0.5, 1.5, 41), title="π → θ"
+    )
 
 
 def test_a_saved_result_comes_back_the_same(curve, tmp_path):
@@ -120,7 +133,10 @@ ravine.write_report(sys.argv[2], curve)
 def test_a_result_opens_plots_and_reports_without_torch(curve, tmp_path):
     path = save_result(curve, tmp_path / "curve.nc")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, path, tmp_path], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WITHOUT_TORCH, path, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == metrics.verdict(curve).headline
@@ -130,7 +146,10 @@ def test_a_result_opens_plots_and_reports_without_torch(curve, tmp_path):
 
 def test_importing_ravine_imports_nothing_heavy():
     code = (
-        "import sys, ravine; print([m for m in 'torch matplotlib plotly xarray sklearn'.split() if m in sys.modules])"
+        "import sys, ravine; print([m for m in 'torch matplotlib plotly xarray sklearn'.split() if "
+        "m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
+    )
     assert done.stdout.strip() == "[]"

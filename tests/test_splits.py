@@ -7,7 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from oracles import blobs, mlp
 from ravine import InputError, Objective, supervised
@@ -86,7 +92,12 @@ def test_the_caller_may_overrule_the_probe():
     loader = DataLoader(TensorDataset(*blobs(23)), batch_size=5, shuffle=True, drop_last=True)
     with pytest.raises(InputError, match="check_data=False"):
         Objective(model, supervised(torch.nn.functional.cross_entropy), loader)(model)
-    assert Objective(model, supervised(torch.nn.functional.cross_entropy), loader, check_data=False)(model)["data"] > 0
+    assert (
+        Objective(model, supervised(torch.nn.functional.cross_entropy), loader, check_data=False)(
+            model
+        )["data"]
+        > 0
+    )
 
 
 def test_a_loader_that_runs_dry_between_passes_is_found_by_the_measurement():

@@ -66,7 +66,9 @@ class TestRecording:
 
     def test_the_model_is_left_alone_and_wrappers_are_looked_through(self, tmp_path):
         model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        before = {name: (tensor.clone(), tensor._version) for name, tensor in model.state_dict().items()}
+        before = {
+            name: (tensor.clone(), tensor._version) for name, tensor in model.state_dict().items()
+        }
         recorder = TrajectoryRecorder(tmp_path)
         recorder.record(0, nn.DataParallel(model))
         recorder.record(1, model)
@@ -75,7 +77,9 @@ class TestRecording:
             assert tensor._version == before[name][1]
         run = Trajectory.open(tmp_path)
         assert set(run.at(step=0)) == {"0.weight", "0.bias", "1.weight", "1.bias"}
-        assert "1.running_mean" in run[0].tensors  # kept, because a point of such a model is not whole without
+        assert (
+            "1.running_mean" in run[0].tensors
+        )  # kept, because a point of such a model is not whole without
 
     def test_later_updates_do_not_reach_a_snapshot(self, tmp_path):
         model = nn.Linear(2, 1)
@@ -87,7 +91,9 @@ class TestRecording:
         assert torch.equal(Trajectory.open(tmp_path).at(step=0)["weight"], before)
 
     def test_tied_shared_and_strided_tensors_are_written(self, tmp_path):
-        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model = nn.Sequential(
+            nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        )
         model[1].weight = model[0].weight
         flat = torch.arange(18.0)
         model[0].weight.data = flat[:9].view(3, 3)
@@ -100,21 +106,25 @@ class TestRecording:
 
     def test_it_is_continued(self, tmp_path):
         record(tmp_path, [0, 1])
-        record(tmp_path, [1, 2])  # step 1 again, with the same values, as a resumed training gives it
+        record(
+            tmp_path, [1, 2]
+        )  # step 1 again, with the same values, as a resumed training gives it
         assert Trajectory.open(tmp_path).steps == (0, 1, 2)
 
     def test_going_back_needs_a_word(self, tmp_path):
         recorder = record(tmp_path, [0, 1, 2, 3])
-        with pytest.raises(ravine.InputError, match=r"step 2 comes after step 3 .* recorder.rewind\(2\)"):
+        with pytest.raises(
+            ravine.InputError, match=r"step 2 comes after step 3 .* recorder.rewind\(2\)"
+        ):
             recorder.record(2, constant(-5.0))
         recorder.rewind(2)
         recorder.record(2, constant(-5.0))
         run = Trajectory.open(tmp_path)
         assert run.steps == (0, 1, 2)
         assert float(run.at(step=2)["b"]) == 5.0
-        assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors") == [
-            f"step-{step:09d}.safetensors" for step in (0, 1, 2)
-        ]
+        assert sorted(
+            path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"
+        ) == [f"step-{step:09d}.safetensors" for step in (0, 1, 2)]
 
     @pytest.mark.parametrize("place", ["snapshot", "manifest"])
     def test_a_kill_loses_the_snapshot_in_hand_only(self, place, tmp_path, monkeypatch):
@@ -128,7 +138,9 @@ class TestRecording:
         if place == "snapshot":
             monkeypatch.setattr(trajectory, "save_file", killed)
         else:
-            monkeypatch.setattr(TrajectoryRecorder, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            monkeypatch.setattr(
+                TrajectoryRecorder, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
         with pytest.raises(KeyboardInterrupt):
             recorder.record(2, constant(2.0))
         monkeypatch.undo()
@@ -156,7 +168,9 @@ class TestRecording:
             recorder.record(-1, constant(0.0))
         with pytest.raises(ravine.InputError, match="whole number from 0; got 1.5"):
             recorder.record(1.5, constant(0.0))
-        with pytest.raises(ravine.InputError, match=r"step 1 is no point of the trajectory .*shape at 'w'"):
+        with pytest.raises(
+            ravine.InputError, match=r"step 1 is no point of the trajectory .*shape at 'w'"
+        ):
             recorder.record(1, constant(0.0, size=4))
         assert Trajectory.open(tmp_path).steps == (0,)
 
@@ -204,7 +218,10 @@ class TestOrdinaryCheckpoints:
 
     def test_wrapper_prefixes_are_looked_through(self, tmp_path):
         torch.save(constant(0.0), tmp_path / "step_0.pt")
-        torch.save({f"module.{name}": tensor for name, tensor in constant(1.0).items()}, tmp_path / "step_1.pt")
+        torch.save(
+            {f"module.{name}": tensor for name, tensor in constant(1.0).items()},
+            tmp_path / "step_1.pt",
+        )
         assert set(Trajectory.open(tmp_path).at(step=1)) == {"w", "b"}
 
 
@@ -214,13 +231,17 @@ class TestBadInput:
             Trajectory.open(tmp_path / "nowhere")
 
     def test_empty_folder(self, tmp_path):
-        with pytest.raises(ravine.InputError, match=r"holds no trajectory: expected trajectory.json"):
+        with pytest.raises(
+            ravine.InputError, match=r"holds no trajectory: expected trajectory.json"
+        ):
             Trajectory.open(tmp_path)
 
     def test_two_files_of_one_step(self, tmp_path):
         torch.save(constant(0.0), tmp_path / "step_5.pt")
         save_file(constant(0.0), tmp_path / "step_05.safetensors")
-        with pytest.raises(ravine.InputError, match=r"'step_05.safetensors' and 'step_5.pt' .* both of step 5"):
+        with pytest.raises(
+            ravine.InputError, match=r"'step_05.safetensors' and 'step_5.pt' .* both of step 5"
+        ):
             Trajectory.open(tmp_path)
 
     def test_a_truncated_snapshot(self, tmp_path):
@@ -228,13 +249,17 @@ class TestBadInput:
         path = tmp_path / recorder.snapshots[1].file
         path.write_bytes(path.read_bytes()[:-3])
         run = Trajectory.open(tmp_path)
-        with pytest.raises(ravine.InputError, match=r"step-000000001.safetensors' is not a complete safetensors"):
+        with pytest.raises(
+            ravine.InputError, match=r"step-000000001.safetensors' is not a complete safetensors"
+        ):
             run.at(step=1)
 
     def test_a_missing_snapshot(self, tmp_path):
         recorder = record(tmp_path, [0, 1])
         (tmp_path / recorder.snapshots[0].file).unlink()
-        with pytest.raises(ravine.InputError, match=r"lacks 'step-000000000.safetensors', which its manifest names"):
+        with pytest.raises(
+            ravine.InputError, match=r"lacks 'step-000000000.safetensors', which its manifest names"
+        ):
             Trajectory.open(tmp_path)
 
     def test_snapshots_of_other_shapes(self, tmp_path):
@@ -245,7 +270,9 @@ class TestBadInput:
 
     def test_a_step_that_was_not_recorded(self, tmp_path):
         record(tmp_path, [0, 10, 20])
-        with pytest.raises(ravine.InputError, match="step 12 was not recorded .* the nearest are 10 and 20"):
+        with pytest.raises(
+            ravine.InputError, match="step 12 was not recorded .* the nearest are 10 and 20"
+        ):
             Trajectory.open(tmp_path).at(step=12)
 
     @pytest.mark.parametrize(

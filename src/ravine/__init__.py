@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from ravine.trajectory import Trajectory, TrajectoryRecorder
     from ravine.walks import straightness
 
-#: Public name → where it lives. Looked up on first use, so that a result opens where there is no torch.
+#: Public name → where it lives. Looked up on first use, so that a result opens where there is no
+#: torch.
 _HOMES = {
     "Checkpoint": "checkpoints",
     "InputError": "errors",

@@ -33,7 +33,9 @@ def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -
     allowed = tolerance * np.maximum(np.abs(values), extent / 1000)
     floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
     if is_counted(result, name):
-        floor = np.maximum(floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max())  # doubled below
+        floor = np.maximum(
+            floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max()
+        )  # doubled below
     return np.maximum(np.maximum(allowed, 2 * floor), np.finfo(float).tiny)
 
 
@@ -42,13 +44,16 @@ def is_counted(result: xr.Dataset, name: str) -> bool:
     return bool(result[name].attrs.get("counted", 0))
 
 
-def tail(degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool) -> float:
+def tail(
+    degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool
+) -> float:
     """What the terms beyond the degree may add to some curves, in units of what is allowed.
 
-    The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing hardly at all.
-    The decay from the third to the last quarter of the coefficients is taken to go on; so this sees what lies between
-    all checks. Several curves along one axis have one decay, that of their largest coefficients: from each alone it
-    would be a matter of chance. A curve whose coefficients are within the noise floor says nothing about decay.
+    The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing
+    hardly at all. The decay from the third to the last quarter of the coefficients is taken to go
+    on; so this sees what lies between all checks. Several curves along one axis have one decay,
+    that of their largest coefficients: from each alone it would be a matter of chance. A curve
+    whose coefficients are within the noise floor says nothing about decay.
 
     Args:
         degree: of the interpolants.
@@ -93,7 +98,9 @@ def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str])
     first = result.sizes[dim]
     for name in quantities(both):
         counted = [is_counted(part, name) for part in (result, fresh)]
-        if any(counted) and not all(counted):  # whole numbers by chance so far: neither a count nor a floor of one
+        if any(counted) and not all(
+            counted
+        ):  # whole numbers by chance so far: neither a count nor a floor of one
             both[name].attrs["counted"] = 0
             both[f"{name}_noise_floor"][:] = np.nan
         floor = both[f"{name}_noise_floor"]

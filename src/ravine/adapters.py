@@ -54,7 +54,9 @@ class Adapter:
         for name, tensor in self.tensors.items():
             if _FACTOR.match(name):
                 continue
-            plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")  # peft keeps embeddings whole, too
+            plain = name.removeprefix(_PREFIX).replace(
+                ".base_layer.", "."
+            )  # peft keeps embeddings whole, too
             target = self._find(plain, base, owner)
             self._require_shape(target, base[target], tensor.shape, owner)
             adapted[target] = tensor
@@ -84,7 +86,8 @@ class Adapter:
 
     def _unknown(self, what: str) -> InputError:
         return InputError(
-            f"{self.label} holds {what}; expected LoRA. Merge it with peft's merge_and_unload() and save the model."
+            f"{self.label} holds {what}; expected LoRA. Merge it with peft's merge_and_unload() "
+            "and save the model."
         )
 
     def _changed(
@@ -100,7 +103,9 @@ class Adapter:
         wide = torch.promote_types(weight.dtype, torch.float32)
         down, up = down.to(wide), up.to(wide)
         rank = down.shape[0]
-        change = torch.einsum("or,r...->o...", up.flatten(1), down)  # of a convolution: B is one of 1 × 1
+        change = torch.einsum(
+            "or,r...->o...", up.flatten(1), down
+        )  # of a convolution: B is one of 1 × 1
         if embedding or self.config.get("fan_in_fan_out"):
             change = change.T
         self._require_shape(target, weight, change.shape, owner)
@@ -112,7 +117,9 @@ class Adapter:
 
     def _for(self, module: str, patterns: str, default: Any) -> Any:
         found = self.config.get(patterns) or {}
-        hits = (value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module))
+        hits = (
+            value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)
+        )
         return next(hits, default)
 
     def _find(self, name: str, base: Mapping[str, Tensor], owner: str) -> str:
@@ -124,7 +131,8 @@ class Adapter:
             return near[0]
         what = f"{len(near)} parameters that end in it" if near else "no such parameter"
         msg = (
-            f"{self.label} changes {name!r}, and {owner} has {what}: is it the model that the adapter was trained on"
+            f"{self.label} changes {name!r}, and {owner} has {what}: is it the model that the "
+            "adapter was trained on"
             f"{self._trained_on()}?"
         )
         raise InputError(msg)
@@ -140,8 +148,10 @@ class Adapter:
     def _require_shape(self, name: str, tensor: Tensor, shape: torch.Size, owner: str) -> None:
         if tensor.shape != shape:
             msg = (
-                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in {owner} it has "
-                f"{tuple(tensor.shape)}: is it the model that the adapter was trained on{self._trained_on()}?"
+                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in "
+                f"{owner} it has "
+                f"{tuple(tensor.shape)}: is it the model that the adapter was trained "
+                f"on{self._trained_on()}?"
             )
             raise InputError(msg)
 

@@ -33,7 +33,10 @@ def read_axes(at: Any, dims: Sequence[str]) -> dict[str, np.ndarray]:
         msg = f"at must say where on each axis, {_example(dims)}; got {_kind(at)}"
         raise InputError(msg)
     if set(at) != set(dims):
-        msg = f"at must have the keys {', '.join(map(repr, dims))}, {_example(dims)}; got {sorted(map(str, at))}"
+        msg = (
+            f"at must have the keys {', '.join(map(repr, dims))}, {_example(dims)}; got "
+            f"{sorted(map(str, at))}"
+        )
         raise InputError(msg)
     return {dim: _positions(at[dim], dim, f"at[{dim!r}]") for dim in dims}
 
@@ -76,7 +79,9 @@ def _pair(given: Any) -> tuple[float, float]:
 
 def _positions(given: Any, dim: str, name: str) -> np.ndarray:
     try:
-        array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)  # a tensor's own way out
+        array = np.asarray(
+            given.detach().cpu() if hasattr(given, "detach") else given
+        )  # a tensor's own way out
         if array.dtype.kind not in "iufb":
             raise TypeError
         positions = np.atleast_1d(array.astype(np.float64))
@@ -86,16 +91,22 @@ def _positions(given: Any, dim: str, name: str) -> np.ndarray:
     if positions.ndim != 1 or positions.size == 0:
         mesh = "; give each axis alone, not a mesh" if positions.ndim > 1 else ""
         msg = (
-            f"{name} must be a number or a non-empty sequence of numbers; got an array of shape {positions.shape}{mesh}"
+            f"{name} must be a number or a non-empty sequence of numbers; got an array of shape "
+            f"{positions.shape}{mesh}"
         )
         raise InputError(msg)
     finite = np.isfinite(positions)
     if not finite.all():
-        msg = f"{name} must be finite; got {positions[~finite][0]} at index {int(np.argmin(finite))}"
+        msg = (
+            f"{name} must be finite; got {positions[~finite][0]} at index {int(np.argmin(finite))}"
+        )
         raise InputError(msg)
     values, counts = np.unique(positions, return_counts=True)
     if (counts > 1).any():
-        msg = f"{name} names each point once; {dim} = {values[counts > 1][0]:g} stands there {counts.max()} times"
+        msg = (
+            f"{name} names each point once; {dim} = {values[counts > 1][0]:g} stands there "
+            f"{counts.max()} times"
+        )
         raise InputError(msg)
     return positions
 

@@ -1,7 +1,7 @@
 """Checkpoints: a module, a state dict or a file, read as named tensors, and two of them made to agree.
 
-Files are mapped into memory, not read: a tensor's bytes come from disk when something looks at them. No
-file is ever allowed to run code.
+Files are mapped into memory, not read: a tensor's bytes come from disk when something looks at
+them. No file is ever allowed to run code.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Checkpoint:
         tensors: every stored name, aliases of tied tensors included, in the source's order.
         label: where they came from, for messages and figures.
         ties: alias → the name that stands for it. Empty where the format cannot tell (safetensors).
-        buffers: the names known not to be parameters. A file cannot say, so there it is what can be told
-            from names and types: running statistics, and whatever is not floating point.
+        buffers: the names known not to be parameters. A file cannot say, so there it is what can be
+            told from names and types: running statistics, and whatever is not floating point.
         versions: how often each tensor had been changed in place when it was read.
-        adapter: if the source is a low-rank adapter: a change to a base, which is no point until it is aligned with
-            that base.
+        adapter: if the source is a low-rank adapter: a change to a base, which is no point until it
+            is aligned with that base.
     """
 
     tensors: dict[str, Tensor]
@@ -62,13 +62,15 @@ class Checkpoint:
         """Read a module, a mapping of tensors, a checkpoint dict, a file or a folder.
 
         Args:
-            source: an ``nn.Module`` (wrappers such as DDP and ``torch.compile`` are looked through), a state
-                dict or any mapping of names to tensors, a dict that holds one under ``"state_dict"``,
-                ``"model_state_dict"`` or ``"model"``, or the path of a ``.safetensors``, ``.pt``, ``.pth``,
-                ``.bin`` or ``.ckpt`` file, or of a folder with (sharded) safetensors.
+            source: an ``nn.Module`` (wrappers such as DDP and ``torch.compile`` are looked
+                through), a state dict or any mapping of names to tensors, a dict that holds one
+                under ``"state_dict"``, ``"model_state_dict"`` or ``"model"``, or the path of a
+                ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file, or of a folder with
+                (sharded) safetensors.
 
         Raises:
-            InputError: it is none of these, or the file is missing, damaged, or would have to run code.
+            InputError: it is none of these, or the file is missing, damaged, or would have to run
+                code.
 
         Examples:
             >>> Checkpoint.read(nn.Linear(2, 1)).tensors.keys()
@@ -82,26 +84,33 @@ class Checkpoint:
             return _from_path(Path(source))
         if isinstance(source, Mapping):
             return _from_mapping(source, label="a state dict")
-        msg = f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
+        msg = (
+            f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
+        )
         raise InputError(msg)
 
     @property
     def params(self) -> Params:
         """The floating-point parameters, tied tensors once."""
-        return {n: t for n, t in self.tensors.items() if n not in self.buffers and n not in self.ties}
+        return {
+            n: t for n, t in self.tensors.items() if n not in self.buffers and n not in self.ties
+        }
 
     def require_unchanged(self) -> None:
         """Raise if a tensor has been changed in place since it was read.
 
         Raises:
-            InputError: naming the tensor. A ``state_dict()`` holds the live tensors of its module, so the
-                "initialisation" of a model that was then trained is the solution, and the line is flat.
+            InputError: naming the tensor. A ``state_dict()`` holds the live tensors of its module,
+                so the "initialisation" of a model that was then trained is the solution, and the
+                line is flat.
         """
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
                 msg = (
-                    f"{self.label} has changed since it was read (at {name!r}): a module and its state_dict() "
-                    "are live. Take a copy, copy.deepcopy(model.state_dict()), before training goes on."
+                    f"{self.label} has changed since it was read (at {name!r}): a module and its "
+                    "state_dict() "
+                    "are live. Take a copy, copy.deepcopy(model.state_dict()), before training "
+                    "goes on."
                 )
                 raise InputError(msg)
 
@@ -120,9 +129,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     """``other`` under the names of ``reference``, or an error that lists every difference.
 
-    An adapter becomes the model that it makes of the reference. Wrapper prefixes are stripped on either side when
-    that makes the names agree. A tied tensor may stand
-    under any of its names, and buffers may be missing on either side; nothing else may differ.
+    An adapter becomes the model that it makes of the reference. Wrapper prefixes are stripped on
+    either side when that makes the names agree. A tied tensor may stand under any of its names, and
+    buffers may be missing on either side; nothing else may differ.
 
     Args:
         reference: whose names and ties count.
@@ -141,7 +150,8 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     """
     if reference.adapter is not None:
         msg = (
-            f"{reference.label} is an adapter, a change to a base model and no point by itself. Give the base first: "
+            f"{reference.label} is an adapter, a change to a base model and no point by itself. "
+            "Give the base first: "
             "Line(base, adapter)."
         )
         raise InputError(msg)
@@ -163,12 +173,15 @@ def align(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         rest = f"\n  … and {len(found) - 20} more" if len(found) > 20 else ""
         msg = (
             f"{reference.label} and {other.label} are not points of the same space; {len(found)} "
-            f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one architecture."
+            f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one "
+            "architecture."
         )
         raise InputError(msg)
     completed = _completed(renamed, reference.ties)
     same = list(completed.tensors) == list(other.tensors) and completed.ties == other.ties
-    return other if same else completed  # so that one point stays one object, however many lines it ends
+    return (
+        other if same else completed
+    )  # so that one point stays one object, however many lines it ends
 
 
 def _retied(tensors: dict[str, Tensor], base: Checkpoint) -> dict[str, Tensor]:
@@ -185,7 +198,11 @@ def _completed(checkpoint: Checkpoint, ties: dict[str, str]) -> Checkpoint:
     for alias, name in ties.items():
         if name not in tensors and alias in tensors:
             tensors[name] = tensors[alias]
-    tensors |= {alias: tensors[name] for alias, name in ties.items() if alias not in tensors and name in tensors}
+    tensors |= {
+        alias: tensors[name]
+        for alias, name in ties.items()
+        if alias not in tensors and name in tensors
+    }
     return replace(checkpoint, tensors=tensors, ties={**ties, **checkpoint.ties})
 
 
@@ -213,7 +230,11 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():
-            if alias in mate.tensors and name in mate.tensors and mate.ties.get(alias, alias) != name:
+            if (
+                alias in mate.tensors
+                and name in mate.tensors
+                and mate.ties.get(alias, alias) != name
+            ):
                 one, two = mate.tensors[alias], mate.tensors[name]
                 if not same_values(one, two):
                     yield f"{name!r} and {alias!r} are tied in {owner}, and differ in the other"
@@ -248,12 +269,16 @@ def _strippings(names: Iterable[str]) -> Iterator[dict[str, str]]:
     """Old → new name with nothing stripped, then one more prefix stripped each time, while all names share it."""
     current = {name: name for name in names}
     yield current
-    inner = {old: new.replace("._orig_mod.", ".") for old, new in current.items()}  # a compiled submodule
+    inner = {
+        old: new.replace("._orig_mod.", ".") for old, new in current.items()
+    }  # a compiled submodule
     if inner != current and len(set(inner.values())) == len(inner):
         current = inner
         yield current
     while current:
-        prefix = next((p for p in PREFIXES if all(new.startswith(p) for new in current.values())), None)
+        prefix = next(
+            (p for p in PREFIXES if all(new.startswith(p) for new in current.values())), None
+        )
         if prefix is None:
             return
         current = {old: new.removeprefix(prefix) for old, new in current.items()}
@@ -277,7 +302,10 @@ def _from_module(module: nn.Module) -> Checkpoint:
     parameters = dict(module.named_parameters(remove_duplicate=False))
     lazy = [name for name, parameter in parameters.items() if _is_lazy(parameter)]
     if lazy:
-        msg = f"the module {type(module).__name__} has parameters without a shape yet ({lazy[0]!r}); run it once first"
+        msg = (
+            f"the module {type(module).__name__} has parameters without a shape yet ({lazy[0]!r}); "
+            "run it once first"
+        )
         raise InputError(msg)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     tensors = {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
@@ -298,17 +326,31 @@ def _from_mapping(mapping: Mapping[Any, Any], label: str) -> Checkpoint:
         if isinstance(inner, Mapping):
             return _from_mapping(inner, label)
     entries = {k: v for k, v in mapping.items() if not str(k).endswith("_extra_state")}
-    strange = [f"{k!r} ({type(v).__name__})" for k, v in entries.items() if not isinstance(v, Tensor)]
+    strange = [
+        f"{k!r} ({type(v).__name__})" for k, v in entries.items() if not isinstance(v, Tensor)
+    ]
     if strange or not entries:
-        held = f"found {', '.join(strange[:5])}{' …' if len(strange) > 5 else ''}" if strange else "it is empty"
+        held = (
+            f"found {', '.join(strange[:5])}{' …' if len(strange) > 5 else ''}"
+            if strange
+            else "it is empty"
+        )
         msg = (
-            f"{label} is not a mapping of names to tensors: {held}. Expected a state dict, or a dict that holds "
+            f"{label} is not a mapping of names to tensors: {held}. Expected a state dict, or a "
+            "dict that holds "
             f"one under {', '.join(map(repr, _STATE_KEYS))}."
         )
         raise InputError(msg)
-    unusual = [str(n) for n, t in entries.items() if t.layout != torch.strided or t.is_quantized or _is_lazy(t)]
+    unusual = [
+        str(n)
+        for n, t in entries.items()
+        if t.layout != torch.strided or t.is_quantized or _is_lazy(t)
+    ]
     if unusual:
-        msg = f"{label} holds sparse, quantised or uninitialised tensors, which have no line: {', '.join(unusual[:5])}"
+        msg = (
+            f"{label} holds sparse, quantised or uninitialised tensors, which have no line: "
+            f"{', '.join(unusual[:5])}"
+        )
         raise InputError(msg)
     tensors = {str(name): tensor.detach() for name, tensor in entries.items()}
     return Checkpoint(
@@ -345,7 +387,11 @@ def _from_path(path: Path) -> Checkpoint:
     if path.is_dir() and path != Path():
         return _from_folder(path)
     if not path.is_file():
-        msg = f"there is no checkpoint {str(path)!r}" if path != Path() else "the path of a checkpoint is empty"
+        msg = (
+            f"there is no checkpoint {str(path)!r}"
+            if path != Path()
+            else "the path of a checkpoint is empty"
+        )
         raise InputError(msg)
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
@@ -364,7 +410,8 @@ def _from_folder(folder: Path) -> Checkpoint:
         tensors = _read_safetensors(files[0])
     else:
         msg = (
-            f"the folder {str(folder)!r} is no checkpoint: expected one *.safetensors.index.json or one "
+            f"the folder {str(folder)!r} is no checkpoint: expected one *.safetensors.index.json "
+            "or one "
             f"*.safetensors file; found {len(indices)} and {len(files)}. Name the file itself."
         )
         raise InputError(msg)
@@ -376,14 +423,19 @@ def _from_adapter(folder: Path) -> Checkpoint:
         msg = f"the adapter in {str(folder)!r} lacks {WEIGHTS!r}; save it with save_pretrained()"
         raise InputError(msg)
     tensors = _read_safetensors(folder / WEIGHTS)
-    return Checkpoint(tensors, str(folder), adapter=Adapter(tensors, read_config(folder), str(folder)))
+    return Checkpoint(
+        tensors, str(folder), adapter=Adapter(tensors, read_config(folder), str(folder))
+    )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
         shard_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as problem:
-        msg = f"{str(index)!r} is not an index of shards: expected JSON with a 'weight_map' ({problem})"
+        msg = (
+            f"{str(index)!r} is not an index of shards: expected JSON with a 'weight_map' "
+            f"({problem})"
+        )
         raise InputError(msg) from problem
     shards: dict[str, dict[str, Tensor]] = {}
     for shard in sorted(set(shard_of.values())):
@@ -393,7 +445,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards[shard] = _read_safetensors(index.parent / shard)
     lost = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if lost:
-        msg = f"{str(index)!r} promises {lost[0]!r} in {shard_of[lost[0]]!r}, which lacks it ({len(lost)} in all)"
+        msg = (
+            f"{str(index)!r} promises {lost[0]!r} in {shard_of[lost[0]]!r}, which lacks it "
+            f"({len(lost)} in all)"
+        )
         raise InputError(msg)
     return {name: shards[shard][name] for name, shard in shard_of.items()}
 
@@ -411,21 +466,36 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
     """``torch.load`` with ``weights_only=True``: data and nothing else, mapped where the format allows."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what matters is raised below
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of pickle protocols: what matters is raised below
             mapped = zipfile.is_zipfile(path)  # the format of before torch 1.6 cannot be mapped
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as problem:
         said = str(problem)
-        is_pickle = zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"  # its first opcode, PROTO
+        is_pickle = (
+            zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"
+        )  # its first opcode, PROTO
         if "GLOBAL" in said or "allowed global" in said or ("Unsupported" in said and is_pickle):
             msg = (
-                f"{str(path)!r} would have to run code to be read, and was not read. If you trust it, convert "
-                "it once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path), or take "
-                "['state_dict'] of what it holds; or allow its classes by torch.serialization.add_safe_globals."
+                f"{str(path)!r} would have to run code to be read, and was not read. If you trust "
+                "it, convert "
+                "it once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path), "
+                "or take "
+                "['state_dict'] of what it holds; or allow its classes by "
+                "torch.serialization.add_safe_globals."
             )
             raise InputError(msg) from problem
         raise _no_checkpoint(path, problem) from problem
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as problem:
         raise _no_checkpoint(path, problem) from problem
     if not isinstance(loaded, Mapping):
         msg = f"{str(path)!r} holds a {type(loaded).__name__}; expected a state dict"
@@ -434,7 +504,9 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
 
 
 def _no_checkpoint(path: Path, problem: Exception) -> InputError:
-    said = str(problem).strip() if not isinstance(problem, KeyError) else ""  # a KeyError says only its key
+    said = (
+        str(problem).strip() if not isinstance(problem, KeyError) else ""
+    )  # a KeyError says only its key
     reason = f" ({said.splitlines()[0]})" if said else ""
     return InputError(f"{str(path)!r} is not a checkpoint, or is damaged{reason}")
 

@@ -1,6 +1,7 @@
 """The command line: the public face, one command per question.
 
-Bad input ends with one sentence on standard error and exit code 2; RAVINE_DEBUG=1 shows the traceback too.
+Bad input ends with one sentence on standard error and exit code 2; RAVINE_DEBUG=1 shows the
+traceback too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ app.add_typer(wing.data, name="data")
 _OBJECTIVE = typer.Argument(
     help="file.py:function or package.module:function, a function without arguments that returns a ravine.Objective"
 )
-_START = typer.Argument(help="checkpoint at alpha = 0: .safetensors, .pt, .pth, .ckpt, or a folder of shards")
+_START = typer.Argument(
+    help="checkpoint at alpha = 0: .safetensors, .pt, .pth, .ckpt, or a folder of shards"
+)
 _END = typer.Argument(help="checkpoint at alpha = 1")
 _OUT = typer.Option(help="folder to write; made if need be")
 _TITLE = typer.Option(help="what to call the result")
@@ -58,7 +61,10 @@ def main() -> None:
         _fail("interrupted; nothing half-written was left behind", code=130)
     except Exception as problem:
         note = "; ".join(getattr(problem, "__notes__", []))
-        _fail(f"{type(problem).__name__}: {problem}{f' ({note})' if note else ''}. RAVINE_DEBUG=1 shows where.")
+        _fail(
+            f"{type(problem).__name__}: {problem}{f' ({note})' if note else ''}. RAVINE_DEBUG=1 "
+            "shows where."
+        )
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -116,9 +122,15 @@ def line(
             "for one more line, or 'modules' for a line for every module"
         ),
     ] = None,
-    hold: Annotated[str, typer.Option(help="with --groups: the end at which the rest is held, start or end")] = "start",
+    hold: Annotated[
+        str, typer.Option(help="with --groups: the end at which the rest is held, start or end")
+    ] = "start",
     compare_buffers: Annotated[
-        bool, typer.Option("--compare-buffers", help="the line under each policy for running statistics (BatchNorm)")
+        bool,
+        typer.Option(
+            "--compare-buffers",
+            help="the line under each policy for running statistics (BatchNorm)",
+        ),
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
     title: Annotated[str, _TITLE] = "",
@@ -126,14 +138,22 @@ def line(
 ) -> None:
     """Walk the straight line from START to END; write the result, figures and a report."""
     points = parse_alpha(alpha)
-    several = [flag for flag, given in (("--groups", groups), ("--compare-buffers", compare_buffers)) if given]
+    several = [
+        flag
+        for flag, given in (("--groups", groups), ("--compare-buffers", compare_buffers))
+        if given
+    ]
     if len(several) + (tolerance is not None) > 1:
         msg = f"{' and '.join([*several, '--tolerance'][:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_writable(out)
-    about: dict[str, Any] = {"title": title or None, "command": _command(), "progress": _on_terminal()}
+    about: dict[str, Any] = {
+        "title": title or None,
+        "command": _command(),
+        "progress": _on_terminal(),
+    }
     told = f"· {walk.start.label} → {walk.end.label}"
     if compare_buffers:
         typer.echo(f"{told}: {len(points)} points under each of four policies", err=True)
@@ -149,14 +169,18 @@ def line(
         interval = float(points.min()), float(points.max())
         typer.echo(f"{told}: to {tolerance:g} of the local value", err=True)
         curve = ravine.resolve(J, along=walk, interval=interval, tolerance=tolerance, **about)
-    figures = {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
+    figures = (
+        {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
+    )
     _deliver(out, {"line": curve}, figures, plotlyjs)
 
 
 @app.command()
 def barriers(
     objective: Annotated[str, _OBJECTIVE],
-    points: Annotated[list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")],
+    points: Annotated[
+        list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")
+    ],
     alpha: Annotated[str, _ALPHA] = "0:1:25",
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     title: Annotated[str, _TITLE] = "",
@@ -168,17 +192,26 @@ def barriers(
     runs = [point for point in points if _is_run(point)]
     if runs and (len(runs) != len(points) or len(runs) != 2):
         msg = (
-            f"expected checkpoints, or two runs; got {len(points)} points, of which {len(runs)} are runs ({runs[0]!r})"
+            f"expected checkpoints, or two runs; got {len(points)} points, of which {len(runs)} "
+            f"are runs ({runs[0]!r})"
         )
         raise ravine.InputError(msg)
     along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
     _require_writable(out)
-    what = f"{len(along)} steps of two runs" if runs else f"{len(along)} pairs of {len(points)} checkpoints"
+    what = (
+        f"{len(along)} steps of two runs"
+        if runs
+        else f"{len(along)} pairs of {len(points)} checkpoints"
+    )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
-    found = ravine.evaluate(J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal())
+    found = ravine.evaluate(
+        J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal()
+    )
     _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs)
     if not runs:
-        _print_averages(J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found))
+        _print_averages(
+            J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found)
+        )
 
 
 @app.command()
@@ -198,10 +231,14 @@ def project(
     _require_writable(out)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
     about: dict[str, Any] = {"command": _command()}
-    curve = ravine.evaluate(J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about)
+    curve = ravine.evaluate(
+        J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about
+    )
     typer.echo(f"· {len(taken)} snapshots on that line", err=True)
     path = ravine.project(taken, onto=walk, objective=J)
-    path = path.assign_attrs(title=f"{title}: training" if title else "How far training strayed from its line", **about)
+    path = path.assign_attrs(
+        title=f"{title}: training" if title else "How far training strayed from its line", **about
+    )
     figures = {"line": ravine.plot.line(curve), "path": ravine.plot.path(path)}
     _deliver(out, {"line": curve, "path": path}, figures, plotlyjs)
 
@@ -211,7 +248,9 @@ def plane(
     objective: Annotated[str, _OBJECTIVE],
     points: Annotated[
         list[str],
-        typer.Argument(help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a checkpoint"),
+        typer.Argument(
+            help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a checkpoint"
+        ),
     ],
     axes: Annotated[
         str | None,
@@ -222,7 +261,10 @@ def plane(
     alpha: Annotated[str | None, _ALPHA] = None,
     beta: Annotated[str | None, typer.Option(help="likewise, along the second axis")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="instead of every point, as few as give the surface to this share of its value")
+        float | None,
+        typer.Option(
+            help="instead of every point, as few as give the surface to this share of its value"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
@@ -245,7 +287,10 @@ def plane(
         for dim, given in (("alpha", alpha), ("beta", beta))
     }
     size = " × ".join(str(len(values)) for values in at.values())
-    typer.echo(f"· {sheet}: {size} points" if tolerance is None else f"· {sheet}: to {tolerance:g}", err=True)
+    typer.echo(
+        f"· {sheet}: {size} points" if tolerance is None else f"· {sheet}: to {tolerance:g}",
+        err=True,
+    )
     asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about}
     if tolerance is None:
         surface = ravine.evaluate(J, along=sheet, at=at, **asked)
@@ -258,11 +303,16 @@ def plane(
     }
     if path is not None:
         figures["path"] = ravine.plot.path(path)
-    _deliver(out, {"plane": surface} | ({"path": path} if path is not None else {}), figures, plotlyjs)
+    _deliver(
+        out, {"plane": surface} | ({"path": path} if path is not None else {}), figures, plotlyjs
+    )
     if explained is not None:
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained[:2])
         walk = " and ".join(f"{100 * share:.1f} %" for share in (6 / np.pi**2, 6 / np.pi**2 / 4))
-        typer.echo(f"The axes explain {shares} of the run's variance about its mean; of a random walk's, {walk}.")
+        typer.echo(
+            f"The axes explain {shares} of the run's variance about its mean; of a random walk's, "
+            f"{walk}."
+        )
 
 
 @app.command()
@@ -276,7 +326,10 @@ def report(
         what = "has no results (*.nc)" if folder.is_dir() else "is not a folder"
         msg = f"{str(folder)!r} {what}; expected a folder with results that ravine wrote"
         raise ravine.InputError(msg)
-    results = sorted((ravine.open_result(file) for file in files), key=lambda result: str(result.attrs["created"]))
+    results = sorted(
+        (ravine.open_result(file) for file in files),
+        key=lambda result: str(result.attrs["created"]),
+    )
     page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     typer.echo(f"The report: {page}")
 
@@ -308,7 +361,10 @@ def parse_alpha(text: str) -> np.ndarray:
             raise ValueError
         return np.linspace(float(low), float(high), int(count))
     except ValueError as problem:
-        msg = f"--alpha must be FROM:TO:COUNT, such as 0:1:201, or a list such as 0,0.5,1; got {text!r}"
+        msg = (
+            "--alpha must be FROM:TO:COUNT, such as 0:1:201, or a list such as 0,0.5,1; got "
+            f"{text!r}"
+        )
         raise ravine.InputError(msg) from problem
 
 
@@ -316,7 +372,8 @@ def load_objective(name: str) -> ravine.Objective:
     """Call the function that ``file.py:function`` or ``package.module:function`` names.
 
     Raises:
-        ravine.InputError: there is no such file, module or function, it fails, or it returns something else.
+        ravine.InputError: there is no such file, module or function, it fails, or it returns
+            something else.
     """
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
@@ -325,7 +382,11 @@ def load_objective(name: str) -> ravine.Objective:
     module = _import(place)
     make = getattr(module, function, None)
     if not callable(make):
-        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        own = [
+            n
+            for n, v in vars(module).items()
+            if callable(v) and getattr(v, "__module__", "") == module.__name__
+        ]
         known = ", ".join(own)
         msg = f"{place!r} has no function {function!r}; it has {known or 'none'}"
         raise ravine.InputError(msg)
@@ -378,7 +439,10 @@ def _require_writable(out: Path) -> None:
         if made:
             out.rmdir()  # made again when there is something to write
     except OSError as problem:
-        msg = f"cannot write to {str(out)!r}: {problem.strerror or problem}. Choose another folder with --out."
+        msg = (
+            f"cannot write to {str(out)!r}: {problem.strerror or problem}. Choose another folder "
+            "with --out."
+        )
         raise ravine.InputError(msg) from problem
 
 
@@ -410,7 +474,9 @@ def _ends(result: Any) -> list[str]:
     return list(dict.fromkeys(map(str, [*result["start"].values, *result["end"].values])))
 
 
-def _print_averages(J: ravine.Objective, points: dict[str, str], groups: list[tuple[str, ...]]) -> None:  # noqa: N803
+def _print_averages(
+    J: ravine.Objective, points: dict[str, str], groups: list[tuple[str, ...]]
+) -> None:  # noqa: N803
     """J at the mean of every set that may be averaged, beside the best of its members: said because measured."""
     for group in groups:
         if len(group) < 2:
@@ -418,14 +484,19 @@ def _print_averages(J: ravine.Objective, points: dict[str, str], groups: list[tu
         at = J(ravine.average([points[name] for name in group]))
         alone = [J(points[name]) for name in group]
         said = ", ".join(
-            f"{split} {loss:.4g} (best alone {min(a[split] for a in alone):.4g})" for split, loss in at.items()
+            f"{split} {loss:.4g} (best alone {min(a[split] for a in alone):.4g})"
+            for split, loss in at.items()
         )
         typer.echo(f"The average of {', '.join(group)}: loss {said}.")
 
 
 def _is_run(place: str) -> bool:
     folder = Path(place)
-    return folder.is_dir() and not any(folder.glob("*.safetensors.index.json")) and _numbered_checkpoints(folder)
+    return (
+        folder.is_dir()
+        and not any(folder.glob("*.safetensors.index.json"))
+        and _numbered_checkpoints(folder)
+    )
 
 
 def _numbered_checkpoints(folder: Path) -> bool:
@@ -438,7 +509,10 @@ def _numbered_checkpoints(folder: Path) -> bool:
 def _open_run(place: str) -> ravine.Trajectory:
     run = ravine.Trajectory.open(place)
     if len(run) < 2:
-        msg = f"{place!r} holds one snapshot, of step {run.steps[0]}; a line from first to last needs two or more"
+        msg = (
+            f"{place!r} holds one snapshot, of step {run.steps[0]}; a line from first to last "
+            "needs two or more"
+        )
         raise ravine.InputError(msg)
     for gap in run.gaps:
         typer.echo(f"· no snapshot between steps {gap[0]} and {gap[1]}", err=True)

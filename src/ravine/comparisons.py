@@ -31,8 +31,8 @@ def pairs(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Line]:
     ``metrics.barriers`` reads the checkpoint × checkpoint matrix from the result.
 
     Args:
-        points: two or more, by name; or a sequence of them, which are called by their file names. Each anything that
-            an end of a ``Line`` may be.
+        points: two or more, by name; or a sequence of them, which are called by their file names.
+            Each anything that an end of a ``Line`` may be.
 
     Returns:
         Name → line.
@@ -50,7 +50,10 @@ def pairs(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Line]:
         raise InputError(msg)
     first = next(iter(named.values()))
     held = {name: replace(align(first, point), label=name) for name, point in named.items()}
-    return {f"{one}{_BETWEEN}{other}": Line(held[one], held[other]) for one, other in itertools.combinations(held, 2)}
+    return {
+        f"{one}{_BETWEEN}{other}": Line(held[one], held[other])
+        for one, other in itertools.combinations(held, 2)
+    }
 
 
 def _named(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
@@ -67,16 +70,17 @@ def _named(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
 def between_runs(one: Any, other: Any) -> dict[str, Line]:
     """The lines between two runs at every step that both recorded, by step.
 
-    Two runs that were branched off one at step k, with other data orders, are linearly connected from the step on
-    at which training has become stable to that noise; their barrier against the step is the instability curve.
+    Two runs that were branched off one at step k, with other data orders, are linearly connected
+    from the step on at which training has become stable to that noise; their barrier against the
+    step is the instability curve.
 
     Args:
         one: a ``Trajectory`` or the folder of one.
         other: another.
 
     Returns:
-        Step → line, from ``one`` to ``other``. Steps at which they are the same point, as where they branch, are
-        left out.
+        Step → line, from ``one`` to ``other``. Steps at which they are the same point, as where
+        they branch, are left out.
 
     Raises:
         InputError: no such run, or no step in common at which they differ.
@@ -92,9 +96,14 @@ def between_runs(one: Any, other: Any) -> dict[str, Line]:
         if _moving(line):
             lines[str(step)] = line
     if not lines:
-        what = f"are the same at all of their {len(common)} common steps" if common else "have no step in common"
+        what = (
+            f"are the same at all of their {len(common)} common steps"
+            if common
+            else "have no step in common"
+        )
         msg = (
-            f"the runs in {str(runs[0].folder)!r} and {str(runs[1].folder)!r} {what}; steps {_few(runs[0].steps)} and "
+            f"the runs in {str(runs[0].folder)!r} and {str(runs[1].folder)!r} {what}; steps "
+            f"{_few(runs[0].steps)} and "
             f"{_few(runs[1].steps)}"
         )
         raise InputError(msg)
@@ -102,17 +111,21 @@ def between_runs(one: Any, other: Any) -> dict[str, Line]:
 
 
 def by_group(
-    line: Line, groups: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None, *, hold: Hold = "start"
+    line: Line,
+    groups: Mapping[str, str | Sequence[str]] | Sequence[str] | None = None,
+    *,
+    hold: Hold = "start",
 ) -> dict[str, Line]:
     """The lines on which only some of the parameters move, the rest held at one end: by layer, by kind.
 
     Args:
         line: between which two points.
-        groups: name → pattern or patterns of parameter names, with ``*`` for any characters: ``{"biases": "*.bias",
-            "attention": "*.attn.*"}``; or patterns, which are their own names. None makes one group of each module
-            that has parameters of its own and moves.
-        hold: the end at which the others stay. "start": from the start itself to the start with the group's
-            parameters taken from the end. "end": from the end with the group's parameters of the start to the end.
+        groups: name → pattern or patterns of parameter names, with ``*`` for any characters:
+            ``{"biases": "*.bias", "attention": "*.attn.*"}``; or patterns, which are their own
+            names. None makes one group of each module that has parameters of its own and moves.
+        hold: the end at which the others stay. "start": from the start itself to the start with the
+            group's parameters taken from the end. "end": from the end with the group's parameters
+            of the start to the end.
 
     Returns:
         Name → line. Buffers whose names match move too.
@@ -127,7 +140,8 @@ def by_group(
         {'in.weight': tensor([0.]), 'out.weight': tensor([1.])}
 
     References:
-        Adilova et al. 2024 (layer-wise linear mode connectivity); Zhang et al. 2019 (re-initialising one layer).
+        Adilova et al. 2024 (layer-wise linear mode connectivity); Zhang et al. 2019
+        (re-initialising one layer).
     """
     if hold not in get_args(Hold):
         msg = f"hold must be 'start' or 'end'; got {hold!r}"
@@ -137,23 +151,31 @@ def by_group(
     lines: dict[str, Line] = {}
     for name, members in found.items():
         if not moving & members:
-            msg = f"the parameters of the group {name!r} ({len(members)}) are the same at both ends, so nothing moves"
+            msg = (
+                f"the parameters of the group {name!r} ({len(members)}) are the same at both ends, "
+                "so nothing moves"
+            )
             raise InputError(msg)
         base, source = (line.start, line.end) if hold == "start" else (line.end, line.start)
         mixed = replace(
             base,
             tensors={
-                n: source.tensors[n] if n in members and n in source.tensors else t for n, t in base.tensors.items()
+                n: source.tensors[n] if n in members and n in source.tensors else t
+                for n, t in base.tensors.items()
             },
             label=f"{base.label} with {name} of {source.label}",
-            versions={n: (source if n in members else base).versions.get(n, 0) for n in base.versions},
+            versions={
+                n: (source if n in members else base).versions.get(n, 0) for n in base.versions
+            },
         )
         lines[name] = Line(base, mixed) if hold == "start" else Line(mixed, base)
     return lines
 
 
 def _moving(line: Line) -> set[str]:
-    return {n for n in line.start.params if not same_values(line.start.tensors[n], line.end.tensors[n])}
+    return {
+        n for n in line.start.params if not same_values(line.start.tensors[n], line.end.tensors[n])
+    }
 
 
 def _by_module(line: Line, moving: set[str]) -> dict[str, set[str]]:
@@ -164,10 +186,15 @@ def _by_module(line: Line, moving: set[str]) -> dict[str, set[str]]:
     return {name: members for name, members in groups.items() if members & moving}
 
 
-def _by_pattern(line: Line, groups: Mapping[str, str | Sequence[str]] | Sequence[str]) -> dict[str, set[str]]:
+def _by_pattern(
+    line: Line, groups: Mapping[str, str | Sequence[str]] | Sequence[str]
+) -> dict[str, set[str]]:
     given = groups if isinstance(groups, Mapping) else {pattern: pattern for pattern in groups}
     if isinstance(groups, str) or not given:
-        msg = f"groups must be patterns of parameter names, such as ['encoder.*', '*.bias']; got {groups!r}"
+        msg = (
+            "groups must be patterns of parameter names, such as ['encoder.*', '*.bias']; got "
+            f"{groups!r}"
+        )
         raise InputError(msg)
     names, ties = list(line.start.tensors), line.start.ties
     found: dict[str, set[str]] = {}
@@ -212,7 +239,12 @@ def compare_buffers(
     return bundled(
         {
             policy: evaluate(
-                objective.with_buffers(policy), along=line, at=at, title=title, command=command, progress=progress
+                objective.with_buffers(policy),
+                along=line,
+                at=at,
+                title=title,
+                command=command,
+                progress=progress,
             )
             for policy in get_args(Buffers)
         }
@@ -255,4 +287,8 @@ def average(points: Sequence[Any]) -> Params:
 
 def _few(names: Sequence[Any]) -> str:
     shown = [str(name) for name in names]
-    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])}, …, {', '.join(shown[-2:])} ({len(shown)})"
+    return (
+        ", ".join(shown)
+        if len(shown) <= 6
+        else f"{', '.join(shown[:3])}, …, {', '.join(shown[-2:])} ({len(shown)})"
+    )

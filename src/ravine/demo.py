@@ -62,7 +62,9 @@ def digits() -> dict[str, tuple[Tensor, Tensor]]:
 
 def network() -> nn.Sequential:
     """64–256–256–10 with ReLU, 85,002 parameters."""
-    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
 
 
 def objective() -> ravine.Objective:
@@ -70,7 +72,9 @@ def objective() -> ravine.Objective:
     return ravine.Objective(network(), ravine.supervised(F.cross_entropy), dict(digits()), seed=0)
 
 
-def train(seed: int, data: tuple[Tensor, Tensor], folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def train(
+    seed: int, data: tuple[Tensor, Tensor], folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Train one network by SGD with momentum, and record it after every epoch.
 
     Args:
@@ -138,7 +142,9 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         command=again.format("solution-a.safetensors", "solution-b.safetensors", "-0.5:1.5"),
     )
     say("projecting the training of network a on its line")
-    path = ravine.project(out / "run-a").assign_attrs(title="How far training strayed from its line")
+    path = ravine.project(out / "run-a").assign_attrs(
+        title="How far training strayed from its line"
+    )
     figures = {
         "descent": ravine.plot.line(descent),
         "crossing": ravine.plot.line(crossing),
@@ -148,5 +154,12 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         ravine.save_result(result, out / f"{name}.nc")
         figure.save(out / f"{name}.png")
         figure.save(out / f"{name}.pdf")
-    report = ravine.write_report(out, descent, crossing, path, title="ravine demo: digits", plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    report = ravine.write_report(
+        out,
+        descent,
+        crossing,
+        path,
+        title="ravine demo: digits",
+        plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
+    )
     return Demo(descent, crossing, path, report)

@@ -23,8 +23,8 @@ _AXES: Final = (None, "extrema", "pca", "random")
 def black_sheep(run: Run, onto: Slice) -> Params:
     """The corner that takes in the snapshot farthest from a line: θ₀ + its residual, orthogonal to the line.
 
-    ``Plane(line.start, line.end, black_sheep(run, line))`` is the plane of the paper's figure 7: it holds the whole
-    line and the farthest snapshot, and its axes are orthogonal.
+    ``Plane(line.start, line.end, black_sheep(run, line))`` is the plane of the paper's figure 7: it
+    holds the whole line and the farthest snapshot, and its axes are orthogonal.
 
     Args:
         run: as in ``project``.
@@ -48,7 +48,10 @@ def black_sheep(run: Run, onto: Slice) -> Params:
     path = project(run, onto)
     farthest = int(np.argmax(np.nan_to_num(path["residual"].values, nan=-1.0)))
     if not float(path["residual"][farthest]) > SAME * path.attrs["length"]:
-        msg = "no snapshot leaves the slice, so none spans a plane with it; record more of the run, or another slice"
+        msg = (
+            "no snapshot leaves the slice, so none spans a plane with it; record more of the run, "
+            "or another slice"
+        )
         raise InputError(msg)
     points, _ = opened(run)
     corners = corners_of(onto)
@@ -69,9 +72,10 @@ class PrincipalAxes:
 
     Attributes:
         origin: the mean of the snapshots.
-        corners: one per axis: origin + axis, as long as the run reaches along it, so that the run's coordinates
-            in ``Plane(origin, *corners)`` lie in [−1, 1]; it ends on the positive side.
-        explained: share of the variance about the mean, for every component, largest first; they sum to 1.
+        corners: one per axis: origin + axis, as long as the run reaches along it, so that the run's
+            coordinates in ``Plane(origin, *corners)`` lie in [−1, 1]; it ends on the positive side.
+        explained: share of the variance about the mean, for every component, largest first; they
+            sum to 1.
         coordinates: (steps, axes) of the snapshots, with ``origin`` and ``corners`` as unit.
     """
 
@@ -84,8 +88,9 @@ class PrincipalAxes:
 def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     """Principal component analysis of a run's snapshots, from their inner products.
 
-    The (steps × steps) Gram matrix is summed in float64 over small blocks of parameters, so that no copy of
-    steps × parameters is ever made. For a random walk the first component explains 6/π² = 0.608.
+    The (steps × steps) Gram matrix is summed in float64 over small blocks of parameters, so that no
+    copy of steps × parameters is ever made. For a random walk the first component explains 6/π² =
+    0.608.
 
     Args:
         run: as in ``project``.
@@ -95,7 +100,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
         Origin, corners, explained variance and coordinates.
 
     Raises:
-        InputError: as ``project``; or the run does not vary in ``count`` directions, or is not finite.
+        InputError: as ``project``; or the run does not vary in ``count`` directions, or is not
+            finite.
 
     Examples:
         >>> found = principal_axes([{"w": torch.tensor(w)} for w in ([0.0, 1.0], [1.0, 1.0], [2.0, 1.0])], count=1)
@@ -103,7 +109,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
         (array([1., 0., 0.]), {'w': tensor([2., 1.])})
 
     References:
-        Li et al. 2018, section 7; the explained variance of a random walk: Antognini and Sohl-Dickstein 2018.
+        Li et al. 2018, section 7; the explained variance of a random walk: Antognini and
+        Sohl-Dickstein 2018.
     """
     points, _ = opened(run)
     held = [point.tensors for point in aligned(points, Checkpoint.read(points[0]))]
@@ -114,7 +121,10 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
         between += (moved @ moved.T).numpy()
     if not np.isfinite(between).all():
         broken = [index for index in range(len(held)) if not np.isfinite(between[index, index])]
-        msg = f"snapshot {broken[0] if broken else 0} of the run is not finite; leave it out: run[a:b]"
+        msg = (
+            f"snapshot {broken[0] if broken else 0} of the run is not finite; leave it out: "
+            "run[a:b]"
+        )
         raise InputError(msg)
     centred = between - between.mean(0) - between.mean(1)[:, None] + between.mean()
     variances, vectors = np.linalg.eigh(centred)
@@ -126,7 +136,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     scores = vectors[:, :count] * np.sqrt(variances[:count])  # (steps, axes), as lengths
     reach = np.abs(scores).max(0)
     signs = np.where(scores[-1] < 0, -1.0, 1.0)
-    # the unit axis is Σ_t v_t (θ_t − mean) / √λ; times the reach and the sign it is the corner's displacement
+    # the unit axis is Σ_t v_t (θ_t − mean) / √λ; times the reach and the sign it is the corner's
+    # displacement
     mixing = torch.from_numpy(vectors[:, :count] / np.sqrt(variances[:count]) * reach * signs)
     origin, corners = _combined(held, names, mixing)
     return PrincipalAxes(origin, corners, variances / variances.sum(), scores / reach * signs)
@@ -135,10 +146,11 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
 def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, ...]:
     """Corners along filter-normalized random directions: origin + d, for ``Plane(origin, *random_axes(origin))``.
 
-    d is Gaussian, and each of its filters (a slice of a tensor along its first dim: a row of a linear layer, a filter
-    of a convolution) is as long as the same filter of the origin, so that a step means the same in every layer. What
-    has fewer than two dims (biases, the scales of normalisation layers) does not move. Beyond the definition, the
-    directions are orthogonal to each other, filter by filter; for that a filter of one number moves in the first only.
+    d is Gaussian, and each of its filters (a slice of a tensor along its first dim: a row of a
+    linear layer, a filter of a convolution) is as long as the same filter of the origin, so that a
+    step means the same in every layer. What has fewer than two dims (biases, the scales of
+    normalisation layers) does not move. Beyond the definition, the directions are orthogonal to
+    each other, filter by filter; for that a filter of one number moves in the first only.
 
     Args:
         origin: anything that an end of a ``Line`` may be.
@@ -162,7 +174,11 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
     """
     point = Checkpoint.read(origin)
     if count < 1 or not any(tensor.ndim > 1 for tensor in point.params.values()):
-        what = f"count = {count}" if count < 1 else f"{point.label}, where no parameter has two dims or more"
+        what = (
+            f"count = {count}"
+            if count < 1
+            else f"{point.label}, where no parameter has two dims or more"
+        )
         msg = f"random_axes() needs a count from 1 and parameters with filters; got {what}"
         raise InputError(msg)
     generator = torch.Generator().manual_seed(seed)
@@ -182,10 +198,16 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
             for other in earlier:
                 drawn -= (drawn * other).sum(1, keepdim=True) * other
             size = drawn.norm(dim=1, keepdim=True)
-            unit = torch.where(size > 1e-9, drawn / size, 0.0)  # a filter of one number has no second direction
+            unit = torch.where(
+                size > 1e-9, drawn / size, 0.0
+            )  # a filter of one number has no second direction
             earlier.append(unit)
             moved = real + unit * lengths
-            shaped = torch.view_as_complex(moved.unflatten(1, (-1, 2))) if filters.is_complex() else moved
+            shaped = (
+                torch.view_as_complex(moved.unflatten(1, (-1, 2)))
+                if filters.is_complex()
+                else moved
+            )
             corner[name] = shaped.reshape(tensor.shape).to(dtype)
     return made
 
@@ -196,8 +218,9 @@ def spanned(
     """The plane that some points span: three of them, or by the axes of a run.
 
     Args:
-        axes: None: through three points. "extrema": a run's line, and its farthest snapshot (``black_sheep``).
-            "pca": its two principal axes. "random": random axes from one point, or from the last of a run.
+        axes: None: through three points. "extrema": a run's line, and its farthest snapshot
+            (``black_sheep``). "pca": its two principal axes. "random": random axes from one point,
+            or from the last of a run.
         points: three points, or one run or point.
         seed: of random axes.
 
@@ -208,7 +231,10 @@ def spanned(
         InputError: another number of points or other axes, or as those functions.
     """
     if axes not in _AXES:
-        msg = f"axes must be {', '.join(map(repr, _AXES[1:]))}, or none for a plane through three points; got {axes!r}"
+        msg = (
+            f"axes must be {', '.join(map(repr, _AXES[1:]))}, or none for a plane through three "
+            f"points; got {axes!r}"
+        )
         raise InputError(msg)
     wanted = 3 if axes is None else 1
     if len(points) != wanted:
@@ -244,7 +270,9 @@ def _run_at(place: Any, *, required: bool) -> Trajectory | None:
         return None
 
 
-def _combined(held: Sequence[Params], names: Sequence[str], mixing: Tensor) -> tuple[Params, tuple[Params, ...]]:
+def _combined(
+    held: Sequence[Params], names: Sequence[str], mixing: Tensor
+) -> tuple[Params, tuple[Params, ...]]:
     """The mean of the points, and the mean plus each column's combination of them, tensor by tensor."""
     made: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, block in blocks(held, names):
@@ -255,10 +283,13 @@ def _combined(held: Sequence[Params], names: Sequence[str], mixing: Tensor) -> t
 
     def shaped(flat: Tensor, name: str) -> Tensor:
         like = held[0][name]
-        return (torch.view_as_complex(flat.reshape(-1, 2)) if like.is_complex() else flat.clone()).reshape(like.shape)
+        return (
+            torch.view_as_complex(flat.reshape(-1, 2)) if like.is_complex() else flat.clone()
+        ).reshape(like.shape)
 
     whole = {name: torch.cat(parts, 1) for name, parts in made.items()}
     origin, *corners = (
-        {name: shaped(rows[at], name) for name, rows in whole.items()} for at in range(1 + mixing.shape[1])
+        {name: shaped(rows[at], name) for name, rows in whole.items()}
+        for at in range(1 + mixing.shape[1])
     )
     return origin, tuple(corners)

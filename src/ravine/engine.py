@@ -1,8 +1,8 @@
 """The engine: one pass over the data, all points inside.
 
 A block of batches is read once; for every point the private copy of the model is moved there (its
-parameters are overwritten in place) and the block is run through it. What is kept are float64 sums over
-examples, so that neither batching nor order matters beyond rounding.
+parameters are overwritten in place) and the block is run through it. What is kept are float64 sums
+over examples, so that neither batching nor order matters beyond rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from ravine.replica import Replica
 from ravine.splits import Fingerprint, Split, count_examples, leaves, map_tensors
 from ravine.stack import Stack, points_at_once
 
-_BLOCK_EXAMPLES: Final = 8192  # read before the points change: moving the model costs about 100 examples' forward
+_BLOCK_EXAMPLES: Final = (
+    8192  # read before the points change: moving the model costs about 100 examples' forward
+)
 _BLOCK_BYTES: Final = 256 << 20
 _PREFIX_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
@@ -105,7 +107,8 @@ class Pass:
         self.prefix: AffinePrefix | None = None
         self.stack: Stack | None = None
         self.at_once = 1
-        #: whether buffers are as they were before every batch; not while their statistics are estimated
+        #: whether buffers are as they were before every batch; not while their statistics are
+        #: estimated
         self.resets_buffers = not policies.stateful
         #: whether per_example writes to its batch, so that it must be given a copy
         self.mutates = False
@@ -142,7 +145,8 @@ class Pass:
             counts = counts or found
             if found != counts:
                 msg = (
-                    f"per_example gave {counts} values at {self.labels[0]} and {found} at {self.labels[point]}, for "
+                    f"per_example gave {counts} values at {self.labels[0]} and {found} at "
+                    f"{self.labels[point]}, for "
                     "the same examples; a mean over examples needs the same ones at every point"
                 )
                 raise InputError(msg)
@@ -163,27 +167,36 @@ class Pass:
         for first in range(0, len(self.coefficients), self.at_once):
             points = range(first, min(first + self.at_once, len(self.coefficients)))
             self.stack.move_to([self.coefficients[point] for point in points])
-            by_batch = [self._stacked_losses(self.stack, number, batch, points) for number, batch in held]
+            by_batch = [
+                self._stacked_losses(self.stack, number, batch, points) for number, batch in held
+            ]
             for at_point in zip(*by_batch, strict=True):
                 yield _on_cpu(at_point)
 
-    def _stacked_losses(self, stack: Stack, number: int, batch: Any, points: range) -> list[dict[str, Tensor]]:
+    def _stacked_losses(
+        self, stack: Stack, number: int, batch: Any, points: range
+    ) -> list[dict[str, Tensor]]:
         """``losses`` of several points together, where the stack stands."""
         try:
             answer = stack(self._prepared(number, batch, 0))
         except Exception as problem:
-            problem.add_note(f"at {self.labels[points[0]]} and on, split {self.split.name!r}, batch {number}")
+            problem.add_note(
+                f"at {self.labels[points[0]]} and on, split {self.split.name!r}, batch {number}"
+            )
             raise
         kept = answer if isinstance(answer, Mapping) else {"loss": answer}
         examples = count_examples(batch)
         return [
-            _as_quantities({name: values[i] for name, values in kept.items()}, examples) for i in range(len(points))
+            _as_quantities({name: values[i] for name, values in kept.items()}, examples)
+            for i in range(len(points))
         ]
 
     def _choose_stack(self, number: int, batch: Any) -> None:
         """Measure several points at once if the device gains by it and it agrees with the plain route on one batch."""
         policies, count = self.policies, len(self.coefficients)
-        settled = not policies.stateful and policies.dropout != "resample" and self.statistics is None
+        settled = (
+            not policies.stateful and policies.dropout != "resample" and self.statistics is None
+        )
         if policies.device.type not in STACKED_ON or count < 2 or not settled:
             return
         stack = Stack(self.replica, self.per_example)
@@ -205,7 +218,9 @@ class Pass:
         plain, each = _clocked(lambda: self.losses(number, batch, count // 2)["loss"])
         scale = float(plain.abs().nan_to_num(0, 0, 0).max()) if plain.numel() else 0.0
         found = only["loss"]
-        agrees = found.shape == plain.shape and torch.allclose(found, plain, 1e-3, 1e-5 * scale, equal_nan=True)
+        agrees = found.shape == plain.shape and torch.allclose(
+            found, plain, 1e-3, 1e-5 * scale, equal_nan=True
+        )
         pays = taken < each * len(together) or policies.device.type == "cpu"
         self.stack = stack if agrees and pays else None
 
@@ -214,7 +229,9 @@ class Pass:
         replica, last = self.replica, len(self.coefficients) - 1
         if self.policies.dtype not in (torch.float32, torch.float64) or last == 0:
             return None
-        at_hand = [(t, points) for t, points in replica.moving if all(_like(t, point) for point in points)]
+        at_hand = [
+            (t, points) for t, points in replica.moving if all(_like(t, point) for point in points)
+        ]
         found = AffinePrefix(at_hand, replica.fixed, replica.refresh, _PREFIX_BYTES)
         corners = len(self.coefficients[0])
         inside = tuple(2 * (i + 1.1) / (corners * (corners + 1.2)) for i in range(corners - 1))
@@ -230,7 +247,9 @@ class Pass:
                 plain = at_trial()
             except Exception:  # the points that are measured will raise it, and say where
                 return None
-            for _ in range(2):  # to learn which parameters only products read; then without moving those
+            for _ in range(
+                2
+            ):  # to learn which parameters only products read; then without moving those
                 self.prefix, replica.lazy = found, frozenset(found.in_products - found.read)
                 replica.spoil()
                 try:
@@ -251,10 +270,11 @@ class Pass:
     def fastest_batch_size(self) -> int:
         """How many examples a forward pass should take: measured, with the affine prefix at work.
 
-        Sizes double from 8 until two in a row are no better, or one pass takes so long that there is no overhead
-        left to spread. Where the numbers of the first examples depend on how many run with them, it is not ours
-        to choose: the default stays. It stays too where the whole measurement is over before one would know, and
-        where a pass fails: the measurement itself will say where.
+        Sizes double from 8 until two in a row are no better, or one pass takes so long that there
+        is no overhead left to spread. Where the numbers of the first examples depend on how many
+        run with them, it is not ours to choose: the default stays. It stays too where the whole
+        measurement is over before one would know, and where a pass fails: the measurement itself
+        will say where.
 
         Returns:
             The smallest size that is within a few per cent of the best.
@@ -283,10 +303,14 @@ class Pass:
                 prefix.forget()
             self.prefix = prefix
             self.stand_at(point)
-            losses = self.losses(0, batch, point)["loss"]  # warms up, and computes what the points share
+            losses = self.losses(0, batch, point)[
+                "loss"
+            ]  # warms up, and computes what the points share
             first = losses[:_SMALLEST_BATCH]
             reference = first if reference is None else reference
-            if first.shape != reference.shape or not torch.allclose(first, reference, 1e-3, 1e-5, equal_nan=True):
+            if first.shape != reference.shape or not torch.allclose(
+                first, reference, 1e-3, 1e-5, equal_nan=True
+            ):
                 return {DEFAULT_BATCH: 0.0}
             taken = self._seconds(batch, point)
             seconds[size] = taken / count_examples(batch)
@@ -306,7 +330,8 @@ class Pass:
     def choose_layout(self) -> None:
         """Put channels last in memory if that is faster for the model's convolutions, and agrees.
 
-        Some code can do only with the usual layout (``view`` of an activation, say); that is seen here, and left alone.
+        Some code can do only with the usual layout (``view`` of an activation, say); that is seen
+        here, and left alone.
         """
         replica, point = self.replica, len(self.coefficients) // 2
         convolves = any(parameter.ndim == 4 for parameter in replica.params.values())
@@ -325,14 +350,18 @@ class Pass:
         except Exception:  # the measurement itself will raise it, and say where
             return
         before = self._seconds(batch, point)
-        if 20 * before > _CHOICE_SHARE * before * len(self.split) / count_examples(batch) * len(self.coefficients):
+        if 20 * before > _CHOICE_SHARE * before * len(self.split) / count_examples(batch) * len(
+            self.coefficients
+        ):
             return
         replica.lay_out(channels_last=True)
         try:
             self.stand_at(point)
             batch = self.place(batch)
             found = self.losses(0, batch, point)["loss"]
-            agrees = found.shape == plain.shape and torch.allclose(found, plain, 1e-3, 1e-5, equal_nan=True)
+            agrees = found.shape == plain.shape and torch.allclose(
+                found, plain, 1e-3, 1e-5, equal_nan=True
+            )
             if agrees and self._seconds(batch, point) < _GAIN * before:
                 return
         except Exception:  # whatever it was, the usual layout did not raise it
@@ -379,7 +408,13 @@ class Pass:
         return map_tensors(placed, batch)
 
     def losses(
-        self, number: int, batch: Any, point: int, *, at: tuple[float, ...] | None = None, draw: int = 0
+        self,
+        number: int,
+        batch: Any,
+        point: int,
+        *,
+        at: tuple[float, ...] | None = None,
+        draw: int = 0,
     ) -> dict[str, Tensor]:
         """What the caller's function says of one batch at the point where the replica stands: flat tensors.
 
@@ -398,11 +433,17 @@ class Pass:
         """
         policies = self.policies
         here = self.coefficients[point] if at is None else at
-        batch = self._prepared(number, batch, draw, *(here if policies.dropout == "resample" else ()))
+        batch = self._prepared(
+            number, batch, draw, *(here if policies.dropout == "resample" else ())
+        )
         watch = nullcontext() if self.prefix is None else self.prefix
         if self.prefix is not None:
             self.prefix.begin(number, leaves(batch), here)
-        arguments = (self.replica.module, batch, *([self.carried[point]] if policies.stateful else []))
+        arguments = (
+            self.replica.module,
+            batch,
+            *([self.carried[point]] if policies.stateful else []),
+        )
         try:
             with watch:
                 answer = self.per_example(*arguments)
@@ -411,7 +452,10 @@ class Pass:
             raise
         if policies.stateful:
             if not (isinstance(answer, tuple) and len(answer) == 2):
-                msg = f"a stateful per_example must return (losses, state); got {type(answer).__name__}"
+                msg = (
+                    "a stateful per_example must return (losses, state); got "
+                    f"{type(answer).__name__}"
+                )
                 raise InputError(msg)
             answer, self.carried[point] = answer
         return _as_quantities(answer, count_examples(batch))
@@ -431,7 +475,9 @@ class Pass:
         if self.statistics is not None:
             self.replica.put(self.statistics[point])
 
-    def quantities_over(self, held: list[tuple[int, Any]], point: int, draw: int = 0) -> dict[str, Tensor]:
+    def quantities_over(
+        self, held: list[tuple[int, Any]], point: int, draw: int = 0
+    ) -> dict[str, Tensor]:
         """Every quantity of every example in some batches, float64 on the CPU, where the replica stands."""
         return _on_cpu([self.losses(number, batch, point, draw=draw) for number, batch in held])
 
@@ -439,7 +485,10 @@ class Pass:
         if not self.moments:
             self.moments = {name: Moments.empty(len(self.coefficients)) for name in rows[0]}
         if rows[0].keys() != self.moments.keys():
-            msg = f"per_example gave {sorted(self.moments)} and then {sorted(rows[0])}; expected the same quantities"
+            msg = (
+                f"per_example gave {sorted(self.moments)} and then {sorted(rows[0])}; expected the "
+                "same quantities"
+            )
             raise InputError(msg)
         for name, moments in self.moments.items():
             moments.add(points, torch.stack([row[name] for row in rows]).numpy(), last=last)
@@ -488,7 +537,10 @@ def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:
             try:
                 item = following.result()
             except Exception as problem:
-                problem.add_note("raised while reading ahead in a thread; a DataLoader with workers reads without one")
+                problem.add_note(
+                    "raised while reading ahead in a thread; a DataLoader with workers reads "
+                    "without one"
+                )
                 raise
             if item is done:
                 return
@@ -520,20 +572,26 @@ def _as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:
     for name, values in found.items():
         if not isinstance(values, Tensor):
             msg = (
-                f"per_example returned a {type(values).__name__} for {name!r}; expected a tensor, one value per example"
+                f"per_example returned a {type(values).__name__} for {name!r}; expected a tensor, "
+                "one value per example"
             )
             raise InputError(msg)
         if not _NAME.fullmatch(str(name)) or name in _RESERVED or str(name).endswith(_SUFFIXES):
             msg = (
-                f"per_example may not call a quantity {name!r}: use letters, digits and _, no name of the result's own"
+                f"per_example may not call a quantity {name!r}: use letters, digits and _, no name "
+                "of the result's own"
             )
             raise InputError(msg)
         if values.is_complex() or values.layout != torch.strided:
-            msg = f"per_example returned {values.dtype} ({values.layout}) for {name!r}; expected real, dense numbers"
+            msg = (
+                f"per_example returned {values.dtype} ({values.layout}) for {name!r}; expected "
+                "real, dense numbers"
+            )
             raise InputError(msg)
         if values.ndim == 0 or (values.numel() == 1 and examples > 1):
             msg = (
-                f"per_example returned one number for {name!r} and a batch of {examples}; expected one value per "
+                f"per_example returned one number for {name!r} and a batch of {examples}; expected "
+                "one value per "
                 "example. Give the torch loss reduction='none', or use ravine.supervised(loss)."
             )
             raise InputError(msg)

@@ -90,9 +90,13 @@ def inspect(start: Any, end: Any) -> Inspection:
     except InputError as problem:
         return Inspection(ends, str(problem), float("nan"), (), (), dropout)
     first = {n: t for n, t in points[0].params.items() if n not in aligned.buffers}
-    lengths = {name: distance({"": tensor}, {"": aligned.tensors[name]}) for name, tensor in first.items()}
+    lengths = {
+        name: distance({"": tensor}, {"": aligned.tensors[name]}) for name, tensor in first.items()
+    }
     total = sum(length**2 for length in lengths.values())
-    moving = sorted(((n, d, d**2 / total) for n, d in lengths.items() if d), key=lambda entry: -entry[1])
+    moving = sorted(
+        ((n, d, d**2 / total) for n, d in lengths.items() if d), key=lambda entry: -entry[1]
+    )
     unmoved = tuple(n for n, t in first.items() if same_values(t, aligned.tensors[n]))
     problem = "" if total else "start and end are the same point"
     return Inspection(ends, problem, total**0.5, tuple(moving), unmoved, dropout)
@@ -109,7 +113,9 @@ def _look(point: Checkpoint) -> End:
         dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in params.values()})),
         ties=dict(point.ties),
         statistics=tuple(n for n in point.tensors if n in point.buffers and ".running_" in f".{n}"),
-        other_buffers=tuple(n for n in point.tensors if n in point.buffers and ".running_" not in f".{n}"),
+        other_buffers=tuple(
+            n for n in point.tensors if n in point.buffers and ".running_" not in f".{n}"
+        ),
         non_finite=tuple(name for name, good in finite.items() if not good),
     )
 
@@ -120,7 +126,8 @@ def _stochastic(source: Any) -> tuple[str, ...]:
     return tuple(
         name
         for name, module in source.named_modules()
-        if isinstance(module, nn.modules.dropout._DropoutNd) or getattr(module, "dropout", 0.0) not in (0.0, None)
+        if isinstance(module, nn.modules.dropout._DropoutNd)
+        or getattr(module, "dropout", 0.0) not in (0.0, None)
         if not isinstance(getattr(module, "dropout", None), nn.Module)
     )
 
@@ -130,7 +137,11 @@ def _lines(found: Inspection) -> list[str]:
     rows = [
         ("", "start", "end"),
         ("from", start.label, end.label),
-        ("parameters", f"{start.parameters:,} in {start.tensors}", f"{end.parameters:,} in {end.tensors}"),
+        (
+            "parameters",
+            f"{start.parameters:,} in {start.tensors}",
+            f"{end.parameters:,} in {end.tensors}",
+        ),
         ("precision", ", ".join(start.dtypes), ", ".join(end.dtypes)),
         ("norm", f"{start.norm:.6g}", f"{end.norm:.6g}"),
         ("tied", _names(start.ties), _names(end.ties)),
@@ -146,7 +157,8 @@ def _lines(found: Inspection) -> list[str]:
     if start.non_finite or end.non_finite:
         return [*lines, "No line: a checkpoint with NaN or infinity is refused; mend it first."]
     lines.append(
-        f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times the start's norm."
+        f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times "
+        "the start's norm."
     )
     for name, length, share in found.moving[:8]:
         lines.append(f"  {name}: moves {length:.4g}, {100 * share:.1f} % of the squared distance")
@@ -155,12 +167,21 @@ def _lines(found: Inspection) -> list[str]:
     if found.unmoved:
         lines.append(f"The same at both ends: {_names(found.unmoved)}.")
     if start.statistics or end.statistics:
-        lines.append("Running statistics have no value between the ends: Objective needs a buffers= policy.")
+        lines.append(
+            "Running statistics have no value between the ends: Objective needs a buffers= policy."
+        )
     if found.dropout:
-        lines.append(f"Dropout in {_names(found.dropout)}: off by default; dropout='fixed' keeps one set of masks.")
+        lines.append(
+            f"Dropout in {_names(found.dropout)}: off by default; dropout='fixed' keeps one set of "
+            "masks."
+        )
     return lines
 
 
 def _names(names: Any) -> str:
     listed = list(names)
-    return ", ".join(listed[:4]) + (f" … ({len(listed)})" if len(listed) > 4 else "") if listed else "none"
+    return (
+        ", ".join(listed[:4]) + (f" … ({len(listed)})" if len(listed) > 4 else "")
+        if listed
+        else "none"
+    )

@@ -1,9 +1,10 @@
 """Reading a resolved result between its points: Chebyshev interpolants, from the saved result alone.
 
-A resolved line holds *pieces*, each with the degree of an interpolant through the Chebyshev points cos(πk/n), which
-are among the measured ones; a resolved plane is one *patch*, the product of a piece on each axis. Where J is positive
-and spans decades its logarithm is interpolated instead. The misfit is the largest error that an interpolant made at
-measured points that it does not go through: a figure that was measured, not hoped for.
+A resolved line holds *pieces*, each with the degree of an interpolant through the Chebyshev points
+cos(πk/n), which are among the measured ones; a resolved plane is one *patch*, the product of a
+piece on each axis. Where J is positive and spans decades its logarithm is interpolated instead. The
+misfit is the largest error that an interpolant made at measured points that it does not go through:
+a figure that was measured, not hoped for.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Piece:
         rows = np.where(points - alpha[near - 1] < alpha[near] - points, near - 1, near)
         if np.abs(alpha[rows] - points).max() > 1e-9 * (self.high - self.low):
             msg = (
-                f"the result lacks points of its piece [{self.low:g}, {self.high:g}]; it was cut after it was resolved"
+                f"the result lacks points of its piece [{self.low:g}, {self.high:g}]; it was cut "
+                "after it was resolved"
             )
             raise InputError(msg)
         return rows
@@ -82,7 +84,9 @@ class Patch:
 
     pieces: tuple[Piece, ...]
 
-    def read(self, values: np.ndarray, at: Sequence[np.ndarray], *, log: bool = False) -> np.ndarray:
+    def read(
+        self, values: np.ndarray, at: Sequence[np.ndarray], *, log: bool = False
+    ) -> np.ndarray:
         """The tensor-product interpolant, or the exponential of that of the logarithm.
 
         Args:
@@ -100,12 +104,17 @@ class Patch:
             read = np.moveaxis(piece.read(np.moveaxis(read, axis, 0), places), 0, axis)
         return np.exp(read) if log else read
 
-    def read_scattered(self, values: np.ndarray, at: np.ndarray, *, log: bool = False) -> np.ndarray:
+    def read_scattered(
+        self, values: np.ndarray, at: np.ndarray, *, log: bool = False
+    ) -> np.ndarray:
         """``read`` at places (places, axes) that are on no grid, one value each."""
         if not np.isfinite(values).all():
             return np.full(len(at), np.nan)
         read = np.log(values) if log else values
-        weights = [piece.read(np.eye(piece.degree + 1), place) for piece, place in zip(self.pieces, at.T, strict=True)]
+        weights = [
+            piece.read(np.eye(piece.degree + 1), place)
+            for piece, place in zip(self.pieces, at.T, strict=True)
+        ]
         read = np.einsum("pi,i...->p...", weights[0], read)
         for weight in weights[1:]:
             read = np.einsum("pi,pi...->p...", weight, read)
@@ -121,8 +130,8 @@ def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> 
         floors: (places,) the estimates; what is not finite is left out.
 
     Returns:
-        (points,): on a line straight from place to place, on a plane by the cones of the distances, never outside
-        the range of what is known. NaN if nothing is.
+        (points,): on a line straight from place to place, on a plane by the cones of the distances,
+        never outside the range of what is known. NaN if nothing is.
 
     Examples:
         >>> line = np.array([[0.0], [0.5], [1.0]])
@@ -133,7 +142,8 @@ def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> 
     if not known.any():
         return np.full(len(points), np.nan)
     logs = np.log(np.maximum(floors[known], np.finfo(np.float64).tiny))
-    # the linear kernel with a constant is straight interpolation on a line, and takes scattered places on a plane
+    # the linear kernel with a constant is straight interpolation on a line, and takes scattered
+    # places on a plane
     spread = RBFInterpolator(places[known], logs, kernel="linear", degree=0)(points)
     return np.exp(spread.clip(logs.min(), logs.max()))
 
@@ -150,13 +160,21 @@ def patches_of(result: xr.Dataset) -> list[Patch]:
         InputError: the result was measured on a grid.
     """
     if not is_resolved(result):
-        msg = "this result was measured on a grid, so it cannot be read between its points; use ravine.resolve"
+        msg = (
+            "this result was measured on a grid, so it cannot be read between its points; use "
+            "ravine.resolve"
+        )
         raise InputError(msg)
     if "check" in result.dims:
         axes = [np.sort(result[dim].values) for dim in dims_of(result)]
-        return [Patch(tuple(Piece(float(axis[0]), float(axis[-1]), len(axis) - 1) for axis in axes))]
+        return [
+            Patch(tuple(Piece(float(axis[0]), float(axis[-1]), len(axis) - 1) for axis in axes))
+        ]
     low, high, degree = (result[f"piece_{name}"].values for name in ("low", "high", "degree"))
-    return [Patch((Piece(float(a), float(b), int(n)),)) for a, b, n in zip(low, high, degree, strict=True)]
+    return [
+        Patch((Piece(float(a), float(b), int(n)),))
+        for a, b, n in zip(low, high, degree, strict=True)
+    ]
 
 
 def pieces_of(curve: xr.Dataset) -> list[Piece]:
@@ -177,8 +195,9 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
             ``{"alpha": …, "beta": …}`` for a plane.
 
     Returns:
-        A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the largest error that
-        was measured on the piece which the value was read from. Where a piece is not finite, NaN.
+        A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
+        largest error that was measured on the piece which the value was read from. Where a piece is
+        not finite, NaN.
 
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
@@ -208,18 +227,25 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
     for name in quantities(result):
         held = {key: result[key].transpose(*dims, "split", ...) for key in _parts(name)}
         shape = tuple(map(len, axes.values()))
-        out = {key: np.full((*shape, *array.shape[len(dims) :]), np.nan) for key, array in held.items()}
+        out = {
+            key: np.full((*shape, *array.shape[len(dims) :]), np.nan) for key, array in held.items()
+        }
         errors = np.full(out[name].shape, np.nan)
         for number, patch in enumerate(patches):
             here = [np.flatnonzero(home == number) for home in homes]
             if not all(map(len, here)):
                 continue
-            rows = np.ix_(*(piece.rows(axis) for piece, axis in zip(patch.pieces, measured, strict=True)))
+            rows = np.ix_(
+                *(piece.rows(axis) for piece, axis in zip(patch.pieces, measured, strict=True))
+            )
             logs, misfits = _chosen(result, name, number)
             errors[np.ix_(*here)] = misfits
             places = [axis[part] for axis, part in zip(axes.values(), here, strict=True)]
             for split, log in enumerate(logs):
-                values = {key: array.values[(*rows, split)].astype(np.float64) for key, array in held.items()}
+                values = {
+                    key: array.values[(*rows, split)].astype(np.float64)
+                    for key, array in held.items()
+                }
                 for key, found in _read(patch, name, values, places, log=bool(log)):
                     out[key][(*np.ix_(*here), split)] = found
         for key, array in held.items():
@@ -255,11 +281,18 @@ def _homes(patches: Sequence[Patch], axis: int, places: np.ndarray) -> np.ndarra
 def _chosen(result: xr.Dataset, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     """For every split, whether the logarithm is interpolated on a patch, and the largest error that was measured."""
     logs, misfits = result[f"{name}_log"].values, result[f"{name}_misfit"].values
-    return (logs, misfits.max(axis=0)) if "check" in result.dims else (logs[number], misfits[number])
+    return (
+        (logs, misfits.max(axis=0)) if "check" in result.dims else (logs[number], misfits[number])
+    )
 
 
 def _read(
-    patch: Patch, name: str, values: Mapping[str, np.ndarray], places: Sequence[np.ndarray], *, log: bool
+    patch: Patch,
+    name: str,
+    values: Mapping[str, np.ndarray],
+    places: Sequence[np.ndarray],
+    *,
+    log: bool,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """A quantity on one split with its parts, which follow its scale where the logarithm is interpolated."""
     mean = values[name]
@@ -270,14 +303,20 @@ def _read(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
         found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
-        yield key, found if key.endswith("_replicates") else found.clip(min=0)  # an interpolant may swing below 0
+        yield (
+            key,
+            found if key.endswith("_replicates") else found.clip(min=0),
+        )  # an interpolant may swing below 0
 
 
 def _distance(attrs: Mapping[Any, Any], axes: Mapping[str, np.ndarray]) -> np.ndarray:
     """Distance from the slice's first corner, from the lengths and the angle in a result's attributes."""
     if "beta" not in axes:
         return np.abs(axes["alpha"]) * float(attrs["length"])
-    a, b = axes["alpha"][:, None] * float(attrs["length_a"]), axes["beta"] * float(attrs["length_b"])
+    a, b = (
+        axes["alpha"][:, None] * float(attrs["length_a"]),
+        axes["beta"] * float(attrs["length_b"]),
+    )
     return np.sqrt((a**2 + b**2 + 2 * a * b * float(attrs["cosine"])).clip(0))
 
 
@@ -300,6 +339,10 @@ def _roots(curve: xr.Dataset, values: np.ndarray) -> Iterator[float]:
         unit = chebyshev_points(-1.0, 1.0, piece.degree)
         series = chebyshev.chebfit(unit, there, piece.degree)
         for order in (1, 2):
-            found = chebyshev.chebroots(chebyshev.chebtrim(chebyshev.chebder(series, order), 1e-12 * np.ptp(there)))
+            found = chebyshev.chebroots(
+                chebyshev.chebtrim(chebyshev.chebder(series, order), 1e-12 * np.ptp(there))
+            )
             real = found[np.abs(found.imag) < 1e-8].real
-            yield from (piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]) / 2
+            yield from (
+                piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]
+            ) / 2

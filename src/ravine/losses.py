@@ -21,8 +21,8 @@ def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerE
     """Mark a per-example function that carries state from batch to batch, as a recurrent model's does.
 
     Args:
-        function: ``f(model, batch, state) -> (losses, state)``. ``state`` is None at the start of every pass;
-            every point of the slice carries its own, never another's.
+        function: ``f(model, batch, state) -> (losses, state)``. ``state`` is None at the start of
+            every pass; every point of the slice carries its own, never another's.
 
     Returns:
         The same function, marked.
@@ -71,24 +71,35 @@ class _Supervised:
         return {"loss": _UNITS.get(self.name, ""), "error": "1"}
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
-            what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, list | tuple) else "")
+        if not (
+            isinstance(batch, list | tuple)
+            and len(batch) == 2
+            and all(isinstance(b, Tensor) for b in batch)
+        ):
+            what = f"a {type(batch).__name__}" + (
+                f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
+            )
             msg = (
-                f"supervised() reads batches (inputs, targets) of two tensors; this batch is {what}. "
+                f"supervised() reads batches (inputs, targets) of two tensors; this batch is "
+                f"{what}. "
                 "Write per_example(model, batch) for it."
             )
             raise InputError(msg)
         inputs, targets = batch
         outputs = model(inputs)
         if not isinstance(outputs, Tensor):
-            msg = f"supervised() needs a model that returns a tensor; got {type(outputs).__name__}. Write per_example."
+            msg = (
+                f"supervised() needs a model that returns a tensor; got {type(outputs).__name__}. "
+                "Write per_example."
+            )
             raise InputError(msg)
         losses = self.loss(outputs, targets)
         if losses.ndim == 0:
             return {"loss": losses}  # whoever reads it says what is wrong
         if len(losses) != len(targets) or losses.numel() > max(outputs.numel(), targets.numel()):
             msg = (
-                f"the loss of outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} has the shape "
+                f"the loss of outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+                "has the shape "
                 f"{tuple(losses.shape)}: they broadcast against each other. Give both one shape."
             )
             raise InputError(msg)
@@ -103,13 +114,15 @@ class _Supervised:
 def supervised(loss: Callable[..., Tensor]) -> PerExample:
     """A per-example function from a torch loss, for batches ``(inputs, targets)``.
 
-    The loss is taken with ``reduction="none"``. For class targets the 0-1 ``error`` is measured with it, from
-    the same forward pass, and targets equal to ``ignore_index`` are left out of both. Targets of more than one
-    dimension that are no classes (regression) count as one example per row, the mean over the rest.
+    The loss is taken with ``reduction="none"``. For class targets the 0-1 ``error`` is measured
+    with it, from the same forward pass, and targets equal to ``ignore_index`` are left out of both.
+    Targets of more than one dimension that are no classes (regression) count as one example per
+    row, the mean over the rest.
 
     Args:
-        loss: a function such as ``F.cross_entropy`` or ``functools.partial`` of one, a module such as
-            ``nn.MSELoss()``, or your own ``loss(outputs, targets)`` that gives one value per example.
+        loss: a function such as ``F.cross_entropy`` or ``functools.partial`` of one, a module such
+            as ``nn.MSELoss()``, or your own ``loss(outputs, targets)`` that gives one value per
+            example.
 
     Returns:
         ``per_example(model, batch)`` for ``Objective``.
@@ -126,7 +139,9 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
     """
     settings: dict[str, Any]
     if isinstance(loss, nn.Module):
-        settings = {name: getattr(loss, name, None) for name in ("weight", "ignore_index", "reduction")}
+        settings = {
+            name: getattr(loss, name, None) for name in ("weight", "ignore_index", "reduction")
+        }
         name = type(loss).__name__
         if hasattr(loss, "reduction"):
             loss = copy.copy(loss)
@@ -144,12 +159,16 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
             loss = functools.partial(loss, reduction="none")
     if isinstance(settings.get("weight"), Tensor):
         msg = (
-            "the loss has class weights, so its mean is not a mean over examples; write per_example and return the "
+            "the loss has class weights, so its mean is not a mean over examples; write "
+            "per_example and return the "
             "weighted losses if that is the objective"
         )
         raise InputError(msg)
     if settings.get("reduction") == "sum":
-        msg = "the loss has reduction='sum'; ravine takes means over examples. Leave the reduction at its default."
+        msg = (
+            "the loss has reduction='sum'; ravine takes means over examples. Leave the reduction "
+            "at its default."
+        )
         raise InputError(msg)
     ignore_index = settings.get("ignore_index")
     return _Supervised(loss, name, ignore_index if isinstance(ignore_index, int) else None)
@@ -173,7 +192,8 @@ class _CausalLM:
         known = getattr(embeddings, "num_embeddings", None)
         if known is not None and inputs.numel() and int(inputs.max()) >= known:
             msg = (
-                f"the text has the token {int(inputs.max())}, and the model knows {known} tokens, from 0: was it "
+                f"the text has the token {int(inputs.max())}, and the model knows {known} tokens, "
+                "from 0: was it "
                 "tokenised for another vocabulary?"
             )
             raise InputError(msg)
@@ -185,7 +205,10 @@ class _CausalLM:
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != inputs.shape:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = f"({inputs.shape[0]}, {inputs.shape[1]}, …)"
-            msg = f"causal_lm() needs logits of shape (texts, tokens, vocabulary), here {wanted}; got {what}"
+            msg = (
+                f"causal_lm() needs logits of shape (texts, tokens, vocabulary), here {wanted}; "
+                f"got {what}"
+            )
             raise InputError(msg)
         real = targets != _IGNORED
         chosen, wanted = logits[real], targets[real]
@@ -203,9 +226,12 @@ class _CausalLM:
             ids = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
             mask, labels = None, ids
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
-            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            what = (
+                f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            )
             msg = (
-                "causal_lm() reads a dict with 'input_ids' (and 'attention_mask', 'labels'), token ids (texts, tokens) "
+                "causal_lm() reads a dict with 'input_ids' (and 'attention_mask', 'labels'), token "
+                "ids (texts, tokens) "
                 f"alone, or (inputs, targets) as contexts() makes them; got {what}"
             )
             raise InputError(msg)
@@ -223,17 +249,18 @@ class _CausalLM:
 def causal_lm(*, pad: int | None = None) -> PerExample:
     """The per-example function of a causal language model: nats per token, and the error of the likeliest next token.
 
-    For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for token ids. The mean
-    is over tokens, so long texts weigh more than short ones; padding is no token. exp(loss) is the perplexity, which
-    the verdict names.
+    For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for
+    token ids. The mean is over tokens, so long texts weigh more than short ones; padding is no
+    token. exp(loss) is the perplexity, which the verdict names.
 
     Args:
-        pad: the id of padding, for batches of bare ids that have any. Dicts say it by ``attention_mask``, or by
-            −100 in ``labels``.
+        pad: the id of padding, for batches of bare ids that have any. Dicts say it by
+            ``attention_mask``, or by −100 in ``labels``.
 
     Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids``, as tokenizers and
-        collators give it; token ids (texts, tokens); or ``(inputs, targets)`` as ``contexts`` cuts them.
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids``, as
+        tokenizers and collators give it; token ids (texts, tokens); or ``(inputs, targets)`` as
+        ``contexts`` cuts them.
 
     Examples:
         >>> class Uniform(nn.Module):
@@ -253,8 +280,9 @@ def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
         length: tokens in a context, at most what the model can attend to.
 
     Returns:
-        Inputs and targets, (contexts, length) each: a source for ``Objective``. Targets are the tokens that follow;
-        behind the end of the text they are −100, which ``causal_lm`` leaves out.
+        Inputs and targets, (contexts, length) each: a source for ``Objective``. Targets are the
+        tokens that follow; behind the end of the text they are −100, which ``causal_lm`` leaves
+        out.
 
     Raises:
         InputError: no sequence of whole numbers, or one too short to fill a context.
@@ -271,11 +299,15 @@ def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
         msg = f"tokens must be ids, whole numbers; got {type(tokens).__name__}"
         raise InputError(msg) from problem
     if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
-        msg = f"tokens must be one sequence of ids, whole numbers; got {ids.dtype} of shape {tuple(ids.shape)}"
+        msg = (
+            f"tokens must be one sequence of ids, whole numbers; got {ids.dtype} of shape "
+            f"{tuple(ids.shape)}"
+        )
         raise InputError(msg)
     if length < 1 or len(ids) <= length:
         msg = (
-            f"the text has {len(ids)} tokens and a context {length}, which takes {max(length, 1) + 1} to fill: give a "
+            f"the text has {len(ids)} tokens and a context {length}, which takes "
+            f"{max(length, 1) + 1} to fill: give a "
             "longer text or a shorter context"
         )
         raise InputError(msg)

@@ -49,13 +49,17 @@ class Moments:
         if new:
             member = _halves(self.count, new)
             self.counted = self.counted and bool((values == np.round(values)).all())
-            with np.errstate(invalid="ignore", over="ignore"):  # a diverged point is NaN or infinite, and stays so
+            with np.errstate(
+                invalid="ignore", over="ignore"
+            ):  # a diverged point is NaN or infinite, and stays so
                 mean = values.mean(axis=1)
                 delta = mean - self.mean[group]
                 total = self.count + new
                 self.square[group] += ((values - mean[:, None]) ** 2).sum(axis=1)
                 self.square[group] += delta**2 * (self.count * new / total)
-                self.mean[group] = mean if self.count == 0 else self.mean[group] + delta * (new / total)
+                self.mean[group] = (
+                    mean if self.count == 0 else self.mean[group] + delta * (new / total)
+                )
                 self.half_sum[group] += values @ member
             if last:
                 self.half_count += member.sum(axis=0)
@@ -64,7 +68,9 @@ class Moments:
 
     def of_points(self, points: np.ndarray) -> Moments:
         """The sums at some of the points, in the order given."""
-        return replace(self, mean=self.mean[points], square=self.square[points], half_sum=self.half_sum[points])
+        return replace(
+            self, mean=self.mean[points], square=self.square[points], half_sum=self.half_sum[points]
+        )
 
     @property
     def stderr(self) -> np.ndarray:

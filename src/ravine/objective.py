@@ -36,7 +36,8 @@ _DTYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
     "'interpolate' (mix them like parameters), or "
-    "'recompute' (estimate them anew at every point by one more pass over the first split; the usual choice)"
+    "'recompute' (estimate them anew at every point by one more pass over the first split; the "
+    "usual choice)"
 )
 
 
@@ -74,9 +75,15 @@ class Measured:
         square = _square(self.gram, start, end)
         places = {point: place for place, point in enumerate(points.tolist())}
         return Measured(
-            {s: {name: m.of_points(points) for name, m in found.items()} for s, found in self.moments.items()},
             {
-                split: {name: {places[p]: f for p, f in by.items() if p in places} for name, by in found.items()}
+                s: {name: m.of_points(points) for name, m in found.items()}
+                for s, found in self.moments.items()
+            },
+            {
+                split: {
+                    name: {places[p]: f for p, f in by.items() if p in places}
+                    for name, by in found.items()
+                }
                 for split, found in self.floors.items()
             },
             self.fingerprints,
@@ -89,31 +96,38 @@ class Measured:
 class Objective:
     """J: the mean over examples of a per-example loss, for one model, on one or more splits.
 
-    The model lends its structure (and buffers that checkpoints lack); its own parameters do not matter. It is
-    never changed, moved or put in another mode: everything runs on a private copy.
+    The model lends its structure (and buffers that checkpoints lack); its own parameters do not
+    matter. It is never changed, moved or put in another mode: everything runs on a private copy.
 
     Args:
         model: any module. DDP and ``torch.compile`` wrappers are looked through.
-        per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token) losses, or a dict
-            of such tensors with a ``"loss"`` entry, all from one forward pass; its attribute ``units``, a dict
-            such as ``{"loss": "nats"}``, names their units, if it has one. ``supervised(F.cross_entropy)``
-            makes one for ``(inputs, targets)`` batches; ``stateful`` marks one that carries state.
-        data: a source, or a dict of named sources (splits). A source is a tuple of tensors of one length, a
-            Dataset, a DataLoader, or an iterable of batches that can be read again. Alone it is called "data".
-        dropout: ``"off"`` (evaluation mode, the default); ``"fixed"`` (training mode, the same masks at every
-            point: a smooth noisy objective); ``"resample"`` (training mode, other masks at every point).
-        buffers: for a model with running statistics (BatchNorm), which a point between two checkpoints does not
-            have: ``"start"``, ``"end"``, ``"interpolate"`` or ``"recompute"``. Needed for such a model only.
+        per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token)
+            losses, or a dict of such tensors with a ``"loss"`` entry, all from one forward pass;
+            its attribute ``units``, a dict such as ``{"loss": "nats"}``, names their units, if it
+            has one. ``supervised(F.cross_entropy)`` makes one for ``(inputs, targets)`` batches;
+            ``stateful`` marks one that carries state.
+        data: a source, or a dict of named sources (splits). A source is a tuple of tensors of one
+            length, a Dataset, a DataLoader, or an iterable of batches that can be read again. Alone
+            it is called "data".
+        dropout: ``"off"`` (evaluation mode, the default); ``"fixed"`` (training mode, the same
+            masks at every point: a smooth noisy objective); ``"resample"`` (training mode, other
+            masks at every point).
+        buffers: for a model with running statistics (BatchNorm), which a point between two
+            checkpoints does not have: ``"start"``, ``"end"``, ``"interpolate"`` or ``"recompute"``.
+            Needed for such a model only.
         seed: of the masks and of whatever else is random. Any integer.
         device: where to compute; by default where the model is.
-        dtype: precision of the forward pass; by default the widest of the model's and the ends' own, at least float32.
-        batch_size: examples per forward pass, where the batches are made here (tuples and Datasets). By default what
-            is fastest for a tuple of tensors, measured once; 256 for a Dataset, and wherever batches are part of the
-            objective (dropout, state, recomputed statistics). Means do not depend on it beyond rounding.
+        dtype: precision of the forward pass; by default the widest of the model's and the ends'
+            own, at least float32.
+        batch_size: examples per forward pass, where the batches are made here (tuples and
+            Datasets). By default what is fastest for a tuple of tensors, measured once; 256 for a
+            Dataset, and wherever batches are part of the objective (dropout, state, recomputed
+            statistics). Means do not depend on it beyond rounding.
         check_data: refuse a source that gives other examples on a second pass.
 
     Raises:
-        InputError: an argument does not fit, or the model needs a policy for its running statistics.
+        InputError: an argument does not fit, or the model needs a policy for its running
+            statistics.
 
     Examples:
         A quadratic: J(w) is the mean of (w − x)² over x = 1, 3, which is (w − 2)² + 1.
@@ -144,12 +158,20 @@ class Objective:
         if not isinstance(model, nn.Module):
             msg = f"model must be a torch.nn.Module; got {type(model).__name__}"
             raise InputError(msg)
-        if isinstance(per_example, nn.Module) or getattr(per_example, "__module__", "").startswith("torch."):
+        if isinstance(per_example, nn.Module) or getattr(per_example, "__module__", "").startswith(
+            "torch."
+        ):
             name = getattr(per_example, "__name__", type(per_example).__name__)
-            msg = f"per_example is the loss {name} itself; wrap it, ravine.supervised({name}), to call the model first"
+            msg = (
+                f"per_example is the loss {name} itself; wrap it, ravine.supervised({name}), to "
+                "call the model first"
+            )
             raise InputError(msg)
         if not callable(per_example):
-            msg = f"per_example must be a function of (model, batch); got {type(per_example).__name__}"
+            msg = (
+                "per_example must be a function of (model, batch); got "
+                f"{type(per_example).__name__}"
+            )
             raise InputError(msg)
         _require_choice("dropout", dropout, get_args(Dropout))
         _require_choice("buffers", buffers, (None, *get_args(Buffers)))
@@ -164,7 +186,10 @@ class Objective:
         self.check_data = check_data
         floats = [p for p in self.model.parameters() if is_float(p)]
         if not floats:
-            msg = f"the model {type(self.model).__name__} has no floating-point parameters, so there is no line to walk"
+            msg = (
+                f"the model {type(self.model).__name__} has no floating-point parameters, so there "
+                "is no line to walk"
+            )
             raise InputError(msg)
         self.device = _usable(device) if device is not None else _home(floats[0])
         if dtype is not None and dtype not in _DTYPES:
@@ -175,7 +200,8 @@ class Objective:
         if norms and buffers is None:
             names = ", ".join(map(repr, itertools.islice(norms, 3)))
             msg = (
-                f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), and a point between "
+                f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), and "
+                "a point between "
                 f"two checkpoints has none of its own: choose buffers={_BUFFERS_EXPLAINED}"
             )
             raise InputError(msg)
@@ -186,10 +212,21 @@ class Objective:
         if not sources:
             msg = "data is empty; expected a source, or a dict of named sources"
             raise InputError(msg)
-        self.splits = [Split(str(name), source, batch_size or DEFAULT_BATCH) for name, source in sources.items()]
-        by_example = dropout == "off" and buffers != "recompute" and not getattr(per_example, "stateful", False)
+        self.splits = [
+            Split(str(name), source, batch_size or DEFAULT_BATCH)
+            for name, source in sources.items()
+        ]
+        by_example = (
+            dropout == "off"
+            and buffers != "recompute"
+            and not getattr(per_example, "stateful", False)
+        )
         #: whether examples per forward pass are still to be measured
-        self._unmeasured = batch_size is None and by_example and any(split.tensors is not None for split in self.splits)
+        self._unmeasured = (
+            batch_size is None
+            and by_example
+            and any(split.tensors is not None for split in self.splits)
+        )
 
     def __call__(self, params: Any) -> dict[str, float]:
         """J at one point.
@@ -204,7 +241,9 @@ class Objective:
             InputError: the point does not fit the model, or a source cannot be measured.
         """
         measured = self.measure([Checkpoint.read(params)], [(1.0,)])
-        return {split: float(moments["loss"].mean[0]) for split, moments in measured.moments.items()}
+        return {
+            split: float(moments["loss"].mean[0]) for split, moments in measured.moments.items()
+        }
 
     def measure(
         self,
@@ -223,19 +262,25 @@ class Objective:
             coefficients: for every point, one number per corner, summing to 1.
             tick: told of progress, in examples × points.
             labels: a name for every point, for messages.
-            probes: numbers of the points whose noise floor to estimate (four evaluations of 256 examples each).
-            joined: pairs of corners, by number, between which a slice runs: they have to be different points.
+            probes: numbers of the points whose noise floor to estimate (four evaluations of 256
+                examples each).
+            joined: pairs of corners, by number, between which a slice runs: they have to be
+                different points.
 
         Returns:
             Sums by split and quantity, and the provenance that only the measurement knows.
 
         Raises:
-            InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
+            InputError: a corner does not fit the model or is not finite, or the data cannot be
+                measured.
         """
         own = Checkpoint.read(self.model)
         for corner in corners:
             if corner.adapter is not None:
-                msg = f"{corner.label} is an adapter, a change to a base model: measure Line(base, adapter).at(1)"
+                msg = (
+                    f"{corner.label} is an adapter, a change to a base model: measure Line(base, "
+                    "adapter).at(1)"
+                )
                 raise InputError(msg)
         aligned = [align(own, corner) for corner in corners]
         for corner in aligned:
@@ -246,8 +291,10 @@ class Objective:
         for one, other in joined:
             if _coincide(points, between, one, other):
                 msg = (
-                    f"{corners[one].label} and {corners[other].label} are the same point, so every curve between them "
-                    "is flat. (A module and its state_dict() are live: take copy.deepcopy(model.state_dict()) before "
+                    f"{corners[one].label} and {corners[other].label} are the same point, so every "
+                    "curve between them "
+                    "is flat. (A module and its state_dict() are live: take "
+                    "copy.deepcopy(model.state_dict()) before "
                     "training.)"
                 )
                 raise InputError(msg)
@@ -255,7 +302,13 @@ class Objective:
         dtype = self.dtype or _at_least_float32(
             [tensor for point in [own.params, *points] for tensor in point.values()]
         )
-        policies = Policies(self.dropout, self.seed, getattr(self.per_example, "stateful", False), dtype, self.device)
+        policies = Policies(
+            self.dropout,
+            self.seed,
+            getattr(self.per_example, "stateful", False),
+            dtype,
+            self.device,
+        )
         generators = [generator for split in self.splits for generator in split.generators]
         labels = labels or [f"point {number}" for number in range(len(coefficients))]
         moments, found_floors, prints = {}, {}, {}
@@ -269,11 +322,15 @@ class Objective:
             replica.set_modes(self.dropout)
             statistics = None
             if self.buffers == "recompute":
-                first = Pass(replica, self.splits[0], self.per_example, policies, coefficients, labels)
+                first = Pass(
+                    replica, self.splits[0], self.per_example, policies, coefficients, labels
+                )
                 require_determined(first, self.model)
                 statistics = recomputed_statistics(first, tick)
             for split in self.splits:
-                one_pass = Pass(replica, split, self.per_example, policies, coefficients, labels, statistics)
+                one_pass = Pass(
+                    replica, split, self.per_example, policies, coefficients, labels, statistics
+                )
                 require_determined(one_pass, self.model)
                 one_pass.choose_layout()
                 if self._unmeasured and split.tensors is not None:
@@ -285,7 +342,8 @@ class Objective:
                 empty = [name for name, found in one_pass.moments.items() if not found.count]
                 if empty:
                     msg = (
-                        f"per_example gave no values of {empty[0]!r} on split {split.name!r} (is every target ignored?)"
+                        f"per_example gave no values of {empty[0]!r} on split {split.name!r} (is "
+                        "every target ignored?)"
                     )
                     raise InputError(msg)
                 moments[split.name] = one_pass.moments
@@ -318,7 +376,9 @@ class Objective:
 
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
-        name = getattr(self.per_example, "name", None) or getattr(self.per_example, "__qualname__", "per_example")
+        name = getattr(self.per_example, "name", None) or getattr(
+            self.per_example, "__qualname__", "per_example"
+        )
         parameters = sum(p.numel() for p in Checkpoint.read(self.model).params.values())
         said: dict[str, str | int] = {
             "model": f"{type(self.model).__name__}, {parameters:,} parameters",
@@ -353,21 +413,35 @@ class Objective:
         for name in sorted(own.buffers):
             held: list[Tensor | None] = [corner.tensors.get(name) for corner in aligned]
             if name not in saved and any(tensor is not None for tensor in held):
-                # a state dict never has it, a module does: what the model computes for itself stands for the former
+                # a state dict never has it, a module does: what the model computes for itself
+                # stands for the former
                 held = [own.tensors[name] if tensor is None else tensor for tensor in held]
             present = [tensor for tensor in held if tensor is not None]
             if name in kept and not all(same_values(kept[name], tensor) for tensor in present):
-                msg = f"the parameter {name!r} ({kept[name].dtype}) cannot be interpolated, and the ends differ in it"
+                msg = (
+                    f"the parameter {name!r} ({kept[name].dtype}) cannot be interpolated, and the "
+                    "ends differ in it"
+                )
                 raise InputError(msg)
             is_statistic = name.rpartition(".")[0] in norms
-            differs = len(present) < len(held) or any(not same_values(present[0], t) for t in present[1:])
-            if not present and not (is_statistic and self.buffers in ("start", "end", "interpolate")):
+            differs = len(present) < len(held) or any(
+                not same_values(present[0], t) for t in present[1:]
+            )
+            if not present and not (
+                is_statistic and self.buffers in ("start", "end", "interpolate")
+            ):
                 continue  # the model's own value stands
             if is_statistic and self.buffers == "recompute":
                 continue
-            if differs and not is_statistic and self.buffers in (None, "recompute") and name not in kept:
+            if (
+                differs
+                and not is_statistic
+                and self.buffers in (None, "recompute")
+                and name not in kept
+            ):
                 msg = (
-                    f"the ends differ in the buffer {name!r}, which is no parameter, so it has no value between them: "
+                    f"the ends differ in the buffer {name!r}, which is no parameter, so it has no "
+                    "value between them: "
                     "choose buffers='start', 'end' or 'interpolate'"
                 )
                 raise InputError(msg)
@@ -379,10 +453,13 @@ class Objective:
     def _chosen(self, name: str, held: list[Tensor | None]) -> list[Tensor]:
         """A buffer's value at each corner by the policy; an integer one is never interpolated."""
         present = [tensor for tensor in held if tensor is not None]
-        of = {"start": held[:1], "end": held[-1:]}.get(self.buffers or "", held if self.buffers else present[:1])
+        of = {"start": held[:1], "end": held[-1:]}.get(
+            self.buffers or "", held if self.buffers else present[:1]
+        )
         if any(tensor is None for tensor in of):
             msg = (
-                f"buffers={self.buffers!r} needs {name!r}, which an end lacks: give the whole state dict, not the "
+                f"buffers={self.buffers!r} needs {name!r}, which an end lacks: give the whole "
+                "state dict, not the "
                 "parameters alone, or choose buffers='recompute'"
             )
             raise InputError(msg)
@@ -413,7 +490,9 @@ def _square(between: np.ndarray, one: int, other: int) -> float:
 
 
 def _coincide(points: Sequence[Params], between: np.ndarray, one: int, other: int) -> bool:
-    rounding = 1e-12 * float(np.diagonal(between).max())  # far from the first corner a small distance cancels
+    rounding = 1e-12 * float(
+        np.diagonal(between).max()
+    )  # far from the first corner a small distance cancels
     return _square(between, one, other) <= rounding and distance(points[one], points[other]) == 0
 
 

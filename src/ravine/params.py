@@ -1,8 +1,8 @@
 """Params: a point of parameter space, and the arithmetic of points.
 
-A point is a plain ``Mapping[str, Tensor]``: floating-point parameters by name, tied tensors once, no
-buffers. Everything here works tensor by tensor, and in pieces inside a tensor, so that nothing needs a
-second copy of a model in memory.
+A point is a plain ``Mapping[str, Tensor]``: floating-point parameters by name, tied tensors once,
+no buffers. Everything here works tensor by tensor, and in pieces inside a tensor, so that nothing
+needs a second copy of a model in memory.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
 def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor) -> Tensor:
     """Write Σ cᵢ θᵢ into ``out``, for one tensor of every point; the coefficients sum to 1.
 
-    Points with the coefficient 0 are left out. Where one is left it is copied, so that the ends of a line are the
-    stored tensors bit for bit (no formula does that: −0.0 + 0·d is +0.0). Otherwise the sum is taken in at least
-    float32 whatever the points' precision.
+    Points with the coefficient 0 are left out. Where one is left it is copied, so that the ends of
+    a line are the stored tensors bit for bit (no formula does that: −0.0 + 0·d is +0.0). Otherwise
+    the sum is taken in at least float32 whatever the points' precision.
 
     Args:
         points: the same tensor at each point, one shape.
@@ -56,15 +56,24 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
     if len(points) == 1:
         return out.copy_(points[0])
     dtype = torch.promote_types(out.dtype, torch.float32)
-    here = all(point.dtype == dtype and point.device == out.device for point in points) and dtype == out.dtype
+    here = (
+        all(point.dtype == dtype and point.device == out.device for point in points)
+        and dtype == out.dtype
+    )
     if here or not out.is_contiguous():
-        return _combined([point.to(out.device, dtype) for point in points], coefficients, out, dtype)
-    for part, *parts in zip(out.view(-1).split(_PIECE), *map(pieces, points), strict=True):  # no copy of a whole point
+        return _combined(
+            [point.to(out.device, dtype) for point in points], coefficients, out, dtype
+        )
+    for part, *parts in zip(
+        out.view(-1).split(_PIECE), *map(pieces, points), strict=True
+    ):  # no copy of a whole point
         _combined([piece.to(out.device, dtype) for piece in parts], coefficients, part, dtype)
     return out
 
 
-def _combined(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, dtype: torch.dtype) -> Tensor:
+def _combined(
+    points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, dtype: torch.dtype
+) -> Tensor:
     start, *others = points
     if len(others) == 1:  # lerp is exact in α → 1 − α, and needs no temporary
         if dtype == out.dtype:
@@ -83,7 +92,9 @@ def norm(params: Params) -> float:
         >>> norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0])})
         5.0
     """
-    return math.sqrt(sum(_square_sum(piece) for tensor in params.values() for piece in pieces(tensor)))
+    return math.sqrt(
+        sum(_square_sum(piece) for tensor in params.values() for piece in pieces(tensor))
+    )
 
 
 def distance(start: Params, end: Params) -> float:
@@ -124,10 +135,16 @@ def gram(points: Sequence[Params]) -> np.ndarray:
     first, *others = points
     total = np.zeros((len(others), len(others)))
     for name, tensor in first.items() if others else ():
-        for start, *ends in zip(pieces(tensor), *(pieces(other[name]) for other in others), strict=True):
+        for start, *ends in zip(
+            pieces(tensor), *(pieces(other[name]) for other in others), strict=True
+        ):
             few = max(_PIECE // len(ends), 1)
-            for here, *others_here in zip(start.split(few), *(end.split(few) for end in ends), strict=True):
-                differences = torch.stack([_wide(other.to(here.device)) - _wide(here) for other in others_here])
+            for here, *others_here in zip(
+                start.split(few), *(end.split(few) for end in ends), strict=True
+            ):
+                differences = torch.stack(
+                    [_wide(other.to(here.device)) - _wide(here) for other in others_here]
+                )
                 total += (differences.conj() @ differences.T).real.cpu().numpy()
     return total
 
@@ -171,10 +188,16 @@ def same_values(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same object in memory, or equal element by element."""
     if one is other:
         return True
-    if one.shape != other.shape or one.dtype != other.dtype or not torch.equal(one, other.to(one.device)):
+    if (
+        one.shape != other.shape
+        or one.dtype != other.dtype
+        or not torch.equal(one, other.to(one.device))
+    ):
         return False
     # −0.0 equals 0.0, but is not the same end
-    return not one.is_floating_point() or torch.equal(torch.signbit(one), torch.signbit(other.to(one.device)))
+    return not one.is_floating_point() or torch.equal(
+        torch.signbit(one), torch.signbit(other.to(one.device))
+    )
 
 
 def _wide(piece: Tensor) -> Tensor:

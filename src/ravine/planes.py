@@ -16,10 +16,13 @@ from ravine.results import quantities
 
 FIRST_DEGREE: Final = 8
 LAST_DEGREE: Final = 64
-_FINEST: Final = 2 * LAST_DEGREE  # the nodes of every degree, and the checks between them, are among its nodes
+_FINEST: Final = (
+    2 * LAST_DEGREE
+)  # the nodes of every degree, and the checks between them, are among its nodes
 _AXES: Final = ("alpha", "beta")
 
-#: A point: the numbers of its coordinates among ``_Ruler.ticks``. Integers, so that it is known again exactly.
+#: A point: the numbers of its coordinates among ``_Ruler.ticks``. Integers, so that it is known
+#: again exactly.
 _Key = tuple[int, int]
 
 
@@ -46,7 +49,11 @@ class _Ruler:
         if not self.low <= corner <= self.high:
             return None
         near = int(np.argmin(np.abs(self.ticks[: _FINEST + 1] - corner)))
-        return near if abs(self.ticks[near] - corner) <= 1e-12 * (self.high - self.low) else _FINEST + 1 + corner
+        return (
+            near
+            if abs(self.ticks[near] - corner) <= 1e-12 * (self.high - self.low)
+            else _FINEST + 1 + corner
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,17 @@ class _Grid:
 
     @property
     def patch(self) -> Patch:
-        pieces = [Piece(ruler.low, ruler.high, n) for ruler, n in zip(self.rulers, self.degrees, strict=True)]
+        pieces = [
+            Piece(ruler.low, ruler.high, n)
+            for ruler, n in zip(self.rulers, self.degrees, strict=True)
+        ]
         return Patch(tuple(pieces))
 
     @property
     def ladders(self) -> list[list[int]]:
-        return [ruler.nodes(degree) for ruler, degree in zip(self.rulers, self.degrees, strict=True)]
+        return [
+            ruler.nodes(degree) for ruler, degree in zip(self.rulers, self.degrees, strict=True)
+        ]
 
     @property
     def nodes(self) -> list[_Key]:
@@ -74,17 +86,30 @@ class _Grid:
     def checks(self) -> Iterator[_Key]:
         """Points between the nodes of one axis or of both, spread over the plane: the next degrees would add them.
 
-        Those on a line of nodes see the error along one axis alone, and so tell which one needs more points.
+        Those on a line of nodes see the error along one axis alone, and so tell which one needs
+        more points.
         """
-        draw = np.random.default_rng([*self.degrees, *(int(1e6 * abs(ruler.low)) for ruler in self.rulers)])
+        draw = np.random.default_rng(
+            [*self.degrees, *(int(1e6 * abs(ruler.low)) for ruler in self.rulers)]
+        )
         (nodes_a, nodes_b), (between_a, between_b) = (
             self.ladders,
-            [ruler.between(degree) for ruler, degree in zip(self.rulers, self.degrees, strict=True)],
+            [
+                ruler.between(degree)
+                for ruler, degree in zip(self.rulers, self.degrees, strict=True)
+            ],
         )
-        for first, second, count in ((between_a, nodes_b, 4), (nodes_a, between_b, 4), (between_a, between_b, 8)):
+        for first, second, count in (
+            (between_a, nodes_b, 4),
+            (nodes_a, between_b, 4),
+            (between_a, between_b, 8),
+        ):
             partners = draw.permutation(count)
             for number, partner in enumerate(partners):
-                stretches = np.array_split(first, count)[number], np.array_split(second, count)[partner]
+                stretches = (
+                    np.array_split(first, count)[number],
+                    np.array_split(second, count)[partner],
+                )
                 i, j = (int(draw.choice(stretch)) for stretch in stretches)
                 yield i, j
 
@@ -97,7 +122,9 @@ class _Grid:
                 yield i, j
 
     def refined(self, axes: tuple[int, ...]) -> _Grid:
-        doubled = [2 * degree if axis in axes else degree for axis, degree in enumerate(self.degrees)]
+        doubled = [
+            2 * degree if axis in axes else degree for axis, degree in enumerate(self.degrees)
+        ]
         return _Grid(self.rulers, (doubled[0], doubled[1]))
 
     def refinable(self, axes: tuple[int, ...]) -> bool:
@@ -190,7 +217,9 @@ def resolve_plane(
         fit = _fit(grid, points, tolerance)
         finer = [grid.refined(axes) for axes in fit.choices if grid.refinable(axes)]
         wanted = [(one, points.lacking([*one.nodes, *one.checks])) for one in finer]
-        affordable = [(one, new) for one, new in wanted if len(points.keys) + len(new) <= max_points]
+        affordable = [
+            (one, new) for one, new in wanted if len(points.keys) + len(new) <= max_points
+        ]
         if fit.good or not affordable:
             return _labelled(grid, points, fit, tolerance)
         grid, new = affordable[0]
@@ -202,7 +231,10 @@ def _fit(grid: _Grid, points: Points, tolerance: float) -> _Fit:
     nodes, others = points.rows(grid)
     places = np.stack([result[axis].values[others] for axis in _AXES], 1)
     on = np.array(
-        [[key in ladder for key, ladder in zip(points.keys[row], grid.ladders, strict=True)] for row in others]
+        [
+            [key in ladder for key, ladder in zip(points.keys[row], grid.ladders, strict=True)]
+            for row in others
+        ]
     )
     splits = range(result.sizes["split"])
     fit = _Fit(0.0, (0.0, 0.0), True, {}, {})
@@ -216,12 +248,19 @@ def _fit(grid: _Grid, points: Points, tolerance: float) -> _Fit:
                 continue
             allowed = allowed_error(result, name, split, tolerance)
             floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
-            ways = [_way(patch, values, nodes, log=log, places=places, others=others) for log in _logs(values)]
+            ways = [
+                _way(patch, values, nodes, log=log, places=places, others=others)
+                for log in _logs(values)
+            ]
             share = 1.0 if is_counted(result, name) else CAUTION
             found = []
             for log, errors in ways:
                 ratios = errors / (share * allowed[others])
-                ends = (0.0, 0.0) if is_counted(result, name) else _ends(patch, values, allowed, floor, nodes, log=log)
+                ends = (
+                    (0.0, 0.0)
+                    if is_counted(result, name)
+                    else _ends(patch, values, allowed, floor, nodes, log=log)
+                )
                 along = tuple(
                     max(end, float(ratios[on[:, 1 - axis] & ~on[:, axis]].max(initial=0.0)))
                     for axis, end in enumerate(ends)
@@ -239,14 +278,26 @@ def _logs(values: np.ndarray) -> list[bool]:
 
 
 def _way(
-    patch: Patch, values: np.ndarray, nodes: np.ndarray, *, log: bool, places: np.ndarray, others: np.ndarray
+    patch: Patch,
+    values: np.ndarray,
+    nodes: np.ndarray,
+    *,
+    log: bool,
+    places: np.ndarray,
+    others: np.ndarray,
 ) -> tuple[bool, np.ndarray]:
     """The error at each check."""
     return log, np.abs(patch.read_scattered(values[nodes], places, log=log) - values[others])
 
 
 def _ends(
-    patch: Patch, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, nodes: np.ndarray, *, log: bool
+    patch: Patch,
+    values: np.ndarray,
+    allowed: np.ndarray,
+    floor: np.ndarray,
+    nodes: np.ndarray,
+    *,
+    log: bool,
 ) -> tuple[float, float]:
     """The worst tail of the series along each axis: every line of nodes is a curve that must have decayed."""
     one, other = (
@@ -259,7 +310,10 @@ def _ends(
 def _labelled(grid: _Grid, points: Points, fit: _Fit, tolerance: float) -> xr.Dataset:
     result = points.result
     nodes, others = points.rows(grid)
-    axes = {axis: ruler.ticks[ladder] for axis, ruler, ladder in zip(_AXES, grid.rulers, grid.ladders, strict=True)}
+    axes = {
+        axis: ruler.ticks[ladder]
+        for axis, ruler, ladder in zip(_AXES, grid.rulers, grid.ladders, strict=True)
+    }
     plane = on_axes(result.isel(point=nodes.ravel()), axes)
     checks: dict[str, Any] = {}
     for name in quantities(result):

@@ -1,13 +1,14 @@
 """The affine prefix: what a model does first, done once for all points.
 
-The first layer sees data, not activations. Where its weights are the slice's own, its output is affine in the
-coefficients: ``linear(x, Σ cᵢ Wᵢ) = Σ cᵢ linear(x, Wᵢ)``. So it is computed once at each corner of the slice and
-combined for every point, which replaces a matrix product by one pass over its output. On the paper's maxout network
-that product is three quarters of all the work.
+The first layer sees data, not activations. Where its weights are the slice's own, its output is
+affine in the coefficients: ``linear(x, Σ cᵢ Wᵢ) = Σ cᵢ linear(x, Wᵢ)``. So it is computed once at
+each corner of the slice and combined for every point, which replaces a matrix product by one pass
+over its output. On the paper's maxout network that product is three quarters of all the work.
 
-It is found by watching the torch functions that a forward pass calls, so it needs nothing of the model: it works in
-any module or hand-written function, and keeps out wherever an input is not untouched data, a weight is not a
-parameter itself (a parametrisation, say), gradients are wanted, or it would not pay.
+It is found by watching the torch functions that a forward pass calls, so it needs nothing of the
+model: it works in any module or hand-written function, and keeps out wherever an input is not
+untouched data, a weight is not a parameter itself (a parametrisation, say), gradients are wanted,
+or it would not pay.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from torch.overrides import TorchFunctionMode
 
 from ravine.params import combine, version_of
 
-#: Least number of products per output number. Below, the product costs no more than what would replace it: two reads
-#: and a write are worth some 60 multiplications and additions, and watching costs something too (measured: at 64 it
-#: is slower, at 784 three times faster).
+#: Least number of products per output number. Below, the product costs no more than what would
+#: replace it: two reads and a write are worth some 60 multiplications and additions, and watching
+#: costs something too (measured: at 64 it is slower, at 784 three times faster).
 LEAST_DEPTH: Final = 128
 
 _T: Any = Tensor  # descriptors are not methods to a type checker
 
-#: Functions that are linear in (weight, bias) for fixed inputs: → names of their arguments, inputs first.
+#: Functions that are linear in (weight, bias) for fixed inputs: → names of their arguments, inputs
+#: first.
 _PRODUCTS: Final[dict[Any, tuple[str, ...]]] = {
     F.linear: ("input", "weight", "bias"),
     torch.conv1d: ("input", "weight", "bias"),
@@ -47,9 +49,35 @@ _PRODUCTS: Final[dict[Any, tuple[str, ...]]] = {
 #: Rearrangements: of data they give data, of a parameter something linear in it.
 _VIEWS: Final[frozenset[Any]] = frozenset(
     [
-        *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.t, torch.squeeze, torch.unsqueeze),
-        *(_T.flatten, _T.reshape, _T.view, _T.permute, _T.transpose, _T.t, _T.squeeze, _T.unsqueeze),
-        *(_T.contiguous, _T.to, _T.float, _T.double, _T.detach, _T.__getitem__, _T.unflatten, _T.expand),
+        *(
+            torch.flatten,
+            torch.reshape,
+            torch.permute,
+            torch.transpose,
+            torch.t,
+            torch.squeeze,
+            torch.unsqueeze,
+        ),
+        *(
+            _T.flatten,
+            _T.reshape,
+            _T.view,
+            _T.permute,
+            _T.transpose,
+            _T.t,
+            _T.squeeze,
+            _T.unsqueeze,
+        ),
+        *(
+            _T.contiguous,
+            _T.to,
+            _T.float,
+            _T.double,
+            _T.detach,
+            _T.__getitem__,
+            _T.unflatten,
+            _T.expand,
+        ),
         *(_T.T.__get__, _T.mT.__get__, torch.unflatten, _T.view_as, _T.reshape_as),
     ]
 )
@@ -66,9 +94,30 @@ _ARITHMETIC: Final[frozenset[Any]] = frozenset(
 #: Questions about a tensor that its values do not enter.
 _METADATA: Final[frozenset[Any]] = frozenset(
     [
-        *(_T.size, _T.dim, _T.stride, _T.numel, _T.__len__, _T.is_floating_point, _T.is_complex, _T.is_contiguous),
-        *(_T.shape.__get__, _T.dtype.__get__, _T.device.__get__, _T.ndim.__get__, _T.requires_grad.__get__),
-        *(_T.is_cuda.__get__, _T.layout.__get__, _T.is_sparse.__get__, _T.is_nested.__get__, _T.is_leaf.__get__),
+        *(
+            _T.size,
+            _T.dim,
+            _T.stride,
+            _T.numel,
+            _T.__len__,
+            _T.is_floating_point,
+            _T.is_complex,
+            _T.is_contiguous,
+        ),
+        *(
+            _T.shape.__get__,
+            _T.dtype.__get__,
+            _T.device.__get__,
+            _T.ndim.__get__,
+            _T.requires_grad.__get__,
+        ),
+        *(
+            _T.is_cuda.__get__,
+            _T.layout.__get__,
+            _T.is_sparse.__get__,
+            _T.is_nested.__get__,
+            _T.is_leaf.__get__,
+        ),
     ]
 )
 
@@ -79,7 +128,8 @@ class AffinePrefix(TorchFunctionMode):
     Args:
         corners: (parameter, its value at each corner), for the parameters that move.
         fixed: parameters and buffers that are the same at every point.
-        refresh: called with a parameter that something is about to read; brings its values up to date.
+        refresh: called with a parameter that something is about to read; brings its values up to
+            date.
         limit: bytes of corner outputs to hold; beyond, products are computed as they stand.
     """
 
@@ -124,10 +174,17 @@ class AffinePrefix(TorchFunctionMode):
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 self._data[id(leaf)] = ((number, place), leaf, version_of(leaf))
-        self._linear = {key: (key, parameter, parameter, points) for key, (parameter, points) in self._corners.items()}
+        self._linear = {
+            key: (key, parameter, parameter, points)
+            for key, (parameter, points) in self._corners.items()
+        }
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer one call of a torch function."""
         kwargs = kwargs or {}
@@ -148,7 +205,9 @@ class AffinePrefix(TorchFunctionMode):
                 self._refresh(owned[2])
         return func(*args, **kwargs)
 
-    def _rearranged(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _rearranged(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         """Carry what is known about the arguments over to the result; None where it is not known."""
         tensors = list(tensors_in(args, kwargs))
         if tensors and all(map(self._is_data, tensors)):
@@ -157,17 +216,30 @@ class AffinePrefix(TorchFunctionMode):
             if isinstance(result, Tensor):
                 self._data[id(result)] = (key, result, version_of(result))
             return result
-        if func in _VIEWS and len(tensors) == 1 and args and tensors[0] is args[0] and id(tensors[0]) in self._linear:
+        if (
+            func in _VIEWS
+            and len(tensors) == 1
+            and args
+            and tensors[0] is args[0]
+            and id(tensors[0]) in self._linear
+        ):
             known, _, root, points = self._linear[id(tensors[0])]
             result = func(*args, **kwargs)
             if not isinstance(result, Tensor) or result.data_ptr() != tensors[0].data_ptr():
                 return None  # a copy would be of values that may not be up to date
             views = [func(point, *args[1:], **kwargs) for point in points]
-            self._linear[id(result)] = ((known, func, repr(args[1:]), repr(kwargs)), result, root, views)
+            self._linear[id(result)] = (
+                (known, func, repr(args[1:]), repr(kwargs)),
+                result,
+                root,
+                views,
+            )
             return result
         return None
 
-    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    def _product(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Tensor | None:
         if torch.is_grad_enabled():
             return None
         given = {**dict(zip(_PRODUCTS[func], args, strict=False)), **kwargs}
@@ -202,7 +274,9 @@ class AffinePrefix(TorchFunctionMode):
         known = self._data.get(id(tensor))
         return known is not None and known[2] == version_of(tensor)
 
-    def _key(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _key(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         """What the call computes, in terms of the batch and the parameters."""
 
         def name(value: Any) -> Any:
@@ -213,7 +287,11 @@ class AffinePrefix(TorchFunctionMode):
                 return tuple(map(name, value))
             return repr(value)
 
-        return (func, name(args), tuple((key, name(value)) for key, value in sorted(kwargs.items())))
+        return (
+            func,
+            name(args),
+            tuple((key, name(value)) for key, value in sorted(kwargs.items())),
+        )
 
 
 def _is_linear_in(func: Callable[..., Any], moving: Sequence[str]) -> bool:
@@ -226,7 +304,9 @@ def _is_linear_in(func: Callable[..., Any], moving: Sequence[str]) -> bool:
 
 
 def _pays(func: Callable[..., Any], operands: Mapping[str, Tensor], moving: Sequence[str]) -> bool:
-    if func is F.embedding:  # a gather is no dearer than the combination; what is saved is moving the table
+    if (
+        func is F.embedding
+    ):  # a gather is no dearer than the combination; what is saved is moving the table
         return operands["input"].numel() * 4 < operands["weight"].shape[0]
     if func in (torch.conv1d, torch.conv2d, torch.conv3d):
         return operands["weight"][0].numel() >= LEAST_DEPTH
@@ -237,9 +317,15 @@ def _pays(func: Callable[..., Any], operands: Mapping[str, Tensor], moving: Sequ
     return next(iter(operands.values())).shape[-1] >= LEAST_DEPTH
 
 
-def _replaced(args: tuple[Any, ...], kwargs: Mapping[str, Any], linear: Mapping[int, Any], corner: int) -> Any:
+def _replaced(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], linear: Mapping[int, Any], corner: int
+) -> Any:
     def at_corner(value: Any) -> Any:
-        return linear[id(value)][3][corner] if isinstance(value, Tensor) and id(value) in linear else value
+        return (
+            linear[id(value)][3][corner]
+            if isinstance(value, Tensor) and id(value) in linear
+            else value
+        )
 
     return tuple(map(at_corner, args)), {name: at_corner(value) for name, value in kwargs.items()}
 

@@ -22,13 +22,15 @@ _PROBING_SHARE: Final = 0.1  # of the measurement itself, for looking at its rou
 _PLAIN: Final = (Tensor, nn.Parameter)
 
 
-def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[str, dict[int, float]]:
+def noise_floors(
+    one_pass: Pass, probes: Sequence[int], draws: int = 3
+) -> dict[str, dict[int, float]]:
     """How far rounding alone moves the mean of each quantity, estimated on the split's first examples.
 
-    At each probed point the parameters are multiplied by 1 ± one unit of rounding, ``draws`` times: each draw is
-    as good a representative of the point as the one that is measured. The floor is three times the standard
-    deviation of the means so found (masks that are resampled are drawn anew too), and at least one unit of
-    rounding of the mean.
+    At each probed point the parameters are multiplied by 1 ± one unit of rounding, ``draws`` times:
+    each draw is as good a representative of the point as the one that is measured. The floor is
+    three times the standard deviation of the means so found (masks that are resampled are drawn
+    anew too), and at least one unit of rounding of the mean.
 
     Args:
         one_pass: over the split; its sums are not touched.
@@ -36,7 +38,8 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
         draws: perturbed evaluations per point.
 
     Returns:
-        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not finite.
+        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not
+        finite.
 
     References:
         Parker 1997, Monte Carlo arithmetic.
@@ -67,7 +70,9 @@ def noise_floors(one_pass: Pass, probes: Sequence[int], draws: int = 3) -> dict[
     return floors
 
 
-def _few_examples(one_pass: Pass, point: int, evaluations: int) -> tuple[list[tuple[int, Any]], int]:
+def _few_examples(
+    one_pass: Pass, point: int, evaluations: int
+) -> tuple[list[tuple[int, Any]], int]:
     """The first batches of a split, as many as the share of time allows that looking at rounding may take.
 
     Args:
@@ -79,7 +84,9 @@ def _few_examples(one_pass: Pass, point: int, evaluations: int) -> tuple[list[tu
         The batches with their numbers, placed; and how many examples they have.
     """
     known = len(one_pass.split)
-    affordable = _PROBING_SHARE * len(one_pass.coefficients) * known / evaluations if known else math.inf
+    affordable = (
+        _PROBING_SHARE * len(one_pass.coefficients) * known / evaluations if known else math.inf
+    )
     size = min(one_pass.split.batch_size, max(int(min(affordable, _MOST_PROBED)), _FEWEST_PROBED))
     held: list[tuple[int, Any]] = []
     examples, each = 0, 1.0
@@ -103,8 +110,8 @@ def require_determined(one_pass: Pass, model: nn.Module) -> None:
         model: the caller's, which must not be reached.
 
     Raises:
-        InputError: the model is random although dropout is off, or the function does not use the model it is given,
-            or reaches back to the caller's own.
+        InputError: the model is random although dropout is off, or the function does not use the
+            model it is given, or reaches back to the caller's own.
     """
     first = next(one_pass.split.batches(), None)
     if first is None:
@@ -122,22 +129,32 @@ def require_determined(one_pass: Pass, model: nn.Module) -> None:
         one_pass.mutates = one_pass.mutates or not _same(tried, batch)
     if watch.outside:
         msg = (
-            f"per_example reaches the parameter {watch.outside!r} of the model that was given to Objective, not of the "
-            "copy that is moved: through a wrapped forward, a closure or a lambda. Use the first argument throughout."
+            f"per_example reaches the parameter {watch.outside!r} of the model that was given to "
+            "Objective, not of the "
+            "copy that is moved: through a wrapped forward, a closure or a lambda. Use the first "
+            "argument throughout."
         )
         raise InputError(msg)
     one, again = found
-    if one_pass.policies.dropout != "resample" and not torch.allclose(one, again, rtol=1e-5, equal_nan=True):
+    if one_pass.policies.dropout != "resample" and not torch.allclose(
+        one, again, rtol=1e-5, equal_nan=True
+    ):
         msg = (
-            "the loss at one point is random, or depends on what was computed before: two passes over one batch gave "
-            f"means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If it is dropout that ignores "
-            "model.training, choose dropout='fixed' to use the same draws at every point, or 'resample'; if the model "
+            "the loss at one point is random, or depends on what was computed before: two passes "
+            "over one batch gave "
+            f"means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If it is dropout that "
+            "ignores "
+            "model.training, choose dropout='fixed' to use the same draws at every point, or "
+            "'resample'; if the model "
             "keeps state in its attributes, reset it in forward."
         )
         raise InputError(msg)
-    if not watch.used and not one_pass.policies.stateful:  # a first batch may do no more than start a state
+    if (
+        not watch.used and not one_pass.policies.stateful
+    ):  # a first batch may do no more than start a state
         msg = (
-            "per_example never used the model that it was given, so every curve would be flat; it may use another "
+            "per_example never used the model that it was given, so every curve would be flat; it "
+            "may use another "
             "model from outside. Use its first argument."
         )
         raise InputError(msg)
@@ -150,9 +167,9 @@ def _same(one: Any, other: Any) -> bool:
         return (leaf for leaf in leaves(batch) if isinstance(leaf, Tensor))
 
     pairs = list(zip(tensors(one), tensors(other), strict=False))
-    return all(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs) and len(
-        list(tensors(one))
-    ) == len(list(tensors(other)))
+    return all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
+    ) and len(list(tensors(one))) == len(list(tensors(other)))
 
 
 class _UseOf(TorchFunctionMode):
@@ -172,7 +189,11 @@ class _UseOf(TorchFunctionMode):
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> _UseOf:
-        scripted = [module for module in self._module.modules() if isinstance(module, torch.jit.ScriptModule)]
+        scripted = [
+            module
+            for module in self._module.modules()
+            if isinstance(module, torch.jit.ScriptModule)
+        ]
         self.used = self.used or bool(scripted)  # they take no hooks
         plain = [module for module in self._module.modules() if module not in scripted]
         self._hooks = [module.register_forward_pre_hook(self._note) for module in plain]
@@ -186,9 +207,17 @@ class _UseOf(TorchFunctionMode):
     def _note(self, *_: object) -> None:
         self.used = True
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         for tensor in tensors_in(args, kwargs):
             self.used = self.used or id(tensor) in self._parameters
-            if tensor.layout == torch.strided and tensor.device.type != "meta" and type(tensor) in _PLAIN:
-                self.outside = self.outside or self._caller.get(tensor.untyped_storage().data_ptr(), "")
+            if (
+                tensor.layout == torch.strided
+                and tensor.device.type != "meta"
+                and type(tensor) in _PLAIN
+            ):
+                self.outside = self.outside or self._caller.get(
+                    tensor.untyped_storage().data_ptr(), ""
+                )
         return func(*args, **(kwargs or {}))

@@ -35,38 +35,44 @@ SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line,
 Run = Trajectory | Sequence[Any] | str | os.PathLike[str]
 
 
-def project(run: Run, onto: Slice | None = None, *, objective: Objective | None = None) -> xr.Dataset:
+def project(
+    run: Run, onto: Slice | None = None, *, objective: Objective | None = None
+) -> xr.Dataset:
     """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
 
-    The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal. Sums are taken in
-    float64. Snapshots stream past: beside the corners, two are held at a time.
+    The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal.
+    Sums are taken in float64. Snapshots stream past: beside the corners, two are held at a time.
 
     Args:
         run: a ``Trajectory``, the folder of one, or a sequence of points (steps 0, 1, …).
-        onto: a ``Line``, or any slice whose coordinates are the coefficients of its corners after the first. By
-            default the line from the run's first snapshot to its last.
-        objective: measured at every snapshot too, if given: the learning curve on the very examples of a line's curve.
+        onto: a ``Line``, or any slice whose coordinates are the coefficients of its corners after
+            the first. By default the line from the run's first snapshot to its last.
+        objective: measured at every snapshot too, if given: the learning curve on the very examples
+            of a line's curve.
 
     Returns:
         A Dataset with the dim ``step``:
 
         - ``alpha`` (and ``beta`` …): coordinates in the slice, dimensionless;
         - ``distance``: displacement within the slice, ‖Σ x_j a_j‖, with alpha's sign on a line;
-        - ``residual``: distance from the slice, so that distance² + residual² = ‖θ_t − θ₀‖² = ``displacement``²;
+        - ``residual``: distance from the slice, so that distance² + residual² = ‖θ_t − θ₀‖² =
+          ``displacement``²;
         - ``cosine``: of the angle between θ_t − θ₀ and the slice, NaN where θ_t = θ₀;
-        - ``step_length`` ‖θ_t − θ_{t−1}‖ and ``path_length``, its sum so far; from snapshot to snapshot, so each is
-          at least what training walked;
+        - ``step_length`` ‖θ_t − θ_{t−1}‖ and ``path_length``, its sum so far; from snapshot to
+          snapshot, so each is at least what training walked;
 
-        lengths in the parameters' own unit. With the dim ``walk`` ("run", "random walk"): ``captured`` =
-        L/(L + max residual), ``captured_squares`` = Σ distance² / Σ displacement², ``max_residual`` / L, and
-        ``directness``, L / path length up to the line's end; the random walk has as many updates between
-        snapshots, and is described in ``ravine.walks``. With it come ``null_alpha`` and ``null_residual``
-        (step), where such a walk would be. Where the line does not join the run's first snapshot to a later
-        one, there is no walk to compare with, and they are absent. With an objective ``loss`` (step, split), its
-        standard error and so on, as ``evaluate`` gives them; each snapshot has its own running statistics.
+        lengths in the parameters' own unit. With the dim ``walk`` ("run", "random walk"):
+        ``captured`` = L/(L + max residual), ``captured_squares`` = Σ distance² / Σ displacement²,
+        ``max_residual`` / L, and ``directness``, L / path length up to the line's end; the random
+        walk has as many updates between snapshots, and is described in ``ravine.walks``. With it
+        come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Where the line
+        does not join the run's first snapshot to a later one, there is no walk to compare with, and
+        they are absent. With an objective ``loss`` (step, split), its standard error and so on, as
+        ``evaluate`` gives them; each snapshot has its own running statistics.
 
     Raises:
-        InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that coincide.
+        InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that
+            coincide.
 
     Examples:
         >>> path = project([{"w": torch.tensor(w)} for w in ([0.0, 0.0], [3.0, 2.0], [8.0, 0.0])])
@@ -86,7 +92,9 @@ def project(run: Run, onto: Slice | None = None, *, objective: Objective | None 
     digest = hashlib.sha256()
     rows: list[_Row] = []
     previous: Params | None = None
-    for index, (step, point) in enumerate(zip(steps, aligned(points, along.corners[0]), strict=True)):
+    for index, (step, point) in enumerate(
+        zip(steps, aligned(points, along.corners[0]), strict=True)
+    ):
         found = content_hash(point.tensors)
         _require_hash(points, index, found)
         digest.update(f"{step}:{found};".encode())
@@ -94,7 +102,15 @@ def project(run: Run, onto: Slice | None = None, *, objective: Objective | None 
         rows.append(_row(corners, between, here, previous))
         previous = here
     learnt = {} if objective is None else _learning_curve(objective, points)
-    path = _labelled(np.array(steps), rows, along, between, points, digest.hexdigest(), time.perf_counter() - began)
+    path = _labelled(
+        np.array(steps),
+        rows,
+        along,
+        between,
+        points,
+        digest.hexdigest(),
+        time.perf_counter() - began,
+    )
     if objective is None:
         return path
     splits = [split.name for split in objective.splits]
@@ -133,7 +149,8 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
     if isinstance(run, Trajectory) and run.snapshots[index].hash not in ("", found):
         snapshot = run.snapshots[index]
         msg = (
-            f"the snapshot of step {snapshot.step}, {str(run.folder / snapshot.file)!r}, is damaged: its hash is not "
+            f"the snapshot of step {snapshot.step}, {str(run.folder / snapshot.file)!r}, is "
+            "damaged: its hash is not "
             "the one in the manifest. Copy the folder again, or record the run again."
         )
         raise InputError(msg)
@@ -141,21 +158,35 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
 
 def _learning_curve(objective: Objective, points: Sequence[Any]) -> dict[str, Any]:
     """J at the snapshots themselves, a few of which are in memory at a time."""
-    own = objective.with_buffers("interpolate") if objective.buffers else objective  # of one snapshot: its own
+    own = (
+        objective.with_buffers("interpolate") if objective.buffers else objective
+    )  # of one snapshot: its own
     parts = []
     for first in range(0, len(points), _AT_ONCE):
-        held = [Checkpoint.read(points[i]) for i in range(first, min(first + _AT_ONCE, len(points)))]
+        held = [
+            Checkpoint.read(points[i]) for i in range(first, min(first + _AT_ONCE, len(points)))
+        ]
         measured = own.measure(held, [tuple(map(float, row)) for row in np.eye(len(held))])
         parts.append(list(measured.moments.values()))
     variables: dict[str, Any] = {}
     for name in parts[0][0]:
-        about = {"long_name": {"error": "error rate"}.get(name, name), "units": objective.units.get(name, "")}
+        about = {
+            "long_name": {"error": "error rate"}.get(name, name),
+            "units": objective.units.get(name, ""),
+        }
         for suffix, of in (("", "mean"), ("_stderr", "stderr"), ("_replicates", "replicates")):
-            column = np.concatenate([np.stack([getattr(m[name], of) for m in part], 1) for part in parts])
+            column = np.concatenate(
+                [np.stack([getattr(m[name], of) for m in part], 1) for part in parts]
+            )
             dims = ("step", "split", "replicate")[: column.ndim]
             variables[f"{name}{suffix}"] = (dims, column, {} if suffix else about)
-        variables[f"{name}_noise_floor"] = (("step", "split"), np.full((len(points), len(parts[0])), np.nan))
-    return variables | {"n_examples": ("split", np.array([moments["loss"].count for moments in parts[0]]))}
+        variables[f"{name}_noise_floor"] = (
+            ("step", "split"),
+            np.full((len(points), len(parts[0])), np.nan),
+        )
+    return variables | {
+        "n_examples": ("split", np.array([moments["loss"].count for moments in parts[0]]))
+    }
 
 
 # --- the slice -------------------------------------------------------------------------------------------
@@ -171,15 +202,19 @@ def corners_of(onto: Slice) -> list[Params]:
         As many points, with the same names.
 
     Raises:
-        InputError: its coordinates are not the coefficients of its corners, or a corner has changed since.
+        InputError: its coordinates are not the coefficients of its corners, or a corner has changed
+            since.
     """
     first, *others = onto.corners
     for corner in onto.corners:
         corner.require_unchanged()
     units = [tuple(float(i == j) for i in range(len(others))) for j in range(len(others))]
-    if len(onto.dims) != len(others) or any(tuple(onto.coefficients(*unit))[1:] != unit for unit in units):
+    if len(onto.dims) != len(others) or any(
+        tuple(onto.coefficients(*unit))[1:] != unit for unit in units
+    ):
         msg = (
-            "project() needs a slice whose coordinates are the coefficients of its corners after the first, "
+            "project() needs a slice whose coordinates are the coefficients of its corners after "
+            "the first, "
             f"as Line and Plane have; got {type(onto).__name__} with dims {onto.dims}"
         )
         raise InputError(msg)
@@ -195,9 +230,12 @@ def _gram(corners: Sequence[Params]) -> np.ndarray:
         total += (axes @ axes.T).numpy()
     size = np.sqrt(np.diagonal(total))
     if np.isfinite(total).all() and (
-        not size.all() or np.linalg.eigvalsh(total / np.outer(size, size))[0] < 1e-12  # of the axes' directions
+        not size.all()
+        or np.linalg.eigvalsh(total / np.outer(size, size))[0] < 1e-12  # of the axes' directions
     ):
-        msg = "the slice is flat: its corners coincide or lie on a line. Choose corners that differ."
+        msg = (
+            "the slice is flat: its corners coincide or lie on a line. Choose corners that differ."
+        )
         raise InputError(msg)
     return total
 
@@ -211,7 +249,9 @@ class _Row:
     step_length: float
 
 
-def _row(corners: Sequence[Params], between: np.ndarray, point: Params, previous: Params | None) -> _Row:
+def _row(
+    corners: Sequence[Params], between: np.ndarray, point: Params, previous: Params | None
+) -> _Row:
     names = list(corners[0])
     inner, displacement, moved = np.zeros(len(between)), 0.0, 0.0
     held = [*corners, point] if previous is None else [*corners, point, previous]
@@ -224,7 +264,9 @@ def _row(corners: Sequence[Params], between: np.ndarray, point: Params, previous
             last = block[-2] - block[-1]
             moved += float(last @ last)
     coordinates = np.linalg.solve(between, inner)  # NaN where a corner is
-    residual = 0.0  # a second pass, because the difference of two squares would lose half of the digits
+    residual = (
+        0.0  # a second pass, because the difference of two squares would lose half of the digits
+    )
     weights = torch.from_numpy(coordinates)
     for _, block in blocks([*corners, point], names):
         offsets = block[1:] - block[0]
@@ -246,7 +288,8 @@ def _labelled(
     length = math.sqrt(between[0, 0])
     coordinates = np.array([row.coordinates for row in rows])
     residual, displacement, step_length = (
-        np.array([getattr(row, name) for row in rows]) for name in ("residual", "displacement", "step_length")
+        np.array([getattr(row, name) for row in rows])
+        for name in ("residual", "displacement", "step_length")
     )
     within = np.array([row.within for row in rows])
     if len(between) == 1:
@@ -254,7 +297,11 @@ def _labelled(
     path_length = step_length.cumsum()
     unit = {"units": ""}  # the parameters' own
     variables: dict[str, Any] = {
-        dim: ("step", coordinates[:, number], {"long_name": f"coordinate {dim} in the slice", "units": "1"})
+        dim: (
+            "step",
+            coordinates[:, number],
+            {"long_name": f"coordinate {dim} in the slice", "units": "1"},
+        )
         for number, dim in enumerate(along.dims)
     }
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -266,7 +313,11 @@ def _labelled(
         "residual": ("step", residual, {"long_name": "distance from the slice", **unit}),
         "displacement": ("step", displacement, {"long_name": "distance from the start", **unit}),
         "cosine": ("step", cosine, {"long_name": "cosine of the angle to the slice", "units": "1"}),
-        "step_length": ("step", step_length, {"long_name": "distance from the snapshot before", **unit}),
+        "step_length": (
+            "step",
+            step_length,
+            {"long_name": "distance from the snapshot before", **unit},
+        ),
         "path_length": ("step", path_length, {"long_name": "length of the path so far", **unit}),
     }
     walks = {"run": shares(within, residual, length) | {"directness": directness}}
@@ -277,13 +328,24 @@ def _labelled(
             "directness": 1 / float(np.sqrt(np.diff(share[: end + 1])).sum())
         }
         variables |= {
-            "null_alpha": ("step", null_alpha, {"long_name": "alpha of a random walk", "units": "1"}),
-            "null_residual": ("step", length * null_residual, {"long_name": "residual of a random walk", **unit}),
+            "null_alpha": (
+                "step",
+                null_alpha,
+                {"long_name": "alpha of a random walk", "units": "1"},
+            ),
+            "null_residual": (
+                "step",
+                length * null_residual,
+                {"long_name": "residual of a random walk", **unit},
+            ),
         }
     variables |= {
-        name: ("walk", np.array([walk[name] for walk in walks.values()]), {"units": "1"}) for name in walks["run"]
+        name: ("walk", np.array([walk[name] for walk in walks.values()]), {"units": "1"})
+        for name in walks["run"]
     }
-    roles = _ROLES.get(len(along.corners), tuple(f"corner{number}" for number in range(len(along.corners))))
+    roles = _ROLES.get(
+        len(along.corners), tuple(f"corner{number}" for number in range(len(along.corners)))
+    )
     return xr.Dataset(
         variables,
         coords={
@@ -296,7 +358,10 @@ def _labelled(
             "run": str(run.folder) if isinstance(run, Trajectory) else "",
             "run_hash": run_hash,
             **{role: corner.label for role, corner in zip(roles, along.corners, strict=True)},
-            **{f"{role}_hash": content_hash(corner.tensors) for role, corner in zip(roles, along.corners, strict=True)},
+            **{
+                f"{role}_hash": content_hash(corner.tensors)
+                for role, corner in zip(roles, along.corners, strict=True)
+            },
             "length": length,
             "command": "",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -340,4 +405,7 @@ def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str
             few = max((1 << 18) // len(points), 1)
             for cut in zip(*(part.split(few) for part in parts), strict=True):
                 stacked = torch.stack([exact(part) for part in cut])
-                yield name, torch.view_as_real(stacked).flatten(1) if stacked.is_complex() else stacked
+                yield (
+                    name,
+                    torch.view_as_real(stacked).flatten(1) if stacked.is_complex() else stacked,
+                )

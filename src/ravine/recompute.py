@@ -16,10 +16,11 @@ from ravine.splits import count_examples
 def recomputed_statistics(one_pass: Pass, tick: Callable[[int], None]) -> list[dict[str, Tensor]]:
     """Running statistics at every point, by one pass in training mode, batches weighted by size.
 
-    The average of the batches' means and variances, from nothing, as ``torch.optim.swa_utils.update_bn`` takes
-    it, but a short last batch counts by its size (and one of a single example, which has no variance, not at all).
-    Because a layer is normalised by its own batch while the next is estimated, the outcome depends on the batch
-    size; that is the nature of the method.
+    The average of the batches' means and variances, from nothing, as
+    ``torch.optim.swa_utils.update_bn`` takes it, but a short last batch counts by its size (and one
+    of a single example, which has no variance, not at all). Because a layer is normalised by its
+    own batch while the next is estimated, the outcome depends on the batch size; that is the nature
+    of the method.
 
     Args:
         one_pass: over the split to estimate from.
@@ -29,19 +30,25 @@ def recomputed_statistics(one_pass: Pass, tick: Callable[[int], None]) -> list[d
         For every point, the statistics by buffer name.
 
     Raises:
-        InputError: a module has running statistics that are not PyTorch's own, so how to estimate them is unknown.
+        InputError: a module has running statistics that are not PyTorch's own, so how to estimate
+            them is unknown.
     """
     replica, norms = one_pass.replica, one_pass.replica.norms()
-    strange = [f"{n!r} ({type(m).__name__})" for n, m in norms.items() if not isinstance(m, _NormBase)]
+    strange = [
+        f"{n!r} ({type(m).__name__})" for n, m in norms.items() if not isinstance(m, _NormBase)
+    ]
     if strange:
         msg = (
-            f"buffers='recompute' knows PyTorch's normalisation layers; {', '.join(strange)} keeps running statistics "
+            f"buffers='recompute' knows PyTorch's normalisation layers; {', '.join(strange)} keeps "
+            "running statistics "
             "of its own. Choose 'start', 'end' or 'interpolate'."
         )
         raise InputError(msg)
     names = [name for name in replica.buffers if name.rpartition(".")[0] in norms]
     kept: list[dict[str, Tensor]] = [{} for _ in one_pass.coefficients]
-    seen: list[dict[int, int]] = [dict.fromkeys(map(id, norms.values()), 0) for _ in one_pass.coefficients]
+    seen: list[dict[int, int]] = [
+        dict.fromkeys(map(id, norms.values()), 0) for _ in one_pass.coefficients
+    ]
     counts: dict[int, int] = {}
 
     def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:

@@ -19,8 +19,8 @@ _ROOM: Final = 1 << 30  # bytes, where nobody says how much is free
 class Replica:
     """A private copy of a model, moved from point to point.
 
-    Only the structure is copied from the caller's model, which is never touched: the tensors are made new on
-    ``device`` in ``dtype``, so that a model on the meta device costs nothing beside it.
+    Only the structure is copied from the caller's model, which is never touched: the tensors are
+    made new on ``device`` in ``dtype``, so that a model on the meta device costs nothing beside it.
 
     Args:
         model: the caller's model.
@@ -51,8 +51,9 @@ class Replica:
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
 
-        What is the same at every corner is copied once. What differs stays where it is (mapped from a file, say), or
-        is held in the replica's precision and on its device if it is not, and that is not too much.
+        What is the same at every corner is copied once. What differs stays where it is (mapped from
+        a file, say), or is held in the replica's precision and on its device if it is not, and that
+        is not too much.
         """
         targets = {**self.params, **self.buffers}
         self.moving, self._fixed = [], []
@@ -82,7 +83,11 @@ class Replica:
         for number in sorted(range(len(self.moving)), key=lambda i: self.moving[i][0].numel()):
             target, points = self.moving[number]
             wide = torch.promote_types(target.dtype, torch.float32)
-            room -= sum(p.numel() * wide.itemsize for p in points if p.dtype != wide or p.device != target.device)
+            room -= sum(
+                p.numel() * wide.itemsize
+                for p in points
+                if p.dtype != wide or p.device != target.device
+            )
             if room < 0:
                 break
             self.moving[number] = (target, [point.to(target.device, wide) for point in points])
@@ -99,7 +104,10 @@ class Replica:
                 parameter.data = parameter.data.contiguous(memory_format=form)
         for number, (target, points) in enumerate(self.moving):
             if target.ndim == 4 and sum(point.nbytes for point in points) < _ROOM:
-                self.moving[number] = (target, [point.contiguous(memory_format=form) for point in points])
+                self.moving[number] = (
+                    target,
+                    [point.contiguous(memory_format=form) for point in points],
+                )
         self._points = {id(target): points for target, points in self.moving}
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
@@ -146,7 +154,9 @@ class Replica:
     @property
     def fixed(self) -> list[Tensor]:
         """What is the same at every point: the parameters and buffers that do not move."""
-        return [t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points]
+        return [
+            t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points
+        ]
 
     def perturb(self, generator: torch.Generator) -> None:
         """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
@@ -158,8 +168,12 @@ class Replica:
             if not is_float(target):
                 continue
             unit = torch.finfo(target.dtype).eps
-            for piece in pieces(target) if target.is_contiguous() else [target]:  # pieces of another layout are copies
-                noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(-unit, unit, generator=generator)
+            for piece in (
+                pieces(target) if target.is_contiguous() else [target]
+            ):  # pieces of another layout are copies
+                noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(
+                    -unit, unit, generator=generator
+                )
                 piece.add_(piece * noise.to(piece))
 
     def norms(self) -> dict[str, nn.Module]:
@@ -193,7 +207,11 @@ def _room(device: torch.device) -> int:
 
 def running_norms(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model that carry running statistics, by name."""
-    return {n: m for n, m in model.named_modules() if "running_mean" in dict(m.named_buffers(recurse=False))}
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if "running_mean" in dict(m.named_buffers(recurse=False))
+    }
 
 
 def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -212,12 +230,15 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
         data = torch.empty(buffer.shape, dtype=_compute_dtype(buffer, dtype), device=device)
         made[id(buffer)] = data.copy_(buffer.detach()) if kept else data
     for owner, name, value in _plain_tensors(model):
-        shared = names.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
+        shared = (
+            names.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
+        )
         if id(value) in made:
             continue
         if shared is not None:
             msg = (
-                f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a copy of the model "
+                f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a "
+                "copy of the model "
                 "cannot follow it. Compute the view in forward."
             )
             raise InputError(msg)
@@ -227,7 +248,8 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
         copied = copy.deepcopy(model, made)
     except Exception as problem:
         msg = (
-            f"the model {type(model).__name__} cannot be copied ({problem}); ravine measures on a copy, so that "
+            f"the model {type(model).__name__} cannot be copied ({problem}); ravine measures on a "
+            "copy, so that "
             "yours stays untouched. Remove the attribute or hook that cannot be copied."
         )
         raise InputError(msg) from problem
@@ -250,7 +272,8 @@ def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]
     shares = any(p.numel() and p.untyped_storage().data_ptr() in names for p in copied.parameters())
     if there != here or tied[0] != tied[1] or shares:
         msg = (
-            f"a deep copy of {type(model).__name__} is not an independent model with the same parameters and ties; "
+            f"a deep copy of {type(model).__name__} is not an independent model with the same "
+            "parameters and ties; "
             "does it define __deepcopy__?"
         )
         raise InputError(msg)

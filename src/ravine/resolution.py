@@ -24,9 +24,12 @@ _LAST_DEGREE: Final = 64
 _CHECKS: Final = 8
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
 
-#: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane at most what a
-#: grid of 51 × 51 costs.
-_POINTS: Final = {1: (_FIRST_DEGREE + 1 + _CHECKS, 513), 2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601)}
+#: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
+#: at most what a grid of 51 × 51 costs.
+_POINTS: Final = {
+    1: (_FIRST_DEGREE + 1 + _CHECKS, 513),
+    2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601),
+}
 
 
 @dataclass
@@ -46,7 +49,9 @@ class _Open:
         """A few of the points that the next degree adds, one from each stretch: nothing measured is wasted."""
         finer = chebyshev_points(self.low, self.high, 2 * self.degree)[1::2]
         stretches = np.array_split(np.arange(self.degree), min(_CHECKS, self.degree))
-        draw = np.random.default_rng([self.degree, int(1e6 * abs(self.low)), int(1e6 * abs(self.high))])
+        draw = np.random.default_rng(
+            [self.degree, int(1e6 * abs(self.low)), int(1e6 * abs(self.high))]
+        )
         return finer[[int(draw.choice(stretch)) for stretch in stretches]]
 
     @property
@@ -67,38 +72,40 @@ def resolve(
 ) -> xr.Dataset:
     """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
 
-    A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant through the
-    17 misses one of the 8 (or any other measured point), the degree is doubled, up to 64, and then the interval is
-    split where it is worst. An interpolant of the logarithm is taken where that is the better one. Every quantity
-    on every split has to pass: |Ĵ − J| ≤ tolerance · max(|J(α)|, range/1000), or the noise floor where that is
-    larger, or for a 0-1 quantity, which is a step function of α, twice its standard error. At the checks a third of
-    that is asked for, since they are few; and the series must have decayed, so that a kink between all checks is seen.
-    What was measured is the error at the checks; between them it is larger at times, about threefold on networks
-    with few examples, whose ReLU kinks do not average out.
+    A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant
+    through the 17 misses one of the 8 (or any other measured point), the degree is doubled, up to
+    64, and then the interval is split where it is worst. An interpolant of the logarithm is taken
+    where that is the better one. Every quantity on every split has to pass: |Ĵ − J| ≤ tolerance ·
+    max(|J(α)|, range/1000), or the noise floor where that is larger, or for a 0-1 quantity, which
+    is a step function of α, twice its standard error. At the checks a third of that is asked for,
+    since they are few; and the series must have decayed, so that a kink between all checks is seen.
+    What was measured is the error at the checks; between them it is larger at times, about
+    threefold on networks with few examples, whose ReLU kinks do not average out.
 
-    A plane is measured at 9 × 9 Chebyshev points, at 16 checks between them and at its corners. The same is asked of
-    the product of the two interpolants, and of the series along every line of points; the axis that fails is doubled,
-    up to degree 64. It is never split: what has a kink or a value that is not finite stays unresolved.
+    A plane is measured at 9 × 9 Chebyshev points, at 16 checks between them and at its corners. The
+    same is asked of the product of the two interpolants, and of the series along every line of
+    points; the axis that fails is doubled, up to degree 64. It is never split: what has a kink or a
+    value that is not finite stays unresolved.
 
-    What is narrower than the gap between neighbouring points can hide: the result's attribute ``largest_gap``
-    says how wide that is.
+    What is narrower than the gap between neighbouring points can hide: the result's attribute
+    ``largest_gap`` says how wide that is.
 
     Args:
         objective: what to measure.
         along: a ``Line`` or a ``Plane``.
         tolerance: relative to the local value, dimensionless.
-        interval: from and to, in the slice's coordinates, inside or outside [0, 1]; one pair for all axes, or
-            ``{"alpha": (0, 1), "beta": (-0.5, 1.5)}``.
-        max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a grid of 51 × 51
-            costs. What does not resolve by then is said so (``resolved`` = 0, and ``piece_resolved`` on a line),
-            never smoothed over.
+        interval: from and to, in the slice's coordinates, inside or outside [0, 1]; one pair for
+            all axes, or ``{"alpha": (0, 1), "beta": (-0.5, 1.5)}``.
+        max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a
+            grid of 51 × 51 costs. What does not resolve by then is said so (``resolved`` = 0, and
+            ``piece_resolved`` on a line), never smoothed over.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
 
     Returns:
-        A result as of ``evaluate``, at the points that were measured, with what ``reconstruct`` reads;
-        ``ravine.results`` describes it.
+        A result as of ``evaluate``, at the points that were measured, with what ``reconstruct``
+        reads; ``ravine.results`` describes it.
 
     Raises:
         InputError: as ``evaluate``; or the interval or the tolerance make no sense.
@@ -127,7 +134,15 @@ def resolve(
         raise InputError(msg)
 
     def measure(places: np.ndarray, *, probing: bool) -> xr.Dataset:
-        return measured_at(objective, along, places, title=title, command=command, progress=progress, probing=probing)
+        return measured_at(
+            objective,
+            along,
+            places,
+            title=title,
+            command=command,
+            progress=progress,
+            probing=probing,
+        )
 
     if len(along.dims) == 2:
         return resolve_plane(measure, intervals, tolerance, most)
@@ -147,12 +162,20 @@ def _resolve_line(
             break
         if wanted.size:
             fresh = on_axes(measure(wanted[:, None], probing=result is None), {"alpha": wanted})
-            result = fresh if result is None else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
+            result = (
+                fresh
+                if result is None
+                else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
+            )
         assert result is not None  # the first round always measures
         opened, done = _judged(opened, result, tolerance, _NARROWEST * (high - low))
         closed += done
     assert result is not None
-    closed += [(piece, _fit(piece, result, tolerance)) for one in opened for piece in _measured_pieces(one, result)]
+    closed += [
+        (piece, _fit(piece, result, tolerance))
+        for one in opened
+        for piece in _measured_pieces(one, result)
+    ]
     return _labelled(result, closed, tolerance)
 
 
@@ -161,7 +184,8 @@ class _Fit:
     """How well the interpolants of a piece do at the measured points that they do not go through.
 
     Attributes:
-        ratio: the worst error in units of what is allowed; inf where the piece holds both finite and other values.
+        ratio: the worst error in units of what is allowed; inf where the piece holds both finite
+            and other values.
         worst: where that is.
         log: quantity → per split, whether the logarithm is interpolated.
         misfit: quantity → per split, the largest error, in the quantity's unit.
@@ -187,19 +211,27 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
         fit.misfit[name] = np.full(len(splits), np.nan)
         for split in splits:
-            values, allowed = result[name].values[:, split], allowed_error(result, name, split, tolerance)
+            values, allowed = (
+                result[name].values[:, split],
+                allowed_error(result, name, split, tolerance),
+            )
             if not np.isfinite(values[inside]).all() or not others.size:
                 continue
             ways = [False, True] if (values[inside] > 0).all() else [False]
             patch, at = Patch((piece,)), [alpha[others]]
-            errors = [np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways]
+            errors = [
+                np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways
+            ]
             floor = np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split])
             column = [array[:, None] for array in (values[rows], allowed[rows], floor)]
             beyond = [tail(piece.degree, *column, log=log) for log in ways]
-            beyond = [0.0] * len(ways) if is_counted(result, name) else beyond  # steps have no series to speak of
+            beyond = (
+                [0.0] * len(ways) if is_counted(result, name) else beyond
+            )  # steps have no series to speak of
             share = 1.0 if is_counted(result, name) else CAUTION
             ratios = [
-                np.maximum(error / (share * allowed[others]), end) for error, end in zip(errors, beyond, strict=True)
+                np.maximum(error / (share * allowed[others]), end)
+                for error, end in zip(errors, beyond, strict=True)
             ]
             best = int(np.argmin([ratio.max() for ratio in ratios]))
             fit.log[name][split] = best
@@ -243,10 +275,14 @@ def _new(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
     taken = np.sort(known)
     for point in np.unique(wanted):
         near = (
-            taken[np.clip(np.searchsorted(taken, point) + np.array([-1, 0]), 0, len(taken) - 1)] if taken.size else []
+            taken[np.clip(np.searchsorted(taken, point) + np.array([-1, 0]), 0, len(taken) - 1)]
+            if taken.size
+            else []
         )
         close = 1e-12 * max(1.0, abs(point))
-        if all(abs(point - other) > close for other in near) and (not fresh or point - fresh[-1] > close):
+        if all(abs(point - other) > close for other in near) and (
+            not fresh or point - fresh[-1] > close
+        ):
             fresh.append(float(point))
     return np.array(fresh)
 
@@ -267,7 +303,9 @@ def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
     alpha = result["alpha"].values
     inside = alpha[(alpha >= one.low) & (alpha <= one.high)]
     places = np.unique(np.concatenate([[one.low], inside, [one.high]]))
-    lines = [Piece(float(low), float(high), 1) for low, high in zip(places, places[1:], strict=False)]
+    lines = [
+        Piece(float(low), float(high), 1) for low, high in zip(places, places[1:], strict=False)
+    ]
     return [line for line in lines if _has(line, result)]
 
 
@@ -278,11 +316,20 @@ def _labelled(result: xr.Dataset, closed: list[tuple[Piece, _Fit]], tolerance: f
         "piece_low": ("piece", np.array([piece.low for piece, _ in closed])),
         "piece_high": ("piece", np.array([piece.high for piece, _ in closed])),
         "piece_degree": ("piece", np.array([piece.degree for piece, _ in closed])),
-        "piece_resolved": ("piece", np.array([int(_is_resolved(piece, fit)) for piece, fit in closed])),
+        "piece_resolved": (
+            "piece",
+            np.array([int(_is_resolved(piece, fit)) for piece, fit in closed]),
+        ),
     }
     for name in quantities(result):
-        variables[f"{name}_log"] = (("piece", "split"), np.stack([fit.log[name] for _, fit in closed]))
-        variables[f"{name}_misfit"] = (("piece", "split"), np.stack([fit.misfit[name] for _, fit in closed]))
+        variables[f"{name}_log"] = (
+            ("piece", "split"),
+            np.stack([fit.log[name] for _, fit in closed]),
+        )
+        variables[f"{name}_misfit"] = (
+            ("piece", "split"),
+            np.stack([fit.misfit[name] for _, fit in closed]),
+        )
     resolved = int(variables["piece_resolved"][1].all())
     return result.assign(variables).assign_attrs(
         sampling="resolved",

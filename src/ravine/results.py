@@ -1,34 +1,37 @@
 """The result of a measurement: an xarray Dataset with a schema, its file, and nothing that needs torch.
 
-Schema, version 1
------------------
-A *quantity* is anything measured per example; ``loss`` always is one, ``error`` (0-1) often another. For
-every quantity ``q`` the Dataset holds
+Schema, version 1 ----------------- A *quantity* is anything measured per example; ``loss`` always
+is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset holds
 
 - ``q`` (slice dims…, split): the mean over the examples of the split, in the quantity's own unit;
 - ``q_stderr`` (slice dims…, split): its standard error over the examples;
-- ``q_replicates`` (slice dims…, split, replicate): the mean over a random half of the examples minus ``q``.
-  The halves are the same at every point, so the spread over ``replicate`` of *any* function of the curve
-  (a difference, a barrier, the position of a minimum) is that function's standard error, pairing included:
-  half-sampling, McCarthy 1969; Efron 1982, chapter 8;
+- ``q_replicates`` (slice dims…, split, replicate): the mean over a random half of the examples
+  minus ``q``. The halves are the same at every point, so the spread over ``replicate`` of *any*
+  function of the curve (a difference, a barrier, the position of a minimum) is that function's
+  standard error, pairing included: half-sampling, McCarthy 1969; Efron 1982, chapter 8;
 - ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
 
-and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are ``alpha`` and
-``beta``, with the origin at (0, 0), the corner a at (1, 0) and b at (0, 1). The coordinate ``distance`` (slice dims…)
-is the Euclidean length from the start or the origin. NaN or infinity in ``q`` means *computed, and not finite*; a
-point that was not computed is absent. Attributes carry the provenance (see ``PROVENANCE``).
+and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are
+``alpha`` and ``beta``, with the origin at (0, 0), the corner a at (1, 0) and b at (0, 1). The
+coordinate ``distance`` (slice dims…) is the Euclidean length from the start or the origin. NaN or
+infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
+Attributes carry the provenance (see ``PROVENANCE``).
 
-Several lines measured together have the dim ``line``, their names, in front; what differs between them (``start``,
-``end``, their hashes, ``length``) is a coordinate of that dim instead of an attribute.
+Several lines measured together have the dim ``line``, their names, in front; what differs between
+them (``start``, ``end``, their hashes, ``length``) is a coordinate of that dim instead of an
+attribute.
 
-A resolved result also says how to read it between its points, and what error that was found to make:
+A resolved result also says how to read it between its points, and what error that was found to
+make:
 
-- a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for every quantity
-  ``q_log`` (piece, split), whether its logarithm is interpolated there, and ``q_misfit`` (piece, split), the largest
-  error of the interpolant at measured points that it does not go through;
-- a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points measured off that
-  grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every quantity ``q_checked`` (check, split),
-  the measured value, ``q_misfit`` (check, split), how far the interpolant is from it, and ``q_log`` (split).
+- a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for
+  every quantity ``q_log`` (piece, split), whether its logarithm is interpolated there, and
+  ``q_misfit`` (piece, split), the largest error of the interpolant at measured points that it does
+  not go through;
+- a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
+  measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every
+  quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
+  the interpolant is from it, and ``q_log`` (split).
 """
 
 from __future__ import annotations
@@ -144,13 +147,18 @@ def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:
         (array([0., 1.]), 'y.pt')
     """
     if kind_of(result) != "lines":
-        msg = f"expected several lines, measured with evaluate(J, along={{name: line, …}}); got a {kind_of(result)}"
+        msg = (
+            f"expected several lines, measured with evaluate(J, along={{name: line, …}}); got a "
+            f"{kind_of(result)}"
+        )
         raise InputError(msg)
     found: dict[str, xr.Dataset] = {}
     for name in map(str, result["line"].values):
         one = result.sel(line=name)
         own = [str(key) for key in one.coords if result[key].dims == ("line",) and key != "line"]
-        found[name] = one.drop_vars([*own, "line"]).assign_attrs({key: one[key].item() for key in own})
+        found[name] = one.drop_vars([*own, "line"]).assign_attrs(
+            {key: one[key].item() for key in own}
+        )
     return found
 
 
@@ -164,13 +172,17 @@ def validate(result: xr.Dataset) -> xr.Dataset:
     measured = "loss" in result.data_vars and "split" in result.dims
     if version is None or not (measured or kind_of(result) == "path"):
         msg = (
-            "this Dataset is not a ravine result: expected the attribute 'schema_version', and the variable 'loss' "
+            "this Dataset is not a ravine result: expected the attribute 'schema_version', and the "
+            "variable 'loss' "
             "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
             f"{sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
     if not str(version).isdigit() or int(version) > SCHEMA_VERSION:
-        msg = f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update ravine."
+        msg = (
+            f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update "
+            "ravine."
+        )
         raise InputError(msg)
     return result
 
@@ -180,8 +192,8 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
     Args:
         result: what ``evaluate``, ``resolve`` or ``project`` returned.
-        path: the file to write, by custom ``*.nc``. Its folder is made if need be; a file that is there is
-            replaced only once the new one is complete.
+        path: the file to write, by custom ``*.nc``. Its folder is made if need be; a file that is
+            there is replaced only once the new one is complete.
 
     Returns:
         The path written.
@@ -191,7 +203,11 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """
     validate(result)
     target = Path(path)
-    packed = {str(name): {"zlib": True, "complevel": 4} for name in result.data_vars if result[name].size > 1000}
+    packed = {
+        str(name): {"zlib": True, "complevel": 4}
+        for name in result.data_vars
+        if result[name].size > 1000
+    }
     with written_whole(target) as partial:
         result.to_netcdf(partial, engine="h5netcdf", encoding=packed)
     return target
@@ -205,13 +221,19 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     source = Path(path)
     if not source.is_file():
-        msg = f"there is no result file {str(source)!r}; expected one written by save_result or `ravine line`"
+        msg = (
+            f"there is no result file {str(source)!r}; expected one written by save_result or "
+            "`ravine line`"
+        )
         raise InputError(msg)
     try:
         with xr.open_dataset(source, engine="h5netcdf") as opened:
             result = opened.load()
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        msg = f"{str(source)!r} cannot be read as netCDF-4 ({problem}); expected a file written by save_result"
+        msg = (
+            f"{str(source)!r} cannot be read as netCDF-4 ({problem}); expected a file written by "
+            "save_result"
+        )
         raise InputError(msg) from problem
     for name in result.coords:
         if result[name].dtype.kind == "O":  # netCDF strings come back as objects
@@ -224,7 +246,10 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         if f"{name}_{part}" not in result.data_vars
     ]
     if lacking or ("n_examples" not in result.data_vars and kind_of(result) != "path"):
-        msg = f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it edited?"
+        msg = (
+            f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it "
+            "edited?"
+        )
         raise InputError(msg)
     return result
 
@@ -249,7 +274,9 @@ class written_whole:  # noqa: N801  a context manager reads as a verb
         self.partial = Path(name)
         return self.partial
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: object
+    ) -> None:
         if kind is None:
             try:
                 self.partial.chmod(0o666 & ~_umask())  # mkstemp's files are private
@@ -261,7 +288,10 @@ class written_whole:  # noqa: N801  a context manager reads as a verb
         self.partial.unlink(missing_ok=True)
 
     def _cannot_write(self, problem: OSError) -> InputError:
-        return InputError(f"cannot write {str(self.target)!r}: {problem.strerror or problem}. Choose another folder.")
+        return InputError(
+            f"cannot write {str(self.target)!r}: {problem.strerror or problem}. Choose another "
+            "folder."
+        )
 
 
 def _umask() -> int:

@@ -1,8 +1,8 @@
 """Slices: maps from coordinates to points of parameter space.
 
-A slice is spanned by a few *corners*; a coordinate becomes one coefficient per corner, and the point is
-their combination (``params.combine``). Measuring needs nothing else of it, so a slice never holds a
-computed point.
+A slice is spanned by a few *corners*; a coordinate becomes one coefficient per corner, and the
+point is their combination (``params.combine``). Measuring needs nothing else of it, so a slice
+never holds a computed point.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from ravine.checkpoints import Checkpoint, align
 from ravine.errors import InputError
 from ravine.params import Params, combine, distance, gram
 
-_FLATTEST: Final = 1e-4  # sine of the angle at the origin: below, coordinates magnify rounding ten-thousandfold
+_FLATTEST: Final = (
+    1e-4  # sine of the angle at the origin: below, coordinates magnify rounding ten-thousandfold
+)
 
 
 class Slice(Protocol):
     """What can be measured along: dims, corners, and the corners' coefficients at a coordinate."""
 
     dims: tuple[str, ...]
-    roles: tuple[str, ...]  # what the corners are called; a result has the label and the hash of each under its name
+    roles: tuple[
+        str, ...
+    ]  # what the corners are called; a result has the label and the hash of each under its name
 
     @property
     def corners(self) -> tuple[Checkpoint, ...]:
@@ -45,8 +49,9 @@ class Line:
     """The straight line θ(α) = (1 − α) θ₀ + α θ₁ through two points; α may lie outside [0, 1].
 
     Args:
-        start: θ₀, at α = 0: a module, a state dict, a mapping of tensors, or the path of a checkpoint
-            (``Checkpoint.read`` lists what it takes). Files stay on disk until they are needed.
+        start: θ₀, at α = 0: a module, a state dict, a mapping of tensors, or the path of a
+            checkpoint (``Checkpoint.read`` lists what it takes). Files stay on disk until they are
+            needed.
         end: θ₁, at α = 1, of the same architecture.
 
     Raises:
@@ -93,7 +98,8 @@ class Line:
         """The point at ``alpha``, computed fresh from the two ends, in at least float32 on the start's device.
 
         Args:
-            alpha: position, dimensionless; 0 gives the start and 1 the end, bit for bit and in their own dtype.
+            alpha: position, dimensionless; 0 gives the start and 1 the end, bit for bit and in
+                their own dtype.
 
         Returns:
             New tensors by name; buffers are left out.
@@ -107,9 +113,10 @@ class Line:
 class Plane:
     """The plane θ(α, β) = θ₀ + α (θₐ − θ₀) + β (θ_b − θ₀) through three points.
 
-    The coordinates are dimensionless: (0, 0) is the origin, (1, 0) is a and (0, 1) is b; either may lie outside
-    [0, 1]. The axes are as long and meet at the angle that the three points give them; nothing is made
-    orthogonal. For a plane along directions, random ones say, give ``origin + direction`` as the corner.
+    The coordinates are dimensionless: (0, 0) is the origin, (1, 0) is a and (0, 1) is b; either may
+    lie outside [0, 1]. The axes are as long and meet at the angle that the three points give them;
+    nothing is made orthogonal. For a plane along directions, random ones say, give ``origin +
+    direction`` as the corner.
 
     Args:
         origin: θ₀: anything that an end of a ``Line`` may be.
@@ -121,8 +128,8 @@ class Plane:
         cosine: of the angle between the two axes, dimensionless.
 
     Raises:
-        InputError: a point cannot be read, they are not of one space, two of them are the same point, or all three
-            lie on a line.
+        InputError: a point cannot be read, they are not of one space, two of them are the same
+            point, or all three lie on a line.
 
     Examples:
         >>> origin, a, b = ({"w": torch.tensor(w)} for w in ([1.0, 1.0], [4.0, 1.0], [1.0, 3.0]))
@@ -144,7 +151,9 @@ class Plane:
         self.a = align(self.origin, Checkpoint.read(a))
         self.b = align(self.origin, Checkpoint.read(b))
         between = gram(_params(self.corners))
-        with np.errstate(invalid="ignore"):  # a corner with NaN is refused by name when it is measured
+        with np.errstate(
+            invalid="ignore"
+        ):  # a corner with NaN is refused by name when it is measured
             self._require_wide(between)
             found = self.geometry(between)
         self.lengths = (found["length_a"], found["length_b"])
@@ -170,7 +179,8 @@ class Plane:
 
         Args:
             alpha: position towards a, dimensionless.
-            beta: position towards b, dimensionless. The three corners come bit for bit and in their own dtype.
+            beta: position towards b, dimensionless. The three corners come bit for bit and in their
+                own dtype.
 
         Returns:
             New tensors by name on the origin's device; buffers are left out.
@@ -184,15 +194,19 @@ class Plane:
             if same:
                 labels = (getattr(self, one).label, getattr(self, other).label)
                 msg = (
-                    f"the plane's corners {one} ({labels[0]}) and {other} ({labels[1]}) are the same point; expected "
-                    "three different ones. (A module and its state_dict() are live: take copy.deepcopy first.)"
+                    f"the plane's corners {one} ({labels[0]}) and {other} ({labels[1]}) are the "
+                    "same point; expected "
+                    "three different ones. (A module and its state_dict() are live: take "
+                    "copy.deepcopy first.)"
                 )
                 raise InputError(msg)
         sine = max(1 - ab**2 / (aa * bb), 0.0) ** 0.5
         if sine < _FLATTEST:
             msg = (
-                f"the plane's corners {', '.join(corner.label for corner in self.corners)} lie on a line: the sine of "
-                f"the angle at the origin is {sine:.1e}; expected at least {_FLATTEST:g}. Walk it with a Line, or "
+                f"the plane's corners {', '.join(corner.label for corner in self.corners)} lie on "
+                "a line: the sine of "
+                f"the angle at the origin is {sine:.1e}; expected at least {_FLATTEST:g}. Walk it "
+                "with a Line, or "
                 "choose another corner."
             )
             raise InputError(msg)

@@ -1,8 +1,8 @@
 """Splits: named sources of examples, read in batches, the same examples at every pass.
 
-A curve compares points, so all points must see the same examples. A source that gives others on a second
-pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out before the
-measurement where that is cheap, and by the fingerprint of the pass itself in any case.
+A curve compares points, so all points must see the same examples. A source that gives others on a
+second pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out
+before the measurement where that is cheap, and by the fingerprint of the pass itself in any case.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class Split:
 
     Args:
         name: how results call it.
-        source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader, or any iterable
-            of batches that can be iterated again.
-        batch_size: examples per batch where the batches are made here (tuples and Datasets); a tuple's may be
-            changed later.
+        source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader, or
+            any iterable of batches that can be iterated again.
+        batch_size: examples per batch where the batches are made here (tuples and Datasets); a
+            tuple's may be changed later.
 
     Raises:
-        InputError: not one of these, empty, of unequal lengths, or an iterator (readable only once).
+        InputError: not one of these, empty, of unequal lengths, or an iterator (readable only
+            once).
     """
 
     def __init__(self, name: str, source: Any, batch_size: int) -> None:
@@ -50,16 +51,22 @@ class Split:
             self.tensors = self._checked(source)
         elif isinstance(source, Dataset) and not isinstance(source, IterableDataset):
             source = DataLoader(source, batch_size=batch_size)
-        elif isinstance(source, Tensor | np.ndarray | str | bytes) or not isinstance(source, Iterable):
-            hint = "Wrap it in a tuple, (inputs,) or (inputs, targets)." if _is_array(source) else ""
+        elif isinstance(source, Tensor | np.ndarray | str | bytes) or not isinstance(
+            source, Iterable
+        ):
+            hint = (
+                "Wrap it in a tuple, (inputs,) or (inputs, targets)." if _is_array(source) else ""
+            )
             msg = (
-                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an iterable of batches; "
+                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an "
+                "iterable of batches; "
                 f"got {kind}. {hint}"
             ).rstrip()
             raise InputError(msg)
         elif isinstance(source, Iterator):
             msg = (
-                f"split {name!r} is an iterator ({kind}), which can be read only once; give a list of batches, a "
+                f"split {name!r} is an iterator ({kind}), which can be read only once; give a list "
+                "of batches, a "
                 "Dataset or a DataLoader"
             )
             raise InputError(msg)
@@ -80,7 +87,9 @@ class Split:
         """How many examples a pass is expected to give; 0 where the source does not say."""
         if self.tensors is not None:
             return len(self.tensors[0])
-        if isinstance(self._source, DataLoader) and not isinstance(self._source.dataset, IterableDataset):
+        if isinstance(self._source, DataLoader) and not isinstance(
+            self._source.dataset, IterableDataset
+        ):
             try:
                 return len(self._source.dataset)  # pyright: ignore[reportArgumentType]
             except TypeError:
@@ -111,7 +120,12 @@ class Split:
         loader = self._source
         if not isinstance(loader, DataLoader):
             return []
-        owners = [loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+        owners = [
+            loader,
+            loader.sampler,
+            loader.batch_sampler,
+            getattr(loader.batch_sampler, "sampler", None),
+        ]
         found = [getattr(owner, "generator", None) for owner in owners]
         return [generator for generator in found if isinstance(generator, torch.Generator)]
 
@@ -123,7 +137,9 @@ class Split:
         """
         if self._seen is not None:
             return  # every pass is compared with the first
-        if isinstance(self._source, DataLoader) and not isinstance(self._source.dataset, IterableDataset):
+        if isinstance(self._source, DataLoader) and not isinstance(
+            self._source.dataset, IterableDataset
+        ):
             self._probe_sampler(self._source)
             self._probe_items(self._source)
         elif self.tensors is None and not isinstance(self._source, list | tuple):
@@ -141,7 +157,10 @@ class Split:
         """
         if seen.count == 0:
             again = " on this pass" if self._seen else ""
-            msg = f"split {self.name!r} gave no examples{again}; expected a source that can be read again"
+            msg = (
+                f"split {self.name!r} gave no examples{again}; expected a source that can be read "
+                "again"
+            )
             raise InputError(msg)
         if self._seen is not None and self._seen != seen:
             what = (
@@ -157,7 +176,10 @@ class Split:
         drawn = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
         one, two = (sorted(_flat(drawn)) for _ in range(2))
         if one != two:
-            reason = "its sampler draws other examples each time (shuffle with drop_last, or with replacement)"
+            reason = (
+                "its sampler draws other examples each time (shuffle with drop_last, or with "
+                "replacement)"
+            )
             raise self._unrepeatable(reason)
 
     def _probe_items(self, loader: DataLoader[Any]) -> None:
@@ -165,7 +187,9 @@ class Split:
         if size == 0:
             msg = f"split {self.name!r} is empty"
             raise InputError(msg)
-        indices = sorted({round(i * (size - 1) / (_PROBED_ITEMS - 1)) for i in range(_PROBED_ITEMS)})
+        indices = sorted(
+            {round(i * (size - 1) / (_PROBED_ITEMS - 1)) for i in range(_PROBED_ITEMS)}
+        )
         prints = []
         for _ in range(2):
             items = [loader.dataset[i] for i in indices]
@@ -177,16 +201,19 @@ class Split:
 
     def _unrepeatable(self, reason: str) -> InputError:
         return InputError(
-            f"split {self.name!r} does not give the same examples twice: {reason}. The points of a curve can only "
-            "be compared on the same examples; turn this off, or pass Objective(..., check_data=False)."
+            f"split {self.name!r} does not give the same examples twice: {reason}. The points of a "
+            "curve can only "
+            "be compared on the same examples; turn this off, or pass Objective(..., "
+            "check_data=False)."
         )
 
 
 class Fingerprint:
     """A 64-bit hash of a multiset of examples: the same in any order and any batching.
 
-    Every example is hashed on its own (multilinear hashing of its bytes, then splitmix64), and the hashes
-    are added modulo 2⁶⁴. It tells data sets apart; it is no protection against someone who wants a collision.
+    Every example is hashed on its own (multilinear hashing of its bytes, then splitmix64), and the
+    hashes are added modulo 2⁶⁴. It tells data sets apart; it is no protection against someone who
+    wants a collision.
 
     Examples:
         >>> x = torch.arange(6.0).reshape(3, 2)
@@ -206,16 +233,19 @@ class Fingerprint:
         hashes = np.zeros(rows, dtype=np.uint64)
         for place, leaf in enumerate(leaves(batch)):
             words = _words(leaf, rows)
-            weights = splitmix64(np.arange(words.shape[1], dtype=np.uint64) + np.uint64((place + 1) << 32)) | np.uint64(
-                1
-            )
+            weights = splitmix64(
+                np.arange(words.shape[1], dtype=np.uint64) + np.uint64((place + 1) << 32)
+            ) | np.uint64(1)
             hashes += splitmix64(words @ weights + np.uint64(place))
         self.total = (self.total + int(splitmix64(hashes).sum(dtype=np.uint64))) % (1 << 64)
         self.count += rows
         return self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fingerprint) and (self.total, self.count) == (other.total, other.count)
+        return isinstance(other, Fingerprint) and (self.total, self.count) == (
+            other.total,
+            other.count,
+        )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  it grows
 
@@ -260,7 +290,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
         mapped = {key: map_tensors(function, value) for key, value in batch.items()}
         if type(batch) is dict:
             return mapped
-        other = copy.copy(batch)  # a tokenizer's BatchEncoding and its kind: same type, other values
+        other = copy.copy(
+            batch
+        )  # a tokenizer's BatchEncoding and its kind: same type, other values
         other.update(mapped)  # pyright: ignore[reportAttributeAccessIssue]
         return other
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -281,11 +313,17 @@ def _is_array(part: object) -> bool:
 
 
 def _is_text(part: object) -> bool:
-    return isinstance(part, list | tuple) and len(part) > 0 and all(isinstance(item, str) for item in part)
+    return (
+        isinstance(part, list | tuple)
+        and len(part) > 0
+        and all(isinstance(item, str) for item in part)
+    )
 
 
 def _flat(indices: Iterable[Any]) -> Iterator[Any]:
-    return itertools.chain.from_iterable(i if isinstance(i, list | tuple) else (i,) for i in indices)
+    return itertools.chain.from_iterable(
+        i if isinstance(i, list | tuple) else (i,) for i in indices
+    )
 
 
 def _words(leaf: Any, rows: int) -> np.ndarray:

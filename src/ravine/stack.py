@@ -1,7 +1,8 @@
 """Stack: several points of a slice in one forward pass, for a GPU that one small model leaves idle.
 
-The points' parameters are laid on top of each other and the model is mapped over them (``torch.func.vmap``), so that
-a layer is one batched matrix product instead of many small ones. On a CPU that gains nothing.
+The points' parameters are laid on top of each other and the model is mapped over them
+(``torch.func.vmap``), so that a layer is one batched matrix product instead of many small ones. On
+a CPU that gains nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Stack:
 
     def __init__(self, replica: Replica, per_example: PerExample) -> None:
         self._call = _Call(replica.module, per_example)
-        names = {id(tensor): f"module.{name}" for name, tensor in [*replica.params.items(), *replica.buffers.items()]}
+        names = {
+            id(tensor): f"module.{name}"
+            for name, tensor in [*replica.params.items(), *replica.buffers.items()]
+        }
         self._moving = [(names[id(target)], target, points) for target, points in replica.moving]
         self._stacked: dict[str, Tensor] = {}
 
@@ -56,7 +60,9 @@ class Stack:
 
     def __call__(self, batch: Any) -> Any:
         """What the caller's function gives for a batch, every tensor with one more axis in front: the points."""
-        mapped = vmap(lambda params: functional_call(self._call, params, (batch,)), randomness="same")
+        mapped = vmap(
+            lambda params: functional_call(self._call, params, (batch,)), randomness="same"
+        )
         return mapped(self._stacked)
 
 
@@ -73,7 +79,9 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
         self._per_example = per_example
-        self.training = module.training  # a new module is in training mode, which would be put on by no one
+        self.training = (
+            module.training
+        )  # a new module is in training mode, which would be put on by no one
 
     def forward(self, batch: Any) -> Any:
         """The caller's function of the inner module."""

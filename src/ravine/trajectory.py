@@ -1,7 +1,8 @@
 """Trajectories: the recorded points of one training run, written while it trains and opened lazily after.
 
-A trajectory is a folder: one safetensors file per snapshot and ``trajectory.json``, the manifest, which is
-rewritten (whole or not at all) after each snapshot. A kill loses at most the snapshot in hand.
+A trajectory is a folder: one safetensors file per snapshot and ``trajectory.json``, the manifest,
+which is rewritten (whole or not at all) after each snapshot. A kill loses at most the snapshot in
+hand.
 """
 
 from __future__ import annotations
@@ -49,18 +50,21 @@ class Snapshot:
 class TrajectoryRecorder:
     """Writes a model's parameters to a folder while it trains: one line in a training loop.
 
-    ``recorder.record(step, model)``, or ``recorder(step, model)`` where a callback is wanted. Called every
-    step it keeps those that ``every`` or ``per_decade`` ask for; called once an epoch with the default it
-    keeps every epoch. The model is only read. A folder that holds a trajectory is continued. Of several processes
-    that train together (``torch.distributed``) only the first writes.
+    ``recorder.record(step, model)``, or ``recorder(step, model)`` where a callback is wanted.
+    Called every step it keeps those that ``every`` or ``per_decade`` ask for; called once an epoch
+    with the default it keeps every epoch. The model is only read. A folder that holds a trajectory
+    is continued. Of several processes that train together (``torch.distributed``) only the first
+    writes.
 
     Args:
         folder: where to write; made if need be.
         every: keep the steps divisible by it.
-        per_decade: instead, keep step 0 and steps evenly spaced in log(step), about so many per factor of 10.
+        per_decade: instead, keep step 0 and steps evenly spaced in log(step), about so many per
+            factor of 10.
 
     Raises:
-        InputError: the folder holds something else, ``every`` or ``per_decade`` is below 1, or both are given.
+        InputError: the folder holds something else, ``every`` or ``per_decade`` is below 1, or both
+            are given.
 
     Examples:
         >>> import tempfile
@@ -76,18 +80,25 @@ class TrajectoryRecorder:
         ((0, 2, 4), 4.0)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, every: int = 1, per_decade: int | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int = 1, per_decade: int | None = None
+    ) -> None:
         if per_decade is not None and every != 1:
             msg = "a recorder keeps steps by every= or by per_decade=; give one of them"
             raise InputError(msg)
-        for name, value in (("every", every), ("per_decade", 1 if per_decade is None else per_decade)):
+        for name, value in (
+            ("every", every),
+            ("per_decade", 1 if per_decade is None else per_decade),
+        ):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 msg = f"{name} must be a whole number from 1; got {value!r}"
                 raise InputError(msg)
         self.folder = Path(folder)
         self.every = every
         self.per_decade = per_decade
-        self.snapshots = list(_read_manifest(self.folder)) if (self.folder / MANIFEST).exists() else []
+        self.snapshots = (
+            list(_read_manifest(self.folder)) if (self.folder / MANIFEST).exists() else []
+        )
         if not self.snapshots and self.folder.exists() and not self.folder.is_dir():
             msg = f"cannot record into {str(self.folder)!r}: it is a file. Choose another folder."
             raise InputError(msg)
@@ -97,14 +108,14 @@ class TrajectoryRecorder:
         """Keep the model's parameters (and buffers) as they are after ``step`` updates, if this step is wanted.
 
         Args:
-            step: optimiser updates so far, counted from 0; they must grow. The same step with the same values,
-                as a resumed training gives, is no error and changes nothing.
-            model: a module (DDP and ``torch.compile`` wrappers are looked through), a state dict, or anything
-                that ``Checkpoint.read`` takes.
+            step: optimiser updates so far, counted from 0; they must grow. The same step with the
+                same values, as a resumed training gives, is no error and changes nothing.
+            model: a module (DDP and ``torch.compile`` wrappers are looked through), a state dict,
+                or anything that ``Checkpoint.read`` takes.
 
         Raises:
-            InputError: the step is not after the last one, the model has other names or shapes than before, or
-                the folder cannot be written.
+            InputError: the step is not after the last one, the model has other names or shapes than
+                before, or the folder cannot be written.
         """
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
             msg = f"step must be a whole number from 0; got {step!r}"
@@ -121,7 +132,8 @@ class TrajectoryRecorder:
             self._shape = Checkpoint.read(self.folder / self.snapshots[0].file)
         if self._shape is not None and (found := list(differences(self._shape, point))):
             msg = (
-                f"step {step} is no point of the trajectory in {str(self.folder)!r}: {found[0]} ({len(found)} in all)."
+                f"step {step} is no point of the trajectory in {str(self.folder)!r}: {found[0]} "
+                f"({len(found)} in all)."
                 " Record each model in a folder of its own."
             )
             raise InputError(msg)
@@ -136,8 +148,10 @@ class TrajectoryRecorder:
             return
         if self.snapshots and step <= self.snapshots[-1].step:
             msg = (
-                f"step {step} comes after step {self.snapshots[-1].step} in {str(self.folder)!r}, with other values. "
-                f"If training went back, recorder.rewind({step}) forgets what came after; else choose another folder."
+                f"step {step} comes after step {self.snapshots[-1].step} in {str(self.folder)!r}, "
+                "with other values. "
+                f"If training went back, recorder.rewind({step}) forgets what came after; else "
+                "choose another folder."
             )
             raise InputError(msg)
         path = self.folder / snapshot.file
@@ -161,7 +175,10 @@ class TrajectoryRecorder:
         if self.per_decade is None or step == 0:
             return step % self.every == 0
         nearest = round(math.log10(step) * self.per_decade)
-        return any(round(10 ** (place / self.per_decade)) == step for place in (nearest - 1, nearest, nearest + 1))
+        return any(
+            round(10 ** (place / self.per_decade)) == step
+            for place in (nearest - 1, nearest, nearest + 1)
+        )
 
     def rewind(self, step: int) -> None:
         """Forget the snapshots from ``step`` on, because training went back to before it.
@@ -186,8 +203,8 @@ class TrajectoryRecorder:
 class Trajectory(Sequence[Checkpoint]):
     """The points of one training run in the order of their steps; files are read when they are looked at.
 
-    ``run[0]`` and ``run[-1]`` are checkpoints, fit for ``Line(run[0], run[-1])``; all are under the names of
-    the first. ``Trajectory.open`` makes one from a folder.
+    ``run[0]`` and ``run[-1]`` are checkpoints, fit for ``Line(run[0], run[-1])``; all are under the
+    names of the first. ``Trajectory.open`` makes one from a folder.
 
     Args:
         folder: where the snapshots are.
@@ -214,18 +231,21 @@ class Trajectory(Sequence[Checkpoint]):
         """Open a folder that a ``TrajectoryRecorder`` wrote, or one of ordinary checkpoints with numbered names.
 
         Args:
-            folder: with ``trajectory.json``; or with checkpoints (``Checkpoint.read`` lists the formats, a
-                folder of shards counts as one) whose names hold the step: the number after ``step`` if there is
-                one (``epoch=3-step=500.ckpt``), else the last number (``model_12.pt``). Files without a number
-                (``best.pt``) are passed over.
+            folder: with ``trajectory.json``; or with checkpoints (``Checkpoint.read`` lists the
+                formats, a folder of shards counts as one) whose names hold the step: the number
+                after ``step`` if there is one (``epoch=3-step=500.ckpt``), else the last number
+                (``model_12.pt``). Files without a number (``best.pt``) are passed over.
 
         Raises:
-            InputError: there is no such folder, it holds no snapshot, two of one step, or a snapshot that its
-                manifest names is missing.
+            InputError: there is no such folder, it holds no snapshot, two of one step, or a
+                snapshot that its manifest names is missing.
         """
         place = Path(folder)
         if not place.is_dir():
-            msg = f"there is no folder {str(place)!r}; expected one that a TrajectoryRecorder wrote, or of checkpoints"
+            msg = (
+                f"there is no folder {str(place)!r}; expected one that a TrajectoryRecorder wrote, "
+                "or of checkpoints"
+            )
             raise InputError(msg)
         if not (place / MANIFEST).exists():
             return cls(place, _numbered(place))
@@ -233,9 +253,14 @@ class Trajectory(Sequence[Checkpoint]):
         lost = [snapshot.file for snapshot in snapshots if not (place / snapshot.file).is_file()]
         if lost or not snapshots:
             what = (
-                f"lacks {lost[0]!r}, which its manifest names ({len(lost)} in all)" if lost else "has no snapshot yet"
+                f"lacks {lost[0]!r}, which its manifest names ({len(lost)} in all)"
+                if lost
+                else "has no snapshot yet"
             )
-            msg = f"the trajectory in {str(place)!r} {what}. Copy the folder whole, or record the run again."
+            msg = (
+                f"the trajectory in {str(place)!r} {what}. Copy the folder whole, or record the "
+                "run again."
+            )
             raise InputError(msg)
         return cls(place, snapshots)
 
@@ -290,7 +315,11 @@ class Trajectory(Sequence[Checkpoint]):
         first = self.snapshots[0]
         if found.adapter is not None:
             return found  # a change to a base that only a slice knows
-        return found if self.snapshots[index] is first else align(Checkpoint.read(self.folder / first.file), found)
+        return (
+            found
+            if self.snapshots[index] is first
+            else align(Checkpoint.read(self.folder / first.file), found)
+        )
 
     def __iter__(self) -> Iterator[Checkpoint]:
         return (self[index] for index in range(len(self)))
@@ -312,7 +341,10 @@ def _passing_buffers(model: Any) -> set[str]:
 
 
 def _is_first_process() -> bool:
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    return (
+        not (distributed.is_available() and distributed.is_initialized())
+        or distributed.get_rank() == 0
+    )
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -326,11 +358,19 @@ def _read_manifest(folder: Path) -> tuple[Snapshot, ...]:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["format"] != _FORMAT or held["version"] > _VERSION:
-            msg = f"format {held['format']!r}, version {held['version']}; this ravine reads up to {_VERSION}"
+            msg = (
+                f"format {held['format']!r}, version {held['version']}; this ravine reads up to "
+                f"{_VERSION}"
+            )
             raise ValueError(msg)
-        snapshots = tuple(Snapshot(int(s["step"]), str(s["file"]), str(s["hash"])) for s in held["snapshots"])
+        snapshots = tuple(
+            Snapshot(int(s["step"]), str(s["file"]), str(s["hash"])) for s in held["snapshots"]
+        )
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        msg = f"{str(path)!r} is not the manifest of a trajectory ({type(problem).__name__}: {problem})"
+        msg = (
+            f"{str(path)!r} is not the manifest of a trajectory ({type(problem).__name__}: "
+            f"{problem})"
+        )
         raise InputError(msg) from problem
     strange = [s.file for s in snapshots if Path(s.file).name != s.file]
     steps = [snapshot.step for snapshot in snapshots]

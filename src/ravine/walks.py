@@ -2,12 +2,13 @@
 
 Needs no torch: it reads what ``project`` wrote.
 
-A random walk in D dimensions takes n equal steps, each in a fresh random direction. For D ≫ n its steps are orthogonal,
-so after a share s of them |θ_s − θ_0|² = s L², where L is the distance from first to last, and the inner product
-with the last displacement is s L² too. Hence the coordinate along the line is x = s L, and the residual is
-r = √(s L² − s² L²) = L √(s (1 − s)): a semicircle, whatever the walk. Its height is L/2, so that L/(L + max r) is
-exactly 2/3; and Σx² / Σ|θ − θ_0|² is ∫s² / ∫s = 2/3 as well. A training that goes on past the line's end stands at
-x = L with r = L √(s − 1), s > 1.
+A random walk in D dimensions takes n equal steps, each in a fresh random direction. For D ≫ n its
+steps are orthogonal, so after a share s of them |θ_s − θ_0|² = s L², where L is the distance from
+first to last, and the inner product with the last displacement is s L² too. Hence the coordinate
+along the line is x = s L, and the residual is r = √(s L² − s² L²) = L √(s (1 − s)): a semicircle,
+whatever the walk. Its height is L/2, so that L/(L + max r) is exactly 2/3; and Σx² / Σ|θ − θ_0|² is
+∫s² / ∫s = 2/3 as well. A training that goes on past the line's end stands at x = L with r = L √(s −
+1), s > 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import xarray as xr
 
 from ravine.errors import InputError
 
-#: Two shares of captured movement closer than this are called alike; walks in 10⁵ dimensions scatter by less.
+#: Two shares of captured movement closer than this are called alike; walks in 10⁵ dimensions
+#: scatter by less.
 _ALIKE = 0.01
 
 
@@ -44,8 +46,8 @@ def random_walk(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, float]:
     """How much of a run the straight line captures.
 
-    The paper says "about 2/3 the variation" and gives no formula; the sentence before names the length within the
-    line and the largest residual, which is ``captured``.
+    The paper says "about 2/3 the variation" and gives no formula; the sentence before names the
+    length within the line and the largest residual, which is ``captured``.
 
     Args:
         along: (steps,) displacement within the line or slice, as a length.
@@ -53,7 +55,8 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
         length: L, of the line.
 
     Returns:
-        ``captured`` L/(L + max r), ``captured_squares`` Σx²/Σ(x² + r²), and ``max_residual`` max r / L.
+        ``captured`` L/(L + max r), ``captured_squares`` Σx²/Σ(x² + r²), and ``max_residual`` max r
+        / L.
 
     Examples:
         >>> found = shares(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0]), 2.0)
@@ -100,15 +103,25 @@ def straightness(path: xr.Dataset) -> str:
         return "How straight training went is undefined: a snapshot is not finite."
     if "random walk" not in path["walk"]:
         return (
-            f"The slice captures {run['captured']:.3f} of training (L/(L + max residual)), which strayed by up to "
-            f"{run['max_residual']:.3f} of its length. It does not join two of its snapshots, so there is no random "
+            f"The slice captures {run['captured']:.3f} of training (L/(L + max residual)), which "
+            "strayed by up to "
+            f"{run['max_residual']:.3f} of its length. It does not join two of its snapshots, so "
+            "there is no random "
             "walk to compare with."
         )
     null = {name: float(path[name].sel(walk="random walk")) for name in run}
     ahead = run["captured"] - null["captured"]
-    how = "about as straight as" if abs(ahead) <= _ALIKE else "straighter than" if ahead > 0 else "less straight than"
+    how = (
+        "about as straight as"
+        if abs(ahead) <= _ALIKE
+        else "straighter than"
+        if ahead > 0
+        else "less straight than"
+    )
     return (
-        f"Training went {how} a random walk: the line captures {run['captured']:.3f} of it (L/(L + max residual); a "
-        f"random walk {null['captured']:.3f}), and it strayed by up to {run['max_residual']:.3f} of the line's "
+        f"Training went {how} a random walk: the line captures {run['captured']:.3f} of it (L/(L + "
+        "max residual); a "
+        f"random walk {null['captured']:.3f}), and it strayed by up to {run['max_residual']:.3f} "
+        "of the line's "
         f"length ({null['max_residual']:.3f})."
     )

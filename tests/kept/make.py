@@ -2,8 +2,9 @@
 
     python tests/kept/make.py FOLDER
 
-What is in ``tests/kept/schema-1`` is never made again: later versions have to read it with the same means, and to
-measure the same means anew. Every value is a dyadic rational and every sum is exact, so the bits are any machine's.
+What is in ``tests/kept/schema-1`` is never made again: later versions have to read it with the same
+means, and to measure the same means anew. Every value is a dyadic rational and every sum is exact,
+so the bits are any machine's.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def record(folder: Path) -> None:
     """A run that turns on its way from (−1, 0) to (1, ½)."""
     recorder = ravine.TrajectoryRecorder(folder, every=10)
     model = Point()
-    for number, (x, y) in enumerate([(-1, 0), (-0.75, 0.5), (-0.25, 1), (0.5, 1.25), (0.75, 0.75), (1, 0.5)]):
+    for number, (x, y) in enumerate(
+        [(-1, 0), (-0.75, 0.5), (-0.25, 1), (0.5, 1.25), (0.75, 0.75), (1, 0.5)]
+    ):
         with torch.no_grad():
             model.w.copy_(torch.tensor([x, y]))
         recorder.record(10 * number, model)
@@ -79,7 +82,9 @@ def measurements(run: Path) -> dict[str, xr.Dataset]:
     places = {"alpha": np.arange(-1, 6) / 4, "beta": np.arange(0, 5) / 4}
     return {
         "line": ravine.evaluate(J, along=line, at=GRID, title="a line"),
-        "long": ravine.evaluate(long_objective(), along=line, at=GRID[::6], title="20,000 examples"),
+        "long": ravine.evaluate(
+            long_objective(), along=line, at=GRID[::6], title="20,000 examples"
+        ),
         "resolved": ravine.resolve(J, along=line, interval=(-0.25, 1.25)),
         "lines": ravine.evaluate(J, along=ravine.pairs({"a": a, "b": b, "c": c}), at=GRID[4:21:2]),
         "plane": ravine.evaluate(J, along=plane, at=places, title="a plane"),

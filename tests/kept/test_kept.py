@@ -51,7 +51,9 @@ def test_an_old_result_is_read_between_its_points(kind):
 
 def test_a_mean_is_the_one_worked_out_by_hand():
     at_start = held("line").sel(alpha=0.0, split="train")
-    assert float(at_start["loss"]) == 137.5 / 40  # w = (−1, 0): the well is 0, and Σ (w − x)² is 137.5
+    assert (
+        float(at_start["loss"]) == 137.5 / 40
+    )  # w = (−1, 0): the well is 0, and Σ (w − x)² is 137.5
 
 
 def test_an_old_run_is_read_and_recorded_the_same(tmp_path):
@@ -60,12 +62,18 @@ def test_an_old_run_is_read_and_recorded_the_same(tmp_path):
     assert run.at(step=30)["w"].tolist() == [0.5, 1.25]
     make.record(tmp_path / "again")
     again = ravine.Trajectory.open(tmp_path / "again")
-    assert [snapshot.hash for snapshot in again.snapshots] == [snapshot.hash for snapshot in run.snapshots]
+    assert [snapshot.hash for snapshot in again.snapshots] == [
+        snapshot.hash for snapshot in run.snapshots
+    ]
 
 
 def test_a_paper_run_of_the_quick_profile_is_read():
     folder = KEPT / "paper-quick"
     path = ravine.open_result(folder / "fig5-path-quick-4d835194a7fa.nc")
-    numbers = {c["name"]: c["number"] for c in json.loads((folder / "outcome.json").read_text())["claims"]}
+    numbers = {
+        c["name"]: c["number"] for c in json.loads((folder / "outcome.json").read_text())["claims"]
+    }
     assert round(path["max_residual"].sel(walk="run").item(), 6) == numbers["strays"]
-    assert (folder / "recipe.json").read_text().strip() == canonical(recipe("maxout-mnist", "quick")).strip()
+    assert (folder / "recipe.json").read_text().strip() == canonical(
+        recipe("maxout-mnist", "quick")
+    ).strip()

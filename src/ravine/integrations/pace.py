@@ -12,8 +12,8 @@ from ravine.trajectory import TrajectoryRecorder
 class Pace:
     """A recorder that is told of starts, steps, epochs and ends, and keeps the steps that were asked for.
 
-    The first and the last step are always kept; between them every epoch, or the steps that ``every`` or
-    ``per_decade`` name.
+    The first and the last step are always kept; between them every epoch, or the steps that
+    ``every`` or ``per_decade`` name.
 
     Args:
         folder: where to write.
@@ -22,10 +22,16 @@ class Pace:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, every: int | None = None, per_decade: int | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int | None = None,
+        per_decade: int | None = None,
     ) -> None:
         self.by_epoch = every is None and per_decade is None
-        self.recorder = TrajectoryRecorder(folder, every=1 if every is None else every, per_decade=per_decade)
+        self.recorder = TrajectoryRecorder(
+            folder, every=1 if every is None else every, per_decade=per_decade
+        )
         self._last = -1
 
     def start(self, step: int, model: Any) -> None:
@@ -37,8 +43,10 @@ class Pace:
         recorded = [snapshot.step for snapshot in self.recorder.snapshots]
         if step == 0 and recorded and recorded[-1] > 0:
             msg = (
-                f"{str(self.recorder.folder)!r} holds a run up to step {recorded[-1]}, and this training starts anew. "
-                "Choose another folder, remove that one, or resume the training from its checkpoint."
+                f"{str(self.recorder.folder)!r} holds a run up to step {recorded[-1]}, and this "
+                "training starts anew. "
+                "Choose another folder, remove that one, or resume the training from its "
+                "checkpoint."
             )
             raise InputError(msg)
         if any(found > step for found in recorded):

@@ -13,24 +13,30 @@ from ravine.integrations.pace import Pace
 class TrainerRecorder(TrainerCallback):
     """Records the model's parameters and buffers while the Trainer trains it.
 
-    A step is an optimiser update (``state.global_step``), whatever the accumulation of gradients. Only the first
-    process of several writes. When training resumes from a checkpoint, what was recorded after that checkpoint is
-    forgotten and recorded again.
+    A step is an optimiser update (``state.global_step``), whatever the accumulation of gradients.
+    Only the first process of several writes. When training resumes from a checkpoint, what was
+    recorded after that checkpoint is forgotten and recorded again.
 
     Args:
         folder: where to write; a folder for each run.
-        every: keep the steps divisible by it. Alone or with ``per_decade`` missing, every epoch is kept.
+        every: keep the steps divisible by it. Alone or with ``per_decade`` missing, every epoch is
+            kept.
         per_decade: keep so many steps per factor of 10.
 
     Raises:
-        InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a run.
+        InputError: as ``TrajectoryRecorder``; or a new training starts in a folder that holds a
+            run.
 
     Examples:
         >>> trainer = Trainer(model, args, callbacks=[TrainerRecorder("runs/mine", every=100)])  # doctest: +SKIP
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, every: int | None = None, per_decade: int | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int | None = None,
+        per_decade: int | None = None,
     ) -> None:
         self.pace = Pace(folder, every=every, per_decade=per_decade)
 

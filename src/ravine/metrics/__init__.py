@@ -1,7 +1,8 @@
 """Numbers and words about a result. No torch here: a saved result is enough.
 
-Every standard error comes from the same measure of each half-sample replicate, so that a difference between
-two points, which see the same examples, is as certain as the pairing makes it (``ravine.results``).
+Every standard error comes from the same measure of each half-sample replicate, so that a difference
+between two points, which see the same examples, is as certain as the pairing makes it
+(``ravine.results``).
 """
 
 from ravine.metrics.connections import Barriers, barriers, connected

@@ -15,8 +15,8 @@ from ravine.metrics.profile import Estimate
 from ravine.metrics.wording import Row, Verdict, examples, policies
 from ravine.results import lines_of, quantities
 
-#: A barrier up to this height does not keep two points apart: two points of error rate, where training twice from one
-#: point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
+#: A barrier up to this height does not keep two points apart: two points of error rate, where
+#: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
 TOLERABLE = 0.02
 
 _LISTED = 8
@@ -45,7 +45,8 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
     """The barrier on every line of a result, by each of the three definitions (``BARRIERS``).
 
     Args:
-        result: of several lines, as ``evaluate`` gives it for a dict of lines; each must cover [0, 1].
+        result: of several lines, as ``evaluate`` gives it for a dict of lines; each must cover [0,
+            1].
         quantity: of what.
         split: by default the first.
 
@@ -70,21 +71,28 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
     """
     lines = lines_of(result)
     heights = {
-        name: {kind: barrier(line, cast(BarrierKind, kind), quantity=quantity, split=split) for kind in BARRIERS}
+        name: {
+            kind: barrier(line, cast(BarrierKind, kind), quantity=quantity, split=split)
+            for kind in BARRIERS
+        }
         for name, line in lines.items()
     }
     return Barriers(heights, quantity, str(result["split"].values[0]) if split is None else split)
 
 
 def connected(
-    result: xr.Dataset, *, tolerance: float = TOLERABLE, quantity: str | None = None, split: str | None = None
+    result: xr.Dataset,
+    *,
+    tolerance: float = TOLERABLE,
+    quantity: str | None = None,
+    split: str | None = None,
 ) -> list[tuple[str, ...]]:
     """The largest sets of points between all pairs of which no barrier stands: those that may be averaged.
 
     Args:
         result: of ``pairs``.
-        tolerance: height of a barrier of kind "end", in the quantity's unit, up to which it does not count. Nor does
-            one below two of its standard errors.
+        tolerance: height of a barrier of kind "end", in the quantity's unit, up to which it does
+            not count. Nor does one below two of its standard errors.
         quantity: by default ``"error"`` where it was measured, else ``"loss"``.
         split: by default the first.
 
@@ -105,7 +113,8 @@ def connected(
     """
     if not is_of_pairs(result):
         msg = (
-            "expected the result of evaluate(J, along=ravine.pairs(points), at=…), which has every pair of some points"
+            "expected the result of evaluate(J, along=ravine.pairs(points), at=…), which has every "
+            "pair of some points"
         )
         raise InputError(msg)
     names = _points(result)
@@ -119,9 +128,14 @@ def connected(
         and found[str(name)].value <= max(tolerance, 2 * np.nan_to_num(found[str(name)].stderr))
     }
     cliques: list[frozenset[str]] = [frozenset()]
-    for name in names:  # each point joins the sets it is linked to all of, or what of them it is linked to
+    for (
+        name
+    ) in names:  # each point joins the sets it is linked to all of, or what of them it is linked to
         grown = {clique | {name} if _fits(name, clique, linked) else clique for clique in cliques}
-        grown |= {frozenset(o for o in clique if frozenset((o, name)) in linked) | {name} for clique in cliques}
+        grown |= {
+            frozenset(o for o in clique if frozenset((o, name)) in linked) | {name}
+            for clique in cliques
+        }
         cliques = [one for one in grown if not any(one < other for other in grown)]
     return sorted(
         (tuple(name for name in names if name in clique) for clique in cliques),
@@ -133,7 +147,10 @@ def is_of_pairs(result: xr.Dataset) -> bool:
     """Whether a result of several lines has one for every pair of some points."""
     if "start" not in result.coords or result["start"].dims != ("line",):
         return False
-    ends = [frozenset(map(str, pair)) for pair in zip(result["start"].values, result["end"].values, strict=True)]
+    ends = [
+        frozenset(map(str, pair))
+        for pair in zip(result["start"].values, result["end"].values, strict=True)
+    ]
     count = len(_points(result))
     return len(set(ends)) == len(ends) == count * (count - 1) // 2
 
@@ -159,8 +176,10 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
     places = np.sort(result["alpha"].values)
     gap = f"{np.diff(places).max():.2g}" if places.size > 1 else "nothing"
     resolution = (
-        f"Each line was measured at {places.size} points, at most {gap} apart: what is narrower than that was not "
-        f"looked for. ± is one standard error over {examples(line)}; all lines saw the same examples."
+        f"Each line was measured at {places.size} points, at most {gap} apart: what is narrower "
+        "than that was not "
+        f"looked for. ± is one standard error over {examples(line)}; all lines saw the same "
+        "examples."
     )
     rows = tuple(
         Row(
@@ -189,17 +208,30 @@ def _highest(table: Barriers, result: xr.Dataset) -> str:
     undefined = [name for name, found in ends.items() if not np.isfinite(found.value)]
     known = {name: found for name, found in ends.items() if np.isfinite(found.value)}
     lost = f" Undefined on {', '.join(undefined[:_LISTED])}." if undefined else ""
-    clear = [name for name, found in known.items() if found.value <= 2 * np.nan_to_num(found.stderr)]
+    clear = [
+        name for name, found in known.items() if found.value <= 2 * np.nan_to_num(found.stderr)
+    ]
     if not known:
         return f"The barriers in the {of} are undefined on all {len(ends)} lines."
     if len(clear) == len(known):
-        none = f"On none of the {len(known)} lines does" if len(known) > 1 else f"On {clear[0]} nowhere does"
+        none = (
+            f"On none of the {len(known)} lines does"
+            if len(known) > 1
+            else f"On {clear[0]} nowhere does"
+        )
         return f"{none} the {of} stand clearly above the higher end.{lost}"
     top = max(known, key=lambda name: known[name].value)
     place = f" at α = {known[top].at:.2g}" if np.isfinite(known[top].at) else ""
     count = f"{len(known) - len(clear)} of {len(known)} lines"
-    rest = f" No clear one on {', '.join(clear[:_LISTED])}{', …' if len(clear) > _LISTED else ''}." if clear else ""
-    return f"A barrier in the {of} stands on {count}, the highest, {known[top]}{unit}, on {top}{place}.{rest}{lost}"
+    rest = (
+        f" No clear one on {', '.join(clear[:_LISTED])}{', …' if len(clear) > _LISTED else ''}."
+        if clear
+        else ""
+    )
+    return (
+        f"A barrier in the {of} stands on {count}, the highest, {known[top]}{unit}, on "
+        f"{top}{place}.{rest}{lost}"
+    )
 
 
 def _averaging(result: xr.Dataset) -> str:
@@ -208,8 +240,14 @@ def _averaging(result: xr.Dataset) -> str:
     judged = "error" if "error" in quantities(result) else "loss"
     sets = [", ".join(group) for group in connected(result) if len(group) > 1]
     split = str(result["split"].values[0])
-    test = f"no barrier above {TOLERABLE:g} in the {split} {'error rate' if judged == 'error' else judged}"
+    test = (
+        f"no barrier above {TOLERABLE:g} in the {split} "
+        f"{'error rate' if judged == 'error' else judged}"
+    )
     if not sets:
-        return f"No two of the {len(_points(result))} points may be averaged: between none of them is there {test}."
+        return (
+            f"No two of the {len(_points(result))} points may be averaged: between none of them is "
+            f"there {test}."
+        )
     few = "; ".join(sets[:_LISTED])
     return f"May be averaged, in that there is {test} between any two: {few}."

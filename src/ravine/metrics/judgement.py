@@ -15,14 +15,16 @@ from ravine.results import kind_of, validate
 def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """What a result says, in words, with the numbers and what they hold at.
 
-    Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where is it lowest and
-    how high is it at its corners? Of several lines: on which does a barrier stand, and which points may be averaged? Of
-    a projected run: did it go straighter than a random walk?
+    Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where
+    is it lowest and how high is it at its corners? Of several lines: on which does a barrier stand,
+    and which points may be averaged? Of a projected run: did it go straighter than a random walk?
 
     Args:
-        result: a line, several or a plane, as ``evaluate`` or ``resolve`` returns it, or what ``project`` returns.
-        tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a bump (Lucas et
-            al. 2021 use 1e-3). Nothing below the noise floor ever is. Only lines have a use for it.
+        result: a line, several or a plane, as ``evaluate`` or ``resolve`` returns it, or what
+            ``project`` returns.
+        tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a
+            bump (Lucas et al. 2021 use 1e-3). Nothing below the noise floor ever is. Only lines
+            have a use for it.
 
     Returns:
         The verdict; ``print`` it.

@@ -32,7 +32,8 @@ class Rise:
     Attributes:
         height: how far it rises; 0 for a curve that never does. ``height.at`` is the top, α₂.
         foot: where it starts, α₁.
-        width: from the foot to where the curve is back at the foot's level; if it never is, to the interval's end.
+        width: from the foot to where the curve is back at the foot's level; if it never is, to the
+            interval's end.
         returns: whether it comes back.
     """
 
@@ -56,7 +57,11 @@ class Minimum:
 
 
 def barrier(
-    curve: xr.Dataset, kind: BarrierKind = "end", *, quantity: str = "loss", split: str | None = None
+    curve: xr.Dataset,
+    kind: BarrierKind = "end",
+    *,
+    quantity: str = "loss",
+    split: str | None = None,
 ) -> Estimate:
     """Height and position of the barrier between the two ends, over α in [0, 1].
 
@@ -67,8 +72,8 @@ def barrier(
         split: by default the first.
 
     Returns:
-        Height in the quantity's unit, with its position. By their definitions "end" and "chord" are never
-        negative, and "mean" never less than half the difference of the ends.
+        Height in the quantity's unit, with its position. By their definitions "end" and "chord" are
+        never negative, and "mean" never less than half the difference of the ends.
 
     Raises:
         InputError: no such kind, quantity or split.
@@ -150,14 +155,18 @@ def _worst(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float, float, f
 
 
 def minima(
-    curve: xr.Dataset, *, prominence: float | None = None, quantity: str = "loss", split: str | None = None
+    curve: xr.Dataset,
+    *,
+    prominence: float | None = None,
+    quantity: str = "loss",
+    split: str | None = None,
 ) -> list[Minimum]:
     """Local minima strictly inside the measured interval, extrapolated parts included, deepest first.
 
     Args:
         curve: a line.
-        prominence: smallest prominence that counts, in the quantity's unit; by default 1e-3 of the curve's
-            range. Nothing under the noise floor counts in any case.
+        prominence: smallest prominence that counts, in the quantity's unit; by default 1e-3 of the
+            curve's range. Nothing under the noise floor counts in any case.
         quantity: of what.
         split: by default the first.
 
@@ -175,7 +184,9 @@ def minima_of(profile: Profile, prominence: float | None = None) -> list[Minimum
     edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(int)))
     found = [
         dip
-        for first, last in zip(edges[::2], edges[1::2], strict=True)  # a stretch without NaN or infinity
+        for first, last in zip(
+            edges[::2], edges[1::2], strict=True
+        )  # a stretch without NaN or infinity
         for dip in _dips(profile, slice(int(first), int(last)), prominence)
     ]
     found.sort(key=lambda dip: profile.value[dip.place])
@@ -195,13 +206,23 @@ def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
     value, floor = profile.value[stretch], profile.doubt[stretch]
     if len(value) < 3:
         return []
-    places, about = find_peaks(-value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1)
-    deep = about["prominences"] > 2 * floor[np.stack([places, about["left_bases"], about["right_bases"]])].max(0)
+    places, about = find_peaks(
+        -value, prominence=max(prominence, np.finfo(float).tiny), plateau_size=1
+    )
+    deep = about["prominences"] > 2 * floor[
+        np.stack([places, about["left_bases"], about["right_bases"]])
+    ].max(0)
     places = places[deep]
     if not len(places):
         return []
     tops = [low + int(np.argmax(value[low:high])) for low, high in itertools.pairwise(places)]
-    bases = zip(about["left_bases"][deep], about["right_bases"][deep], [0, *tops], [*tops, len(value) - 1], strict=True)
+    bases = zip(
+        about["left_bases"][deep],
+        about["right_bases"][deep],
+        [0, *tops],
+        [*tops, len(value) - 1],
+        strict=True,
+    )
     first = stretch.start
     return [
         _Dip(
@@ -211,7 +232,9 @@ def _dips(profile: Profile, stretch: slice, prominence: float) -> list[_Dip]:
             first + int(right),
             slice(first + int(max(left, before)), first + int(min(right, behind)) + 1),
         )
-        for place, depth, (left, right, before, behind) in zip(places, about["prominences"][deep], bases, strict=True)
+        for place, depth, (left, right, before, behind) in zip(
+            places, about["prominences"][deep], bases, strict=True
+        )
     ]
 
 
@@ -222,7 +245,9 @@ def _measured(profile: Profile, dip: _Dip) -> Minimum:
 
     rim = dip.left if profile.value[dip.left] <= profile.value[dip.right] else dip.right
     climb = profile.replicates[rim] - profile.replicates[dip.place]
-    prominence = Estimate(dip.depth, spread(climb) if climb.size else np.nan, float(profile.alpha[dip.place]))
+    prominence = Estimate(
+        dip.depth, spread(climb) if climb.size else np.nan, float(profile.alpha[dip.place])
+    )
     return Minimum(profile.part(dip.basin).estimate(lowest), prominence)
 
 

@@ -20,7 +20,8 @@ class Estimate:
     """A number, its standard error over the examples, and where on the line it was found.
 
     Attributes:
-        value: NaN where it is undefined: a point of the curve that it needs is not finite, or was not measured.
+        value: NaN where it is undefined: a point of the curve that it needs is not finite, or was
+            not measured.
         stderr: from the paired half-sample replicates; NaN where there are too few examples.
         at: position α, NaN if there is none.
         at_stderr: its standard error. The spacing of the points limits it too.
@@ -74,21 +75,30 @@ class Profile:
         validate(curve)
         if "alpha" not in curve.dims or "beta" in curve.dims:
             msg = (
-                f"this measure is of a line, with the dim 'alpha'; the result has {sorted(map(str, curve.dims))}. "
-                "For a plane there is metrics.verdict; for a line between two of its points, measure a Line"
+                f"this measure is of a line, with the dim 'alpha'; the result has "
+                f"{sorted(map(str, curve.dims))}. "
+                "For a plane there is metrics.verdict; for a line between two of its points, "
+                "measure a Line"
             )
             raise InputError(msg)
         splits = [str(name) for name in curve["split"].values]
         split = splits[0] if split is None else split
         if quantity not in quantities(curve) or split not in splits:
-            msg = f"the result has the quantities {quantities(curve)} on {splits}; got {quantity!r} on {split!r}"
+            msg = (
+                f"the result has the quantities {quantities(curve)} on {splits}; got {quantity!r} "
+                f"on {split!r}"
+            )
             raise InputError(msg)
-        if is_resolved(curve):  # extremes and inflections of the interpolant are points of the profile
+        if is_resolved(
+            curve
+        ):  # extremes and inflections of the interpolant are points of the profile
             measured, curve = curve, densely(curve)
             found = critical_points(measured, quantity, split)
             extra = np.setdiff1d(found, curve["alpha"].values)
             if extra.size:
-                curve = xr.concat([curve, reconstruct(measured, extra)], dim="alpha", data_vars="minimal")
+                curve = xr.concat(
+                    [curve, reconstruct(measured, extra)], dim="alpha", data_vars="minimal"
+                )
         one = curve.sel(split=split).sortby("alpha")
         misfit = one.get(f"{quantity}_misfit", xr.DataArray(0.0))
         return cls(
@@ -97,7 +107,9 @@ class Profile:
             one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(np.float64),
             one[f"{quantity}_noise_floor"].values,
             one[f"{quantity}_stderr"].values,
-            one[f"{quantity}_misfit"].fillna(0).values if "alpha" in misfit.dims else np.zeros(one.sizes["alpha"]),
+            one[f"{quantity}_misfit"].fillna(0).values
+            if "alpha" in misfit.dims
+            else np.zeros(one.sizes["alpha"]),
             split,
             quantity,
         )
@@ -136,7 +148,9 @@ class Profile:
         place = int(np.searchsorted(self.alpha, alpha))
         return float(gaps[max(0, place - 2) : place + 1].max(initial=0.0))
 
-    def estimate(self, measure: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> Estimate:
+    def estimate(
+        self, measure: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+    ) -> Estimate:
         """A measure of the curve, with standard errors from the same measure of every replicate.
 
         Args:
@@ -146,7 +160,9 @@ class Profile:
             return Estimate(np.nan)
         value, at = measure(self.alpha, self.value)
         with np.errstate(invalid="ignore", over="ignore"):
-            drawn = np.array([measure(self.alpha, self.value + column) for column in self.replicates.T])
+            drawn = np.array(
+                [measure(self.alpha, self.value + column) for column in self.replicates.T]
+            )
         height, place = (spread(drawn[:, i]) if drawn.size else np.nan for i in range(2))
         if np.isfinite(at):  # a grid knows a position no better than its spacing
             place = float(np.hypot(np.nan_to_num(place), self.spacing_at(at) / 12**0.5))
@@ -163,7 +179,9 @@ def spread(drawn: np.ndarray) -> float:
     if known.size <= max(1, len(drawn) // 2):
         return np.nan
     found = float(known.std(ddof=1))
-    return found if found > 1e-12 * np.abs(known).max() else 0.0  # equal numbers, but for their last bits
+    return (
+        found if found > 1e-12 * np.abs(known).max() else 0.0
+    )  # equal numbers, but for their last bits
 
 
 def with_error(value: float, stderr: float) -> str:

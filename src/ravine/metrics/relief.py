@@ -13,11 +13,16 @@ from ravine.metrics.profile import Estimate, minus, spread, with_error
 from ravine.metrics.wording import Row, Verdict, examples, policies
 from ravine.results import quantities
 
-#: Evenly spaced positions on each axis at which a resolved plane is searched, beside those that were measured.
+#: Evenly spaced positions on each axis at which a resolved plane is searched, beside those that
+#: were measured.
 _SEARCHED: Final = 81
 
 #: Where the corners are.
-CORNERS: Final[dict[str, tuple[float, float]]] = {"origin": (0.0, 0.0), "a": (1.0, 0.0), "b": (0.0, 1.0)}
+CORNERS: Final[dict[str, tuple[float, float]]] = {
+    "origin": (0.0, 0.0),
+    "a": (1.0, 0.0),
+    "b": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Spot:
         value: in the quantity's unit, with its standard error over the examples; ``value.at`` is α.
         beta: position β.
         beta_stderr: its standard error. The spacing of the points limits it too.
-        on_rim: whether it lies on the edge of what was measured, so that what is beyond it may be more extreme.
+        on_rim: whether it lies on the edge of what was measured, so that what is beyond it may be
+            more extreme.
     """
 
     value: Estimate
@@ -39,7 +45,10 @@ class Spot:
     @property
     def place(self) -> str:
         """The position in words."""
-        alpha, beta = with_error(self.value.at, self.value.at_stderr), with_error(self.beta, self.beta_stderr)
+        alpha, beta = (
+            with_error(self.value.at, self.value.at_stderr),
+            with_error(self.beta, self.beta_stderr),
+        )
         return f"α = {alpha}, β = {beta}"
 
 
@@ -53,7 +62,8 @@ class Relief:
         lowest: the lowest point found; None where nothing is finite.
         highest: the highest.
         corners: those that were measured, by name.
-        below: how far the lowest point lies below the lowest corner, by paired differences; NaN without corners.
+        below: how far the lowest point lies below the lowest corner, by paired differences; NaN
+            without corners.
         undefined: how many of the points are not finite.
         points: how many there are.
     """
@@ -70,13 +80,21 @@ class Relief:
 
 def plane_verdict(plane: xr.Dataset) -> Verdict:
     """``verdict`` of a plane."""
-    read = densely(plane, _SEARCHED) if plane.attrs.get("resolved") == 1 and is_resolved(plane) else plane
+    read = (
+        densely(plane, _SEARCHED)
+        if plane.attrs.get("resolved") == 1 and is_resolved(plane)
+        else plane
+    )
     read = read.sortby(["alpha", "beta"])
     splits = [str(name) for name in plane["split"].values]
     reliefs = {
-        (split, quantity): _relief(read, plane, quantity, split) for quantity in quantities(plane) for split in splits
+        (split, quantity): _relief(read, plane, quantity, split)
+        for quantity in quantities(plane)
+        for split in splits
     }
-    units = {quantity: str(plane[quantity].attrs.get("units", "")) for quantity in quantities(plane)}
+    units = {
+        quantity: str(plane[quantity].attrs.get("units", "")) for quantity in quantities(plane)
+    }
     first, *others = reliefs.values()
     sentences = [_corners(first, plane, units), *(_lowest(other, units) for other in others)]
     sentences += [policies(plane), _resolution(plane, first)]
@@ -87,28 +105,45 @@ def plane_verdict(plane: xr.Dataset) -> Verdict:
 def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> Relief:
     one = read.sel(split=split)
     value = one[quantity].transpose("alpha", "beta").values
-    replicates = one[f"{quantity}_replicates"].transpose("alpha", "beta", ...).values.astype(np.float64)
+    replicates = (
+        one[f"{quantity}_replicates"].transpose("alpha", "beta", ...).values.astype(np.float64)
+    )
     axes = one["alpha"].values, one["beta"].values
     measured = plane[quantity].sel(split=split).values
     if plane[quantity].attrs.get("counted", 0) and np.isfinite(measured).all():
-        value = value.clip(measured.min(), measured.max())  # the interpolant of a staircase swings about it
+        value = value.clip(
+            measured.min(), measured.max()
+        )  # the interpolant of a staircase swings about it
     undefined = int((~np.isfinite(measured)).sum())
     corners = {
         name: Spot(_at(one, quantity, i, j, place), place[1])
         for name, place in CORNERS.items()
-        for i, j in [tuple(int(np.argmin(np.abs(axis - x))) for axis, x in zip(axes, place, strict=True))]
+        for i, j in [
+            tuple(int(np.argmin(np.abs(axis - x))) for axis, x in zip(axes, place, strict=True))
+        ]
         if abs(axes[0][i] - place[0]) < 1e-9 and abs(axes[1][j] - place[1]) < 1e-9
     }
     if not np.isfinite(value).any():
-        return Relief(split, quantity, None, None, corners, Estimate(np.nan), undefined, measured.size)
+        return Relief(
+            split, quantity, None, None, corners, Estimate(np.nan), undefined, measured.size
+        )
     lowest, highest = (_extreme(value, replicates, axes, sign) for sign in (1, -1))
     return Relief(
-        split, quantity, lowest, highest, corners, _below(value, replicates, axes, corners), undefined, measured.size
+        split,
+        quantity,
+        lowest,
+        highest,
+        corners,
+        _below(value, replicates, axes, corners),
+        undefined,
+        measured.size,
     )
 
 
 def _at(one: xr.Dataset, quantity: str, i: int, j: int, place: tuple[float, float]) -> Estimate:
-    value, stderr = (float(one[name].transpose("alpha", "beta").values[i, j]) for name in _with_stderr(quantity))
+    value, stderr = (
+        float(one[name].transpose("alpha", "beta").values[i, j]) for name in _with_stderr(quantity)
+    )
     return Estimate(value, stderr, place[0])
 
 
@@ -116,7 +151,9 @@ def _with_stderr(quantity: str) -> tuple[str, str]:
     return quantity, f"{quantity}_stderr"
 
 
-def _extreme(value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, np.ndarray], sign: int) -> Spot:
+def _extreme(
+    value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, np.ndarray], sign: int
+) -> Spot:
     """The lowest point (or with −1 the highest), and how it moves from one half of the examples to another."""
     filled = np.where(np.isfinite(value), sign * value, np.inf)
 
@@ -125,15 +162,24 @@ def _extreme(value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, 
         return sign * float(field[i, j]), (i, j)
 
     height, (i, j) = find(filled)
-    drawn = [find(filled + sign * np.nan_to_num(replicates[..., k])) for k in range(replicates.shape[-1])]
+    drawn = [
+        find(filled + sign * np.nan_to_num(replicates[..., k])) for k in range(replicates.shape[-1])
+    ]
     known = bool(np.isfinite(replicates[i, j]).all())  # one example alone has no halves
     doubt = [
-        float(np.hypot(np.nan_to_num(spread(axis[[at[n] for _, at in drawn]])), _spacing(axis, here) / 12**0.5))
+        float(
+            np.hypot(
+                np.nan_to_num(spread(axis[[at[n] for _, at in drawn]])),
+                _spacing(axis, here) / 12**0.5,
+            )
+        )
         for n, (axis, here) in enumerate(zip(axes, (i, j), strict=True))
     ]
     stderr = spread(np.array([found[0] for found in drawn])) if known else np.nan
     rim = i in (0, len(axes[0]) - 1) or j in (0, len(axes[1]) - 1)
-    return Spot(Estimate(height, stderr, float(axes[0][i]), doubt[0]), float(axes[1][j]), doubt[1], rim)
+    return Spot(
+        Estimate(height, stderr, float(axes[0][i]), doubt[0]), float(axes[1][j]), doubt[1], rim
+    )
 
 
 def _spacing(axis: np.ndarray, at: int) -> float:
@@ -141,16 +187,24 @@ def _spacing(axis: np.ndarray, at: int) -> float:
 
 
 def _below(
-    value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, np.ndarray], corners: dict[str, Spot]
+    value: np.ndarray,
+    replicates: np.ndarray,
+    axes: tuple[np.ndarray, np.ndarray],
+    corners: dict[str, Spot],
 ) -> Estimate:
     finite = {name: spot for name, spot in corners.items() if np.isfinite(spot.value.value)}
     if not finite:
         return Estimate(np.nan)
     best = min(finite.values(), key=lambda spot: spot.value.value)
-    i, j = (int(np.argmin(np.abs(axis - x))) for axis, x in zip(axes, (best.value.at, best.beta), strict=True))
+    i, j = (
+        int(np.argmin(np.abs(axis - x)))
+        for axis, x in zip(axes, (best.value.at, best.beta), strict=True)
+    )
     filled = np.where(np.isfinite(value), value, np.inf)
     drawn = [
-        float(value[i, j] + replicates[i, j, k] - (filled + np.nan_to_num(replicates[..., k])).min())
+        float(
+            value[i, j] + replicates[i, j, k] - (filled + np.nan_to_num(replicates[..., k])).min()
+        )
         for k in range(replicates.shape[-1])
     ]
     return Estimate(float(value[i, j] - filled.min()), spread(np.array(drawn)) if drawn else np.nan)
@@ -176,7 +230,8 @@ def _lowest(of: Relief, units: dict[str, str]) -> str:
     lost = f" It is undefined at {of.undefined} of {of.points} points." if of.undefined else ""
     top = f"α = {_short(of.highest.value.at)}, β = {_short(of.highest.beta)}"
     return (
-        f"The {_name(of)} is lowest at {of.lowest.place}{rim}: {_number(of.lowest.value, of, units)}; it goes up to "
+        f"The {_name(of)} is lowest at {of.lowest.place}{rim}: "
+        f"{_number(of.lowest.value, of, units)}; it goes up to "
         f"{_number(of.highest.value, of, units)} at {top}.{lost}"
     )
 
@@ -185,7 +240,9 @@ def _corners(of: Relief, plane: xr.Dataset, units: dict[str, str]) -> str:
     if not of.corners:
         return ""
     listed = ", ".join(
-        f"{_number(spot.value, of, units)} at {name} ({plane.attrs.get(name, '')})".replace(" ()", "")
+        f"{_number(spot.value, of, units)} at {name} ({plane.attrs.get(name, '')})".replace(
+            " ()", ""
+        )
         for name, spot in of.corners.items()
     )
     lower = ""
@@ -197,28 +254,39 @@ def _corners(of: Relief, plane: xr.Dataset, units: dict[str, str]) -> str:
 
 
 def _resolution(plane: xr.Dataset, first: Relief) -> str:
-    gaps = [float(np.diff(np.sort(plane[axis].values)).max(initial=0.0)) for axis in ("alpha", "beta")]
+    gaps = [
+        float(np.diff(np.sort(plane[axis].values)).max(initial=0.0)) for axis in ("alpha", "beta")
+    ]
     ranges = " and ".join(
-        f"{symbol} = {minus(f'{plane[axis].values.min():.4g}')} to {minus(f'{plane[axis].values.max():.4g}')}"
+        f"{symbol} = {minus(f'{plane[axis].values.min():.4g}')} to "
+        f"{minus(f'{plane[axis].values.max():.4g}')}"
         for axis, symbol in (("alpha", "α"), ("beta", "β"))
     )
     size = f"{plane.sizes['alpha']} × {plane.sizes['beta']} points"
     narrow = f"at most {gaps[0]:.2g} apart in α and {gaps[1]:.2g} in β"
     over = f"± is one standard error over {examples(plane)}."
     if not is_resolved(plane):
-        return f"This holds at {size}, {ranges}, {narrow}: what is narrower was not looked for. {over}"
+        return (
+            f"This holds at {size}, {ranges}, {narrow}: what is narrower was not looked for. {over}"
+        )
     misfit = plane[f"{first.quantity}_misfit"].sel(split=first.split).values
     worst = float(np.nanmax(misfit)) if np.isfinite(misfit).any() else np.nan
-    where = f"The plane was measured at {size} and {plane.sizes['check']} checks off that grid, {ranges}"
+    where = (
+        f"The plane was measured at {size} and {plane.sizes['check']} checks off that grid, "
+        f"{ranges}"
+    )
     if not plane.attrs["resolved"]:
         off = f"misses a check by up to {worst:.1g}" if np.isfinite(worst) else "does not exist"
         return (
-            f"{where}, but did not resolve to {plane.attrs['tolerance']:g}: its interpolant {off}, so what lies "
+            f"{where}, but did not resolve to {plane.attrs['tolerance']:g}: its interpolant {off}, "
+            "so what lies "
             f"between the points, {narrow}, is not known. {over}"
         )
     return (
-        f"{where}, and read between them by interpolation, which misses the {_name(first)} at the checks by at most "
-        f"{worst:.0e} (asked for: {plane.attrs['tolerance']:g} of the local value); what is narrower than the gaps, "
+        f"{where}, and read between them by interpolation, which misses the {_name(first)} at the "
+        "checks by at most "
+        f"{worst:.0e} (asked for: {plane.attrs['tolerance']:g} of the local value); what is "
+        "narrower than the gaps, "
         f"{narrow}, could hide. {over}"
     )
 
@@ -229,11 +297,23 @@ def _rows(of: Relief) -> list[Row]:
         if spot is None:
             continue
         note = "on the edge of what was measured" if spot.on_rim else "of the measured plane"
-        rows.append(Row(of.split, of.quantity, name, spot.value.value, spot.value.stderr, spot.place, note))
+        rows.append(
+            Row(of.split, of.quantity, name, spot.value.value, spot.value.stderr, spot.place, note)
+        )
     for name, spot in of.corners.items():
         note = f"the value at α = {CORNERS[name][0]:g}, β = {CORNERS[name][1]:g}"
         rows.append(Row(of.split, of.quantity, name, spot.value.value, spot.value.stderr, "", note))
     if np.isfinite(of.below.value):
         note = "how far the lowest point lies below the lowest corner, by paired differences"
-        rows.append(Row(of.split, of.quantity, "below the corners", of.below.value, of.below.stderr, "", note))
+        rows.append(
+            Row(
+                of.split,
+                of.quantity,
+                "below the corners",
+                of.below.value,
+                of.below.stderr,
+                "",
+                note,
+            )
+        )
     return rows

@@ -20,10 +20,10 @@ class Convexity:
     """How convex a curve is over [0, 1].
 
     Attributes:
-        share: of the interval on which the curve lies on or below the chord of its neighbours (within the noise
-            floor); 1 for a convex curve. Dimensionless.
-        excess: ∫ max(0, γ − chord) dα, the area by which the curve stands above the straight line between its ends,
-            in the quantity's unit; 0 for a convex curve.
+        share: of the interval on which the curve lies on or below the chord of its neighbours
+            (within the noise floor); 1 for a convex curve. Dimensionless.
+        excess: ∫ max(0, γ − chord) dα, the area by which the curve stands above the straight line
+            between its ends, in the quantity's unit; 0 for a convex curve.
         concave: the parts (from, to) of the interval where it is not convex.
     """
 
@@ -35,8 +35,8 @@ class Convexity:
 def convexity(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = None) -> Convexity:
     """How convex the curve is between its ends; the paper says "nearly convex".
 
-    The curve is compared with the middle of the chord from α − h to α + h, with h the spacing of the points or
-    1 % of the interval, whichever is larger.
+    The curve is compared with the middle of the chord from α − h to α + h, with h the spacing of
+    the points or 1 % of the interval, whichever is larger.
 
     Args:
         curve: a line.
@@ -65,7 +65,9 @@ def convexity_of(profile: Profile) -> Convexity:
     return Convexity(share, excess, _runs(places, bent))
 
 
-def _concave(alpha: np.ndarray, value: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _concave(
+    alpha: np.ndarray, value: np.ndarray, floor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places, whether the curve stands above the chord of its neighbours there, and the length each stands for."""
     width, gap = float(alpha[-1] - alpha[0]), float(np.diff(alpha).max())
     step = max(gap, _STENCIL * width)
@@ -83,7 +85,10 @@ def _concave(alpha: np.ndarray, value: np.ndarray, floor: np.ndarray) -> tuple[n
 def _runs(places: np.ndarray, bent: np.ndarray) -> tuple[tuple[float, float], ...]:
     """The stretches where ``bent`` holds, as (from, to)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], bent, [False]]).astype(int)))
-    return tuple((float(places[i]), float(places[j - 1])) for i, j in zip(edges[::2], edges[1::2], strict=True))
+    return tuple(
+        (float(places[i]), float(places[j - 1]))
+        for i, j in zip(edges[::2], edges[1::2], strict=True)
+    )
 
 
 def _area_above_chord(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
@@ -91,7 +96,9 @@ def _area_above_chord(alpha: np.ndarray, value: np.ndarray) -> tuple[float, floa
     return float(trapezoid(np.maximum(above, 0), alpha)), np.nan
 
 
-def plateau(curve: xr.Dataset, *, share: float = 0.1, quantity: str = "loss", split: str | None = None) -> Estimate:
+def plateau(
+    curve: xr.Dataset, *, share: float = 0.1, quantity: str = "loss", split: str | None = None
+) -> Estimate:
     """How long the curve stays near its start: sup{α in [0, 1]: γ(α) ≥ γ(0) − share · (γ(0) − γ(1))}.
 
     Args:
@@ -101,7 +108,8 @@ def plateau(curve: xr.Dataset, *, share: float = 0.1, quantity: str = "loss", sp
         split: by default the first.
 
     Returns:
-        A length in α, between 0 and 1; undefined (NaN) where the drop is less than a tenth of the curve's range.
+        A length in α, between 0 and 1; undefined (NaN) where the drop is less than a tenth of the
+        curve's range.
 
     References:
         Frankle 2020 (2012.06898); Wang et al. 2023.
@@ -135,12 +143,16 @@ def half_drop_of(profile: Profile) -> Estimate:
 
     def measure(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
         level = (value[0] + value[-1]) / 2
-        return _crossing_after(alpha, value, level, int(np.flatnonzero(value <= level)[0]) - 1), np.nan
+        return _crossing_after(
+            alpha, value, level, int(np.flatnonzero(value <= level)[0]) - 1
+        ), np.nan
 
     return _of_drop(profile, measure)
 
 
-def _of_drop(profile: Profile, measure: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> Estimate:
+def _of_drop(
+    profile: Profile, measure: Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+) -> Estimate:
     if not profile.covers_both_ends:
         return Estimate(np.nan)
     part = profile.between(0, 1)
@@ -150,7 +162,9 @@ def _of_drop(profile: Profile, measure: Callable[[np.ndarray, np.ndarray], tuple
     found = part.estimate(lambda a, v: measure(a, v) if v[0] > v[-1] else (np.nan, np.nan))
     if not np.isfinite(found.value):
         return found
-    return replace(found, stderr=float(np.hypot(found.stderr, part.spacing_at(found.value) / 12**0.5)))
+    return replace(
+        found, stderr=float(np.hypot(found.stderr, part.spacing_at(found.value) / 12**0.5))
+    )
 
 
 def _crossing_after(alpha: np.ndarray, value: np.ndarray, level: float, before: int) -> float:
@@ -158,4 +172,6 @@ def _crossing_after(alpha: np.ndarray, value: np.ndarray, level: float, before: 
     if before + 1 >= len(alpha):
         return float(alpha[-1])
     high, low = value[before], value[before + 1]
-    return float(alpha[before] + (high - level) / (high - low) * (alpha[before + 1] - alpha[before]))
+    return float(
+        alpha[before] + (high - level) / (high - low) * (alpha[before + 1] - alpha[before])
+    )

@@ -22,11 +22,20 @@ def path_verdict(path: xr.Dataset) -> Verdict:
     steps, residual = path["step"].values, path["residual"].values
     sentences = [_farthest(path), _last(path)]
     sentences.append(
-        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; what the run did between them is "
+        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; what the run "
+        "did between them is "
         "not in these numbers, so it walked at least as far as they say."
     )
     rows = tuple(
-        Row(str(walk), "path", name.replace("_", " "), float(path[name].sel(walk=walk)), np.nan, "", definition)
+        Row(
+            str(walk),
+            "path",
+            name.replace("_", " "),
+            float(path[name].sel(walk=walk)),
+            np.nan,
+            "",
+            definition,
+        )
         for walk in path["walk"].values
         for name, definition in _DEFINITIONS.items()
     )
@@ -42,7 +51,10 @@ def _farthest(path: xr.Dataset) -> str:
         if dim in path
     )
     what = "plane" if "beta" in path else "line"
-    return f"It is farthest from the {what} at step {int(path['step'].values[widest]):,}, where {place}."
+    return (
+        f"It is farthest from the {what} at step {int(path['step'].values[widest]):,}, where "
+        f"{place}."
+    )
 
 
 def _last(path: xr.Dataset) -> str:
@@ -51,6 +63,7 @@ def _last(path: xr.Dataset) -> str:
     if residual < 1e-6 * length or "beta" in path:
         return ""
     return (
-        f"The run goes on past the line's end, to α = {minus(format(float(path['alpha'].values[-1]), '.3g'))} and "
+        f"The run goes on past the line's end, to α = "
+        f"{minus(format(float(path['alpha'].values[-1]), '.3g'))} and "
         f"{residual / length:.3g} of the line's length away from it."
     )

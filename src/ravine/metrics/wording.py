@@ -10,7 +10,15 @@ import numpy as np
 import xarray as xr
 
 from ravine.interpolation import is_resolved
-from ravine.metrics.obstacles import BARRIERS, BarrierKind, Minimum, Rise, barrier_of, minima_of, rise_of
+from ravine.metrics.obstacles import (
+    BARRIERS,
+    BarrierKind,
+    Minimum,
+    Rise,
+    barrier_of,
+    minima_of,
+    rise_of,
+)
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
 from ravine.results import is_plane, quantities, validate
@@ -25,8 +33,8 @@ class Measures:
 
     Attributes:
         profile: what was measured.
-        threshold: rises up to this are not called bumps: the tolerance times the curve's range over [0, 1], or
-            twice what rounding and interpolation may do, whichever is larger.
+        threshold: rises up to this are not called bumps: the tolerance times the curve's range over
+            [0, 1], or twice what rounding and interpolation may do, whichever is larger.
         undefined: values of α in [0, 1] at which the curve is not finite.
         barriers: by kind.
         rise: the worst rise over [0, 1].
@@ -119,14 +127,22 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         for quantity in quantities(curve)
         for profile in (Profile.of(curve, quantity, split) for split in splits)
     }
-    units = {quantity: str(curve[quantity].attrs.get("units", "")) for quantity in quantities(curve)}
+    units = {
+        quantity: str(curve[quantity].attrs.get("units", "")) for quantity in quantities(curve)
+    }
     first, *others = measured.values()
     main = _Wording(first, units)
     sentences = [*main.details()]
     sentences += [_Wording(other, units).summary() for other in others]
-    sentences += [_perplexities(measured, units), policies(curve), _resolution(curve, first, tolerance)]
+    sentences += [
+        _perplexities(measured, units),
+        policies(curve),
+        _resolution(curve, first, tolerance),
+    ]
     rows = tuple(row for one in measured.values() for row in _rows(one))
-    return Verdict(main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured)
+    return Verdict(
+        main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured
+    )
 
 
 def _measure(profile: Profile, tolerance: float) -> Measures:
@@ -159,7 +175,9 @@ class _Wording:
 
     @property
     def name(self) -> str:
-        quantity = {"error": "error rate"}.get(self.measures.profile.quantity, self.measures.profile.quantity)
+        quantity = {"error": "error rate"}.get(
+            self.measures.profile.quantity, self.measures.profile.quantity
+        )
         return f"{self.measures.profile.split} {quantity}"
 
     def number(self, estimate: Estimate) -> str:
@@ -177,7 +195,8 @@ class _Wording:
         if of.undefined:
             many = f"{len(of.undefined)} of {len(part.alpha)} points"
             return (
-                f"The {self.name} is undefined on part of the line: {many} are not finite, the first at "
+                f"The {self.name} is undefined on part of the line: {many} are not finite, the "
+                "first at "
                 f"α = {of.undefined[0]:.4g}."
             )
         start, end = part.at_end(0), part.at_end(-1)
@@ -191,10 +210,15 @@ class _Wording:
         if of.monotone:
             if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
                 extent = float(np.ptp(part.value))
-                return f"The {self.name} is flat {where}, at {self.number(start)}; it moves by {extent:.1g} in all."
+                return (
+                    f"The {self.name} is flat {where}, at {self.number(start)}; it moves by "
+                    f"{extent:.1g} in all."
+                )
             way = "falls" if falls else "rises"
             floor = float(part.doubt.max(initial=0.0))
-            only_rounding = back.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)  # an error count is no rounding
+            only_rounding = (
+                back.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)
+            )  # an error count is no rounding
             if back.height.value == 0 or only_rounding:
                 return f"The {self.name} {way} all the way {span} {where}, with no bump."
             return (
@@ -204,16 +228,22 @@ class _Wording:
         if of.has_barrier:
             tallest = of.barriers["end"]
             return (
-                f"A barrier in the {self.name} of {self.number(tallest)} stands between the two points, at "
-                f"α = {with_error(tallest.at, tallest.at_stderr)}{_doubt(tallest)}; the ends are at {start} and {end}."
+                f"A barrier in the {self.name} of {self.number(tallest)} stands between the two "
+                "points, at "
+                f"α = {with_error(tallest.at, tallest.at_stderr)}{_doubt(tallest)}; the ends are "
+                f"at {start} and {end}."
             )
         none = " with no barrier above the ends, but" if whole else ","
         low, high = (
-            sorted(abs(a) for a in (back.foot, back.height.at)) if whole else sorted((back.foot, back.height.at))
+            sorted(abs(a) for a in (back.foot, back.height.at))
+            if whole
+            else sorted((back.foot, back.height.at))
         )
         return (
-            f"The {self.name} goes {span} {where}{none} not monotonically: it {'rises' if falls else 'falls'} by "
-            f"{self.number(back.height)} between α = {_number(low)} and {_number(high)}{_doubt(back.height)}."
+            f"The {self.name} goes {span} {where}{none} not monotonically: it "
+            f"{'rises' if falls else 'falls'} by "
+            f"{self.number(back.height)} between α = {_number(low)} and "
+            f"{_number(high)}{_doubt(back.height)}."
         )
 
     def details(self) -> list[str]:
@@ -226,17 +256,28 @@ class _Wording:
         if of.convex:
             said.append("It is convex at this resolution.")
         elif np.isfinite(bend.share.value):
-            parts = ", ".join(f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3]) or "any"
+            parts = (
+                ", ".join(
+                    f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3]
+                )
+                or "any"
+            )
             more = ", …" if len(bend.concave) > 3 else ""
             above = of.barriers["chord"]
-            height = f"stands up to {self.number(above)} above" if above.value > 0 else "nowhere stands above"
+            height = (
+                f"stands up to {self.number(above)} above"
+                if above.value > 0
+                else "nowhere stands above"
+            )
             said.append(
-                f"It is convex on {100 * bend.share.value:.0f} % of the interval (not for α = {parts}{more}), and "
+                f"It is convex on {100 * bend.share.value:.0f} % of the interval (not for α = "
+                f"{parts}{more}), and "
                 f"{height} the straight line between its ends."
             )
         if np.isfinite(of.half_drop.value):
             said.append(
-                f"It stays within 10 % of its drop until α = {of.plateau}; half of the drop is done at "
+                f"It stays within 10 % of its drop until α = {of.plateau}; half of the drop is "
+                "done at "
                 f"α = {of.half_drop}."
             )
         return [*said, *self.minima()]
@@ -248,11 +289,15 @@ class _Wording:
         if not of.minima and low >= 0 and high <= 1:
             return []
         listed = "; ".join(
-            f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}" for m in of.minima[:4]
+            f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}"
+            for m in of.minima[:4]
         )
-        count = {0: "no local minimum", 1: "one local minimum"}.get(len(of.minima), f"{len(of.minima)} local minima")
+        count = {0: "no local minimum", 1: "one local minimum"}.get(
+            len(of.minima), f"{len(of.minima)} local minima"
+        )
         said = (
-            f"Between α = {_number(low)} and {_number(high)} it has {count} deeper than {of.threshold:.1g}"
+            f"Between α = {_number(low)} and {_number(high)} it has {count} deeper than "
+            f"{of.threshold:.1g}"
             f"{f': {listed}' if listed else ''}."
         )
         finite = np.isfinite(of.profile.value)
@@ -294,7 +339,11 @@ def _perplexity(loss: Estimate) -> Estimate:
 
 def _doubt(height: Estimate) -> str:
     """Whether a height may be an accident of which examples were drawn."""
-    return " (less than two standard errors over the examples)" if height.value < 2 * height.stderr else ""
+    return (
+        " (less than two standard errors over the examples)"
+        if height.value < 2 * height.stderr
+        else ""
+    )
 
 
 def _number(value: float) -> str:
@@ -319,7 +368,8 @@ def policies(curve: xr.Dataset) -> str:
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
             "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so the {'corners' if plane else 'ends'} are not their own "
+            f"{curve.attrs.get('batch_size', '?')}, so the {'corners' if plane else 'ends'} are "
+            "not their own "
             "checkpoints either."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
@@ -342,38 +392,53 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
     known = floors[np.isfinite(floors)]
     name = f"the {first.profile.split} {first.profile.quantity}"
     rounding = (
-        f"rounding moves {name} by less than {known.max():.0e}" if known.size else "what rounding does is unknown"
+        f"rounding moves {name} by less than {known.max():.0e}"
+        if known.size
+        else "what rounding does is unknown"
     )
     bump = (
-        f"A bump is a rise of more than {tolerance:g} of the curve's range; {rounding}. ± is one standard error over "
+        f"A bump is a rise of more than {tolerance:g} of the curve's range; {rounding}. ± is one "
+        "standard error over "
         f"{examples(curve)}."
     )
     interval = f"from α = {minus(f'{alpha[0]:.4g}')} to {minus(f'{alpha[-1]:.4g}')}"
     if not is_resolved(curve):
         gap = float(np.diff(alpha).max())
         return (
-            f"This holds at {len(alpha)} points {interval}, at most {gap:.2g} apart: what is narrower than that was "
+            f"This holds at {len(alpha)} points {interval}, at most {gap:.2g} apart: what is "
+            "narrower than that was "
             f"not looked for. {bump}"
         )
     gap, measured = float(curve.attrs["largest_gap"]), curve.sizes["alpha"]
-    where = f"The curve was measured at {measured} points {interval} and read between them by interpolation"
+    where = (
+        f"The curve was measured at {measured} points {interval} and read between them by "
+        "interpolation"
+    )
     if not curve.attrs["resolved"]:
         bad = int((curve["piece_resolved"].values == 0).sum())
         return (
-            f"{where}, but {bad} of {curve.sizes['piece']} pieces did not resolve to {curve.attrs['tolerance']:g}: "
+            f"{where}, but {bad} of {curve.sizes['piece']} pieces did not resolve to "
+            f"{curve.attrs['tolerance']:g}: "
             f"there the curve between the points is not known. {bump}"
         )
-    misfit = float(np.nanmax(curve[f"{first.profile.quantity}_misfit"].sel(split=first.profile.split)))
+    misfit = float(
+        np.nanmax(curve[f"{first.profile.quantity}_misfit"].sel(split=first.profile.split))
+    )
     return (
-        f"{where}, which misses the measured {first.profile.split} {first.profile.quantity} by at most {misfit:.0e} "
-        f"(asked for: {curve.attrs['tolerance']:g} of the local value); what is narrower than the largest gap, "
+        f"{where}, which misses the measured {first.profile.split} {first.profile.quantity} by at "
+        f"most {misfit:.0e} "
+        f"(asked for: {curve.attrs['tolerance']:g} of the local value); what is narrower than the "
+        "largest gap, "
         f"{gap:.2g}, could hide. {bump}"
     )
 
 
 def examples(curve: xr.Dataset) -> str:
     """How many examples a result's splits have, in words."""
-    counts = [f"{int(n):,} {split}" for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)]
+    counts = [
+        f"{int(n):,} {split}"
+        for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)
+    ]
     return f"{' and '.join(counts)} examples"
 
 
@@ -389,20 +454,49 @@ def _rows(of: Measures) -> list[Row]:
     if of.profile.covers_both_ends:
         rows.append(row("start", part.at_end(0), "the value at α = 0", ""))
         rows.append(row("end", part.at_end(-1), "the value at α = 1", ""))
-    rows += [row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()]
+    rows += [
+        row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()
+    ]
     up = of.rise
     span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""
-    rows.append(row("largest rise", up.height, "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity", span))
+    rows.append(
+        row(
+            "largest rise",
+            up.height,
+            "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity",
+            span,
+        )
+    )
     ending = "" if up.returns else "; it does not return within [0, 1]"
     if up.height.value > 0:
         rows.append(
-            row("width of that rise", up.width, f"in α, from its foot to the return to the foot's level{ending}")
+            row(
+                "width of that rise",
+                up.width,
+                f"in α, from its foot to the return to the foot's level{ending}",
+            )
         )
     for number, minimum in enumerate(of.minima[:5], 1):
-        rows.append(row(f"local minimum {number}", minimum.value, "inside the measured interval, deepest first"))
-        rows.append(row(f"prominence of minimum {number}", minimum.prominence, "the climb to lower ground or the rim"))
+        rows.append(
+            row(
+                f"local minimum {number}",
+                minimum.value,
+                "inside the measured interval, deepest first",
+            )
+        )
+        rows.append(
+            row(
+                f"prominence of minimum {number}",
+                minimum.prominence,
+                "the climb to lower ground or the rim",
+            )
+        )
     rows += [
-        row("convex share", of.convexity.share, "of [0, 1] on which the curve lies on or under its neighbours' chord"),
+        row(
+            "convex share",
+            of.convexity.share,
+            "of [0, 1] on which the curve lies on or under its neighbours' chord",
+        ),
         row("area above the chord", of.convexity.excess, "∫ max(0, γ − chord) dα over [0, 1]"),
         row("plateau", of.plateau, "largest α in [0, 1] with γ(α) ≥ γ(0) − 0.1 (γ(0) − γ(1))"),
         row("half-drop position", of.half_drop, "first α with γ(α) ≤ ½ (γ(0) + γ(1))"),

@@ -1,7 +1,7 @@
 """The paper's claims: each sentence that can be tested, as one number beside a threshold and the reason for it.
 
-A claim holds, or does not, by a comparison that is fixed here; nobody judges by eye. What needs an experiment that is
-not among the figures is listed as not run, with what it would take.
+A claim holds, or does not, by a comparison that is fixed here; nobody judges by eye. What needs an
+experiment that is not among the figures is listed as not run, with what it would take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ import xarray as xr
 from ravine import metrics
 from ravine.paper.figures.conv import NEAR, barrier
 from ravine.paper.figures.lstm import beside_published
-from ravine.paper.figures.mpdbm import anomalies, closest_approach, nearest_as_drawn, performance, start_over_cap
+from ravine.paper.figures.mpdbm import (
+    anomalies,
+    closest_approach,
+    nearest_as_drawn,
+    performance,
+    start_over_cap,
+)
 from ravine.paper.figures.study import Outcome
 
 #: Lucas et al. 2021 call a line monotone if it never rises by more than this share of its range.
@@ -64,7 +70,9 @@ class Claim:
         if np.isnan(number):
             status = "not run"
         else:
-            holds = number <= self.threshold if self.bound == "at most" else number >= self.threshold
+            holds = (
+                number <= self.threshold if self.bound == "at most" else number >= self.threshold
+            )
             status = "holds" if holds else "does not hold"
         return Finding(self, number, status, profile if self.figure else "")
 
@@ -123,7 +131,10 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
 
 def as_markdown(findings: Iterable[Finding]) -> str:
     """Findings as a table for a page."""
-    head = "| | The paper says | What is measured | Found | Holds if | Why | Profile |\n|---|---|---|---|---|---|---|\n"
+    head = (
+        "| | The paper says | What is measured | Found | Holds if | Why | Profile "
+        "|\n|---|---|---|---|---|---|---|\n"
+    )
     rows = []
     for found in findings:
         claim = found.claim
@@ -176,7 +187,11 @@ def relative_hump(curve: xr.Dataset) -> float:
     """The highest hump of the training loss over the range of what was measured; noise does not count."""
     profile = _train(curve)
     height = hump(profile.alpha, profile.value)
-    return 0.0 if height <= 2 * float(np.nanmax(profile.doubt)) else height / float(np.ptp(profile.value))
+    return (
+        0.0
+        if height <= 2 * float(np.nanmax(profile.doubt))
+        else height / float(np.ptp(profile.value))
+    )
 
 
 def above_hull(curve: xr.Dataset, start: float = 0.0) -> float:
@@ -203,15 +218,17 @@ def line_search_regret(curve: xr.Dataset, steps: tuple[float, float] = (0.05, 0.
     """What a coarse line search leaves: it walks in equal steps until the training loss rises, and keeps the best.
 
     Returns:
-        The worst excess over the lowest loss of the line, for any step length between the two, as a share of J(0) less
-        that lowest loss.
+        The worst excess over the lowest loss of the line, for any step length between the two, as a
+        share of J(0) less that lowest loss.
     """
     profile = _train(curve)
     lowest = float(profile.value.min())
     start = float(np.interp(0.0, profile.alpha, profile.value))
     left = []
     for step in np.linspace(*steps, 81):
-        walked = np.interp(np.arange(0, float(profile.alpha[-1]), step), profile.alpha, profile.value)
+        walked = np.interp(
+            np.arange(0, float(profile.alpha[-1]), step), profile.alpha, profile.value
+        )
         rises = np.flatnonzero(np.diff(walked) > 0)
         left.append(float(walked[: rises[0] + 1 if rises.size else None].min()) - lowest)
     return max(left) / (start - lowest)
@@ -275,7 +292,10 @@ def _ends_of_minima(outcome: Outcome) -> float:
         near = [m for m in minima if abs(m.value.at - end) < 0.5]
         if not near:
             return float("inf")
-        worst = max(worst, float(np.interp(end, profile.alpha, profile.value)) - min(m.value.value for m in near))
+        worst = max(
+            worst,
+            float(np.interp(end, profile.alpha, profile.value)) - min(m.value.value for m in near),
+        )
     return worst / barrier
 
 
@@ -283,7 +303,9 @@ def _grid_minima(outcome: Outcome) -> float:
     """Local minima other than the one at α = 1 on the original grid from a random point."""
     value = outcome.results["random coarse"].sortby("alpha")["loss"].sel(split="train").values
     inner = np.flatnonzero((value[1:-1] < value[:-2]) & (value[1:-1] <= value[2:])) + 1
-    return float(sum(int(i) != 9 for i in inner) + (9 not in inner))  # α = i/9, so the solution is number 9
+    return float(
+        sum(int(i) != 9 for i in inner) + (9 not in inner)
+    )  # α = i/9, so the solution is number 9
 
 
 def humps(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
@@ -312,7 +334,8 @@ def _conv_humps(outcome: Outcome) -> list[float]:
     near, whole = (_train(outcome.results[name]).between(0, 1) for name in ("near", "whole"))
     far = whole.part(whole.alpha > near.alpha[-1])
     alpha, value, doubt = (
-        np.concatenate([getattr(near, name), getattr(far, name)]) for name in ("alpha", "value", "doubt")
+        np.concatenate([getattr(near, name), getattr(far, name)])
+        for name in ("alpha", "value", "doubt")
     )
     return humps(alpha, value, 2 * float(np.nanmax(doubt)))
 
@@ -370,7 +393,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "maxout-no-obstacle",
         "abstract, §3 and figure 1",
-        "on a straight path from initialization to solution, a variety of state of the art neural networks never "
+        "on a straight path from initialization to solution, a variety of state of the art neural "
+        "networks never "
         "encounter any significant obstacles",
         "fig1",
         "largest rise of J on [0, 1] over its range, maxout, no masks",
@@ -385,7 +409,9 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "These are initialized to some set of small, random, initial parameters",
         "fig1",
         "|J(θ_i) − ln 10| in nats: so small that the network says nothing yet",
-        lambda o: abs(float(_train(o.results["deterministic"]).between(0, 1).value[0]) - np.log(10)),
+        lambda o: abs(
+            float(_train(o.results["deterministic"]).between(0, 1).value[0]) - np.log(10)
+        ),
         "at most",
         1e-3,
         "initial weights of ± 0.005 make logits of about 1e-6, and ten equal classes cost ln 10",
@@ -419,7 +445,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "fig1",
         "the same distance from the hull on [end of the flattening, 1]",
         lambda o: above_hull(
-            o.results["deterministic"], metrics.plateau(o.results["deterministic"], split="train").value
+            o.results["deterministic"],
+            metrics.plateau(o.results["deterministic"], split="train").value,
         ),
         "at most",
         0.05,
@@ -428,7 +455,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "maxout-line-search",
         "§2 and figure 1",
-        "if we knew the correct direction, a single coarse line search could do a good job of training",
+        "if we knew the correct direction, a single coarse line search could do a good job of "
+        "training",
         "fig1",
         "what the worst line search with steps of 0.05 to 0.25 leaves of the drop",
         lambda o: line_search_regret(o.results["deterministic"]),
@@ -464,7 +492,9 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "This configuration results in only 94 mistakes on the MNIST test set",
         "fig1",
         "errors on the test part after phase 2, by one seed",
-        lambda o: float(o.runs[0].test_errors[-1]) if o.runs[0].recipe.data == "mnist" else float("nan"),
+        lambda o: (
+            float(o.runs[0].test_errors[-1]) if o.runs[0].recipe.data == "mnist" else float("nan")
+        ),
         "at most",
         94,
         "the paper's count; two binomial standard deviations of it are 19",
@@ -473,7 +503,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         Claim(
             f"{name}-no-obstacle",
             "§3 and figure 2",
-            "the 1-D subspace spanning the initial and final parameters contains no difficult, exotic structures",
+            "the 1-D subspace spanning the initial and final parameters contains no difficult, "
+            "exotic structures",
             "fig2",
             f"largest rise of J on [0, 1] over its range, {word}",
             lambda o, name=name: relative_rise(o.results[name]),
@@ -500,9 +531,11 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "fine-nothing-hides",
         "§3 and figure 3",
-        "we have explored α with too coarse of a resolution to expose local non-convex structures (the objection)",
+        "we have explored α with too coarse of a resolution to expose local non-convex structures "
+        "(the objection)",
         "fig3",
-        "largest error of the resolved windows' interpolants at points they do not go through, over each range",
+        "largest error of the resolved windows' interpolants at points they do not go through, "
+        "over each range",
         _hidden,
         "at most",
         FLAT,
@@ -511,7 +544,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "fine-masks",
         "§3",
-        "the choice of dropout mask has a large enough effect on the objective function to cause visible bumpiness at "
+        "the choice of dropout mask has a large enough effect on the objective function to cause "
+        "visible bumpiness at "
         "this resolution",
         "fig3",
         "how often J turns at 200 values of α on [0, 1] with fresh masks at each",
@@ -523,7 +557,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "fine-validation-apart",
         "figure 3",
-        "it is too widely separated from the training set objective and would require zooming out the plot too far",
+        "it is too widely separated from the training set objective and would require zooming out "
+        "the plot too far",
         "fig3",
         "validation above training loss at α = 1, over the range of the training loss in [0.99, 1]",
         _separation,
@@ -534,7 +569,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "two-solutions",
         "§3 and figure 4",
-        "by interpolating between two different SGD solutions, we show that each solution is a different local minimum",
+        "by interpolating between two different SGD solutions, we show that each solution is a "
+        "different local minimum",
         "fig4",
         "barrier between the two in nats, over its standard error",
         lambda o: _in_errors(metrics.barrier(o.results["solutions"], split="train")),
@@ -547,7 +583,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§3 and figure 4",
         "each solution is a different local minimum",
         "fig4",
-        "how far the two local minima near α = 0 and 1 lie below the solutions themselves, over the barrier",
+        "how far the two local minima near α = 0 and 1 lie below the solutions themselves, over "
+        "the barrier",
         _ends_of_minima,
         "at most",
         0.01,
@@ -556,7 +593,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "random-no-barrier",
         "§3 and figure 4",
-        "if we interpolate between a solution and a randomly selected point we do not find evidence of barriers",
+        "if we interpolate between a solution and a randomly selected point we do not find "
+        "evidence of barriers",
         "fig4",
         "largest rise of J on [0, 1] over its range, from a random point",
         lambda o: relative_rise(o.results["random"]),
@@ -591,7 +629,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§3 and figure 5",
         "the linear subspace captures about 2/3 the variation in the parameters during learning",
         "fig5",
-        "|L/(L + largest residual) − 2/3|; the paper has no formula, and a random walk gives 2/3 exactly",
+        "|L/(L + largest residual) − 2/3|; the paper has no formula, and a random walk gives 2/3 "
+        "exactly",
         lambda o: abs(_of_path(o, "captured") - 2 / 3),
         "at most",
         0.1,
@@ -600,10 +639,12 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "same-shape",
         "§3",
-        "These plots are practically guaranteed to have more or less the same shape for almost any kind of exploration "
+        "These plots are practically guaranteed to have more or less the same shape for almost any "
+        "kind of exploration "
         "of a high dimensional space, including random walks",
         "fig5",
-        "root mean square between the residuals and a random walk's at the same α, over the line's length",
+        "root mean square between the residuals and a random walk's at the same α, over the line's "
+        "length",
         _shape_distance,
         "at most",
         0.1,
@@ -680,7 +721,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "Here we find a secondary local minimum with high error",
         "fig7",
-        "prominence of the second minimum of J on [0, 1] over its range, 0 where there is none, MP-DBM",
+        "prominence of the second minimum of J on [0, 1] over its range, 0 where there is none, "
+        "MP-DBM",
         _second_minimum,
         "at least",
         FLAT,
@@ -691,7 +733,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "SGD passed far enough around the anomaly to avoid having it affect learning",
         "fig7",
-        "nearest that any epoch came to the second minimum, over the line's length; not run where there is none",
+        "nearest that any epoch came to the second minimum, over the line's length; not run where "
+        "there is none",
         _passed_at,
         "at least",
         0.1,
@@ -713,7 +756,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4",
         "The MP-DBM was initialized with very large, sparse, weights",
         "fig7",
-        "mean norm at the start of what feeds a unit of the first layer, over the largest that training allows",
+        "mean norm at the start of what feeds a unit of the first layer, over the largest that "
+        "training allows",
         lambda o: start_over_cap(o.runs[0]),
         "at least",
         1,
@@ -757,7 +801,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 8",
         "This experiment did not find any difficult structures",
         "fig8",
-        "largest error of the resolved curve's interpolant at points it does not go through, over its range",
+        "largest error of the resolved curve's interpolant at points it does not go through, over "
+        "its range",
         lambda o: _misfit(o.results["deterministic"]),
         "at most",
         FLAT,
@@ -766,10 +811,12 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "lstm-one-valley",
         "§4 and figure 8",
-        "the exotic features of non-convex optimization do not appear to cause difficulty even for recurrent models of "
+        "the exotic features of non-convex optimization do not appear to cause difficulty even for "
+        "recurrent models of "
         "sequences",
         "fig8",
-        "highest hump of J at the original's 20 values of α, on beyond the solution, over its range",
+        "highest hump of J at the original's 20 values of α, on beyond the solution, over its "
+        "range",
         lambda o: relative_hump(o.results["coarse"]),
         "at most",
         FLAT,
@@ -784,7 +831,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: beside_published(o.runs[0]),
         "at most",
         1.05,
-        "ours: the published one is one run's, and a twentieth is what seeds and a rounded number may make",
+        "ours: the published one is one run's, and a twentieth is what seeds and a rounded number "
+        "may make",
     ),
     *(
         Claim(name, section, sentence, "", "—", lambda o: float("nan"), "at most", 0, reason)
@@ -792,7 +840,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
             (
                 "higher-rate",
                 "figure 1",
-                "A higher learning rate results in increasing error, because some directions are still uphill",
+                "A higher learning rate results in increasing error, because some directions are "
+                "still uphill",
                 "needs trainings from mid-run at several rates",
             ),
             (

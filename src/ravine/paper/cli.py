@@ -1,6 +1,7 @@
 """The paper's part of the command line: ``ravine paper`` and ``ravine data``.
 
-What needs torch is imported inside the commands, so that the rest of the command line starts without it.
+What needs torch is imported inside the commands, so that the rest of the command line starts
+without it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from ravine.paper.claims import Finding
     from ravine.paper.figures import Study
 
-paper = typer.Typer(help="Reproduce Goodfellow and Vinyals 2014.", no_args_is_help=True, rich_markup_mode=None)
+paper = typer.Typer(
+    help="Reproduce Goodfellow and Vinyals 2014.", no_args_is_help=True, rich_markup_mode=None
+)
 data = typer.Typer(help="The paper's data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 _FOLDER = typer.Option(
-    "--data", help="has DIR/mnist/… and so on; by default RAVINE_DATA, then the cache, then the network"
+    "--data",
+    help="has DIR/mnist/… and so on; by default RAVINE_DATA, then the cache, then the network",
 )
 
 
@@ -34,13 +38,20 @@ def known_plotlyjs(given: str) -> str:
         ravine.InputError: it is neither.
     """
     if given not in ("inline", "cdn"):
-        msg = f"--plotlyjs must be inline (the report holds the library) or cdn (it fetches it); got {given!r}"
+        msg = (
+            "--plotlyjs must be inline (the report holds the library) or cdn (it fetches it); got "
+            f"{given!r}"
+        )
         raise ravine.InputError(msg)
     return given
 
 
-_PROFILE = typer.Option(help="quick (a minute, embedded digits), desk (within an hour), or full: the paper's")
-_OUT = typer.Option(help="where trainings, measurements and figures are kept; what is there is not done again")
+_PROFILE = typer.Option(
+    help="quick (a minute, embedded digits), desk (within an hour), or full: the paper's"
+)
+_OUT = typer.Option(
+    help="where trainings, measurements and figures are kept; what is there is not done again"
+)
 
 
 @paper.command("list")
@@ -59,7 +70,9 @@ def list_experiments() -> None:
 
 @paper.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="a name that `ravine paper list` shows")],
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="a name that `ravine paper list` shows")
+    ],
     profile: Annotated[str, _PROFILE] = "desk",
     seed: Annotated[int, typer.Option(help="another seed gives another solution")] = 0,
     folder: Annotated[Path | None, _FOLDER] = None,
@@ -69,24 +82,33 @@ def train(
     from ravine.paper import recipes, training
 
     wanted: Any = profile  # recipe() says so if it is none
-    run = training.train(recipes.recipe(name, wanted, seed), out, folder, lambda line: typer.echo(line, err=True))
+    run = training.train(
+        recipes.recipe(name, wanted, seed), out, folder, lambda line: typer.echo(line, err=True)
+    )
     typer.echo(f"{run.folder}: {run.tested}")
 
 
 @paper.command()
 def run(
-    names: Annotated[list[str], typer.Argument(metavar="FIGURE...", help="as `ravine paper list` has them, or all")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="FIGURE...", help="as `ravine paper list` has them, or all"),
+    ],
     profile: Annotated[str, _PROFILE] = "desk",
     folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
     plotlyjs: Annotated[
-        str, typer.Option(callback=known_plotlyjs, help="inline: reports hold the library that draws, 5 MB; or cdn")
+        str,
+        typer.Option(
+            callback=known_plotlyjs,
+            help="inline: reports hold the library that draws, 5 MB; or cdn",
+        ),
     ] = "inline",
 ) -> None:
     """Make figures of the paper again: train, measure, draw, and judge the paper's claims about them.
 
-    Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on every curve, and
-    the claims. A run that was stopped goes on where it was.
+    Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on
+    every curve, and the claims. A run that was stopped goes on where it was.
     """
     from ravine.paper.figures import FIGURES
     from ravine.paper.publish import publish
@@ -105,10 +127,15 @@ def run(
 
 @paper.command()
 def check(
-    profile: Annotated[str | None, typer.Option(help="judge this one; by default the fullest that was run")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="judge this one; by default the fullest that was run")
+    ] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
     docs: Annotated[
-        Path | None, typer.Option(help="also write a page with every figure that was run, and claims.json, here")
+        Path | None,
+        typer.Option(
+            help="also write a page with every figure that was run, and claims.json, here"
+        ),
     ] = None,
 ) -> None:
     """List every testable sentence of the paper: the number found, the threshold, and whether it holds.
@@ -122,7 +149,10 @@ def check(
     findings = checked(studies)
     _print_findings(findings)
     counts = Counter(found.status for found in findings)
-    typer.echo(f"\n{len(findings)} claims: " + ", ".join(f"{counts[word]} {word}" for word in sorted(counts)))
+    typer.echo(
+        f"\n{len(findings)} claims: "
+        + ", ".join(f"{counts[word]} {word}" for word in sorted(counts))
+    )
     if docs is not None:
         typer.echo("written: " + ", ".join(str(path) for path in write_page(docs, studies)))
 
@@ -138,7 +168,9 @@ def list_data() -> None:
 
 
 @data.command()
-def fetch(name: Annotated[str, typer.Argument(help="a name that `ravine data list` shows")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(help="a name that `ravine data list` shows")],
+) -> None:
     """Fetch a data set into the cache; every file is checked by its SHA-256."""
     from ravine.paper import data as sources
 
@@ -159,8 +191,13 @@ def _study(profile: str, folder: Path | None, out: Path, *, fresh: bool = True) 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for found in findings:
-        where = f"{found.claim.figure or '—'}{f' ({found.profile})' if found.profile else ''}, {found.claim.section}"
+        where = (
+            f"{found.claim.figure or '—'}{f' ({found.profile})' if found.profile else ''}, "
+            f"{found.claim.section}"
+        )
         said = f"{where}: “{found.claim.sentence}”"
-        typer.echo(fill(said, 110, initial_indent=f"\n{found.status:14}", subsequent_indent=" " * 20))
+        typer.echo(
+            fill(said, 110, initial_indent=f"\n{found.status:14}", subsequent_indent=" " * 20)
+        )
         detail = found.verdict if found.claim.figure else found.claim.reason
         typer.echo(fill(detail, 110, initial_indent=" " * 20, subsequent_indent=" " * 20))

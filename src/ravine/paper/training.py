@@ -34,9 +34,10 @@ class Run:
 
     Attributes:
         recipe: what was done.
-        folder: where its files are: ``recipe.json``, ``trajectory/`` (phase 1, one snapshot per epoch and one
-            before the first), ``solution.safetensors`` (what phase 1 ends with), ``final.safetensors``
-            (after phase 2, where there is one), ``history.nc`` and ``state.safetensors``.
+        folder: where its files are: ``recipe.json``, ``trajectory/`` (phase 1, one snapshot per
+            epoch and one before the first), ``solution.safetensors`` (what phase 1 ends with),
+            ``final.safetensors`` (after phase 2, where there is one), ``history.nc`` and
+            ``state.safetensors``.
     """
 
     recipe: Recipe
@@ -95,7 +96,8 @@ class Run:
             ``errors on the test part 94 and after phase 2 90``
         """
         return "; ".join(
-            f"{name} on the test part {' and after phase 2 '.join(f'{value:.6g}' for value in values)}"
+            f"{name} on the test part "
+            f"{' and after phase 2 '.join(f'{value:.6g}' for value in values)}"
             for name, values in self.test.items()
         )
 
@@ -103,10 +105,11 @@ class Run:
     def history(self) -> xr.Dataset:
         """What was monitored before each phase and after its every epoch, dims ("record", "split").
 
-        ``objective`` is what was trained, with fresh dropout masks where there are any; ``loss`` and what else the
-        task watches (``error`` for a classifier) are without masks. Coordinates along ``record``: ``phase``,
-        ``epoch`` and ``step`` in it, the last ``rate`` and ``momentum``, ``seconds``. Attributes: ``best_step`` (of
-        phase 1, where the solution is), ``test_…`` (of the solution, then after phase 2) and the recipe.
+        ``objective`` is what was trained, with fresh dropout masks where there are any; ``loss``
+        and what else the task watches (``error`` for a classifier) are without masks. Coordinates
+        along ``record``: ``phase``, ``epoch`` and ``step`` in it, the last ``rate`` and
+        ``momentum``, ``seconds``. Attributes: ``best_step`` (of phase 1, where the solution is),
+        ``test_…`` (of the solution, then after phase 2) and the recipe.
         """
         with xr.open_dataset(self.folder / "history.nc", engine="h5netcdf") as opened:
             return opened.load()
@@ -174,7 +177,9 @@ class Training:
         if state.phase == 0:
             if not state.history:
                 self._note(time.perf_counter())
-            self.recorder.rewind(state.update + 1)  # an epoch that was recorded but not saved is done again
+            self.recorder.rewind(
+                state.update + 1
+            )  # an epoch that was recorded but not saved is done again
             self.recorder.record(state.update, self.model)
         while not state.done:
             if self._phase_is_over():
@@ -189,7 +194,9 @@ class Training:
                     self.recorder.record(state.update, self.model)
                 say(self._line())
             self.save()
-        if not (self.folder / "history.nc").exists():  # written last: it says that all the rest is there
+        if not (
+            self.folder / "history.nc"
+        ).exists():  # written last: it says that all the rest is there
             with _whole(self.folder / "history.nc") as partial:
                 self.history().to_netcdf(partial, engine="h5netcdf")
 
@@ -200,7 +207,9 @@ class Training:
             momentum = self.phase.momentum.at(self.state.epoch + 1)
             self.model.train()
             for objective in self.task.epoch(self.model, self.state.phase, self.order):
-                self.step(objective, self.phase.rate.at(self.state.update, self.state.epoch + 1), momentum)
+                self.step(
+                    objective, self.phase.rate.at(self.state.update, self.state.epoch + 1), momentum
+                )
                 self.state.update += 1
             self.state.epoch += 1
             self.masks = torch.get_rng_state()
@@ -208,7 +217,8 @@ class Training:
     def step(self, objective: Tensor, rate: float, momentum: float) -> None:
         """One update: v ← momentum · v − rate · scale · g, θ ← θ + v, then the task's constraints.
 
-        g is ∂J/∂θ, shortened to the phase's ``clip`` where it is longer; a scale is the task's, 1 by default.
+        g is ∂J/∂θ, shortened to the phase's ``clip`` where it is longer; a scale is the task's, 1
+        by default.
 
         Args:
             objective: J of a minibatch, a scalar with a gradient.
@@ -246,16 +256,26 @@ class Training:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         watched = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
         per_split = {
-            name: (("record", "split"), np.array([columns.pop(f"train_{name}"), columns.pop(f"valid_{name}")]).T)
+            name: (
+                ("record", "split"),
+                np.array([columns.pop(f"train_{name}"), columns.pop(f"valid_{name}")]).T,
+            )
             for name in watched
         }
         tests = self.state.tests
         return xr.Dataset(
             per_split,
-            coords={"split": ["train", "valid"], **{name: ("record", column) for name, column in columns.items()}},
+            coords={
+                "split": ["train", "valid"],
+                **{name: ("record", column) for name, column in columns.items()},
+            },
             attrs={
                 "best_step": self._solution()["step"],
-                **({f"test_{name}": [test[name] for test in tests] for name in tests[0]} if tests else {}),
+                **(
+                    {f"test_{name}": [test[name] for test in tests] for name in tests[0]}
+                    if tests
+                    else {}
+                ),
                 "recipe": canonical(self.recipe),
                 "recipe_hash": self.recipe.hash,
             },
@@ -267,7 +287,9 @@ class Training:
         if self.recipe.phases[0].patience is None:
             return first[-1]
         measure = [row[f"valid_{self.task.criterion}"] for row in first]
-        return first[min(range(len(first)), key=lambda i: math.inf if math.isnan(measure[i]) else measure[i])]
+        return first[
+            min(range(len(first)), key=lambda i: math.inf if math.isnan(measure[i]) else measure[i])
+        ]
 
     def _restore(self) -> None:
         path = self.folder / _STATE
@@ -277,7 +299,11 @@ class Training:
                 tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118  not a mapping
             state = _State.read(notes["state"])
             with torch.no_grad():
-                for group, target in (("params", self.params), ("velocity", self.velocity), ("best", self.best)):
+                for group, target in (
+                    ("params", self.params),
+                    ("velocity", self.velocity),
+                    ("best", self.best),
+                ):
                     for name, tensor in target.items():
                         tensor.copy_(tensors[f"{group}/{name}"])
             self.order.set_state(tensors["random/order"])
@@ -293,7 +319,10 @@ class Training:
             return True
         if phase.patience is not None:
             return state.epoch - self._solution()["epoch"] >= phase.patience
-        return state.phase > 0 and state.history[-1]["valid_objective"] <= self._solution()["train_objective"]
+        return (
+            state.phase > 0
+            and state.history[-1]["valid_objective"] <= self._solution()["train_objective"]
+        )
 
     def _end_phase(self) -> None:
         """Keep the phase's outcome; the next one starts from there, at rest."""
@@ -304,7 +333,9 @@ class Training:
                     tensor.copy_(self.best[name])
             for tensor in self.velocity.values():
                 tensor.zero_()
-        with _whole(self.folder / ("solution.safetensors" if state.phase == 0 else "final.safetensors")) as partial:
+        with _whole(
+            self.folder / ("solution.safetensors" if state.phase == 0 else "final.safetensors")
+        ) as partial:
             save_file({name: tensor.detach() for name, tensor in self.params.items()}, partial)
         state.tests.append(self.task.test(self.model))
         if state.phase + 1 == len(self.recipe.phases):
@@ -316,8 +347,8 @@ class Training:
     def _note(self, began: float) -> None:
         """Monitor the model as it stands, and keep its parameters if it is what phase 1 would end with now.
 
-        What is random in that comes from streams of their own, one per split and epoch, so that watching does not
-        change what is watched.
+        What is random in that comes from streams of their own, one per split and epoch, so that
+        watching does not change what is watched.
         """
         state = self.state
         noted: dict[str, float] = {
@@ -340,9 +371,12 @@ class Training:
     def _line(self) -> str:
         last, best, criterion = self.state.history[-1], self._solution(), self.task.criterion
         return (
-            f"phase {last['phase']} epoch {last['epoch']}: objective {last['train_objective']:.5f} train, "
-            f"{last['valid_objective']:.5f} valid; valid {criterion} {last[f'valid_{criterion}']:.5g} "
-            f"(solution so far {best[f'valid_{criterion}']:.5g}, epoch {best['epoch']}); {last['seconds']:.1f} s"
+            f"phase {last['phase']} epoch {last['epoch']}: objective {last['train_objective']:.5f} "
+            "train, "
+            f"{last['valid_objective']:.5f} valid; valid {criterion} "
+            f"{last[f'valid_{criterion}']:.5g} "
+            f"(solution so far {best[f'valid_{criterion}']:.5g}, epoch {best['epoch']}); "
+            f"{last['seconds']:.1f} s"
         )
 
 
@@ -354,7 +388,8 @@ def train(
 ) -> Run:
     """Train by a recipe, or go on where a killed training stopped, or find that it was done before.
 
-    The same recipe gives the same bits on one machine with one number of threads, whether it was killed or not.
+    The same recipe gives the same bits on one machine with one number of threads, whether it was
+    killed or not.
 
     Args:
         recipe: what to do.
@@ -366,12 +401,16 @@ def train(
         The finished run.
 
     Raises:
-        ravine.InputError: the data cannot be had, or the folder is not this recipe's, damaged or not writable.
+        ravine.InputError: the data cannot be had, or the folder is not this recipe's, damaged or
+            not writable.
     """
     run = Run(recipe, Path(out) / recipe.folder)
     note = run.folder / "recipe.json"
     if note.exists() and note.read_text(encoding="utf-8").strip() != canonical(recipe):
-        msg = f"{str(run.folder)!r} holds the training of another recipe than its name says; choose another --out"
+        msg = (
+            f"{str(run.folder)!r} holds the training of another recipe than its name says; choose "
+            "another --out"
+        )
         raise ravine.InputError(msg)
     if not run.done:
         parts = load(recipe.data, data)
@@ -395,5 +434,8 @@ def _whole(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as problem:
-        msg = f"cannot write {str(path)!r}: {problem.strerror or problem}. Choose another folder with --out."
+        msg = (
+            f"cannot write {str(path)!r}: {problem.strerror or problem}. Choose another folder "
+            "with --out."
+        )
         raise ravine.InputError(msg) from problem

@@ -38,8 +38,9 @@ def contrast_normalised(images: Tensor) -> Tensor:
 def whitening(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean μ and matrix P of ZCA: (x − μ) P has the covariance C (C + 0.1)⁻¹, where C is that of x.
 
-    P = E diag((λ + 0.1)^−½) Eᵀ with the eigenvectors E and eigenvalues λ of C: the symmetric root, so that a whitened
-    image still looks like one. The 0.1 keeps directions with next to no variance, which are noise, small.
+    P = E diag((λ + 0.1)^−½) Eᵀ with the eigenvectors E and eigenvalues λ of C: the symmetric root,
+    so that a whitened image still looks like one. The 0.1 keeps directions with next to no
+    variance, which are noise, small.
 
     Args:
         images: (images, numbers), contrast normalised: the training part.

@@ -17,13 +17,18 @@ from ravine.plot.words import axis_label, listed, padded, pick, with_count
 
 
 def barriers(
-    result: xr.Dataset, quantity: str | None = None, *, split: str | None = None, kind: BarrierKind = "end"
+    result: xr.Dataset,
+    quantity: str | None = None,
+    *,
+    split: str | None = None,
+    kind: BarrierKind = "end",
 ) -> Figure:
     """The barriers on several lines: the checkpoint × checkpoint matrix, a curve, or one mark a line.
 
     Args:
-        result: of several lines. For all ``pairs`` of some points it is drawn as a matrix; where the lines are called
-            by numbers, as those of ``between_runs`` are by their steps, against these; else as one mark a line.
+        result: of several lines. For all ``pairs`` of some points it is drawn as a matrix; where
+            the lines are called by numbers, as those of ``between_runs`` are by their steps,
+            against these; else as one mark a line.
         quantity: which; None draws all of them, the loss first.
         split: of which split; None takes the first for a matrix and otherwise draws all.
         kind: of barrier, as in ``metrics.BARRIERS``.
@@ -43,22 +48,32 @@ def barriers(
     for name in names:
         found = {one: measured_barriers(result, quantity=name, split=one).of(kind) for one in shown}
         label = f"barrier in {axis_label(result, name)}"
-        panels.append(_matrix(result, found[shown[0]], label) if matrix else _marks(result, found, label))
+        panels.append(
+            _matrix(result, found[shown[0]], label) if matrix else _marks(result, found, label)
+        )
     caption = [
         f"Barrier: {BARRIERS[kind]}.",
         f"Mean over the examples of {listed([with_count(result, one) for one in shown])}.",
         policies(result),
         "" if matrix else f"± {BAND:g} standard errors.",
     ]
-    return Figure(tuple(panels), str(result.attrs.get("title", "")) or "Barriers", " ".join(filter(None, caption)))
+    return Figure(
+        tuple(panels),
+        str(result.attrs.get("title", "")) or "Barriers",
+        " ".join(filter(None, caption)),
+    )
 
 
 def _matrix(result: xr.Dataset, found: dict[str, Estimate], label: str) -> Panel:
     ends = {
         str(name): (str(one), str(other))
-        for name, one, other in zip(result["line"].values, result["start"].values, result["end"].values, strict=True)
+        for name, one, other in zip(
+            result["line"].values, result["start"].values, result["end"].values, strict=True
+        )
     }
-    points = tuple(dict.fromkeys([*(one for one, _ in ends.values()), *(other for _, other in ends.values())]))
+    points = tuple(
+        dict.fromkeys([*(one for one, _ in ends.values()), *(other for _, other in ends.values())])
+    )
     z = np.full((len(points),) * 2, np.nan)
     texts = [[""] * len(points) for _ in points]
     told = [[""] * len(points) for _ in points]
@@ -69,7 +84,12 @@ def _matrix(result: xr.Dataset, found: dict[str, Estimate], label: str) -> Panel
             texts[i][j], told[i][j] = minus(f"{found[name].value:.2g}"), f"{name}: {found[name]}"
     edge = (-0.5, len(points) - 0.5)
     cells = Cells(z, tuple(map(tuple, texts)), tuple(map(tuple, told)))
-    return Panel(Axis("", limits=edge, names=points), Axis("", limits=edge, names=points[::-1]), (cells,), title=label)
+    return Panel(
+        Axis("", limits=edge, names=points),
+        Axis("", limits=edge, names=points[::-1]),
+        (cells,),
+        title=label,
+    )
 
 
 def _marks(result: xr.Dataset, found: dict[str, dict[str, Estimate]], label: str) -> Panel:

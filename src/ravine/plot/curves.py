@@ -19,8 +19,8 @@ from ravine.plot.words import axis_label, listed, padded, pick, with_count
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
 BAND: Final = 2.0
 
-#: A y axis is logarithmic where its values span more decades than this. Below, a linear axis still shows the
-#: smallest values and keeps convexity and barriers to scale.
+#: A y axis is logarithmic where its values span more decades than this. Below, a linear axis still
+#: shows the smallest values and keeps convexity and barriers to scale.
 DECADES: Final = 2.5
 
 #: From this many points on a dot at each would merge into the line.
@@ -37,15 +37,17 @@ def line(
     """A figure of a line: one panel for each quantity, one curve for each split.
 
     Args:
-        curve: a result with the dim ``alpha``, from ``evaluate``, ``resolve`` or ``reconstruct``. Its points may
-            stand in any order.
+        curve: a result with the dim ``alpha``, from ``evaluate``, ``resolve`` or ``reconstruct``.
+            Its points may stand in any order.
         quantities: which quantities, in order; None draws all of them, the loss first.
         splits: which splits, in order; None draws all of them.
-        scale: of the y axes; None makes one logarithmic where the values are positive and span more than 2.5 decades.
+        scale: of the y axes; None makes one logarithmic where the values are positive and span more
+            than 2.5 decades.
 
     Returns:
-        The figure. Bands are ± 2 standard errors, on a log axis those of the logarithm. A value that is not finite
-        leaves a gap and a cross: at the top for +∞, at the bottom for NaN and −∞.
+        The figure. Bands are ± 2 standard errors, on a log axis those of the logarithm. A value
+        that is not finite leaves a gap and a cross: at the top for +∞, at the bottom for NaN and
+        −∞.
 
     Raises:
         InputError: not a measured line, or no such quantity or split.
@@ -67,7 +69,11 @@ def line(
     names = pick("quantity", quantities, results.quantities(measured))
     shown = pick("split", splits, [str(name) for name in measured["split"].values])
     panels = tuple(
-        _panel([_trace(measured, name, split, split) for split in shown], axis_label(measured, name), scale)
+        _panel(
+            [_trace(measured, name, split, split) for split in shown],
+            axis_label(measured, name),
+            scale,
+        )
         for name in names
     )
     start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
@@ -75,11 +81,15 @@ def line(
     mean = f"Mean over the examples of {listed([with_count(measured, split) for split in shown])}."
     chosen = policies(measured)
     return Figure(
-        panels, title=title(measured), caption=" ".join(filter(None, [f"{ends}{mean}", chosen, _reading(panels)]))
+        panels,
+        title=title(measured),
+        caption=" ".join(filter(None, [f"{ends}{mean}", chosen, _reading(panels)])),
     )
 
 
-def lines(curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str | None = None) -> Figure:
+def lines(
+    curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str | None = None
+) -> Figure:
     """A figure of several lines in one panel.
 
     Args:
@@ -91,7 +101,8 @@ def lines(curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str |
         The figure; bands, scale and crosses as in ``line``.
 
     Raises:
-        InputError: no curve, one that is not a measured line, or one without that quantity or split.
+        InputError: no curve, one that is not a measured line, or one without that quantity or
+            split.
     """
     if not curves:
         msg = "there is no curve to draw: expected at least one label and its result"
@@ -148,7 +159,9 @@ def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -
     alpha = np.concatenate([trace.alpha for trace in traces])
     values = np.concatenate([trace.values for trace in traces])
     finite = values[np.isfinite(values)]
-    log = (spans_decades(finite) if scale is None else scale == "log") and bool(finite.size and finite.min() > 0)
+    log = (spans_decades(finite) if scale is None else scale == "log") and bool(
+        finite.size and finite.min() > 0
+    )
     bands = [_band(trace, style, log=log) for style, trace in enumerate(traces)]
     named = len(traces) > 1
     drawn = [layer for style, trace in enumerate(traces) for layer in _curve(trace, style, named)]
@@ -157,7 +170,10 @@ def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -
         # A band may reach below zero, so a log axis takes its limits from the curves alone.
         y = Axis(y_label, "log", (float(finite.min()) / 1.6, float(finite.max()) * 1.6))
     else:
-        y = Axis(y_label, limits=padded(np.concatenate([finite, *(e for b in bands for e in (b.low, b.high))])))
+        y = Axis(
+            y_label,
+            limits=padded(np.concatenate([finite, *(e for b in bands for e in (b.low, b.high))])),
+        )
     layers: tuple[Layer, ...] = (*_ends(x), *bands, *drawn, *_crosses(traces))
     return Panel(x, y, layers, title="" if finite.size else "no finite value")
 
@@ -168,13 +184,22 @@ def _band(trace: _Trace, style: int, *, log: bool) -> Band:
         relative = trace.stderr / np.where(trace.values > 0, trace.values, np.nan)
         factor = np.exp(np.minimum(BAND * relative, 23.0))  # ten decades are off any axis
         return Band(trace.alpha, trace.values / factor, trace.values * factor, style)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite values are looked for where it is drawn
-        return Band(trace.alpha, trace.values - BAND * trace.stderr, trace.values + BAND * trace.stderr, style)
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # infinite values are looked for where it is drawn
+        return Band(
+            trace.alpha,
+            trace.values - BAND * trace.stderr,
+            trace.values + BAND * trace.stderr,
+            style,
+        )
 
 
 def _curve(trace: _Trace, style: int, named: bool) -> list[Layer]:
     heights = np.where(np.isfinite(trace.values), trace.values, np.nan)
-    layers: list[Layer] = [Curve(trace.alpha, heights, trace.label if named else "", trace.stderr, style)]
+    layers: list[Layer] = [
+        Curve(trace.alpha, heights, trace.label if named else "", trace.stderr, style)
+    ]
     finite = np.isfinite(trace.heights)
     # A finite value between two gaps is on no segment of the line; only a dot shows it.
     neighbours = np.convolve(finite, [1, 0, 1], mode="same") if finite.size > 1 else np.zeros(1)
@@ -216,7 +241,8 @@ def spans_decades(values: np.ndarray) -> bool:
 def _reading(panels: Sequence[Panel]) -> str:
     """How to read what is drawn; only what is in these panels."""
     words = [
-        f"Bands: ± {BAND:g} standard errors; all points share their examples, so differences along a curve are "
+        f"Bands: ± {BAND:g} standard errors; all points share their examples, so differences along "
+        "a curve are "
         "surer than the bands are wide."
     ]
     logs = [panel.y.label for panel in panels if panel.y.scale == "log"]

@@ -31,7 +31,9 @@ def nice_step(least: float) -> float:
         (0.2, 5.0)
     """
     decade = 10.0 ** np.floor(np.log10(least))
-    return float(next(step * decade for step in (1, 2, 2.5, 5, 10) if step * decade >= least * (1 - 1e-9)))
+    return float(
+        next(step * decade for step in (1, 2, 2.5, 5, 10) if step * decade >= least * (1 - 1e-9))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +105,10 @@ class Curve:
         y: heights, shape (points,).
         label: its name in the legend; "" leaves it out.
         stderr: standard error of ``y``, shape (points,), told on hovering; None if there is none.
-        style: number of the colour and dash, the same for all the layers that belong together; ``palette.REFERENCE``
-            is grey, for what is drawn only to compare with.
-        z: heights over a field, shape (points,), where a panel is seen from the side; None elsewhere.
+        style: number of the colour and dash, the same for all the layers that belong together;
+            ``palette.REFERENCE`` is grey, for what is drawn only to compare with.
+        z: heights over a field, shape (points,), where a panel is seen from the side; None
+            elsewhere.
         hover: what hovering tells, one text a point; () tells the coordinates.
     """
 
@@ -146,7 +149,8 @@ class Markers:
         symbol: ``"dot"`` in the colour of ``style``, or ``"cross"`` in the colour of an alarm.
         style: as in ``Curve``.
         hover: what hovering tells, one text a point; () tells nothing.
-        frame: ``"data"``: ``y`` is on the y axis; ``"panel"``: 0 is the panel's bottom and 1 its top.
+        frame: ``"data"``: ``y`` is on the y axis; ``"panel"``: 0 is the panel's bottom and 1 its
+            top.
         names: words beside the marks, one a point; () for none.
         z: as in ``Curve``.
     """
@@ -169,7 +173,8 @@ class Field:
     Attributes:
         x: positions, shape (columns,), ascending.
         y: positions, shape (rows,), ascending.
-        z: values, shape (columns, rows): ``z[i, j]`` stands at ``x[i]``, ``y[j]``. NaN is drawn as missing.
+        z: values, shape (columns, rows): ``z[i, j]`` stands at ``x[i]``, ``y[j]``. NaN is drawn as
+            missing.
         levels: of the contour lines, evenly spaced on the scale of the panel's ``z``.
     """
 
@@ -184,7 +189,8 @@ class Cells:
     """A table drawn: a coloured cell with its number at every pair of an x name and a y name.
 
     Attributes:
-        z: values, shape (columns, rows), 0 and above: ``z[i, j]`` stands at x = i, y = j. NaN is left blank.
+        z: values, shape (columns, rows), 0 and above: ``z[i, j]`` stands at x = i, y = j. NaN is
+            left blank.
         texts: what stands in the cells, row by row of ``z``.
         hover: what hovering tells, likewise.
     """
@@ -223,8 +229,8 @@ class Panel:
         y: the vertical axis.
         layers: what is drawn.
         title: a word above the panel, "" for none.
-        z: the scale of a field's colours and heights; None where there is no field. What lies on a field is drawn
-            in black with a white rim, in the dash of its style.
+        z: the scale of a field's colours and heights; None where there is no field. What lies on a
+            field is drawn in black with a white rim, in the dash of its style.
         aspect: how long a unit of y is drawn, in units of x; None leaves it to the renderer.
         view: a field from above, ``"flat"``, or from the side, ``"3d"``.
         facing: the corner that is nearest when it is seen from the side: (−1, 1) is low x, high y.
@@ -247,7 +253,8 @@ class Figure:
     Attributes:
         panels: drawn in rows of two.
         title: what it shows. A page has it as its heading, the other files in their metadata.
-        caption: how to read it, ready for a paper. A page prints it, the other files have it in their metadata.
+        caption: how to read it, ready for a paper. A page prints it, the other files have it in
+            their metadata.
 
     Examples:
         >>> x = np.linspace(0, 1, 5)
@@ -266,8 +273,9 @@ class Figure:
         """Write the figure, whole or not at all.
 
         Args:
-            path: the file to write; its suffix chooses the format. ``.pdf`` and ``.svg`` keep their text
-                editable, ``.png`` has 200 dots per inch, ``.html`` is one page that opens offline.
+            path: the file to write; its suffix chooses the format. ``.pdf`` and ``.svg`` keep their
+                text editable, ``.png`` has 200 dots per inch, ``.html`` is one page that opens
+                offline.
 
         Returns:
             The path written.
@@ -279,7 +287,9 @@ class Figure:
         suffix = target.suffix.lower()
         if suffix not in SUFFIXES:
             expected = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-            msg = f"cannot save a figure as {str(target)!r}: expected a name that ends in {expected}"
+            msg = (
+                f"cannot save a figure as {str(target)!r}: expected a name that ends in {expected}"
+            )
             raise InputError(msg)
         with written_whole(target) as partial:
             partial.write_bytes(self._encoded(suffix[1:]))

@@ -25,7 +25,9 @@ def drawn(figure: Figure) -> go.Figure:
     if figure.panels[0].z is not None:  # a field has its panel to itself
         panel = figure.panels[0]
         sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
-        left, bottom = (8, 8) if panel.view == "3d" else (64, 48)  # a box has its axes' words inside
+        left, bottom = (
+            (8, 8) if panel.view == "3d" else (64, 48)
+        )  # a box has its axes' words inside
         return _dressed(sheet).update_layout(
             plot_bgcolor=interactive_field.MISSING,
             hovermode="closest",
@@ -69,7 +71,9 @@ def _set_axes(sheet: go.Figure, panel: Panel, row: int, column: int) -> None:
     sheet.update_xaxes(**x, unifiedhovertitle_text=_position(panel), row=row, col=column)
     sheet.update_yaxes(**y, row=row, col=column, secondary_y=False)
     # The second y axis is the panel's own frame, from 0 at the bottom to 1 at the top.
-    sheet.update_yaxes(range=[0, 1], visible=False, fixedrange=True, row=row, col=column, secondary_y=True)
+    sheet.update_yaxes(
+        range=[0, 1], visible=False, fixedrange=True, row=row, col=column, secondary_y=True
+    )
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -87,7 +91,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "automargin": True,
     }
     if axis.names:
-        settings |= {"tickvals": list(range(len(axis.names))), "ticktext": [_text(name) for name in axis.names]}
+        settings |= {
+            "tickvals": list(range(len(axis.names))),
+            "ticktext": [_text(name) for name in axis.names],
+        }
     if axis.limits:
         settings["range"] = np.log10(axis.limits) if axis.scale == "log" else axis.limits
     if axis.scale == "log":
@@ -98,7 +105,9 @@ def _axis(axis: Axis) -> dict[str, Any]:
     return settings
 
 
-def _draw_layer(sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: int, named: set[str]) -> None:
+def _draw_layer(
+    sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: int, named: set[str]
+) -> None:
     if isinstance(layer, Field):
         return  # of a panel with a scale for it, which is drawn elsewhere
     if isinstance(layer, Rule):
@@ -119,7 +128,9 @@ def _draw_layer(sheet: go.Figure, panel: Panel, layer: Layer, row: int, column: 
     # What belongs together appears and disappears together when its name is clicked.
     alarm = isinstance(layer, Markers) and layer.symbol == "cross"
     group = "alarm" if alarm else f"style {layer.style}"
-    trace.update(name=_text(label), showlegend=bool(label) and label not in named, legendgroup=group)
+    trace.update(
+        name=_text(label), showlegend=bool(label) and label not in named, legendgroup=group
+    )
     named.add(label)
     framed = isinstance(layer, Markers) and layer.frame == "panel"
     sheet.add_trace(trace, row=row, col=column, secondary_y=framed)
@@ -132,10 +143,14 @@ def _position(panel: Panel) -> str:
 def _hovers_together(panel: Panel) -> bool:
     """Whether all curves have a value at the same places.
 
-    Where one has none, Plotly shows its nearest value under the others' position: then each must name its own.
+    Where one has none, Plotly shows its nearest value under the others' position: then each must
+    name its own.
     """
     curves = [layer for layer in panel.layers if isinstance(layer, Curve)]
-    return all(np.array_equal(curve.x, curves[0].x) and bool(np.isfinite(curve.y).all()) for curve in curves)
+    return all(
+        np.array_equal(curve.x, curves[0].x) and bool(np.isfinite(curve.y).all())
+        for curve in curves
+    )
 
 
 def _curve(curve: Curve, at: str) -> go.Scatter:
@@ -145,7 +160,12 @@ def _curve(curve: Curve, at: str) -> go.Scatter:
         y=curve.y,
         customdata=curve.stderr,
         mode="lines",
-        line={"color": colour(curve.style), "width": 2, "dash": dash_in_pixels(curve.style), "simplify": False},
+        line={
+            "color": colour(curve.style),
+            "width": 2,
+            "dash": dash_in_pixels(curve.style),
+            "simplify": False,
+        },
         connectgaps=False,
         hovertemplate=f"{told}{at}<extra>{_text(curve.label)}</extra>",
     )
@@ -214,15 +234,29 @@ def _cells(cells: Cells) -> go.Heatmap:
 def _draw_rule(sheet: go.Figure, rule: Rule, row: int, column: int) -> None:
     stroke = {"color": GREY, "width": 1}
     # Rules lie below everything, so they come when the panel is still empty.
-    subplot = {"opacity": 0.7, "layer": "below", "row": row, "col": column, "exclude_empty_subplots": False}
+    subplot = {
+        "opacity": 0.7,
+        "layer": "below",
+        "row": row,
+        "col": column,
+        "exclude_empty_subplots": False,
+    }
     if rule.on == "x":
         sheet.add_vline(rule.at, line=stroke, **subplot)
-        place = {"x": rule.at, "xanchor": rule.align, "y": 1, "yref": "y domain", "yanchor": "bottom"}
+        place = {
+            "x": rule.at,
+            "xanchor": rule.align,
+            "y": 1,
+            "yref": "y domain",
+            "yanchor": "bottom",
+        }
     else:
         sheet.add_hline(rule.at, line=stroke, **subplot)
         place = {"x": 1, "xref": "x domain", "xanchor": "left", "y": rule.at, "yanchor": "middle"}
     if rule.label:
-        sheet.add_annotation(text=_text(rule.label), showarrow=False, font_size=11, row=row, col=column, **place)
+        sheet.add_annotation(
+            text=_text(rule.label), showarrow=False, font_size=11, row=row, col=column, **place
+        )
 
 
 def _text(label: str) -> str:

@@ -33,7 +33,9 @@ def drawn(panel: Panel, axis: dict[str, dict[str, Any]]) -> go.Figure:
         match layer:
             case Field():
                 sheet.add_trace(
-                    _surface(layer, panel, z, solid=solid) if panel.view == "3d" else _contours(layer, panel, z)
+                    _surface(layer, panel, z, solid=solid)
+                    if panel.view == "3d"
+                    else _contours(layer, panel, z)
                 )
             case Curve():
                 sheet.add_traces(list(_trail(layer, z, side=panel.view == "3d")))
@@ -111,14 +113,23 @@ def _told(panel: Panel, z: Axis) -> str:
 def _bar(z: Axis) -> dict[str, Any]:
     places, words = z.ticks()
     title = {"text": _text(z.label), "side": "right"}
-    return {"title": title, "tickvals": places, "ticktext": words, "outlinewidth": 0, "thickness": 18, "len": 0.95}
+    return {
+        "title": title,
+        "tickvals": places,
+        "ticktext": words,
+        "outlinewidth": 0,
+        "thickness": 18,
+        "len": 0.95,
+    }
 
 
 def _scene(panel: Panel, z: Axis) -> dict[str, Any]:
     (left, right), (near, far) = panel.x.limits or (0.0, 1.0), panel.y.limits or (0.0, 1.0)
     deep = (panel.aspect or (right - left) / (far - near)) * (far - near) / (right - left)
     shape = np.array([1.2, 1.2 * deep, 0.7])
-    eye = 0.5 * np.linalg.norm(shape) * np.array([1.5 * panel.facing[0], 2.0 * panel.facing[1], 1.4])
+    eye = (
+        0.5 * np.linalg.norm(shape) * np.array([1.5 * panel.facing[0], 2.0 * panel.facing[1], 1.4])
+    )
     places, words = z.ticks()
     low, high = z.scaled(np.array(z.limits or (0.0, 1.0)))
     plain = {
@@ -148,7 +159,10 @@ def _scene(panel: Panel, z: Axis) -> dict[str, Any]:
 
 def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Scatter3d]:
     """The path in black over a wider one in white, so that it is seen on any colour."""
-    told = {"hovertext": [_text(words) for words in curve.hover], "hovertemplate": "%{hovertext}<extra></extra>"}
+    told = {
+        "hovertext": [_text(words) for words in curve.hover],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
     for width, ink in ((5, PAPER), (2, INK)):
         hover = told if ink == INK and curve.hover else {"hoverinfo": "skip"}
         dotted = "lines" if dash(curve.style) else "lines+markers"  # dots would fill the gaps
@@ -157,10 +171,14 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
         marker = {"color": ink, "size": width + 2}
         if side:
             heights = lifted(curve.z, z)
-            line["dash"] = "dash" if dash(curve.style) and ink == INK else "solid"  # in 3-D it knows a few names only
+            line["dash"] = (
+                "dash" if dash(curve.style) and ink == INK else "solid"
+            )  # in 3-D it knows a few names only
             if ink == PAPER:
                 look["mode"] = "lines"  # its dots would lie over the black ones
-            yield go.Scatter3d(x=curve.x, y=curve.y, z=heights, line=line, marker={**marker, "size": 3}, **look)
+            yield go.Scatter3d(
+                x=curve.x, y=curve.y, z=heights, line=line, marker={**marker, "size": 3}, **look
+            )
         else:
             line["dash"] = dash_in_pixels(curve.style)
             yield go.Scatter(x=curve.x, y=curve.y, line=line, marker=marker, **look)

@@ -16,7 +16,8 @@ from ravine.errors import InputError
 from ravine.plot import interactive, static
 from ravine.plot.figure import Figure
 
-#: Where a page has Plotly's library from: ``"inline"``, it is in the page, or ``"cdn"``, the browser fetches it.
+#: Where a page has Plotly's library from: ``"inline"``, it is in the page, or ``"cdn"``, the
+#: browser fetches it.
 Plotlyjs = Literal["inline", "cdn"]
 
 _CDN: Final = "https://cdn.plot.ly"
@@ -25,7 +26,10 @@ _CDN: Final = "https://cdn.plot.ly"
 def whole(figure: Figure) -> str:
     """One self-contained page with one figure."""
     environment = Environment(
-        loader=PackageLoader("ravine.plot", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("ravine.plot", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("figure.html.j2").render(
         title=figure.title or "figure",
@@ -40,8 +44,8 @@ def whole(figure: Figure) -> str:
 def fragment(*figures: Figure, name: str = "figure") -> Markup:
     """Figures side by side for a page that has ``css`` and ``scripts``.
 
-    Each panel is a drawing of its own, so that a narrow page can set them one under the other. A reader without
-    scripts gets pictures.
+    Each panel is a drawing of its own, so that a narrow page can set them one under the other. A
+    reader without scripts gets pictures.
 
     Args:
         figures: what is drawn, in order.
@@ -49,17 +53,23 @@ def fragment(*figures: Figure, name: str = "figure") -> Markup:
     """
     pieces = [Markup('<div class="ravine-figure">')]
     for number, panel in enumerate(panel for figure in figures for panel in figure.panels):
-        # JSON has "<" in strings only, where the escape means the same and cannot end the script element.
+        # JSON has "<" in strings only, where the escape means the same and cannot end the script
+        # element.
         drawing = interactive.drawn(Figure((panel,))).to_json() or ""
         data = Markup(drawing.replace("<", "\\u003c"))
         over = f"{panel.x.label} and {panel.y.label}" if panel.z else panel.x.label
-        label = f"{(panel.z or panel.y).label} over {over}{', from the side' if panel.view == '3d' else ''}"
+        label = (
+            f"{(panel.z or panel.y).label} over "
+            f"{over}{', from the side' if panel.view == '3d' else ''}"
+        )
         place = Markup('<div class="ravine-panel" id="{}-{}" role="group" aria-label="{}"></div>')
         pieces.append(place.format(name, number, label))
         pieces.append(Markup('<script type="application/json">{}</script>').format(data))
     image = Markup('<img alt="{}" src="data:image/webp;base64,{}">')
     pictures = (
-        image.format(figure.caption or figure.title, base64.b64encode(static.picture(figure)).decode())
+        image.format(
+            figure.caption or figure.title, base64.b64encode(static.picture(figure)).decode()
+        )
         for figure in figures
     )
     pieces.append(Markup("<noscript>{}</noscript>").format(Markup("").join(pictures)))
@@ -72,7 +82,9 @@ def scripts(plotlyjs: Plotlyjs = "inline") -> Markup:
         library = Markup("<script>{}</script>").format(Markup(get_plotlyjs()))
     else:
         address = f"{_CDN}/plotly-{get_plotlyjs_version()}.min.js"
-        library = Markup('<script src="{}" integrity="{}" crossorigin="anonymous"></script>').format(address, _digest())
+        library = Markup(
+            '<script src="{}" integrity="{}" crossorigin="anonymous"></script>'
+        ).format(address, _digest())
     return Markup("{}\n<script>{}</script>").format(library, _asset("mount.js"))
 
 
@@ -80,14 +92,18 @@ def policy(plotlyjs: Plotlyjs = "inline") -> str:
     """The page's content security policy: the browser itself sees to it that nothing else is fetched."""
     library = "" if _chosen(plotlyjs) == "inline" else f" {_CDN}"
     return (
-        f"default-src 'none'; script-src 'unsafe-inline'{library}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src 'unsafe-inline'{library}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
 def _chosen(plotlyjs: str) -> str:
     if plotlyjs not in get_args(Plotlyjs):
-        msg = f"plotlyjs must be 'inline' (the page holds the library) or 'cdn' (it fetches it); got {plotlyjs!r}"
+        msg = (
+            "plotlyjs must be 'inline' (the page holds the library) or 'cdn' (it fetches it); got "
+            f"{plotlyjs!r}"
+        )
         raise InputError(msg)
     return plotlyjs
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Okabe and Ito's colours, which stay apart for colour-blind readers (Okabe & Ito 2008, "Color Universal
-#: Design"), without the two that vanish on white or on black.
+#: Okabe and Ito's colours, which stay apart for colour-blind readers (Okabe & Ito 2008, "Color
+#: Universal Design"), without the two that vanish on white or on black.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-#: Ink and gap lengths in units of the line's width, so that lines differ in grey print as well. There are as
-#: many as a reader can tell apart; () is solid.
+#: Ink and gap lengths in units of the line's width, so that lines differ in grey print as well.
+#: There are as many as a reader can tell apart; () is solid.
 DASHES: Final[tuple[tuple[float, ...], ...]] = (
     (),
     (5, 2),
@@ -19,11 +19,12 @@ DASHES: Final[tuple[tuple[float, ...], ...]] = (
     (4, 1.5, 1, 1.5, 1, 1.5),
 )
 
-#: Colours of a field, by the name that both renderers know: even steps look even, to colour-blind readers and in
-#: grey print too (van der Walt and Smith 2015).
+#: Colours of a field, by the name that both renderers know: even steps look even, to colour-blind
+#: readers and in grey print too (van der Walt and Smith 2015).
 RAMP: Final = "viridis"
 
-#: Colours of the cells of a table, light where there is little: one hue, so that ink is legible on its light half.
+#: Colours of the cells of a table, light where there is little: one hue, so that ink is legible on
+#: its light half.
 CELLS: Final = "Blues"
 
 #: What lies on a field, and the rim that sets it off.

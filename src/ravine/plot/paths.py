@@ -52,10 +52,19 @@ def path(result: xr.Dataset) -> Figure:
         layers,
     )
     reading = (
-        "The shaded part is where it would be straighter than a random walk in as many dimensions." if null else ""
+        "The shaded part is where it would be straighter than a random walk in as many dimensions."
+        if null
+        else ""
     )
     caption = " ".join(
-        filter(None, [f"Each mark is one of {len(steps)} snapshots of training.", reading, straightness(result)])
+        filter(
+            None,
+            [
+                f"Each mark is one of {len(steps)} snapshots of training.",
+                reading,
+                straightness(result),
+            ],
+        )
     )
     panels = (panel, *_learning(result))
     return Figure(
@@ -90,11 +99,25 @@ def _learning(result: xr.Dataset) -> list[Panel]:
         for style, split in enumerate(map(str, result["split"].values)):
             one, stderr = values[:, style], result[f"{name}_stderr"].sel(split=split).values
             if not log:
-                layers.append(Band(result["step"].values, one - BAND * stderr, one + BAND * stderr, style))
+                layers.append(
+                    Band(result["step"].values, one - BAND * stderr, one + BAND * stderr, style)
+                )
                 spans += [one - BAND * stderr, one + BAND * stderr]
             label = split if result.sizes["split"] > 1 else ""
-            layers.append(Curve(result["step"].values, np.where(np.isfinite(one), one, np.nan), label, stderr, style))
-        limits = (float(finite.min()) / 1.6, float(finite.max()) * 1.6) if log else padded(np.concatenate(spans))
+            layers.append(
+                Curve(
+                    result["step"].values,
+                    np.where(np.isfinite(one), one, np.nan),
+                    label,
+                    stderr,
+                    style,
+                )
+            )
+        limits = (
+            (float(finite.min()) / 1.6, float(finite.max()) * 1.6)
+            if log
+            else padded(np.concatenate(spans))
+        )
         y = Axis(axis_label(result, name), "log" if log else "linear", limits)
         panels.append(Panel(Axis("step", limits=padded(result["step"].values)), y, tuple(layers)))
     return panels

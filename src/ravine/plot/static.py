@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ravine.plot.figure import Axis
 
-#: Widths of one column and of a page between margins in most journals and proceedings, and a row's height, in inches.
+#: Widths of one column and of a page between margins in most journals and proceedings, and a row's
+#: height, in inches.
 COLUMN_WIDTH: Final = 3.4
 PAGE_WIDTH: Final = 7.0
 ROW_HEIGHT: Final = 2.5
@@ -34,7 +35,9 @@ DOTS_PER_INCH: Final = 200
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so a figure looks the same everywhere
+    "font.sans-serif": [
+        "DejaVu Sans"
+    ],  # comes with matplotlib, so a figure looks the same everywhere
     "font.size": 8,
     "axes.labelsize": 9,
     "axes.titlesize": 8,
@@ -64,7 +67,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "ravine",  # else the ids inside an SVG differ from run to run
 }
 
-#: The names under which each format keeps a title, a caption, and the date that would make two runs differ.
+#: The names under which each format keeps a title, a caption, and the date that would make two runs
+#: differ.
 _METADATA: Final = {
     "png": ("Title", "Description", None),
     "pdf": ("Title", "Subject", "CreationDate"),
@@ -107,7 +111,9 @@ def picture(figure: Figure) -> bytes:
     """A lossless WebP, less than half as large as the PNG, for inside a page."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        drawn(figure).savefig(buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs={"lossless": True})
+        drawn(figure).savefig(
+            buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs={"lossless": True}
+        )
     return buffer.getvalue()
 
 
@@ -116,7 +122,9 @@ def _draw_panel(axes: Axes, panel: Panel, named: dict[str, Artist]) -> None:
     _set_axis(panel.y, axes.yaxis, axes.set_yscale, axes.set_ylim)
     axes.grid(axis="y", color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
-    ruled = any(isinstance(layer, Rule) and layer.label and layer.on == "x" for layer in panel.layers)
+    ruled = any(
+        isinstance(layer, Rule) and layer.label and layer.on == "x" for layer in panel.layers
+    )
     if panel.title:
         _plain(axes.set_title(panel.title, pad=15 if ruled else 6))
     for order, layer in enumerate(panel.layers, start=2):
@@ -126,7 +134,9 @@ def _draw_panel(axes: Axes, panel: Panel, named: dict[str, Artist]) -> None:
             named.setdefault(label, artist)
 
 
-def _set_axis(axis: Axis, ruler: Ruler, scale: Callable[..., Any], limit: Callable[..., Any]) -> None:
+def _set_axis(
+    axis: Axis, ruler: Ruler, scale: Callable[..., Any], limit: Callable[..., Any]
+) -> None:
     scale(axis.scale)
     if axis.names:
         ruler.set_ticks(range(len(axis.names)), axis.names)
@@ -143,18 +153,28 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
         case Curve():
             strokes = (0, dash(layer.style)) if dash(layer.style) else "-"
             (stroke,) = axes.plot(
-                layer.x, layer.y, color=colour(layer.style), linestyle=strokes, linewidth=1.3, zorder=order
+                layer.x,
+                layer.y,
+                color=colour(layer.style),
+                linestyle=strokes,
+                linewidth=1.3,
+                zorder=order,
             )
             return stroke
         case Band():
-            low, high = (panel.y.drawable(np.where(np.isfinite(e), e, np.nan)) for e in (layer.low, layer.high))
+            low, high = (
+                panel.y.drawable(np.where(np.isfinite(e), e, np.nan))
+                for e in (layer.low, layer.high)
+            )
             shade = colour(layer.style)
             axes.fill_between(layer.x, low, high, color=shade, alpha=0.2, linewidth=0, zorder=order)
             return None
         case Markers():
             return _draw_markers(axes, layer, order)
         case Rule():
-            if (panel.x if layer.on == "x" else panel.y).shows(layer.at):  # its word would stand beside the panel
+            if (panel.x if layer.on == "x" else panel.y).shows(
+                layer.at
+            ):  # its word would stand beside the panel
                 _draw_rule(axes, layer)
             return None
         case Cells():
@@ -199,7 +219,11 @@ def _draw_cells(axes: Axes, layer: Cells) -> None:
         if layer.texts[i][j]:
             shade = PAPER if value > 0.75 * top else INK
             size = 7 if max(columns, rows) <= 6 else 5
-            _plain(axes.text(i, j, layer.texts[i][j], ha="center", va="center", fontsize=size, color=shade))
+            _plain(
+                axes.text(
+                    i, j, layer.texts[i][j], ha="center", va="center", fontsize=size, color=shade
+                )
+            )
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:
@@ -227,7 +251,10 @@ def _draw_rule(axes: Axes, rule: Rule) -> None:
 def _draw_legend(sheet: Sheet, named: dict[str, Artist]) -> None:
     # matplotlib drops labels that begin with "_", so the legend is made first and then named.
     legend = sheet.legend(
-        list(named.values()), ["-"] * len(named), loc="outside upper center", ncols=min(len(named), 4)
+        list(named.values()),
+        ["-"] * len(named),
+        loc="outside upper center",
+        ncols=min(len(named), 4),
     )
     for text, label in zip(legend.get_texts(), named, strict=True):
         text.set_text(label)

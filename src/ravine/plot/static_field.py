@@ -29,7 +29,8 @@ _RIM: Final = withStroke(linewidth=2.2, foreground=PAPER)
 def drawn(panel: Panel, width: float) -> Sheet:
     """A sheet with one panel that has a field, and its colour bar; as high as the panel's shape asks for.
 
-    Places are set by hand: matplotlib's layout engines know neither the labels of a 3-D panel nor a fixed aspect.
+    Places are set by hand: matplotlib's layout engines know neither the labels of a 3-D panel nor a
+    fixed aspect.
     """
     if panel.view == "3d":
         sheet = Sheet(figsize=(width, 0.78 * width))
@@ -49,12 +50,17 @@ def drawn(panel: Panel, width: float) -> Sheet:
 
 
 def _draw_flat(sheet: Sheet, axes: Axes, bar: Axes, panel: Panel) -> None:
-    for axis, ruler, limit in ((panel.x, axes.xaxis, axes.set_xlim), (panel.y, axes.yaxis, axes.set_ylim)):
+    for axis, ruler, limit in (
+        (panel.x, axes.xaxis, axes.set_xlim),
+        (panel.y, axes.yaxis, axes.set_ylim),
+    ):
         limit(*(axis.limits or (0.0, 1.0)))
         ruler.set_label_text(axis.label)
     axes.set_aspect(panel.aspect or "auto")
     axes.spines[["top", "right"]].set_visible(True)
-    axes.patch.set(facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0)  # what a field does not cover
+    axes.patch.set(
+        facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0
+    )  # what a field does not cover
     for order, layer in enumerate(panel.layers, start=2):
         match layer:
             case Field():
@@ -75,7 +81,14 @@ def _draw_contours(sheet: Sheet, axes: Axes, beside: Axes, panel: Panel, field: 
         filled = axes.contourf(field.x, field.y, heights, levels=levels, cmap=RAMP, norm=shades)
         filled.set_edgecolor("face")  # else a viewer shows the page between two bands of a PDF
         axes.contour(
-            field.x, field.y, heights, levels=levels, colors=PAPER, linewidths=0.35, linestyles="solid", alpha=0.7
+            field.x,
+            field.y,
+            heights,
+            levels=levels,
+            colors=PAPER,
+            linewidths=0.35,
+            linestyles="solid",
+            alpha=0.7,
         )
     bar = sheet.colorbar(ScalarMappable(shades, RAMP), cax=beside)
     places, words = z.ticks()
@@ -118,7 +131,9 @@ def _draw_side(axes: Any, panel: Panel) -> None:
             case Curve() if layer.z is not None:
                 _draw_trail(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 20)
             case Markers() if layer.z is not None:
-                _draw_marks(axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21, _trails(axes, panel))
+                _draw_marks(
+                    axes, layer, (layer.x, layer.y, z.scaled(layer.z)), 21, _trails(axes, panel)
+                )
             case _:
                 pass
     places, words = z.ticks()
@@ -155,7 +170,9 @@ def _trails(axes: Any, panel: Panel) -> np.ndarray:
     z = _scale(panel)
     curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
     places = [
-        np.stack([np.interp(np.linspace(0, 1, 501), np.linspace(0, 1, len(one)), one) for one in line], 1)
+        np.stack(
+            [np.interp(np.linspace(0, 1, 501), np.linspace(0, 1, len(one)), one) for one in line], 1
+        )
         for line in ((curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves)
     ]
     return _seen(axes, np.concatenate([np.empty((0, 3)), *places]))
@@ -164,7 +181,9 @@ def _trails(axes: Any, panel: Panel) -> np.ndarray:
 def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
     """Places in three dimensions → in the picture, in typographic points."""
     axes.apply_aspect()
-    flat = np.stack(proj_transform(places[:, 0], places[:, 1], places[:, 2], axes.get_proj())[:2], 1)
+    flat = np.stack(
+        proj_transform(places[:, 0], places[:, 1], places[:, 2], axes.get_proj())[:2], 1
+    )
     return axes.transData.transform(flat) * 72 / axes.figure.dpi
 
 
@@ -176,11 +195,17 @@ def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
         away = (taken - mark - offset) * np.sign(offset)
         return int(((away > -1) & (away < (wide, high))).all(axis=1).sum())
 
-    return min(((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered)  # what is low and to the right are often ticks
+    return min(
+        ((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered
+    )  # what is low and to the right are often ticks
 
 
 def _draw_marks(
-    axes: Any, marks: Markers, places: tuple[np.ndarray, ...], order: float, taken: np.ndarray | None = None
+    axes: Any,
+    marks: Markers,
+    places: tuple[np.ndarray, ...],
+    order: float,
+    taken: np.ndarray | None = None,
 ) -> None:
     if marks.symbol == "cross":
         axes.plot(*places, linestyle="none", marker="x", markersize=3, color=ALARM, zorder=order)
@@ -203,8 +228,15 @@ def _draw_marks(
             x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
             beside = _beside(name, _seen(axes, np.array([place]))[0], taken)
         else:
-            (x, y), left, low = place, place[0] > np.mean(axes.get_xlim()), place[1] <= np.mean(axes.get_ylim())
-            beside = -5 if left else 5, 5 if low else -5  # a word points inwards, so that it stays in the picture
+            (x, y), left, low = (
+                place,
+                place[0] > np.mean(axes.get_xlim()),
+                place[1] <= np.mean(axes.get_ylim()),
+            )
+            beside = (
+                -5 if left else 5,
+                5 if low else -5,
+            )  # a word points inwards, so that it stays in the picture
         axes.annotate(
             name,
             (x, y),

@@ -16,8 +16,8 @@ from ravine.plot.curves import title
 from ravine.plot.figure import Axis, Curve, Field, Figure, Layer, Markers, Panel, nice_step
 from ravine.plot.words import axis_label, listed, pick, with_count
 
-#: Colours and heights are logarithmic where positive values span more decades than this; fewer than on an axis, since
-#: an eye tells a dozen colours apart and a basin's floor must be more than one.
+#: Colours and heights are logarithmic where positive values span more decades than this; fewer than
+#: on an axis, since an eye tells a dozen colours apart and a basin's floor must be more than one.
 DECADES: Final = 1.5
 
 #: What the legend calls a run drawn over a plane.
@@ -26,7 +26,8 @@ TRAIL: Final = "training path"
 #: Contour lines, at most.
 LINES: Final = 14
 
-#: Evenly spaced positions on each axis at which a resolved plane is drawn, beside those that were measured.
+#: Evenly spaced positions on each axis at which a resolved plane is drawn, beside those that were
+#: measured.
 DRAWN: Final = 81
 
 #: Beyond this ratio of lengths a plane true to its geometry would be a ribbon.
@@ -46,23 +47,27 @@ def surface(
     """A figure of a plane: colours with contour lines, or the surface from the side, with its corners named.
 
     Args:
-        plane: a result with the dims ``alpha`` and ``beta``, from ``evaluate``, ``resolve`` or ``reconstruct``. A
-            resolved one is drawn from its interpolant, one that did not resolve at its measured points only.
-        path: a training path on the plane: ``alpha`` and ``beta`` (step), dimensionless; if it has ``loss`` (step, or
-            step and split) that is its height from the side, where it may be above or below the plane's at the same
-            place: a thin upright joins the two; ``residual`` (step), its distance from the plane, is told on hovering.
-            With it the straight line from the origin to a is drawn, on the plane.
+        plane: a result with the dims ``alpha`` and ``beta``, from ``evaluate``, ``resolve`` or
+            ``reconstruct``. A resolved one is drawn from its interpolant, one that did not resolve
+            at its measured points only.
+        path: a training path on the plane: ``alpha`` and ``beta`` (step), dimensionless; if it has
+            ``loss`` (step, or step and split) that is its height from the side, where it may be
+            above or below the plane's at the same place: a thin upright joins the two; ``residual``
+            (step), its distance from the plane, is told on hovering. With it the straight line from
+            the origin to a is drawn, on the plane.
         quantity: what is drawn.
         split: of which split; None takes the first.
         view: ``"flat"`` from above, ``"3d"`` from the side.
 
     Returns:
-        The figure. A unit of β is drawn as long as it is in parameter space where that is at most 3 times a unit of
-        α or the reverse; the angle between the axes is in the caption. Colours are logarithmic where the values are
-        positive and span more than 1.5 decades. A value that is not finite leaves a hole and a cross.
+        The figure. A unit of β is drawn as long as it is in parameter space where that is at most 3
+        times a unit of α or the reverse; the angle between the axes is in the caption. Colours are
+        logarithmic where the values are positive and span more than 1.5 decades. A value that is
+        not finite leaves a hole and a cross.
 
     Raises:
-        InputError: not a measured plane, no such quantity, split or view, or the path has no place on a plane.
+        InputError: not a measured plane, no such quantity, split or view, or the path has no place
+            on a plane.
 
     Examples:
         >>> dims = ("alpha", "beta", "split")
@@ -93,8 +98,13 @@ def surface(
         uprights = [] if own is None else [_uprights(trail, field)]
         layers += [_chord(field), *uprights, trail]
     layers.append(_marks(field))
-    x, y = (Axis(symbol, limits=(float(a[0]), float(a[-1]))) for symbol, a in (("α", field.x), ("β", field.y)))
-    panel = Panel(x, y, tuple(layers), z=z, aspect=_aspect(measured), view=view, facing=_facing(field))
+    x, y = (
+        Axis(symbol, limits=(float(a[0]), float(a[-1])))
+        for symbol, a in (("α", field.x), ("β", field.y))
+    )
+    panel = Panel(
+        x, y, tuple(layers), z=z, aspect=_aspect(measured), view=view, facing=_facing(field)
+    )
     words = [
         _corner_words(measured),
         f"Mean over the examples of {with_count(measured, shown)}.",
@@ -104,13 +114,17 @@ def surface(
         "" if smooth or not is_resolved(measured) else _unresolved_words(measured),
         _path_words(path, x, y),
         "" if path is None else "Dashed: the straight line.",
-        "" if own is None else "Uprights join each snapshot's own value to the plane's at its projection.",
+        ""
+        if own is None
+        else "Uprights join each snapshot's own value to the plane's at its projection.",
         "Crosses: measured and not finite." if not np.isfinite(field.z).all() else "",
     ]
     return Figure((panel,), title=title(measured), caption=" ".join(filter(None, words)))
 
 
-def _field(drawn: xr.Dataset, quantity: str, split: str, others: np.ndarray | None = None) -> tuple[Field, Axis]:
+def _field(
+    drawn: xr.Dataset, quantity: str, split: str, others: np.ndarray | None = None
+) -> tuple[Field, Axis]:
     """The field, and a scale that has room for other heights too."""
     one = drawn.sel(split=split).sortby(["alpha", "beta"])
     values = one[quantity].transpose("alpha", "beta").values.astype(float)
@@ -140,7 +154,14 @@ def _holes(measured: xr.Dataset, quantity: str, split: str, z: Axis) -> list[Lay
     told = tuple(str(value) for value in values[i, j])
     floor = np.full(i.size, (z.limits or (0.0, 1.0))[0])
     return [
-        Markers(one["alpha"].values[i], one["beta"].values[j], "not finite", "cross", hover=told, z=floor),
+        Markers(
+            one["alpha"].values[i],
+            one["beta"].values[j],
+            "not finite",
+            "cross",
+            hover=told,
+            z=floor,
+        ),
     ]
 
 
@@ -157,10 +178,13 @@ def _marks(field: Field) -> Markers:
 
 
 def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
-    missing = [name for name in ("alpha", "beta") if name not in path or path[name].dims != ("step",)]
+    missing = [
+        name for name in ("alpha", "beta") if name not in path or path[name].dims != ("step",)
+    ]
     if missing:
         msg = (
-            f"a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks {' and '.join(missing)} and "
+            f"a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks "
+            f"{' and '.join(missing)} and "
             f"has {sorted(map(str, path.variables))}"
         )
         raise InputError(msg)
@@ -169,7 +193,9 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
         msg = "a path's 'alpha' and 'beta' must be finite"
         raise InputError(msg)
     heights = _read(field, x, y)
-    told: dict[str, Any] = {"step": path["step"].values if "step" in path.coords else np.arange(x.size)}
+    told: dict[str, Any] = {
+        "step": path["step"].values if "step" in path.coords else np.arange(x.size)
+    }
     own = _heights(path, quantity, split)
     if own is not None:
         heights = told[quantity] = own
@@ -201,7 +227,10 @@ def _chord(field: Field) -> Curve:
 
 def _uprights(trail: Curve, field: Field) -> Curve:
     """From each snapshot's own height to the surface, with gaps between them."""
-    ends = np.stack([np.asarray(trail.z, float), _read(field, trail.x, trail.y), np.full(trail.x.size, np.nan)], 1)
+    ends = np.stack(
+        [np.asarray(trail.z, float), _read(field, trail.x, trail.y), np.full(trail.x.size, np.nan)],
+        1,
+    )
     x, y = (np.repeat(place, 3) for place in (trail.x, trail.y))
     return Curve(x, y, "distance in height from the plane", style=2, z=ends.ravel())
 
@@ -210,7 +239,9 @@ def _read(field: Field, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The drawn surface at some places, NaN off it."""
     if min(field.z.shape) < 2:
         return np.full(len(x), np.nan)
-    read = RegularGridInterpolator((field.x, field.y), field.z, bounds_error=False, fill_value=cast(float, np.nan))
+    read = RegularGridInterpolator(
+        (field.x, field.y), field.z, bounds_error=False, fill_value=cast(float, np.nan)
+    )
     return read(np.stack([x, y], 1))
 
 
@@ -222,7 +253,9 @@ def _aspect(plane: xr.Dataset) -> float | None:
 
 def _facing(field: Field) -> tuple[int, int]:
     """The lowest corner of the drawn rectangle: from there the others do not hide what lies between."""
-    heights = {(i, j): field.z[-1 if i > 0 else 0, -1 if j > 0 else 0] for i in (-1, 1) for j in (-1, 1)}
+    heights = {
+        (i, j): field.z[-1 if i > 0 else 0, -1 if j > 0 else 0] for i in (-1, 1) for j in (-1, 1)
+    }
     i, j = min(heights, key=lambda corner: np.nan_to_num(heights[corner], nan=np.inf))
     return i, j
 
@@ -238,7 +271,10 @@ def _geometry_words(plane: xr.Dataset, aspect: float | None) -> str:
     angle = float(np.degrees(np.arccos(np.clip(plane.attrs["cosine"], -1, 1))))
     a, b = (float(plane.attrs[f"length_{axis}"]) for axis in "ab")
     scale = "drawn to scale" if aspect else "not drawn to scale"
-    return f"A unit of α is {a:.3g} long and one of β {b:.3g}, {scale}; in parameter space they meet at {angle:.0f}°."
+    return (
+        f"A unit of α is {a:.3g} long and one of β {b:.3g}, {scale}; in parameter space they meet "
+        f"at {angle:.0f}°."
+    )
 
 
 def _step_words(field: Field, z: Axis) -> str:
@@ -247,7 +283,10 @@ def _step_words(field: Field, z: Axis) -> str:
 
 
 def _unresolved_words(plane: xr.Dataset) -> str:
-    return f"The plane did not resolve to {plane.attrs['tolerance']:g}: straight lines join its measured points."
+    return (
+        f"The plane did not resolve to {plane.attrs['tolerance']:g}: straight lines join its "
+        "measured points."
+    )
 
 
 def _path_words(path: xr.Dataset | None, x: Axis, y: Axis) -> str:
@@ -269,9 +308,14 @@ def _plane_of_points(plane: xr.Dataset) -> xr.Dataset:
     """The result itself if it is a plane with at least 2 × 2 points."""
     dims = tuple(map(str, results.validate(plane)["loss"].dims))
     if set(dims) != {"alpha", "beta", "split"}:
-        msg = f"this result is not a plane: expected the dims ('alpha', 'beta', 'split'), got {dims}"
+        msg = (
+            f"this result is not a plane: expected the dims ('alpha', 'beta', 'split'), got {dims}"
+        )
         raise InputError(msg)
     if min(plane.sizes["alpha"], plane.sizes["beta"]) < 2:
-        msg = f"a plane of {plane.sizes['alpha']} × {plane.sizes['beta']} points has no surface; measure 2 × 2 at least"
+        msg = (
+            f"a plane of {plane.sizes['alpha']} × {plane.sizes['beta']} points has no surface; "
+            "measure 2 × 2 at least"
+        )
         raise InputError(msg)
     return plane

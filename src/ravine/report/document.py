@@ -28,23 +28,28 @@ def write_report(
 ) -> Path:
     """Write ``report.html``: for each result its verdict, figures, measures, points and provenance.
 
-    The page is one file that fetches nothing, so it opens offline and can be passed on. Under the figures stands a
-    slider that reads out every quantity at a place; results that show the same thing move together: a line and a run
-    that was projected on it, a plane and a run that was projected on it, which is then drawn on the surface.
+    The page is one file that fetches nothing, so it opens offline and can be passed on. Under the
+    figures stands a slider that reads out every quantity at a place; results that show the same
+    thing move together: a line and a run that was projected on it, a plane and a run that was
+    projected on it, which is then drawn on the surface.
 
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced.
-        results: measured lines and planes and projected runs, in the order in which they are to stand.
+        results: measured lines and planes and projected runs, in the order in which they are to
+            stand.
         title: the page's heading; None takes the only result's title, or counts the results.
-        tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise is no bump.
-        plotlyjs: ``"inline"``: the page holds the library that draws its figures, about 5 MB; ``"cdn"``: it fetches
-            just that from cdn.plot.ly, and shows still pictures where it cannot.
+        tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise
+            is no bump.
+        plotlyjs: ``"inline"``: the page holds the library that draws its figures, about 5 MB;
+            ``"cdn"``: it fetches just that from cdn.plot.ly, and shows still pictures where it
+            cannot.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: no result, one that is none of these, a folder that cannot be written, or no such ``plotlyjs``.
+        InputError: no result, one that is none of these, a folder that cannot be written, or no
+            such ``plotlyjs``.
     """
     if not results:
         msg = "there is nothing to report: expected at least one result"
@@ -84,5 +89,10 @@ def _count(sections: list[Section]) -> str:
     found = Counter(section.anchor.partition("-")[0] for section in sections)
     names = {"line": "line", "lines": "set of lines", "plane": "plane", "path": "path"}
     counts = {name: found[kind] for kind, name in names.items()}
-    plural = {name: name.replace("set", "sets") if name.startswith("set") else f"{name}s" for name in names.values()}
-    return " and ".join(f"{count} {plural[name] if count > 1 else name}" for name, count in counts.items() if count)
+    plural = {
+        name: name.replace("set", "sets") if name.startswith("set") else f"{name}s"
+        for name in names.values()
+    }
+    return " and ".join(
+        f"{count} {plural[name] if count > 1 else name}" for name, count in counts.items() if count
+    )

@@ -34,8 +34,9 @@ class Mark:
 
     Attributes:
         panel: the id of the panel's element.
-        kind: ``"rule"``, a vertical line with dots on the curves; ``"hint"``, such a line, faint, in a figure that has
-            a slider of its own; ``"point"``, a ring, or a ball where the panel is seen from the side.
+        kind: ``"rule"``, a vertical line with dots on the curves; ``"hint"``, such a line, faint,
+            in a figure that has a slider of its own; ``"point"``, a ring, or a ball where the panel
+            is seen from the side.
         x: positions (places,).
         y: heights of the dots (places,), one array a curve; of a point only one.
         z: as in ``plot.Curve``.
@@ -76,7 +77,8 @@ class Scrub:
         data: dict[str, Any] = {
             "stops": [{"label": stops.label, "places": stops.places} for stops in self.stops],
             "readings": [
-                {"name": reading.name, "texts": reading.texts, "notes": reading.notes} for reading in self.readings
+                {"name": reading.name, "texts": reading.texts, "notes": reading.notes}
+                for reading in self.readings
             ],
             "against": self.against,
             "marks": [

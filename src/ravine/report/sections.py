@@ -23,7 +23,8 @@ from ravine.report.tables import Cell, Measure, copies
 from ravine.report.views import View
 from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities
 
-#: Rows of the table of points that are shown at its beginning and at its end; the rest is in the download.
+#: Rows of the table of points that are shown at its beginning and at its end; the rest is in the
+#: download.
 SHOWN_POINTS: Final = 6
 
 _MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
@@ -106,7 +107,9 @@ class Section:
         )
 
 
-def _measures(rows: Sequence[metrics.Row], splits: tuple[str, ...]) -> dict[str, tuple[Measure, ...]]:
+def _measures(
+    rows: Sequence[metrics.Row], splits: tuple[str, ...]
+) -> dict[str, tuple[Measure, ...]]:
     """Quantity → measures, each with a cell for every split."""
     tables: dict[str, list[str]] = {}
     found: dict[tuple[str, str], dict[str, metrics.Row]] = {}
@@ -133,7 +136,13 @@ def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...
 
 def _cell(row: metrics.Row, note: str) -> Cell:
     text = with_error(row.value, row.stderr)
-    return Cell(repr(float(row.value)), repr(float(row.stderr)), text, row.at, row.note if row.note != note else "")
+    return Cell(
+        repr(float(row.value)),
+        repr(float(row.stderr)),
+        text,
+        row.at,
+        row.note if row.note != note else "",
+    )
 
 
 def _points(result: xr.Dataset) -> Points:
@@ -142,11 +151,14 @@ def _points(result: xr.Dataset) -> Points:
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        away = ordered["distance"].broadcast_like(ordered["loss"].isel(split=0, drop=True))  # lines may share theirs
+        away = ordered["distance"].broadcast_like(
+            ordered["loss"].isel(split=0, drop=True)
+        )  # lines may share theirs
         coordinates["distance"] = away.transpose(*dims).values.ravel()
     values = {
         (quantity, str(split)): tuple(
-            ordered[name].sel(split=split).transpose(*dims).values.ravel() for name in (quantity, f"{quantity}_stderr")
+            ordered[name].sel(split=split).transpose(*dims).values.ravel()
+            for name in (quantity, f"{quantity}_stderr")
         )
         for quantity in quantities(result)
         for split in ordered["split"].values
@@ -157,12 +169,15 @@ def _points(result: xr.Dataset) -> Points:
 def _steps(path: xr.Dataset) -> Points:
     """A projected run's snapshots."""
     return _table(
-        {"step": path["step"].values} | {str(n): path[n].values for n in path.data_vars if path[n].dims == ("step",)},
+        {"step": path["step"].values}
+        | {str(n): path[n].values for n in path.data_vars if path[n].dims == ("step",)},
         {},
     )
 
 
-def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]) -> Points:
+def _table(
+    coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]
+) -> Points:
     """Columns of numbers, and of values with their standard errors by (quantity, split)."""
     count = len(next(iter(coordinates.values())))
     whole = count <= 2 * SHOWN_POINTS + 2
@@ -173,7 +188,10 @@ def _table(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tup
 
     return Points(
         columns=(
-            *({"alpha": "α", "beta": "β"}.get(name, name.replace("_", " ")) for name in coordinates),
+            *(
+                {"alpha": "α", "beta": "β"}.get(name, name.replace("_", " "))
+                for name in coordinates
+            ),
             *(f"{split} {quantity}" for quantity, split in values),
         ),
         first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),
@@ -192,7 +210,9 @@ def _value(mean: float, stderr: float) -> str:
     return with_error(mean, stderr) if np.isfinite(mean) else str(float(mean))
 
 
-def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]) -> str:
+def _download(
+    coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], tuple[np.ndarray, ...]]
+) -> str:
     """All points as CSV, inside a link."""
     columns = dict(coordinates)
     for (quantity, split), (mean, stderr) in values.items():
@@ -210,7 +230,9 @@ def _download(coordinates: dict[str, np.ndarray], values: dict[tuple[str, str], 
 def _facts(result: xr.Dataset) -> tuple[Fact, ...]:
     """Where the result comes from: all that the schema names, then what else it carries."""
     named = [name for name in _MEANINGS if name not in _ELSEWHERE]
-    others = sorted(str(name) for name in result.attrs if name not in _MEANINGS and name not in _ELSEWHERE)
+    others = sorted(
+        str(name) for name in result.attrs if name not in _MEANINGS and name not in _ELSEWHERE
+    )
     facts = (_fact(name, result.attrs[name]) for name in [*named, *others] if name in result.attrs)
     return tuple(fact for fact in facts if fact.value or fact.parts)
 
@@ -222,6 +244,11 @@ def _fact(name: str, value: object) -> Fact:
             parts = json.loads(value)
         except json.JSONDecodeError:
             return Fact(term, meaning, value, mono=mono)
-        return Fact(term, meaning, parts=tuple((str(key), str(part)) for key, part in parts.items()), mono=mono)
+        return Fact(
+            term,
+            meaning,
+            parts=tuple((str(key), str(part)) for key, part in parts.items()),
+            mono=mono,
+        )
     text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
     return Fact(term, meaning, text, mono=mono)

@@ -45,7 +45,8 @@ _SYMBOLS: Final = {
 
 _NUMBER: Final = r"[−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 
-#: A number, with its standard error if it has one, and before it what it is the value of: one formula.
+#: A number, with its standard error if it has one, and before it what it is the value of: one
+#: formula.
 _FORMULA: Final = re.compile(rf"(?<![\w.])(?:[αβ] = )?{_NUMBER}(?: ± {_NUMBER})?(?![\w.])")
 
 
@@ -101,7 +102,9 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
           \bottomrule
         \end{tabular}
     """
-    head, *rows = (" & ".join(in_latex(text) for text in row) + r" \\" for row in _rows(splits, measures))
+    head, *rows = (
+        " & ".join(in_latex(text) for text in row) + r" \\" for row in _rows(splits, measures)
+    )
     body = [r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
     return "\n".join(
         [
@@ -125,7 +128,9 @@ def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> 
     (_, *names), *rows = _rows(splits, measures)
     ruled = [[title, *names], None, *rows]
     return "\n".join(
-        "|---" * (len(splits) + 1) + "|" if row is None else f"| {' | '.join(_in_markdown(text) for text in row)} |"
+        "|---" * (len(splits) + 1) + "|"
+        if row is None
+        else f"| {' | '.join(_in_markdown(text) for text in row)} |"
         for row in ruled
     )
 
@@ -133,7 +138,10 @@ def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> 
 def separated(splits: Sequence[str], measures: Sequence[Measure]) -> str:
     """Numbers in full: for every split its value, standard error, and where it was found, with tabs between."""
     head = ["measure", *(f"{split}{part}" for split in splits for part in ("", " stderr", " at"))]
-    rows = [[measure.name, *(part for cell in measure.cells for part in _parts(cell))] for measure in measures]
+    rows = [
+        [measure.name, *(part for cell in measure.cells for part in _parts(cell))]
+        for measure in measures
+    ]
     return "\n".join("\t".join(" ".join(text.split()) for text in row) for row in [head, *rows])
 
 
@@ -152,7 +160,10 @@ def in_latex(text: str) -> str:
 
 
 def _rows(splits: Sequence[str], measures: Sequence[Measure]) -> list[list[str]]:
-    return [["measure", *splits], *([measure.name, *map(_shown, measure.cells)] for measure in measures)]
+    return [
+        ["measure", *splits],
+        *([measure.name, *map(_shown, measure.cells)] for measure in measures),
+    ]
 
 
 def _shown(cell: Cell | None) -> str:
@@ -162,7 +173,11 @@ def _shown(cell: Cell | None) -> str:
 
 
 def _parts(cell: Cell | None) -> tuple[str, str, str]:
-    return ("", "", "") if cell is None else (cell.number, "" if cell.stderr == "nan" else cell.stderr, cell.at)
+    return (
+        ("", "", "")
+        if cell is None
+        else (cell.number, "" if cell.stderr == "nan" else cell.stderr, cell.at)
+    )
 
 
 def _in_markdown(text: str) -> str:
@@ -171,11 +186,14 @@ def _in_markdown(text: str) -> str:
 
 def _plain(text: str) -> str:
     return "".join(
-        _SPECIAL.get(letter) or (f"${_SYMBOLS[letter]}$" if letter in _SYMBOLS else letter) for letter in text
+        _SPECIAL.get(letter) or (f"${_SYMBOLS[letter]}$" if letter in _SYMBOLS else letter)
+        for letter in text
     )
 
 
 def _formula(text: str) -> str:
-    powers = re.sub(r"e([+-]?)0*(\d+)", lambda e: rf" \times 10^{{{e[1].replace('+', '')}{e[2]}}}", text)
+    powers = re.sub(
+        r"e([+-]?)0*(\d+)", lambda e: rf" \times 10^{{{e[1].replace('+', '')}{e[2]}}}", text
+    )
     thousands = powers.replace(",", "{,}")
     return "".join(_SYMBOLS.get(letter, letter) for letter in thousands)

@@ -53,7 +53,9 @@ class View:
     @property
     def caption(self) -> str:
         """How to read the figures; what goes for several of them is said once."""
-        sentences = [one for figure in self.figures for one in re.split(r"(?<=\.) ", figure.caption)]
+        sentences = [
+            one for figure in self.figures for one in re.split(r"(?<=\.) ", figure.caption)
+        ]
         return " ".join(dict.fromkeys(sentences))
 
     @property
@@ -69,9 +71,14 @@ def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
     anchors = [f"{kind}-{number}" for number, kind in enumerate(kinds, 1)]
     views: list[View] = []
     for result, kind, anchor in zip(results, kinds, anchors, strict=True):
-        trail = next((n for n, other in enumerate(results) if kind == "plane" and _lies_on(other, result)), None)
+        trail = next(
+            (n for n, other in enumerate(results) if kind == "plane" and _lies_on(other, result)),
+            None,
+        )
         run = None if trail is None else results[trail]
-        scrub = anchor if trail is None else anchors[trail]  # one slider for a run, wherever it is shown
+        scrub = (
+            anchor if trail is None else anchors[trail]
+        )  # one slider for a run, wherever it is shown
         views.append(View(result, kind, anchor, _figures(result, kind, run), f"at-{scrub}"))
     return views, [_scrub(view, views) for view in views if view.scrub == f"at-{view.anchor}"]
 
@@ -88,7 +95,9 @@ def _figures(result: xr.Dataset, kind: str, run: xr.Dataset | None) -> tuple[Fig
 
 
 def _scrub(view: View, views: Sequence[View]) -> Scrub:
-    return {"line": _along, "lines": _along_all, "plane": _over, "path": _through}[view.kind](view, views)
+    return {"line": _along, "lines": _along_all, "plane": _over, "path": _through}[view.kind](
+        view, views
+    )
 
 
 # --- a line ----------------------------------------------------------------------------------------------
@@ -105,9 +114,13 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
         for split in splits:
             value, stderr = _column(read, name, split), _column(read, f"{name}_stderr", split)
             notes = _differences(read, name, split, int(home[0])) if home.size else ()
-            readings.append(Reading(f"{split} {axis_label(read, name)}", _told(value, stderr), notes))
+            readings.append(
+                Reading(f"{split} {axis_label(read, name)}", _told(value, stderr), notes)
+            )
     if "distance" in read.coords:
-        readings.append(Reading("distance from the start", tuple(_plain(d) for d in read["distance"].values)))
+        readings.append(
+            Reading("distance from the start", tuple(_plain(d) for d in read["distance"].values))
+        )
     marks = [
         Mark(panel, "rule", alpha, tuple(_column(read, name, split) for split in splits))
         for (panel, _), name in zip(view.panels, quantities(read), strict=True)
@@ -120,7 +133,9 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
         for panel, _ in other.panels[:1]
     ]
     stops = Stops("α", tuple(_plain(place) for place in alpha))
-    return Scrub(view.scrub, (stops,), tuple(readings), tuple(marks), "from α = 0: " if home.size else "")
+    return Scrub(
+        view.scrub, (stops,), tuple(readings), tuple(marks), "from α = 0: " if home.size else ""
+    )
 
 
 def _read(result: xr.Dataset) -> xr.Dataset:
@@ -137,11 +152,17 @@ def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[st
         moved = values - values[home]
         if f"{name}_replicates" in one:
             drawn = one[f"{name}_replicates"].transpose("alpha", ...).values.astype(float)
-            stderr = (drawn - drawn[home]).std(axis=1, ddof=1) if drawn.shape[1] > 1 else np.full(len(drawn), np.nan)
+            stderr = (
+                (drawn - drawn[home]).std(axis=1, ddof=1)
+                if drawn.shape[1] > 1
+                else np.full(len(drawn), np.nan)
+            )
         else:
             stderr = np.full(len(values), np.nan)
     return tuple(
-        "" if place == home or not np.isfinite(change) else f"{'+' if change > 0 else ''}{with_error(change, error)}"
+        ""
+        if place == home or not np.isfinite(change)
+        else f"{'+' if change > 0 else ''}{with_error(change, error)}"
         for place, (change, error) in enumerate(zip(moved, stderr, strict=True))
     )
 
@@ -154,7 +175,11 @@ def _curves(result: xr.Dataset) -> tuple[Figure, ...]:
     shown = _told_apart(result)
     whole = result.sizes["line"]
     figures = [plot.lines(shown, name) for name in quantities(result)]
-    words = "" if len(shown) == whole else f"The curves are the {len(shown)} of {whole} with the highest barriers. "
+    words = (
+        ""
+        if len(shown) == whole
+        else f"The curves are the {len(shown)} of {whole} with the highest barriers. "
+    )
     panels = tuple(panel for figure in figures for panel in figure.panels)
     return (Figure(panels, figures[0].title, f"{words}{figures[0].caption}"),)
 
@@ -164,7 +189,9 @@ def _told_apart(result: xr.Dataset) -> dict[str, xr.Dataset]:
     if len(curves) <= TOLD_APART:
         return curves
     heights = {name: barrier.value for name, barrier in metrics.barriers(result).of("end").items()}
-    highest = sorted(curves, key=lambda name: -np.nan_to_num(heights[name], nan=np.inf))[:TOLD_APART]
+    highest = sorted(curves, key=lambda name: -np.nan_to_num(heights[name], nan=np.inf))[
+        :TOLD_APART
+    ]
     return {name: curve for name, curve in curves.items() if name in highest}
 
 
@@ -235,14 +262,18 @@ def _through(view: View, views: Sequence[View]) -> Scrub:
     for plane in planes:
         marks += _snapshots(plane.panels[2:], run)
         for name, panel in plane.panels[:2]:
-            trail = next(layer for layer in panel.layers if isinstance(layer, Curve) and layer.label == TRAIL)
+            trail = next(
+                layer for layer in panel.layers if isinstance(layer, Curve) and layer.label == TRAIL
+            )
             height = None if trail.z is None else _height(trail.z, panel)
             marks.append(Mark(name, "point", trail.x, (trail.y,), height, exact=True))
     drives = {}
     for line in views:
         if line.kind == "line" and _same_ends(run, line.result):
             alpha = _read(line.result)["alpha"].values
-            drives[line.scrub] = tuple(int(np.argmin(np.abs(alpha - place))) for place in run["alpha"].values)
+            drives[line.scrub] = tuple(
+                int(np.argmin(np.abs(alpha - place))) for place in run["alpha"].values
+            )
     stops = Stops("step", tuple(f"{int(step):,}" for step in run["step"].values))
     return Scrub(view.scrub, (stops,), readings, tuple(marks), drives=drives)
 
@@ -262,11 +293,19 @@ def _state(run: xr.Dataset, plane: xr.Dataset | None) -> tuple[Reading, ...]:
     readings = []
     for name in quantities(run) if "loss" in run else []:
         for split in map(str, run["split"].values):
-            told = _told(_column(run, name, split, "step"), _column(run, f"{name}_stderr", split, "step"))
+            told = _told(
+                _column(run, name, split, "step"), _column(run, f"{name}_stderr", split, "step")
+            )
             below = () if plane is None else _below(run, plane, name, split)
             readings.append(Reading(f"{split} {axis_label(run, name)}", told, below))
     along, away = distances(run)
-    names = {"alpha": "α", "beta": "β", "distance": along, "residual": away, "path_length": "length of the path"}
+    names = {
+        "alpha": "α",
+        "beta": "β",
+        "distance": along,
+        "residual": away,
+        "path_length": "length of the path",
+    }
     for name, label in names.items():
         if name in run:
             readings.append(Reading(label, tuple(_plain(value) for value in run[name].values)))
@@ -279,9 +318,13 @@ def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[s
         return ()
     one = plane.sel(split=split).sortby(["alpha", "beta"])
     values = one[name].transpose("alpha", "beta").values
-    read = RegularGridInterpolator((one["alpha"].values, one["beta"].values), values, bounds_error=False)
+    read = RegularGridInterpolator(
+        (one["alpha"].values, one["beta"].values), values, bounds_error=False
+    )
     found = read(np.stack([run["alpha"].values, run["beta"].values], 1))
-    return tuple(f"{minus(f'{value:.3g}')} on the plane" if np.isfinite(value) else "" for value in found)
+    return tuple(
+        f"{minus(f'{value:.3g}')} on the plane" if np.isfinite(value) else "" for value in found
+    )
 
 
 # --- what belongs together -------------------------------------------------------------------------------

@@ -25,16 +25,18 @@ WINDOW: Final = 0.2
 #: Of the zoomed curve, whose values are all near ln 10: what a barrier of 1e-4 nats takes.
 TOLERANCE: Final = 1e-5
 
-#: Points of each curve, at most. J itself takes fewer; the error rate, of which nothing is read here, is a step
-#: function of α, steepest where the network says next to nothing.
+#: Points of each curve, at most. J itself takes fewer; the error rate, of which nothing is read
+#: here, is a step function of α, steepest where the network says next to nothing.
 MOST: Final = 129
 
 #: What a profile changed of the paper's experiment, to stand beside the figure.
 CHANGED: Final[dict[Profile, str]] = {
     "full": "",
     "desk": "This is a scaled arm: an eighth of the channels and units (12, 24, 24, 60), a quarter of the examples; "
-    "above the first layer initial intervals 8 times as wide, because the paper's ± 0.005 lets no signal through "
-    "layers so narrow; 0.8 of the hidden numbers kept by dropout, not 0.5; kernels learn at 0.5 of the rate, not at "
+    "above the first layer initial intervals 8 times as wide, because the paper's ± 0.005 lets no "
+    "signal through "
+    "layers so narrow; 0.8 of the hidden numbers kept by dropout, not 0.5; kernels learn at 0.5 of "
+    "the rate, not at "
     "0.05. So the height of its barrier is not the paper's.",
     "quick": "This is a toy on 8 × 8 digits, to try the code: channels 8, 12, 12, small kernels, initial intervals 20 "
     "and 40 times as wide. It says nothing about the paper's network.",
@@ -46,9 +48,10 @@ class Barrier:
     """The rise of J near θ_i.
 
     Attributes:
-        height: max J − J(0) within ``WINDOW``, with its place; 0 where J does not rise beyond doubt.
-        end: the α where J is back below J(0), which is the barrier's width; 0 where there is none, NaN where J is
-            not back within ``WINDOW``.
+        height: max J − J(0) within ``WINDOW``, with its place; 0 where J does not rise beyond
+            doubt.
+        end: the α where J is back below J(0), which is the barrier's width; 0 where there is none,
+            NaN where J is not back within ``WINDOW``.
     """
 
     height: metrics.Estimate
@@ -56,8 +59,15 @@ class Barrier:
 
     def __str__(self) -> str:
         if self.height.value == 0:
-            return "J does not rise by more than rounding, interpolation and, where there are masks, their noise may do"
-        back = f"is below J(0) again from α = {self.end} on" if np.isfinite(self.end.value) else "stays above J(0)"
+            return (
+                "J does not rise by more than rounding, interpolation and, where there are masks, "
+                "their noise may do"
+            )
+        back = (
+            f"is below J(0) again from α = {self.end} on"
+            if np.isfinite(self.end.value)
+            else "stays above J(0)"
+        )
         return f"J rises by {self.height} nats, highest at α = {self.height.at:.3g}, and {back}"
 
 
@@ -98,7 +108,9 @@ def fig6(study: Study) -> Outcome:
     run = study.trained("conv-cifar10")
     title = "convolutional maxout, deterministic objective"
     whole = _resolved(study, run, "fig6-whole", title, 1.0, ("train", "valid"), 1e-3)
-    coarse = study.curve("fig6-coarse", run, at=COARSE, title="convolutional maxout, the original's 20 values of α")
+    coarse = study.curve(
+        "fig6-coarse", run, at=COARSE, title="convolutional maxout, the original's 20 values of α"
+    )
     title = f"convolutional maxout, α in [0, {WINDOW:g}]"
     near = _resolved(study, run, "fig6-near", title, WINDOW, ("train",), TOLERANCE)
     masks = study.curve(
@@ -113,15 +125,22 @@ def fig6(study: Study) -> Outcome:
     panels = (
         with_points(panel(whole, "from initial to final parameters"), coarse, within=(0.0, 1.0)),
         _marked(panel(near, "near the initial point"), near, plain),
-        _marked(with_points(panel(masks, "the same with dropout masks, as trained"), masks), masks, noisy),
+        _marked(
+            with_points(panel(masks, "the same with dropout masks, as trained"), masks),
+            masks,
+            noisy,
+        ),
         learning_curve(run),
     )
     figure = Figure(
         panels,
         "Figure 6: a convolutional maxout network on CIFAR-10",
-        "The deterministic objective from initial (α = 0) to final parameters (α = 1), resolved; points are the "
-        f"original experiment's 20 values of α. Near the initial point {plain}. With dropout, by the same masks at "
-        f"every α, {noisy}. ± is one standard error over the examples; all points share them, so these differences are "
+        "The deterministic objective from initial (α = 0) to final parameters (α = 1), resolved; "
+        "points are the "
+        f"original experiment's 20 values of α. Near the initial point {plain}. With dropout, by "
+        "the same masks at "
+        f"every α, {noisy}. ± is one standard error over the examples; all points share them, so "
+        "these differences are "
         "far more certain than the points, and bands are left out there. "
         f"{CHANGED[study.profile]} {described(run)}",
     )
@@ -130,7 +149,13 @@ def fig6(study: Study) -> Outcome:
 
 
 def _resolved(
-    study: Study, run: training.Run, name: str, title: str, end: float, splits: tuple[str, ...], tolerance: float
+    study: Study,
+    run: training.Run,
+    name: str,
+    title: str,
+    end: float,
+    splits: tuple[str, ...],
+    tolerance: float,
 ) -> xr.Dataset:
     """J on [0, end], at so many points that a desk can pay for them; what is left unresolved is said in the result."""
 

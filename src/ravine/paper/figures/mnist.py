@@ -15,10 +15,12 @@ from ravine.paper.figures.parts import COARSE, described, learning_curve, panel,
 from ravine.paper.figures.study import Outcome, Study
 from ravine.plot import Axis, Figure, Panel
 
-#: Values of α in each high-resolution window, both ends included. Source: paper, figure 3; lin_interp_fine.py.
+#: Values of α in each high-resolution window, both ends included. Source: paper, figure 3;
+#: lin_interp_fine.py.
 FINE: Final = 200
 
-#: Between two solutions, with room outside to see that each is a minimum: ours, the paper gives no range.
+#: Between two solutions, with room outside to see that each is a minimum: ours, the paper gives no
+#: range.
 CROSS: Final = (-0.5, 1.5)
 
 #: Seed of the random point, N(0, 1) in every coordinate. Source: warm_start, numpy's RandomState.
@@ -29,10 +31,18 @@ def fig1(study: Study) -> Outcome:
     """The maxout network's line, on beyond the solution, without masks and with, beside its learning curve."""
     run = study.trained("maxout-mnist")
     to = float(COARSE[-1])
-    plain = study.curve("fig1-deterministic", run, interval=(0.0, to), title="maxout, deterministic objective")
-    coarse = study.curve("fig1-coarse", run, at=COARSE, title="maxout, the original's 20 values of α")
-    fixed = study.curve("fig1-masks", run, at=COARSE, dropout="fixed", title="maxout, fixed dropout masks")
-    drawn = study.curve("fig1-fresh-masks", run, at=COARSE, dropout="resample", title="maxout, fresh dropout masks")
+    plain = study.curve(
+        "fig1-deterministic", run, interval=(0.0, to), title="maxout, deterministic objective"
+    )
+    coarse = study.curve(
+        "fig1-coarse", run, at=COARSE, title="maxout, the original's 20 values of α"
+    )
+    fixed = study.curve(
+        "fig1-masks", run, at=COARSE, dropout="fixed", title="maxout, fixed dropout masks"
+    )
+    drawn = study.curve(
+        "fig1-fresh-masks", run, at=COARSE, dropout="resample", title="maxout, fresh dropout masks"
+    )
     panels = (
         panel(drawn, "objective as trained, fresh masks at each α"),
         learning_curve(run),
@@ -42,14 +52,18 @@ def fig1(study: Study) -> Outcome:
     figure = Figure(
         panels,
         "Figure 1: from initialisation to solution, maxout on MNIST",
-        "The objective along the line from initial (α = 0) to final parameters (α = 1), and its learning curve. The "
-        "first row is the original's figure, at its 20 values of α; without dropout the line between them is resolved. "
+        "The objective along the line from initial (α = 0) to final parameters (α = 1), and its "
+        "learning curve. The "
+        "first row is the original's figure, at its 20 values of α; without dropout the line "
+        "between them is resolved. "
         f"{described(run)}",
     )
     results = {"deterministic": plain, "coarse": coarse, "fixed masks": fixed, "fresh masks": drawn}
     remark = (
-        "The original shows the objective as it was trained, with fresh masks at every α: the first row. The second "
-        "is ours. Initialisation, order and masks come from other random streams than the original's, so the "
+        "The original shows the objective as it was trained, with fresh masks at every α: the "
+        "first row. The second "
+        "is ours. Initialisation, order and masks come from other random streams than the "
+        "original's, so the "
         "counts of errors need not agree."
     )
     return Outcome("fig1", figure, results, (run,), remark)
@@ -62,19 +76,27 @@ def fig2(study: Study) -> Outcome:
     results: dict[str, xr.Dataset] = {}
     panels: list[Panel] = []
     for name, run in runs.items():
-        results[name] = study.curve(f"fig2-{name}", run, interval=(0.0, to), title=f"{name}, deterministic objective")
-        results[f"{name} coarse"] = study.curve(f"fig2-{name}-coarse", run, at=COARSE, title=f"{name}, 20 values of α")
+        results[name] = study.curve(
+            f"fig2-{name}", run, interval=(0.0, to), title=f"{name}, deterministic objective"
+        )
+        results[f"{name} coarse"] = study.curve(
+            f"fig2-{name}-coarse", run, at=COARSE, title=f"{name}, 20 values of α"
+        )
         word = {"sigmoid": "sigmoid", "relu": "ReLU"}[name]
         panels.append(with_points(panel(results[name], word), results[f"{name} coarse"]))
     figure = Figure(
         tuple(panels),
         "Figure 2: sigmoid and ReLU networks on MNIST",
-        "The deterministic objective from initial (α = 0) to final parameters (α = 1) and beyond. Points are the "
-        f"original experiment's 20 values of α. {' '.join(described(run) for run in runs.values())}",
+        "The deterministic objective from initial (α = 0) to final parameters (α = 1) and beyond. "
+        "Points are the "
+        f"original experiment's 20 values of α. "
+        f"{' '.join(described(run) for run in runs.values())}",
     )
     remark = (
-        "The paper does not say whether its sigmoid network was trained with dropout. This one was: only the "
-        "activation is replaced. Both start at ln 10 exactly, because their last matrix starts at 0."
+        "The paper does not say whether its sigmoid network was trained with dropout. This one "
+        "was: only the "
+        "activation is replaced. Both start at ln 10 exactly, because their last matrix starts at "
+        "0."
     )
     return Outcome("fig2", figure, results, tuple(runs.values()), remark)
 
@@ -88,12 +110,21 @@ def fig3(study: Study) -> Outcome:
     results: dict[str, xr.Dataset] = {}
     for name, (low, high) in WINDOWS.items():
         splits = ("train", "valid") if name == "whole" else ("train",)
-        precise = None if name == "whole" else torch.float64  # what changes in a hundredth of the line is small
+        precise = (
+            None if name == "whole" else torch.float64
+        )  # what changes in a hundredth of the line is small
         at = np.linspace(low, high, FINE)
         title = f"ReLU without dropout, α in [{low:g}, {high:g}]"
-        results[name] = study.curve(f"fig3-{name}", run, at=at, splits=splits, dtype=precise, title=title)
+        results[name] = study.curve(
+            f"fig3-{name}", run, at=at, splits=splits, dtype=precise, title=title
+        )
         results[f"{name} resolved"] = study.curve(
-            f"fig3-{name}-resolved", run, interval=(low, high), splits=splits, dtype=precise, title=f"{title}, resolved"
+            f"fig3-{name}-resolved",
+            run,
+            interval=(low, high),
+            splits=splits,
+            dtype=precise,
+            title=f"{title}, resolved",
         )
     masked = study.trained("relu-mnist")
     results["masks"] = study.curve(
@@ -114,18 +145,24 @@ def fig3(study: Study) -> Outcome:
         _zoomed(panel(results["masks"], "the same, zoomed"), results["masks"]),
     )
     hidden = "; ".join(
-        f"[{low:g}, {high:g}] {_misfit(results[f'{name} resolved'])}" for name, (low, high) in WINDOWS.items()
+        f"[{low:g}, {high:g}] {_misfit(results[f'{name} resolved'])}"
+        for name, (low, high) in WINDOWS.items()
     )
     figure = Figure(
         panels,
         "Figure 3: higher resolution, ReLU without dropout on MNIST",
-        "The deterministic objective at 200 values of α in each window. Resolved, the largest error of the "
-        f"interpolant at measured points that it does not go through, as a share of the window's range: {hidden}. "
-        f"{described(run)} The last two panels show why the paper went without dropout here. {described(masked)}",
+        "The deterministic objective at 200 values of α in each window. Resolved, the largest "
+        "error of the "
+        f"interpolant at measured points that it does not go through, as a share of the window's "
+        f"range: {hidden}. "
+        f"{described(run)} The last two panels show why the paper went without dropout here. "
+        f"{described(masked)}",
     )
     remark = (
-        "Two hundred values say nothing about what lies between them; the resolved windows do, by the error at points "
-        "that the interpolant does not go through. The windows of a hundredth are measured in float64."
+        "Two hundred values say nothing about what lies between them; the resolved windows do, by "
+        "the error at points "
+        "that the interpolant does not go through. The windows of a hundredth are measured in "
+        "float64."
     )
     return Outcome("fig3", figure, results, (run, masked), remark)
 
@@ -159,21 +196,35 @@ def fig4(study: Study) -> Outcome:
         title="random → solution",
     )
     random_grid = study.curve(
-        "fig4-random-coarse", one, at=COARSE, ends=(point, one.solution), about=RANDOM_POINT, title="random → solution"
+        "fig4-random-coarse",
+        one,
+        at=COARSE,
+        ends=(point, one.solution),
+        about=RANDOM_POINT,
+        title="random → solution",
     )
     panels = (
         with_points(panel(cross, "two solutions"), grid),
-        with_points(panel(random, "random point to solution", scale="log"), random_grid, within=(0.0, 1.0)),
+        with_points(
+            panel(random, "random point to solution", scale="log"), random_grid, within=(0.0, 1.0)
+        ),
     )
     figure = Figure(
         panels,
         "Figure 4: looking for local minima, maxout on MNIST",
-        "The deterministic objective between the solutions of two seeds, and from a point drawn from N(0, 1) in every "
+        "The deterministic objective between the solutions of two seeds, and from a point drawn "
+        "from N(0, 1) in every "
         f"coordinate (α = 0) to a solution (α = 1). {described(one)}",
     )
-    results = {"solutions": cross, "solutions coarse": grid, "random": random, "random coarse": random_grid}
+    results = {
+        "solutions": cross,
+        "solutions coarse": grid,
+        "random": random,
+        "random coarse": random_grid,
+    }
     remark = (
-        "The paper does not say how far beyond the solutions it looked; without that, an end of the line cannot be "
+        "The paper does not say how far beyond the solutions it looked; without that, an end of "
+        "the line cannot be "
         "seen to be a minimum."
     )
     return Outcome("fig4", figure, results, (one, other), remark)
@@ -194,8 +245,10 @@ def fig5(study: Study) -> Outcome:
         f"{drawn.caption} {described(run)}",
     )
     remark = (
-        "The original's figure has no null. A random walk with as many steps draws the grey curve, and for it the line "
-        "captures exactly 2/3: the number alone says nothing about training. That training lies inside does."
+        "The original's figure has no null. A random walk with as many steps draws the grey curve, "
+        "and for it the line "
+        "captures exactly 2/3: the number alone says nothing about training. That training lies "
+        "inside does."
     )
     return Outcome("fig5", figure, {"path": path}, (run,), remark)
 
@@ -204,17 +257,25 @@ def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
     """A point of parameter space with every coordinate from N(0, 1), in the order of the network's parameters."""
     stream = np.random.RandomState(RANDOM_POINT)  # noqa: NPY002  the original's generator
     shapes = {name: tensor.shape for name, tensor in recipe.network.build(0).named_parameters()}
-    return {name: torch.from_numpy(stream.normal(size=tuple(shape))).float() for name, shape in shapes.items()}
+    return {
+        name: torch.from_numpy(stream.normal(size=tuple(shape))).float()
+        for name, shape in shapes.items()
+    }
 
 
 def _zoomed(of: Panel, curve: xr.Dataset) -> Panel:
     """The lower right part of a curve's panel."""
     above = float(np.quantile(curve["loss"].sel(split="train"), 0.35))
-    return replace(of, x=Axis("α", limits=(0.3, 1.01)), y=replace(of.y, limits=(-0.02 * above, above)))
+    return replace(
+        of, x=Axis("α", limits=(0.3, 1.01)), y=replace(of.y, limits=(-0.02 * above, above))
+    )
 
 
 def _misfit(curve: xr.Dataset) -> str:
     """The largest error at the checks, over the range, of the training loss."""
     values = curve["loss"].sel(split="train").values
     worst = float(np.nanmax(curve["loss_misfit"].sel(split="train").values)) / float(np.ptp(values))
-    return f"{worst:.0e} ({curve.sizes['alpha']} points{'' if curve.attrs['resolved'] else ', not resolved'})"
+    return (
+        f"{worst:.0e} ({curve.sizes['alpha']} "
+        f"points{'' if curve.attrs['resolved'] else ', not resolved'})"
+    )

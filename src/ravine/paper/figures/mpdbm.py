@@ -39,21 +39,23 @@ class Effort:
     on_plane: int | None
 
 
-#: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is classified too, and
-#: in float64: 25 minutes for the line and its variants, 12 for the plane.
+#: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is
+#: classified too, and in float64: 25 minutes for the line and its variants, 12 for the plane.
 EFFORT: Final[dict[Profile, Effort]] = {
     "quick": Effort(None, 73, 400, None),
     "desk": Effort(400, 41, 700, 250),
     "full": Effort(None, 129, 2601, None),
 }
 
-#: Draws of masks and binary images for each example, where the curve is to depend less on one of them: ours.
+#: Draws of masks and binary images for each example, where the curve is to depend less on one of
+#: them: ours.
 DRAWS: Final = 4
 
 #: α where a curve is not resolved but searched.
 GRID: Final = np.linspace(0, 1, 17)
 
-#: What is searched for a second minimum; the error is a step function, with minima of its own making.
+#: What is searched for a second minimum; the error is a step function, with minima of its own
+#: making.
 SEARCHED: Final = ("loss", "pixels", "label", "class_loss")
 
 #: What is looked at again near either end: ours, the paper has no number.
@@ -75,7 +77,11 @@ DECADE: Final = 10.0
 
 _UNIT: Final = "J (nats per pixel)"
 _BOTH: Final = ("train", "valid")
-_CORNERS: Final = {"origin": "initial parameters", "a": "solution", "b": "beside the origin, orthogonal to the line"}
+_CORNERS: Final = {
+    "origin": "initial parameters",
+    "a": "solution",
+    "b": "beside the origin, orthogonal to the line",
+}
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,16 @@ class Anomaly:
     def words(self) -> str:
         """In words."""
         return (
-            f"one of {self.quantity} ({self.split}, {self.curve}) at α = {self.alpha:.3g}, {self.value:.4g} high and "
+            f"one of {self.quantity} ({self.split}, {self.curve}) at α = {self.alpha:.3g}, "
+            f"{self.value:.4g} high and "
             f"{self.prominence:.2g} deep"
         )
 
 
 def anomalies(
-    curves: dict[str, xr.Dataset], quantities: Iterable[str] = SEARCHED, splits: Iterable[str] = ("train", "valid")
+    curves: dict[str, xr.Dataset],
+    quantities: Iterable[str] = SEARCHED,
+    splits: Iterable[str] = ("train", "valid"),
 ) -> list[Anomaly]:
     """Second minima of curves, the most prominent first.
 
@@ -168,7 +177,13 @@ def fig7(study: Study) -> Outcome:
     nearest, outside = projected_start(run)
     line, path = _line(study, run), _path(study, run)
     coarse = _measured(
-        study, run, "coarse", "MP-DBM, the original's 20 values of α", at=COARSE, splits=_BOTH, costs=in_parts
+        study,
+        run,
+        "coarse",
+        "MP-DBM, the original's 20 values of α",
+        at=COARSE,
+        splits=_BOTH,
+        costs=in_parts,
     )
     results = {
         "line": line,
@@ -183,9 +198,17 @@ def fig7(study: Study) -> Outcome:
             costs=in_parts,
         ),
         "several draws": _measured(
-            study, run, "draws", f"MP-DBM, {DRAWS} draws of masks", at=GRID, draws=DRAWS, costs=in_parts
+            study,
+            run,
+            "draws",
+            f"MP-DBM, {DRAWS} draws of masks",
+            at=GRID,
+            draws=DRAWS,
+            costs=in_parts,
         ),
-        "undoubled": _measured(study, run, "undoubled", "MP-DBM, first pass not doubled", at=GRID, doubled=False),
+        "undoubled": _measured(
+            study, run, "undoubled", "MP-DBM, first pass not doubled", at=GRID, doubled=False
+        ),
     }
     for name, window in (("start", (0.0, NEAR)), ("end", (1 - NEAR, 1.0))):
         results[name] = _measured(
@@ -201,19 +224,30 @@ def fig7(study: Study) -> Outcome:
     wide = float(coarse["loss"].max() / coarse["loss"].min()) > DECADE
     panels = (
         with_points(panel(line, "the line", label=_UNIT), coarse, within=(0.0, 1.0)),
-        with_points(panel(coarse, "on beyond the solution", "log" if wide else "linear", label=_UNIT), coarse),
+        with_points(
+            panel(coarse, "on beyond the solution", "log" if wide else "linear", label=_UNIT),
+            coarse,
+        ),
         panel(results["projected"], "from the nearest start that the caps allow", label=_UNIT),
         panel(line, "the label's part of J", quantity="label", label=_UNIT),
-        panel(line, "label by mean field, all pixels seen", quantity="class_loss", label="cross-entropy (nats)"),
+        panel(
+            line,
+            "label by mean field, all pixels seen",
+            quantity="class_loss",
+            label="cross-entropy (nats)",
+        ),
         _per_pixel(learning_curve(run)),
     )
     counts, doubt = line["n_examples"].values, float(metrics.Profile.of(line).doubt.max())
     figure = Figure(
         panels,
         "Figure 7, left: from initialisation to solution, MP-DBM on MNIST",
-        "The multi-prediction objective along the line from initial (α = 0) to final parameters (α = 1), with one draw "
-        f"of masks and binary images for all α, of the first {counts[0]:,} training and {counts[1]:,} validation "
-        f"images; between the points that were measured J is known to {doubt:.1g}. Points are the original "
+        "The multi-prediction objective along the line from initial (α = 0) to final parameters (α "
+        "= 1), with one draw "
+        f"of masks and binary images for all α, of the first {counts[0]:,} training and "
+        f"{counts[1]:,} validation "
+        f"images; between the points that were measured J is known to {doubt:.1g}. Points are the "
+        "original "
         "experiment's 20 values of α. "
         f"The initial parameters lie {outside:.3g} outside the set that the caps allow, of "
         f"{float(path.attrs['length']):.3g} to the solution. {said(found, path, results)} "
@@ -228,7 +262,9 @@ def fig7_plane(study: Study) -> Outcome:
     effort = EFFORT[study.profile]
     line = _line(study, run)
     found = anomalies({"line": line}, ("loss",), ("train",))
-    plane = ravine.Plane(run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run))))
+    plane = ravine.Plane(
+        run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
+    )
     J = _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
     what = (run.recipe.hash, effort.on_plane)
     path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane, J))
@@ -249,10 +285,18 @@ def fig7_plane(study: Study) -> Outcome:
     drawn = ravine.plot.surface(surface, path, view="3d")
     (panel_,) = drawn.panels
     figure = Figure(
-        (replace(panel_, z=replace(panel_.z or Axis(""), label=_UNIT), layers=_renamed(panel_.layers, found)),),
+        (
+            replace(
+                panel_,
+                z=replace(panel_.z or Axis(""), label=_UNIT),
+                layers=_renamed(panel_.layers, found),
+            ),
+        ),
         "Figure 7, right: training on the plane of its extrema, MP-DBM on MNIST",
-        "The objective over the plane that holds the line (α) and the epoch farthest from it (β); every point of the "
-        f"path is an epoch at its own J. {detour(surface, path, found)} {drawn.caption} {CHANGED[study.profile]} "
+        "The objective over the plane that holds the line (α) and the epoch farthest from it (β); "
+        "every point of the "
+        f"path is an epoch at its own J. {detour(surface, path, found)} {drawn.caption} "
+        f"{CHANGED[study.profile]} "
         f"{described(run)}",
     )
     return Outcome("fig7-plane", figure, {"plane": surface, "path": path, "line": line}, (run,))
@@ -294,24 +338,29 @@ def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str
     between = np.flatnonzero((alpha > 0) & (alpha < 1))
     apart = own[between] - on_line[between]
     words = [
-        f"Training strays {from_line[far]:.2g} of the line's length from the line, farthest at epoch {far}, whose J is "
+        f"Training strays {from_line[far]:.2g} of the line's length from the line, farthest at "
+        f"epoch {far}, whose J is "
         f"{own[far]:.3g}; at the same α the line's is {on_line[far]:.3g}."
     ]
     if between.size:
         words.append(
-            f"J on the path less J on the line at the same α is {apart.min():.2g} to {apart.max():.2g} at the "
+            f"J on the path less J on the line at the same α is {apart.min():.2g} to "
+            f"{apart.max():.2g} at the "
             f"{between.size} epochs in between, and negative at {int((apart < 0).sum())} of them."
         )
     words.append(
-        f"Epochs lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half of them more than "
+        f"Epochs lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half "
+        "of them more than "
         f"{np.median(off) / lengths[0]:.2g}; their J differs from the plane's by "
         f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
     )
     for one in found[:1]:
         away = np.hypot(from_line, alpha - one.alpha)[1:]
         words.append(
-            f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came no nearer to it than "
-            f"{away.min():.2g} of the line's length, at epoch {1 + int(away.argmin())}, and as drawn no nearer than "
+            f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came "
+            "no nearer to it than "
+            f"{away.min():.2g} of the line's length, at epoch {1 + int(away.argmin())}, and as "
+            "drawn no nearer than "
             f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:
@@ -346,7 +395,8 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
     of_objective = [one for one in found if one.quantity == "loss"]
     others = [one for one in found if one.quantity != "loss"]
     words = [
-        f"A second local minimum was looked for on [0, 1] ({', '.join(results)}; {', '.join(SEARCHED)}). "
+        f"A second local minimum was looked for on [0, 1] ({', '.join(results)}; "
+        f"{', '.join(SEARCHED)}). "
         f"J has {_counted(of_objective)}."
     ]
     if others:
@@ -355,7 +405,8 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
         nearest = (of_objective or others)[0]
         near, step = closest_approach(path, nearest.alpha)
         words.append(
-            f"After its start training came no nearer to the point of the line at α = {nearest.alpha:.3g} than "
+            f"After its start training came no nearer to the point of the line at α = "
+            f"{nearest.alpha:.3g} than "
             f"{near:.2g} of the line's length, after {step:,} updates."
         )
     return " ".join(words)
@@ -373,13 +424,18 @@ def performance(run: training.Run) -> float:
     if run.recipe.profile != "full" or not isinstance(run.recipe.network, MPDBM):
         return float("nan")
     history = run.history
-    return float(history["error"].sel(split="valid").values[history["step"].values == run.best_step][0])
+    return float(
+        history["error"].sel(split="valid").values[history["step"].values == run.best_step][0]
+    )
 
 
 def start_over_cap(run: training.Run) -> float:
     """The mean norm of what feeds a unit of the first layer at the start, over its cap."""
     network: Any = run.recipe.network
-    return float(torch.linalg.vector_norm(run.trajectory[0].params["W1"], dim=1).mean()) / network.caps[0]
+    return (
+        float(torch.linalg.vector_norm(run.trajectory[0].params["W1"], dim=1).mean())
+        / network.caps[0]
+    )
 
 
 def _line(study: Study, run: training.Run) -> xr.Dataset:
@@ -388,7 +444,9 @@ def _line(study: Study, run: training.Run) -> xr.Dataset:
 
 def _path(study: Study, run: training.Run) -> xr.Dataset:
     return study.kept(
-        "fig7-path", (run.recipe.hash,), lambda: ravine.project(run.trajectory, onto=ravine.Line(*_ends(run)))
+        "fig7-path",
+        (run.recipe.hash,),
+        lambda: ravine.project(run.trajectory, onto=ravine.Line(*_ends(run))),
     )
 
 
@@ -447,7 +505,9 @@ def _drawn_heights(plane: xr.Dataset, path: xr.Dataset) -> tuple[np.ndarray, np.
     (panel_,) = ravine.plot.surface(plane, path.drop_vars("loss"), view="3d").panels
     curves = {layer.label: layer for layer in panel_.layers if isinstance(layer, Curve)}
     straight, trail = curves["straight line"], curves["training path"]
-    on_line = np.interp(path["alpha"].values, straight.x, np.asarray(straight.z), left=np.nan, right=np.nan)
+    on_line = np.interp(
+        path["alpha"].values, straight.x, np.asarray(straight.z), left=np.nan, right=np.nan
+    )
     return on_line, np.asarray(trail.z)
 
 
@@ -460,10 +520,19 @@ def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, 
         kept = [place for place, name in enumerate(layer.names) if name in ("origin", "a")]
         names = tuple({"origin": "start", "a": "solution"}[layer.names[place]] for place in kept)
         hover = tuple(layer.hover[place] for place in kept)
-        return replace(layer, x=layer.x[kept], y=layer.y[kept], z=np.asarray(layer.z)[kept], names=names, hover=hover)
+        return replace(
+            layer,
+            x=layer.x[kept],
+            y=layer.y[kept],
+            z=np.asarray(layer.z)[kept],
+            names=names,
+            hover=hover,
+        )
 
     minima = (
-        Markers(np.array([one.alpha]), np.zeros(1), names=("second minimum",), z=np.array([one.value]))
+        Markers(
+            np.array([one.alpha]), np.zeros(1), names=("second minimum",), z=np.array([one.value])
+        )
         for one in found[:1]
     )
     return (*map(renamed, layers), *minima)

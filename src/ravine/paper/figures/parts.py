@@ -26,14 +26,20 @@ def panel(
 ) -> Panel:
     """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
     drawn = ravine.plot.line(curve, quantity, scale=scale).panels[0]
-    layers = tuple(layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross")
+    layers = tuple(
+        layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross"
+    )
     return replace(drawn, layers=layers, title=title, y=replace(drawn.y, label=label))
 
 
-def with_points(panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None) -> Panel:
+def with_points(
+    panel: Panel, curve: xr.Dataset, within: tuple[float, float] | None = None
+) -> Panel:
     """The panel with a dot at every measured point of another curve, of the same splits."""
     alpha = curve["alpha"].values
-    shown = np.ones(len(alpha), bool) if within is None else (alpha >= within[0]) & (alpha <= within[1])
+    shown = (
+        np.ones(len(alpha), bool) if within is None else (alpha >= within[0]) & (alpha <= within[1])
+    )
     dots = tuple(
         Markers(alpha[shown], curve["loss"].sel(split=split).values[shown], style=style)
         for style, split in enumerate(curve["split"].values)
@@ -57,7 +63,10 @@ def learning_curve(run: training.Run) -> Panel:
         ),
     )
     return Panel(
-        Axis("epoch"), Axis("objective as trained (nats)", "log" if diverged else "linear"), layers, "learning curve"
+        Axis("epoch"),
+        Axis("objective as trained (nats)", "log" if diverged else "linear"),
+        layers,
+        "learning curve",
     )
 
 
@@ -68,6 +77,7 @@ def described(run: training.Run) -> str:
     epochs = int(history["epoch"].values[phase == 1].max())
     best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
     return (
-        f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, the solution is epoch "
+        f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, "
+        "the solution is epoch "
         f"{best} of {epochs}; {run.tested}."
     )

@@ -132,14 +132,25 @@ class Study:
             The result.
         """
         grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
-        what = (run.recipe.hash, grid, interval, tuple(splits), dropout, str(dtype), tolerance, *about)
+        what = (
+            run.recipe.hash,
+            grid,
+            interval,
+            tuple(splits),
+            dropout,
+            str(dtype),
+            tolerance,
+            *about,
+        )
 
         def measure() -> xr.Dataset:
             J = self.objective(run, splits, dropout=dropout, dtype=dtype)
             line = ravine.Line(*(ends or (run.start, run.solution)))
             if interval is None:
                 return ravine.evaluate(J, along=line, at=at, title=title)
-            return ravine.resolve(J, along=line, interval=interval, tolerance=tolerance, title=title)
+            return ravine.resolve(
+                J, along=line, interval=interval, tolerance=tolerance, title=title
+            )
 
         return self.kept(name, what, measure)
 

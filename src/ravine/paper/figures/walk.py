@@ -28,7 +28,9 @@ def random_walk(study: Study) -> Outcome:
     """Walks of 1,000 unit-Gaussian steps in several dimensions, seen from the line to their 900th step."""
     results = {
         f"{dimensions:,} dimensions": study.kept(
-            f"random-walk-{dimensions}", (STEPS, SOLUTION, _EVERY), lambda dimensions=dimensions: walked(dimensions)
+            f"random-walk-{dimensions}",
+            (STEPS, SOLUTION, _EVERY),
+            lambda dimensions=dimensions: walked(dimensions),
         )
         for dimensions in DIMENSIONS
     }
@@ -38,10 +40,14 @@ def random_walk(study: Study) -> Outcome:
     figure = Figure(
         panels,
         "Control: random walks, seen from the line to a “solution”",
-        f"{STEPS:,} steps, each drawn from N(0, 1) in every coordinate; step {SOLUTION} is called the solution, and "
-        f"the line leads from the start to it. A dot is every {_EVERY}th step. Grey is the walk in very many "
-        "dimensions: a semicircle with a tail straight up, whatever the steps. So this shape says nothing about "
-        f"training, and neither does 2/3: the line captures {found} of the walks (L/(L + largest residual)). Root "
+        f"{STEPS:,} steps, each drawn from N(0, 1) in every coordinate; step {SOLUTION} is called "
+        "the solution, and "
+        f"the line leads from the start to it. A dot is every {_EVERY}th step. Grey is the walk in "
+        "very many "
+        "dimensions: a semicircle with a tail straight up, whatever the steps. So this shape says "
+        "nothing about "
+        f"training, and neither does 2/3: the line captures {found} of the walks (L/(L + largest "
+        "residual)). Root "
         f"mean square distance from the grey curve at the same step, over L: {apart}.",
     )
     return Outcome("random-walk", figure, results, ())
@@ -80,7 +86,9 @@ def _panel(path: xr.Dataset, title: str) -> Panel:
     drawn = ravine.plot.path(path).panels[0]
     named = {"training": "the walk", "random walk": "in very many dimensions"}
     layers = tuple(
-        replace(layer, label=named.get(layer.label, layer.label)) if isinstance(layer, Curve) else layer
+        replace(layer, label=named.get(layer.label, layer.label))
+        if isinstance(layer, Curve)
+        else layer
         for layer in drawn.layers
     )
     return replace(drawn, layers=layers, title=title)

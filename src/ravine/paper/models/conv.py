@@ -70,7 +70,8 @@ class ConvNetwork:
             seed: of the initial parameters.
 
         Returns:
-            A module from (examples, channels · side · side), channel after channel, to logits (examples, classes).
+            A module from (examples, channels · side · side), channel after channel, to logits
+            (examples, classes).
         """
         generator = torch.Generator().manual_seed(seed)
         model = nn.Sequential()
@@ -79,17 +80,25 @@ class ConvNetwork:
         for number, layer in enumerate(self.convolutions):
             _add_dropout(model, number, layer)
             convolution = nn.Conv2d(
-                channels, layer.channels * layer.pieces, layer.kernel, padding=layer.pad, device="meta"
+                channels,
+                layer.channels * layer.pieces,
+                layer.kernel,
+                padding=layer.pad,
+                device="meta",
             )
             _add_drawn(model, number, convolution.to_empty(device="cpu"), layer.init, generator)
             model.add_module(f"maxout{number}", Maxout(layer.pieces))
-            model.add_module(f"pool{number}", nn.MaxPool2d(layer.pool, layer.stride, ceil_mode=True))
+            model.add_module(
+                f"pool{number}", nn.MaxPool2d(layer.pool, layer.stride, ceil_mode=True)
+            )
             channels, side = layer.channels, _pooled(side + 2 * layer.pad - layer.kernel + 1, layer)
         model.add_module("flat", nn.Flatten())
         width = channels * side * side
         for number, layer in enumerate(self.layers, start=len(self.convolutions)):
             _add_dropout(model, number, layer)
-            linear = nn.Linear(width, layer.units * layer.pieces, device="meta").to_empty(device="cpu")
+            linear = nn.Linear(width, layer.units * layer.pieces, device="meta").to_empty(
+                device="cpu"
+            )
             _add_drawn(model, number, linear, layer.init, generator)
             if layer.pieces > 1:
                 model.add_module(f"maxout{number}", Maxout(layer.pieces))
@@ -109,13 +118,18 @@ class ConvNetwork:
     def about(self) -> str:
         """Kind and widths."""
         widths = "–".join(f"{x.channels}×{x.pieces}" for x in self.convolutions)
-        dense = "–".join(f"{x.units}×{x.pieces}" if x.pieces > 1 else str(x.units) for x in self.layers)
+        dense = "–".join(
+            f"{x.units}×{x.pieces}" if x.pieces > 1 else str(x.units) for x in self.layers
+        )
         return f"convolutional maxout {self.side}×{self.side}×{self.channels}–{widths}–{dense}"
 
     @property
     def caps(self) -> dict[str, float]:
         """Parameter name → the largest norm of any kernel, or of what feeds one unit or piece."""
-        return {f"layer{number}.weight": layer.cap for number, layer in enumerate((*self.convolutions, *self.layers))}
+        return {
+            f"layer{number}.weight": layer.cap
+            for number, layer in enumerate((*self.convolutions, *self.layers))
+        }
 
     @property
     def rate_scales(self) -> dict[str, float]:
@@ -143,7 +157,11 @@ def _add_dropout(model: nn.Sequential, number: int, layer: Convolution | Layer) 
 
 
 def _add_drawn(
-    model: nn.Sequential, number: int, module: nn.Conv2d | nn.Linear, init: float, generator: torch.Generator
+    model: nn.Sequential,
+    number: int,
+    module: nn.Conv2d | nn.Linear,
+    init: float,
+    generator: torch.Generator,
 ) -> None:
     with torch.no_grad():
         module.weight.uniform_(-init, init, generator=generator)
@@ -152,20 +170,50 @@ def _add_drawn(
     model.add_module(f"layer{number}", module)
 
 
-#: pylearn2 @ af81e5c, ``scripts/papers/maxout/cifar10_no_aug_valid.yaml``; 16,247,830 parameters. Pools as in
-#: ``linear/conv2d_c01b.py``: the last square may reach over the edge.
+#: pylearn2 @ af81e5c, ``scripts/papers/maxout/cifar10_no_aug_valid.yaml``; 16,247,830 parameters.
+#: Pools as in ``linear/conv2d_c01b.py``: the last square may reach over the edge.
 CONV: Final = ConvNetwork(
     channels=3,
     side=32,
     convolutions=(
         Convolution(
-            96, 2, kernel=8, pad=4, pool=4, stride=2, init=0.005, cap=0.9, keep=0.8, scale=1.0, rate=0.05
+            96,
+            2,
+            kernel=8,
+            pad=4,
+            pool=4,
+            stride=2,
+            init=0.005,
+            cap=0.9,
+            keep=0.8,
+            scale=1.0,
+            rate=0.05,
         ),  # → 16 × 16
         Convolution(
-            192, 2, kernel=8, pad=3, pool=4, stride=2, init=0.005, cap=1.9365, keep=0.5, scale=2.0, rate=0.05
+            192,
+            2,
+            kernel=8,
+            pad=3,
+            pool=4,
+            stride=2,
+            init=0.005,
+            cap=1.9365,
+            keep=0.5,
+            scale=2.0,
+            rate=0.05,
         ),  # → 7 × 7
         Convolution(
-            192, 2, kernel=5, pad=3, pool=2, stride=2, init=0.005, cap=1.9365, keep=0.5, scale=2.0, rate=0.05
+            192,
+            2,
+            kernel=5,
+            pad=3,
+            pool=2,
+            stride=2,
+            init=0.005,
+            cap=1.9365,
+            keep=0.5,
+            scale=2.0,
+            rate=0.05,
         ),  # → 5 × 5
     ),
     layers=(

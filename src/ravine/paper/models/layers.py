@@ -23,11 +23,11 @@ class Layer:
     Attributes:
         units: outputs, after pooling over pieces.
         init: its matrix starts uniform in ±init; its biases start at 0.
-        cap: the largest allowed norm of the incoming parameters of one unit (of one piece, where there are
-            pieces), biases excluded.
+        cap: the largest allowed norm of the incoming parameters of one unit (of one piece, where
+            there are pieces), biases excluded.
         keep: share of its inputs that dropout keeps; 1 is no dropout.
-        scale: what the kept inputs are multiplied by while training. 1/keep keeps their mean; the maxout
-            recipe leaves it at 1 for the pixels.
+        scale: what the kept inputs are multiplied by while training. 1/keep keeps their mean; the
+            maxout recipe leaves it at 1 for the pixels.
         pieces: linear pieces per unit; more than one for maxout.
     """
 
@@ -74,7 +74,9 @@ class Network:
         for number, layer in enumerate(self.layers):
             if layer.keep < 1:
                 model.add_module(f"dropout{number}", Dropout(layer.keep, layer.scale))
-            linear = nn.Linear(width, layer.units * layer.pieces, device="meta").to_empty(device="cpu")
+            linear = nn.Linear(width, layer.units * layer.pieces, device="meta").to_empty(
+                device="cpu"
+            )
             with torch.no_grad():
                 linear.weight.uniform_(-layer.init, layer.init, generator=generator)
                 linear.bias.zero_()
@@ -115,8 +117,8 @@ class Network:
 class Dropout(nn.Module):
     """While training, keeps each input with probability ``keep`` and multiplies what is kept by ``scale``.
 
-    torch's own fixes scale = 1/keep; the paper's maxout recipe has keep 0.8 and scale 1 on the pixels. In
-    evaluation mode the input passes untouched, whatever the scale.
+    torch's own fixes scale = 1/keep; the paper's maxout recipe has keep 0.8 and scale 1 on the
+    pixels. In evaluation mode the input passes untouched, whatever the scale.
 
     Args:
         keep: include probability.
@@ -144,8 +146,9 @@ class Dropout(nn.Module):
 class Maxout(nn.Module):
     """The largest of each unit's pieces: (examples, pieces · units) → (examples, units).
 
-    Piece p of unit u is column p · units + u, so that the maximum runs over the leading of the two axes: three
-    times faster on a CPU than pylearn2's order (u · pieces + p), and the same network up to a permutation.
+    Piece p of unit u is column p · units + u, so that the maximum runs over the leading of the two
+    axes: three times faster on a CPU than pylearn2's order (u · pieces + p), and the same network
+    up to a permutation.
 
     Args:
         pieces: per unit.

@@ -1,7 +1,7 @@
 """Deep linear networks, y = W_d … W_1 x without biases, and what is known of them in closed form.
 
-Their objective is as little convex as a deep network's, and yet it can be written down: what ravine measures on them
-is compared with formulas, to rounding. Everything is float64.
+Their objective is as little convex as a deep network's, and yet it can be written down: what ravine
+measures on them is compared with formulas, to rounding. Everything is float64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def deep_linear(*widths: int) -> nn.Sequential:
     """A deep linear network, all of its parameters zero.
 
     Args:
-        widths: of the input, of each hidden layer, of the output; all 1 for a chain of single weights.
+        widths: of the input, of each hidden layer, of the output; all 1 for a chain of single
+            weights.
 
     Returns:
         A module from (examples, first width) to (examples, last width), with one matrix a layer.
@@ -31,7 +32,9 @@ def deep_linear(*widths: int) -> nn.Sequential:
     """
     model = nn.Sequential()
     for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        layer = nn.Linear(before, after, bias=False, dtype=torch.float64, device="meta").to_empty(device="cpu")
+        layer = nn.Linear(before, after, bias=False, dtype=torch.float64, device="meta").to_empty(
+            device="cpu"
+        )
         nn.init.zeros_(layer.weight)
         model.add_module(f"layer{number}", layer)
     return model
@@ -72,7 +75,9 @@ def objective(widths: Sequence[int], inputs: Tensor, targets: Tensor) -> ravine.
     Returns:
         The objective.
     """
-    return ravine.Objective(deep_linear(*widths), ravine.supervised(squared_error), (inputs, targets))
+    return ravine.Objective(
+        deep_linear(*widths), ravine.supervised(squared_error), (inputs, targets)
+    )
 
 
 def chain(depth: int) -> ravine.Objective:
@@ -110,7 +115,9 @@ def descend(
     for step in range(1, steps + 1):
         half = squared_error(model(inputs), targets).mean() / 2
         with torch.no_grad():
-            for tensor, slope in zip(parameters, torch.autograd.grad(half, parameters), strict=True):
+            for tensor, slope in zip(
+                parameters, torch.autograd.grad(half, parameters), strict=True
+            ):
                 tensor.sub_(slope, alpha=rate)
         recorder.record(step, model)
 
@@ -118,7 +125,9 @@ def descend(
 # --- closed forms ----------------------------------------------------------------------------------------
 
 
-def two_weights(start: tuple[float, float], end: tuple[float, float], alpha: np.ndarray) -> np.ndarray:
+def two_weights(
+    start: tuple[float, float], end: tuple[float, float], alpha: np.ndarray
+) -> np.ndarray:
     """J = (w₁w₂ − 1)² along a line: the quartic (p₀ − 1 + p₁α + p₂α²)².
 
     With d = end − start: p₀ = a₁a₂, p₁ = a₁d₂ + a₂d₁, p₂ = d₁d₂.
@@ -147,7 +156,8 @@ def from_saddle(depth: int, alpha: np.ndarray) -> np.ndarray:
         alpha: (points,).
 
     Returns:
-        J, (points,): flat at 0, where d − 1 derivatives vanish, with its inflection at ``inflection(d)``.
+        J, (points,): flat at 0, where d − 1 derivatives vanish, with its inflection at
+        ``inflection(d)``.
     """
     return (alpha**depth - 1) ** 2
 
@@ -201,7 +211,9 @@ def flow_end(first: float, second: float) -> tuple[float, float]:
     """
     c = (first - second) * (first + second)
     root = np.sqrt(c * c + 4)
-    square = (c + root) / 2 if c >= 0 else 2 / (root - c)  # without taking the difference of two near numbers
+    square = (
+        (c + root) / 2 if c >= 0 else 2 / (root - c)
+    )  # without taking the difference of two near numbers
     end = float(np.copysign(np.sqrt(square), first + second))
     return end, 1 / end
 

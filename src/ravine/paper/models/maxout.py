@@ -6,8 +6,8 @@ from typing import Final
 
 from ravine.paper.models.layers import Layer, Network
 
-#: pylearn2 @ af81e5c, ``scripts/papers/maxout/mnist_pi.yaml``: irange .005, max_col_norm 1.9365, pixels
-#: kept with 0.8 and not rescaled, hidden units kept with 0.5 and doubled.
+#: pylearn2 @ af81e5c, ``scripts/papers/maxout/mnist_pi.yaml``: irange .005, max_col_norm 1.9365,
+#: pixels kept with 0.8 and not rescaled, hidden units kept with 0.5 and doubled.
 MAXOUT: Final = Network(
     inputs=784,
     activation="maxout",

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 #: From the machine and a batch to quantities of each example.
 PerExample = Callable[[Any, Any], dict[str, Tensor]]
 
-#: Examples per forward pass when nothing is learned: so many that the matrices, 33 MB, are not what it waits for.
+#: Examples per forward pass when nothing is learned: so many that the matrices, 33 MB, are not what
+#: it waits for.
 _READ: Final = 250
 
 
@@ -33,10 +34,12 @@ class MPDBM:
         inputs: pixels per image.
         hidden: units of the first and of the second hidden layer.
         classes: of labels.
-        incoming: non-zeros, drawn from N(0, 1), in what feeds one unit of the first layer, and one class.
+        incoming: non-zeros, drawn from N(0, 1), in what feeds one unit of the first layer, and one
+            class.
         init: the matrix between the hidden layers starts uniform in ±init.
         biases: at the start, of the first and of the second hidden layer.
-        caps: the largest norm of what feeds one unit of the first layer, of the second, and one class.
+        caps: the largest norm of what feeds one unit of the first layer, of the second, and one
+            class.
         passes: of mean-field inference.
         dropped: probability with which a pixel, and the label, is dropped and so to be predicted.
 
@@ -92,14 +95,15 @@ class MPDBM:
 class Boltzmann(nn.Module):
     """Mean-field inference in the machine of energy −b_vᵀv − b1ᵀh1 − b2ᵀh2 − b_yᵀy − h1ᵀW1v − h2ᵀW2h1 − yᵀUh2.
 
-    Each matrix has one row for every unit that it feeds from below: W1 (first, pixels), W2 (second, first), U
-    (classes, second).
+    Each matrix has one row for every unit that it feeds from below: W1 (first, pixels), W2 (second,
+    first), U (classes, second).
 
     Args:
         sizes: of the machine.
 
     Attributes:
-        doubled: whether parameters that go up count twice while a layer has heard nothing from above yet.
+        doubled: whether parameters that go up count twice while a layer has heard nothing from
+            above yet.
     """
 
     def __init__(self, sizes: MPDBM) -> None:
@@ -119,7 +123,9 @@ class Boltzmann(nn.Module):
         """Logits of the label, by mean field with all pixels seen: see ``classify``."""
         return self.classify(images)
 
-    def fill_in(self, images: Tensor, labels: Tensor, dropped: Tensor, unlabelled: Tensor) -> tuple[Tensor, Tensor]:
+    def fill_in(
+        self, images: Tensor, labels: Tensor, dropped: Tensor, unlabelled: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits of all pixels and of the label, from what is not dropped.
 
         Args:
@@ -129,11 +135,13 @@ class Boltzmann(nn.Module):
             unlabelled: (examples,), 1 where the label is not.
 
         Returns:
-            (examples, pixels) and (examples, classes), after the last pass. Each layer is inferred from the layers
-            beside it, as they were last: h1 from what is filled in and h2, the label from h2, pixels from h1, then h2.
+            (examples, pixels) and (examples, classes), after the last pass. Each layer is inferred
+            from the layers beside it, as they were last: h1 from what is filled in and h2, the
+            label from h2, pixels from h1, then h2.
 
         References:
-            pylearn2 @ af81e5c, ``models/dbm/inference_procedure.py`` (WeightDoubling.do_inpainting).
+            pylearn2 @ af81e5c, ``models/dbm/inference_procedure.py``
+            (WeightDoubling.do_inpainting).
         """
         of = self.b_v.dtype
         mask, without = dropped.to(of), unlabelled.to(of)[:, None]
@@ -143,7 +151,9 @@ class Boltzmann(nn.Module):
         filled = mask * self.b_v.detach().sigmoid() + seen  # the original stops the gradient here
         first = self._unhelped(filled, self.W1, self.b1)
         for _ in range(self.passes - 1):
-            second = torch.sigmoid(F.linear(first, self.W2, self.b2) + (without * classes.softmax(1) + given) @ self.U)
+            second = torch.sigmoid(
+                F.linear(first, self.W2, self.b2) + (without * classes.softmax(1) + given) @ self.U
+            )
             first = torch.sigmoid(F.linear(filled, self.W1, self.b1) + second @ self.W2)
             classes = F.linear(second, self.U, self.b_y)
             pixels = first @ self.W1 + self.b_v
@@ -155,8 +165,8 @@ class Boltzmann(nn.Module):
 
         Args:
             images: (examples, pixels) in [0, 1].
-            averaged: the multi-inference trick: in every pass, pixels are the mean of what is seen and of what the
-                machine would have predicted in its place.
+            averaged: the multi-inference trick: in every pass, pixels are the mean of what is seen
+                and of what the machine would have predicted in its place.
 
         Returns:
             (examples, classes).
@@ -174,7 +184,9 @@ class Boltzmann(nn.Module):
             first = torch.sigmoid(from_below + self.b1 + second @ self.W2)
             classes = F.linear(second, self.U, self.b_y)
             if averaged:
-                from_below = F.linear((images + torch.sigmoid(first @ self.W1 + self.b_v)) / 2, self.W1)
+                from_below = F.linear(
+                    (images + torch.sigmoid(first @ self.W1 + self.b_v)) / 2, self.W1
+                )
             second = torch.sigmoid(F.linear(first, self.W2, self.b2) + classes.softmax(1) @ self.U)
         return classes
 
@@ -196,8 +208,8 @@ def prediction_costs(
         unlabelled: (examples,), 1 where the label is.
 
     Returns:
-        Cross-entropies of what was dropped, summed and divided by the number of all pixels: twice (examples,), in
-        nats per pixel. J is the mean of their sum.
+        Cross-entropies of what was dropped, summed and divided by the number of all pixels: twice
+        (examples,), in nats per pixel. J is the mean of their sum.
 
     Examples:
         A machine that knows nothing pays ln 2 for a pixel, and ln 10 once for a label.
@@ -213,7 +225,9 @@ def prediction_costs(
     """
     pixels, classes = model.fill_in(images, labels, dropped, unlabelled)
     truth, count = images.to(pixels.dtype), images.shape[1]
-    of_pixels = F.binary_cross_entropy_with_logits(pixels, truth, reduction="none") * dropped.to(pixels.dtype)
+    of_pixels = F.binary_cross_entropy_with_logits(pixels, truth, reduction="none") * dropped.to(
+        pixels.dtype
+    )
     of_labels = F.cross_entropy(classes, labels, reduction="none") * unlabelled.to(pixels.dtype)
     return of_pixels.sum(1) / count, of_labels / count
 
@@ -250,10 +264,12 @@ def per_example(model: Any, batch: Any) -> dict[str, Tensor]:
 
     Args:
         model: a ``Boltzmann``.
-        batch: images to predict, labels, masks of pixels and of labels, and the grey images to classify.
+        batch: images to predict, labels, masks of pixels and of labels, and the grey images to
+            classify.
 
     Returns:
-        As ``in_parts``; and of the label by mean field with all pixels seen, ``class_loss`` in nats, and ``error``.
+        As ``in_parts``; and of the label by mean field with all pixels seen, ``class_loss`` in
+        nats, and ``error``.
     """
     labels, classes = batch[1], model.classify(batch[-1])
     return in_parts(model, batch) | {
@@ -270,9 +286,10 @@ vars(per_example)["units"] = vars(in_parts)["units"] | {"class_loss": "nats"}
 class Prediction(Task):
     """To predict dropped pixels and labels; masks, and the binary images that grey ones stand for, are drawn each time.
 
-    Training images are watched on the first of them, as many as there are to validate on; validation images are
-    predicted as they are, grey. ``loss`` is J with one draw of masks and binary images that stays for the whole
-    training, and for every point of parameter space; ``objective`` is with a fresh one.
+    Training images are watched on the first of them, as many as there are to validate on;
+    validation images are predicted as they are, grey. ``loss`` is J with one draw of masks and
+    binary images that stays for the whole training, and for every point of parameter space;
+    ``objective`` is with a fresh one.
 
     Args:
         network: what is trained.
@@ -287,7 +304,10 @@ class Prediction(Task):
         images, labels = parts["train"]
         both = recipe.train + recipe.valid
         if len(labels) < both:
-            msg = f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; got {len(labels)}"
+            msg = (
+                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
+                f"got {len(labels)}"
+            )
             raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
@@ -313,7 +333,9 @@ class Prediction(Task):
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         images, labels = self.trained_on
         for batch in torch.randperm(len(labels), generator=order).split(self.recipe.batch_size):
-            costs = prediction_costs(_boltzmann(model), images[batch].bernoulli(), labels[batch], *self._masks(batch))
+            costs = prediction_costs(
+                _boltzmann(model), images[batch].bernoulli(), labels[batch], *self._masks(batch)
+            )
             yield sum(costs, torch.zeros(())).mean()
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
@@ -340,9 +362,13 @@ class Prediction(Task):
         """
         machine, wrong = _boltzmann(model), {"errors": 0, "averaged_errors": 0}
         with torch.inference_mode():
-            for images, labels in zip(*(tensor.split(_READ) for tensor in self.tested_on), strict=True):
+            for images, labels in zip(
+                *(tensor.split(_READ) for tensor in self.tested_on), strict=True
+            ):
                 for name, averaged in zip(wrong, (False, True), strict=True):
-                    wrong[name] += int((machine.classify(images, averaged=averaged).argmax(1) != labels).sum())
+                    wrong[name] += int(
+                        (machine.classify(images, averaged=averaged).argmax(1) != labels).sum()
+                    )
         return {name: float(count) for name, count in wrong.items()}
 
     def objective(
@@ -383,11 +409,13 @@ class Prediction(Task):
             examples: of each split, the first that are watched; None takes all.
             draws: the first of them is the one of ``objective``.
             doubled: as in ``Boltzmann``.
-            costs: ``per_example``, or ``in_parts`` or ``alone``, which spare the classification: half of the time.
+            costs: ``per_example``, or ``in_parts`` or ``alone``, which spare the classification:
+                half of the time.
             dtype: precision of the forward pass.
 
         Returns:
-            The objective; with several draws its standard errors count each draw as an example of its own.
+            The objective; with several draws its standard errors count each draw as an example of
+            its own.
         """
         model = self.network.build(self.recipe.seed)
         model.doubled = doubled
@@ -398,7 +426,9 @@ class Prediction(Task):
             )
             for split in splits
         }
-        return ravine.Objective(model, costs or per_example, data, seed=self.recipe.seed, dtype=dtype, batch_size=_READ)
+        return ravine.Objective(
+            model, costs or per_example, data, seed=self.recipe.seed, dtype=dtype, batch_size=_READ
+        )
 
     def drawn(self, split: str, number: int) -> tuple[Tensor, ...]:
         """What ``per_example`` takes, of the watched examples of one split.
@@ -411,14 +441,23 @@ class Prediction(Task):
             Images to predict, labels, masks of pixels and of labels, grey images.
         """
         images, labels = self.watched[split]
-        words = np.random.SeedSequence([self.recipe.seed, sorted(self.watched).index(split), number]).generate_state(2)
+        words = np.random.SeedSequence(
+            [self.recipe.seed, sorted(self.watched).index(split), number]
+        ).generate_state(2)
         with drawing(int(words.view(np.uint64)[0] >> 1)):
-            return images.bernoulli() if split == "train" else images, labels, *self._masks(labels), images
+            return (
+                images.bernoulli() if split == "train" else images,
+                labels,
+                *self._masks(labels),
+                images,
+            )
 
     def _masks(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """What is dropped of so many examples, from the global generator."""
         share = self.network.dropped
-        return torch.rand(len(examples), self.network.inputs) < share, torch.rand(len(examples)) < share
+        return torch.rand(len(examples), self.network.inputs) < share, torch.rand(
+            len(examples)
+        ) < share
 
 
 def _boltzmann(model: nn.Module) -> Any:

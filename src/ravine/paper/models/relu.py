@@ -20,4 +20,6 @@ RELU: Final = Network(
 )
 
 #: Without dropout, for Figure 3 (the paper, section 3: "we did not use dropout").
-RELU_PLAIN: Final = replace(RELU, layers=tuple(replace(layer, keep=1.0, scale=1.0) for layer in RELU.layers))
+RELU_PLAIN: Final = replace(
+    RELU, layers=tuple(replace(layer, keep=1.0, scale=1.0) for layer in RELU.layers)
+)
