@@ -279,7 +279,7 @@ def test_quantities_may_not_take_the_results_own_names(name):
 
 
 def test_counts_that_differ_between_points_are_refused(monkeypatch):
-    monkeypatch.setattr("ravine.engine._GROUP", 2)
+    monkeypatch.setattr("ravine.objective.engine._GROUP", 2)
 
     def per_example(model, batch):
         losses = model.w[0] + batch[0]

@@ -22,6 +22,7 @@ from ravine.paper import cli as wing
 
 _TOLD_APART = 6  # curves in one panel
 _SIDE = 31  # points along each axis of a plane
+_AXES = (None, "extrema", "pca", "random")
 
 app = typer.Typer(
     help="What lies between two points of a network's parameter space.",
@@ -272,10 +273,8 @@ def plane(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
 ) -> None:
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
-    from ravine.directions import spanned
-
     J = load_objective(objective)  # noqa: N806
-    sheet, taken, explained = spanned(axes, points, seed=seed)
+    sheet, taken, explained = _spanned(axes, points, seed)
     _require_writable(out)
     about: dict[str, Any] = {"command": _command()}
     path = None
@@ -461,12 +460,9 @@ def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any], plotly
 
 def _figures_of_lines(result: Any, name: str = "line") -> dict[str, Any]:
     """The barriers, and where there are few enough to be told apart, the curves."""
-    from ravine.results import lines_of
-
-    curves = lines_of(result)
     figures = {name: ravine.plot.barriers(result)}
-    if len(curves) <= _TOLD_APART:
-        figures["curves"] = ravine.plot.lines(curves)
+    if result.sizes["line"] <= _TOLD_APART:
+        figures["curves"] = ravine.plot.lines(result)
     return figures
 
 
@@ -517,6 +513,35 @@ def _open_run(place: str) -> ravine.Trajectory:
     for gap in run.gaps:
         typer.echo(f"· no snapshot between steps {gap[0]} and {gap[1]}", err=True)
     return run
+
+
+def _spanned(
+    axes: str | None, points: list[str], seed: int
+) -> tuple[ravine.Plane, ravine.Trajectory | None, np.ndarray | None]:
+    """The plane that some points span, the run if there is one, and the explained variance of principal axes."""
+    if axes not in _AXES:
+        msg = f"--axes must be {', '.join(_AXES[1:])}, or left out for a plane through three points; got {axes!r}"
+        raise ravine.InputError(msg)
+    if axes is None:
+        _require_count(points, 3, "three checkpoints: origin, a, b")
+        return ravine.Plane(*points), None, None
+    _require_count(points, 1, "one point or run" if axes == "random" else "one run")
+    if axes == "random":
+        run = ravine.Trajectory.open(points[0]) if _numbered_checkpoints(Path(points[0])) else None
+        origin = ravine.Checkpoint.read(points[0] if run is None else run[-1])
+        return ravine.Plane(origin, *ravine.random_axes(origin, seed=seed)), run, None
+    run = ravine.Trajectory.open(points[0])
+    if axes == "pca":
+        found = ravine.principal_axes(run)
+        return ravine.Plane(found.origin, *found.corners), run, found.explained
+    walk = ravine.Line(run[0], run[-1])
+    return ravine.Plane(walk.start, walk.end, ravine.black_sheep(run, walk)), run, None
+
+
+def _require_count(points: list[str], count: int, what: str) -> None:
+    if len(points) != count:
+        msg = f"expected {what}; got {len(points)}"
+        raise ravine.InputError(msg)
 
 
 def _around(path: Any, dim: str, axes: str | None) -> np.ndarray:

@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 import ravine
-from ravine.paper.recipes import canonical, recipe
+from ravine.paper.recipe import canonical
+from ravine.paper.recipes import recipe
 
 KEPT = Path(__file__).parent
 RUN = KEPT / "schema-1" / "run"

@@ -14,7 +14,7 @@ except ImportError:  # the same classes under their older name
         Trainer,
     )
 
-from ravine.integrations.pace import Pace
+from ravine.points.recorder import Pace
 
 
 class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ravine.integrations.pace import Pace
+from ravine.points.recorder import Pace
 
 
 class TrainerRecorder(TrainerCallback):

@@ -2,7 +2,7 @@
 
 Every standard error comes from the same measure of each half-sample replicate, so that a difference
 between two points, which see the same examples, is as certain as the pairing makes it
-(``ravine.results``).
+(``ravine.result.schema``).
 """
 
 from ravine.metrics.connections import Barriers, barriers, connected

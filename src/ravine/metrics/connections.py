@@ -13,7 +13,7 @@ from ravine.errors import InputError
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, barrier
 from ravine.metrics.profile import Estimate
 from ravine.metrics.wording import Row, Verdict, examples, policies
-from ravine.results import lines_of, quantities
+from ravine.result.schema import lines_of, quantities
 
 #: A barrier up to this height does not keep two points apart: two points of error rate, where
 #: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.

@@ -9,7 +9,7 @@ from ravine.metrics.connections import lines_verdict
 from ravine.metrics.relief import plane_verdict
 from ravine.metrics.straying import path_verdict
 from ravine.metrics.wording import Verdict, line_verdict
-from ravine.results import kind_of, validate
+from ravine.result.schema import kind_of, validate
 
 
 def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
-from ravine.interpolation import critical_points, densely, is_resolved, reconstruct
-from ravine.results import quantities, validate
+from ravine.result.interpolant import is_resolved
+from ravine.result.reading import critical_points, densely, reconstruct
+from ravine.result.schema import quantities, validate
 
 _CLOSE = 1e-9
 

@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from ravine.interpolation import densely, is_resolved
 from ravine.metrics.profile import Estimate, minus, spread, with_error
 from ravine.metrics.wording import Row, Verdict, examples, policies
-from ravine.results import quantities
+from ravine.result.interpolant import is_resolved
+from ravine.result.reading import densely
+from ravine.result.schema import quantities
 
 #: Evenly spaced positions on each axis at which a resolved plane is searched, beside those that
 #: were measured.

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from ravine.metrics.profile import minus
+from ravine.metrics.walks import straightness
 from ravine.metrics.wording import Row, Verdict
-from ravine.walks import straightness
 
 _DEFINITIONS = {
     "captured": "L / (L + the largest residual), L the length from start to end",

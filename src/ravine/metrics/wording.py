@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 import numpy as np
 import xarray as xr
 
-from ravine.interpolation import is_resolved
 from ravine.metrics.obstacles import (
     BARRIERS,
     BarrierKind,
@@ -21,7 +20,8 @@ from ravine.metrics.obstacles import (
 )
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
-from ravine.results import is_plane, quantities, validate
+from ravine.result.interpolant import is_resolved
+from ravine.result.schema import is_plane, quantities, validate
 
 #: The unit of a language model's loss, whose exponential is the perplexity.
 PER_TOKEN: Final = "nats per token"

@@ -180,7 +180,7 @@ def fetch(
 
 def _study(profile: str, folder: Path | None, out: Path, *, fresh: bool = True) -> Study:
     from ravine.paper.figures import Study
-    from ravine.paper.recipes import Profile
+    from ravine.paper.recipe import Profile
 
     if profile not in get_args(Profile):
         msg = f"there is no profile {profile!r}; there are {', '.join(get_args(Profile))}"

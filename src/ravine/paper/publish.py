@@ -83,7 +83,7 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         "commands beside the "
         "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the "
         "thresholds stand "
-        "with their reasons in `src/ravine/paper/claims.py`.\n",
+        "with their reasons in `src/ravine/paper/claims/sentences.py`.\n",
         f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, "
         f"{counts['does not hold']} do not, "
         f"{counts['not run']} are not run.\n",

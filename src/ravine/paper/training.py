@@ -23,7 +23,8 @@ from torch import Tensor
 
 import ravine
 from ravine.paper.data import Splits, load
-from ravine.paper.recipes import Phase, Recipe, canonical
+from ravine.paper.recipe import Phase, Recipe, canonical
+from ravine.paper.tasks.by_network import task_for
 
 _STATE: Final = "state.safetensors"
 
@@ -149,7 +150,7 @@ class Training:
     def __init__(self, recipe: Recipe, parts: Splits, folder: Path) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.task = recipe.network.task(recipe, parts)
+        self.task = task_for(recipe.network, recipe, parts)
         self.model = recipe.network.build(recipe.seed)
         self.task.start(self.model)
         self.params = dict(self.model.named_parameters())

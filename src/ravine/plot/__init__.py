@@ -7,7 +7,8 @@ are imported only when something is rendered.
 
 from ravine.plot.connections import barriers
 from ravine.plot.curves import line, lines
-from ravine.plot.figure import Axis, Band, Cells, Curve, Field, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Axis, Band, Cells, Curve, Field, Layer, Markers, Panel, Rule
 from ravine.plot.paths import path
 from ravine.plot.surfaces import surface
 

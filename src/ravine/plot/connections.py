@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from ravine import results
 from ravine.metrics import BARRIERS, policies
 from ravine.metrics import barriers as measured_barriers
 from ravine.metrics.connections import is_of_pairs
 from ravine.metrics.obstacles import BarrierKind
 from ravine.metrics.profile import Estimate, minus
 from ravine.plot.curves import BAND
-from ravine.plot.figure import Axis, Band, Cells, Curve, Figure, Layer, Markers, Panel, Rule
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Axis, Band, Cells, Curve, Layer, Markers, Panel, Rule
 from ravine.plot.words import axis_label, listed, padded, pick, with_count
+from ravine.result import schema
 
 
 def barriers(
@@ -39,8 +40,8 @@ def barriers(
     Raises:
         InputError: not a result of several lines, or no such quantity, split or kind.
     """
-    results.lines_of(results.validate(result))
-    names = pick("quantity", quantity, results.quantities(result))
+    schema.lines_of(schema.validate(result))
+    names = pick("quantity", quantity, schema.quantities(result))
     splits = [str(name) for name in result["split"].values]
     matrix = is_of_pairs(result) and result.sizes["line"] > 1
     shown = pick("split", split if split is not None else splits[:1] if matrix else None, splits)

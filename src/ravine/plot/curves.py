@@ -9,12 +9,14 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from ravine import results
 from ravine.errors import InputError
-from ravine.interpolation import densely, is_resolved
 from ravine.metrics import policies
-from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel, Rule, Scale
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Axis, Band, Curve, Layer, Markers, Panel, Rule, Scale
 from ravine.plot.words import axis_label, listed, padded, pick, with_count
+from ravine.result import schema
+from ravine.result.interpolant import is_resolved
+from ravine.result.reading import densely
 
 #: Half-width of a band in standard errors: about 95 % of a normal distribution lies within.
 BAND: Final = 2.0
@@ -66,7 +68,7 @@ def line(
         'loss (nats)'
     """
     measured = _line_of_points(curve)
-    names = pick("quantity", quantities, results.quantities(measured))
+    names = pick("quantity", quantities, schema.quantities(measured))
     shown = pick("split", splits, [str(name) for name in measured["split"].values])
     panels = tuple(
         _panel(
@@ -88,12 +90,12 @@ def line(
 
 
 def lines(
-    curves: Mapping[str, xr.Dataset], quantity: str = "loss", split: str | None = None
+    curves: Mapping[str, xr.Dataset] | xr.Dataset, quantity: str = "loss", split: str | None = None
 ) -> Figure:
     """A figure of several lines in one panel.
 
     Args:
-        curves: label → a result with the dim ``alpha``.
+        curves: label → a result with the dim ``alpha``; or one result of several lines.
         quantity: what is drawn.
         split: the split that is drawn; None takes the first split of the first curve.
 
@@ -104,14 +106,15 @@ def lines(
         InputError: no curve, one that is not a measured line, or one without that quantity or
             split.
     """
-    if not curves:
+    if not len(curves):
         msg = "there is no curve to draw: expected at least one label and its result"
         raise InputError(msg)
-    measured = {label: _line_of_points(curve) for label, curve in curves.items()}
+    named = schema.lines_of(curves) if isinstance(curves, xr.Dataset) else curves
+    measured = {label: _line_of_points(curve) for label, curve in named.items()}
     first = next(iter(measured.values()))
     chosen = str(first["split"].values[0]) if split is None else split
     for curve in measured.values():
-        pick("quantity", quantity, results.quantities(curve))
+        pick("quantity", quantity, schema.quantities(curve))
         pick("split", chosen, [str(name) for name in curve["split"].values])
     traces = [_trace(curve, quantity, chosen, label) for label, curve in measured.items()]
     panels = (_panel(traces, axis_label(first, quantity)),)
@@ -256,7 +259,7 @@ def _reading(panels: Sequence[Panel]) -> str:
 
 def _line_of_points(curve: xr.Dataset) -> xr.Dataset:
     """The result itself if it is a line with a point on it."""
-    dims = tuple(map(str, results.validate(curve)["loss"].dims))
+    dims = tuple(map(str, schema.validate(curve)["loss"].dims))
     if set(dims) != {"alpha", "split"}:
         msg = f"this result is not a line: expected the dims ('alpha', 'split'), got {dims}"
         raise InputError(msg)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from ravine import results
 from ravine.errors import InputError
+from ravine.metrics.walks import random_walk, straightness
 from ravine.plot.curves import BAND, spans_decades
-from ravine.plot.figure import Axis, Band, Curve, Figure, Layer, Markers, Panel
-from ravine.plot.palette import REFERENCE
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Axis, Band, Curve, Layer, Markers, Panel
+from ravine.plot.render.palette import REFERENCE
 from ravine.plot.words import axis_label, padded
-from ravine.walks import random_walk, straightness
+from ravine.result import schema
 
 
 def path(result: xr.Dataset) -> Figure:
@@ -36,8 +37,8 @@ def path(result: xr.Dataset) -> Figure:
     References:
         Goodfellow and Vinyals 2014, figure 5.
     """
-    if results.kind_of(results.validate(result)) != "path":
-        msg = f"expected what project() returns; got a measured {results.kind_of(result)}"
+    if schema.kind_of(schema.validate(result)) != "path":
+        msg = f"expected what project() returns; got a measured {schema.kind_of(result)}"
         raise InputError(msg)
     along, away, steps = (result[name].values for name in ("distance", "residual", "step"))
     marks = Markers(along, away, hover=tuple(f"step {int(step):,}" for step in steps))
@@ -90,7 +91,7 @@ def distances(result: xr.Dataset) -> tuple[str, str]:
 def _learning(result: xr.Dataset) -> list[Panel]:
     """J at the snapshots, one panel a quantity, where it was measured."""
     panels = []
-    for name in results.quantities(result) if "loss" in result else []:
+    for name in schema.quantities(result) if "loss" in result else []:
         layers: list[Layer] = []
         values = result[name].transpose("step", "split").values
         finite = values[np.isfinite(values)]

@@ -8,13 +8,15 @@ import numpy as np
 import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
-from ravine import results
 from ravine.errors import InputError
-from ravine.interpolation import densely, is_resolved
 from ravine.metrics import policies
 from ravine.plot.curves import title
-from ravine.plot.figure import Axis, Curve, Field, Figure, Layer, Markers, Panel, nice_step
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Axis, Curve, Field, Layer, Markers, Panel, nice_step
 from ravine.plot.words import axis_label, listed, pick, with_count
+from ravine.result import schema
+from ravine.result.interpolant import is_resolved
+from ravine.result.reading import densely
 
 #: Colours and heights are logarithmic where positive values span more decades than this; fewer than
 #: on an axis, since an eye tells a dozen colours apart and a basin's floor must be more than one.
@@ -82,7 +84,7 @@ def surface(
         ('loss (nats)', (4, 5))
     """
     measured = _plane_of_points(plane)
-    pick("quantity", quantity, results.quantities(measured))
+    pick("quantity", quantity, schema.quantities(measured))
     splits = [str(name) for name in measured["split"].values]
     (shown,) = pick("split", splits[:1] if split is None else split, splits)
     if view not in ("flat", "3d"):
@@ -306,7 +308,7 @@ def _path_words(path: xr.Dataset | None, x: Axis, y: Axis) -> str:
 
 def _plane_of_points(plane: xr.Dataset) -> xr.Dataset:
     """The result itself if it is a plane with at least 2 × 2 points."""
-    dims = tuple(map(str, results.validate(plane)["loss"].dims))
+    dims = tuple(map(str, schema.validate(plane)["loss"].dims))
     if set(dims) != {"alpha", "beta", "split"}:
         msg = (
             f"this result is not a plane: expected the dims ('alpha', 'beta', 'split'), got {dims}"

@@ -12,11 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ravine.errors import InputError
-from ravine.plot import page
+from ravine.files import written_whole
+from ravine.plot.render import page
 from ravine.report.scrub import embedded
 from ravine.report.sections import Section
 from ravine.report.views import views_of
-from ravine.results import written_whole
 
 
 def write_report(

@@ -16,12 +16,12 @@ from markupsafe import Markup
 
 from ravine import metrics
 from ravine.metrics.profile import with_error
-from ravine.plot import page
 from ravine.plot.curves import title
+from ravine.plot.render import page
 from ravine.report.scrub import embedded
 from ravine.report.tables import Cell, Measure, copies
 from ravine.report.views import View
-from ravine.results import CORNERS, PROVENANCE, dims_of, kind_of, quantities
+from ravine.result.schema import CORNERS, PROVENANCE, dims_of, kind_of, quantities
 
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the
 #: download.
@@ -93,7 +93,10 @@ class Section:
             anchor=view.anchor,
             title=name,
             verdict=verdict,
-            figure=page.fragment(*view.figures, name=view.anchor),
+            figure=page.fragment(
+                *((figure.panels, figure.caption or figure.title) for figure in view.figures),
+                name=view.anchor,
+            ),
             caption=view.caption,
             scrub=view.scrub,
             splits=splits,

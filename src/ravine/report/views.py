@@ -12,15 +12,17 @@ import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
 from ravine import metrics, plot
-from ravine.interpolation import densely, is_resolved
 from ravine.metrics.profile import minus, with_error
-from ravine.plot.figure import Curve, Figure, Panel
-from ravine.plot.interactive_field import lifted
+from ravine.plot.figure import Figure
+from ravine.plot.layers import Curve, Panel
 from ravine.plot.paths import distances
+from ravine.plot.render.interactive_field import lifted
 from ravine.plot.surfaces import TRAIL
 from ravine.plot.words import axis_label
 from ravine.report.scrub import Mark, Reading, Scrub, Stops
-from ravine.results import kind_of, lines_of, quantities, validate
+from ravine.result.interpolant import is_resolved
+from ravine.result.reading import densely
+from ravine.result.schema import kind_of, lines_of, quantities, validate
 
 #: Stops of a slider along a line, at most: finer than a finger or the pixels of a phone.
 MOST_STOPS: Final = 801

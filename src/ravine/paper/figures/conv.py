@@ -13,7 +13,7 @@ from ravine import metrics
 from ravine.paper import training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
-from ravine.paper.recipes import Profile
+from ravine.paper.recipe import Profile
 from ravine.plot import Band, Figure, Panel, Rule
 
 #: What "near the initial point" is: ours, the paper has no number.

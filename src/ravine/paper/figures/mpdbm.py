@@ -16,9 +16,9 @@ from ravine.paper import data, training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.models import MPDBM
-from ravine.paper.models.mpdbm import Prediction, alone, in_parts
-from ravine.paper.recipes import Profile
-from ravine.paper.tasks import cut_rows
+from ravine.paper.recipe import Profile
+from ravine.paper.tasks.prediction import Prediction, alone, in_parts
+from ravine.paper.tasks.task import cut_rows
 from ravine.plot import Axis, Curve, Figure, Layer, Markers, Panel
 
 
@@ -491,7 +491,7 @@ def _measured(
 
 def _task(study: Study, run: training.Run) -> Prediction:
     network: Any = run.recipe.network
-    return network.task(run.recipe, data.load(run.recipe.data, study.folder))
+    return Prediction(network, run.recipe, data.load(run.recipe.data, study.folder))
 
 
 def _measured_path(run: training.Run, plane: ravine.Plane, J: ravine.Objective) -> xr.Dataset:

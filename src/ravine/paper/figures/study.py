@@ -15,6 +15,8 @@ import xarray as xr
 
 import ravine
 from ravine.paper import data, recipes, training
+from ravine.paper.recipe import Profile
+from ravine.paper.tasks.by_network import task_for
 from ravine.plot import Figure
 
 
@@ -34,7 +36,7 @@ class Study:
         fresh: whether to train and to measure what is not there.
     """
 
-    profile: recipes.Profile
+    profile: Profile
     out: Path
     folder: str | os.PathLike[str] | None = None
     say: Callable[[str], Any] = field(default=lambda line: None)
@@ -70,7 +72,8 @@ class Study:
         Returns:
             The objective.
         """
-        task = run.recipe.network.task(run.recipe, data.load(run.recipe.data, self.folder))
+        parts = data.load(run.recipe.data, self.folder)
+        task = task_for(run.recipe.network, run.recipe, parts)
         return task.objective(splits, dropout=dropout, dtype=dtype)
 
     def kept(self, name: str, what: Sequence[Any], measure: Callable[[], xr.Dataset]) -> xr.Dataset:

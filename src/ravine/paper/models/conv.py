@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from ravine.paper.data import Splits
 from ravine.paper.models.layers import Dropout, Layer, Maxout
-from ravine.paper.tasks import Classification
-
-if TYPE_CHECKING:
-    from ravine.paper.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -104,10 +99,6 @@ class ConvNetwork:
                 model.add_module(f"maxout{number}", Maxout(layer.pieces))
             width = layer.units
         return model
-
-    def task(self, recipe: Recipe, parts: Splits) -> Classification:
-        """Classification of the recipe's examples."""
-        return Classification(self, recipe, parts)
 
     @property
     def inputs(self) -> int:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 import ravine
-from ravine.paper.data import Splits
-from ravine.paper.tasks import Classification
-
-if TYPE_CHECKING:
-    from ravine.paper.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,6 @@ class Network:
                 model.add_module(f"{self.activation}{number}", _ACTIVATIONS[self.activation]())
             width = layer.units
         return model
-
-    def task(self, recipe: Recipe, parts: Splits) -> Classification:
-        """Classification of the recipe's examples."""
-        return Classification(self, recipe, parts)
 
     @property
     def about(self) -> str:

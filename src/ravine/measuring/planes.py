@@ -1,0 +1,332 @@
+"""Resolved planes: a tensor-product interpolant, refined on the axis that needs it, its error measured off the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from ravine.measuring.evaluation import on_axes
+from ravine.measuring.refinement import CAUTION, allowed_error, is_counted, joined, tail
+from ravine.result.interpolant import Patch, Piece, chebyshev_points
+from ravine.result.schema import quantities
+
+FIRST_DEGREE: Final = 8
+LAST_DEGREE: Final = 64
+_FINEST: Final = (
+    2 * LAST_DEGREE
+)  # the nodes of every degree, and the checks between them, are among its nodes
+_AXES: Final = ("alpha", "beta")
+
+#: A point: the numbers of its coordinates among ``_Ruler.ticks``. Integers, so that it is known
+#: again exactly.
+_Key = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    """The coordinates that points may have on one axis: the finest nodes, then 0 and 1, where the corners are."""
+
+    low: float
+    high: float
+
+    @property
+    def ticks(self) -> np.ndarray:
+        return np.concatenate([chebyshev_points(self.low, self.high, _FINEST), [0.0, 1.0]])
+
+    def nodes(self, degree: int) -> list[int]:
+        return list(range(0, _FINEST + 1, _FINEST // degree))
+
+    def between(self, degree: int) -> list[int]:
+        """What the next degree adds."""
+        return list(range(_FINEST // degree // 2, _FINEST, _FINEST // degree))
+
+    def tick_at(self, corner: int) -> int | None:
+        """The tick at 0 or 1; None if that is off the interval. A node that is there stands for it."""
+        if not self.low <= corner <= self.high:
+            return None
+        near = int(np.argmin(np.abs(self.ticks[: _FINEST + 1] - corner)))
+        return (
+            near
+            if abs(self.ticks[near] - corner) <= 1e-12 * (self.high - self.low)
+            else _FINEST + 1 + corner
+        )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The nodes of an interpolant, and the points that check it."""
+
+    rulers: tuple[_Ruler, _Ruler]
+    degrees: tuple[int, int]
+
+    @property
+    def patch(self) -> Patch:
+        pieces = [
+            Piece(ruler.low, ruler.high, n)
+            for ruler, n in zip(self.rulers, self.degrees, strict=True)
+        ]
+        return Patch(tuple(pieces))
+
+    @property
+    def ladders(self) -> list[list[int]]:
+        return [
+            ruler.nodes(degree) for ruler, degree in zip(self.rulers, self.degrees, strict=True)
+        ]
+
+    @property
+    def nodes(self) -> list[_Key]:
+        one, other = self.ladders
+        return [(i, j) for i in one for j in other]
+
+    @property
+    def checks(self) -> Iterator[_Key]:
+        """Points between the nodes of one axis or of both, spread over the plane: the next degrees would add them.
+
+        Those on a line of nodes see the error along one axis alone, and so tell which one needs
+        more points.
+        """
+        draw = np.random.default_rng(
+            [*self.degrees, *(int(1e6 * abs(ruler.low)) for ruler in self.rulers)]
+        )
+        (nodes_a, nodes_b), (between_a, between_b) = (
+            self.ladders,
+            [
+                ruler.between(degree)
+                for ruler, degree in zip(self.rulers, self.degrees, strict=True)
+            ],
+        )
+        for first, second, count in (
+            (between_a, nodes_b, 4),
+            (nodes_a, between_b, 4),
+            (between_a, between_b, 8),
+        ):
+            partners = draw.permutation(count)
+            for number, partner in enumerate(partners):
+                stretches = (
+                    np.array_split(first, count)[number],
+                    np.array_split(second, count)[partner],
+                )
+                i, j = (int(draw.choice(stretch)) for stretch in stretches)
+                yield i, j
+
+    @property
+    def corners(self) -> Iterator[_Key]:
+        """Origin, a and b, where they lie on the plane's measured part: what a reader asks for first."""
+        for corner in ((0, 0), (1, 0), (0, 1)):
+            i, j = (ruler.tick_at(place) for ruler, place in zip(self.rulers, corner, strict=True))
+            if i is not None and j is not None:
+                yield i, j
+
+    def refined(self, axes: tuple[int, ...]) -> _Grid:
+        doubled = [
+            2 * degree if axis in axes else degree for axis, degree in enumerate(self.degrees)
+        ]
+        return _Grid(self.rulers, (doubled[0], doubled[1]))
+
+    def refinable(self, axes: tuple[int, ...]) -> bool:
+        return all(self.degrees[axis] < LAST_DEGREE for axis in axes)
+
+
+@dataclass
+class _Fit:
+    """How well the interpolants do at the points that they do not go through.
+
+    Attributes:
+        ratio: the worst error in units of what is allowed.
+        along: the same for what each axis alone is to blame for.
+        finite: whether all measured values are.
+        log: quantity → (split,) whether the logarithm is interpolated.
+        misfit: quantity → (checks, split) error at each check.
+    """
+
+    ratio: float
+    along: tuple[float, float]
+    finite: bool
+    log: dict[str, np.ndarray]
+    misfit: dict[str, np.ndarray]
+
+    @property
+    def good(self) -> bool:
+        return self.ratio <= 1
+
+    @property
+    def choices(self) -> list[tuple[int, ...]]:
+        """Which axes to refine, the best choice first: all that need it, else the worse one."""
+        worse = int(self.along[1] > self.along[0])
+        both = all(ratio > 1 for ratio in self.along)
+        return [(0, 1), (worse,), (1 - worse,)] if both else [(worse,)]
+
+
+class Points:
+    """The measured points of a plane, each found again by its key."""
+
+    def __init__(self, measure: Callable[..., xr.Dataset], rulers: tuple[_Ruler, _Ruler]) -> None:
+        self.measure = measure
+        self.rulers = rulers
+        self.keys: list[_Key] = []
+        self.result = xr.Dataset()
+
+    def lacking(self, keys: list[_Key]) -> list[_Key]:
+        """Those of the keys that were not measured yet, each once."""
+        known = set(self.keys)
+        return [key for key in dict.fromkeys(keys) if key not in known]
+
+    def add(self, keys: list[_Key]) -> None:
+        """Measure some more."""
+        if not keys:
+            return
+        ticks = [ruler.ticks for ruler in self.rulers]
+        places = np.array([[ticks[0][i], ticks[1][j]] for i, j in keys])
+        fresh = self.measure(places, probing=not self.keys)
+        self.result = joined(self.result, fresh, "point", _AXES) if self.keys else fresh
+        self.keys += keys
+
+    def rows(self, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
+        """(α points, β points) rows of the grid's nodes, and (checks,) all the others'."""
+        row = {key: number for number, key in enumerate(self.keys)}
+        nodes = np.array([row[key] for key in grid.nodes]).reshape(*(n + 1 for n in grid.degrees))
+        return nodes, np.setdiff1d(np.arange(len(self.keys)), nodes)
+
+
+def resolve_plane(
+    measure: Callable[..., xr.Dataset],
+    intervals: dict[str, tuple[float, float]],
+    tolerance: float,
+    max_points: int,
+) -> xr.Dataset:
+    """``resolve`` on a plane.
+
+    Args:
+        measure: ``measured_at`` of an objective along a plane: (points, 2) places → result.
+        intervals: from and to on each axis.
+        tolerance: as in ``resolve``.
+        max_points: as in ``resolve``.
+
+    Returns:
+        The resolved plane.
+    """
+    rulers = (_Ruler(*intervals["alpha"]), _Ruler(*intervals["beta"]))
+    grid = _Grid(rulers, (FIRST_DEGREE, FIRST_DEGREE))
+    points = Points(measure, rulers)
+    points.add(points.lacking([*grid.nodes, *grid.checks, *grid.corners]))
+    while True:
+        fit = _fit(grid, points, tolerance)
+        finer = [grid.refined(axes) for axes in fit.choices if grid.refinable(axes)]
+        wanted = [(one, points.lacking([*one.nodes, *one.checks])) for one in finer]
+        affordable = [
+            (one, new) for one, new in wanted if len(points.keys) + len(new) <= max_points
+        ]
+        if fit.good or not affordable:
+            return _labelled(grid, points, fit, tolerance)
+        grid, new = affordable[0]
+        points.add(new)
+
+
+def _fit(grid: _Grid, points: Points, tolerance: float) -> _Fit:
+    result, patch = points.result, grid.patch
+    nodes, others = points.rows(grid)
+    places = np.stack([result[axis].values[others] for axis in _AXES], 1)
+    on = np.array(
+        [
+            [key in ladder for key, ladder in zip(points.keys[row], grid.ladders, strict=True)]
+            for row in others
+        ]
+    )
+    splits = range(result.sizes["split"])
+    fit = _Fit(0.0, (0.0, 0.0), True, {}, {})
+    for name in quantities(result):
+        fit.log[name] = np.zeros(len(splits), dtype=np.int8)
+        fit.misfit[name] = np.full((len(others), len(splits)), np.nan)
+        for split in splits:
+            values = result[name].values[:, split]
+            if not np.isfinite(values).all():
+                fit.finite = False  # it has no interpolant; the others are still worth refining for
+                continue
+            allowed = allowed_error(result, name, split, tolerance)
+            floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+            ways = [
+                _way(patch, values, nodes, log=log, places=places, others=others)
+                for log in _logs(values)
+            ]
+            share = 1.0 if is_counted(result, name) else CAUTION
+            found = []
+            for log, errors in ways:
+                ratios = errors / (share * allowed[others])
+                ends = (
+                    (0.0, 0.0)
+                    if is_counted(result, name)
+                    else _ends(patch, values, allowed, floor, nodes, log=log)
+                )
+                along = tuple(
+                    max(end, float(ratios[on[:, 1 - axis] & ~on[:, axis]].max(initial=0.0)))
+                    for axis, end in enumerate(ends)
+                )
+                found.append((max(float(ratios.max()), *ends), along, log, errors))
+            ratio, along, log, errors = min(found, key=lambda way: way[0])
+            fit.log[name][split], fit.misfit[name][:, split] = log, errors
+            fit.ratio = max(fit.ratio, ratio)
+            fit.along = (max(fit.along[0], along[0]), max(fit.along[1], along[1]))
+    return fit
+
+
+def _logs(values: np.ndarray) -> list[bool]:
+    return [False, True] if (values > 0).all() else [False]
+
+
+def _way(
+    patch: Patch,
+    values: np.ndarray,
+    nodes: np.ndarray,
+    *,
+    log: bool,
+    places: np.ndarray,
+    others: np.ndarray,
+) -> tuple[bool, np.ndarray]:
+    """The error at each check."""
+    return log, np.abs(patch.read_scattered(values[nodes], places, log=log) - values[others])
+
+
+def _ends(
+    patch: Patch,
+    values: np.ndarray,
+    allowed: np.ndarray,
+    floor: np.ndarray,
+    nodes: np.ndarray,
+    *,
+    log: bool,
+) -> tuple[float, float]:
+    """The worst tail of the series along each axis: every line of nodes is a curve that must have decayed."""
+    one, other = (
+        tail(piece.degree, values[rows], allowed[rows], floor[rows], log=log)
+        for piece, rows in zip(patch.pieces, (nodes, nodes.T), strict=True)
+    )
+    return one, other
+
+
+def _labelled(grid: _Grid, points: Points, fit: _Fit, tolerance: float) -> xr.Dataset:
+    result = points.result
+    nodes, others = points.rows(grid)
+    axes = {
+        axis: ruler.ticks[ladder]
+        for axis, ruler, ladder in zip(_AXES, grid.rulers, grid.ladders, strict=True)
+    }
+    plane = on_axes(result.isel(point=nodes.ravel()), axes)
+    checks: dict[str, Any] = {}
+    for name in quantities(result):
+        checks[f"{name}_checked"] = (("check", "split"), result[name].values[others])
+        checks[f"{name}_misfit"] = (("check", "split"), fit.misfit[name])
+        checks[f"{name}_log"] = ("split", fit.log[name])
+    return (
+        plane.assign(checks)
+        .assign_coords({f"check_{axis}": ("check", result[axis].values[others]) for axis in _AXES})
+        .assign_attrs(
+            sampling="resolved",
+            tolerance=tolerance,
+            resolved=int(fit.good and fit.finite),
+            largest_gap=float(max(np.diff(axis).max() for axis in axes.values())),
+        )
+    )

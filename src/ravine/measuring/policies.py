@@ -1,0 +1,51 @@
+"""Policies compared: one line under each policy for running statistics."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import xarray as xr
+
+from ravine.measuring.evaluation import bundled, evaluate
+from ravine.objective.objective import Buffers, Objective
+from ravine.points.slices import Line
+
+
+def compare_buffers(
+    objective: Objective,
+    line: Line,
+    at: Any,
+    *,
+    title: str | None = None,
+    command: str = "",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """One line under each of the four policies for running statistics (BatchNorm): the choice changes the answer.
+
+    Args:
+        objective: whose model has running statistics; its own policy does not matter.
+        line: where.
+        at: positions, as in ``evaluate``.
+        title: what to call the result.
+        command: what reproduces it, kept in the result.
+        progress: as in ``evaluate``.
+
+    Returns:
+        A result of several lines, called by their policies.
+
+    Raises:
+        InputError: the model has no running statistics, or as ``evaluate``.
+    """
+    return bundled(
+        {
+            policy: evaluate(
+                objective.with_buffers(policy),
+                along=line,
+                at=at,
+                title=title,
+                command=command,
+                progress=progress,
+            )
+            for policy in get_args(Buffers)
+        }
+    )

@@ -1,0 +1,110 @@
+"""What error an interpolant may make, what it is known to make, and measured points put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.polynomial import chebyshev
+
+from ravine.result.interpolant import chebyshev_points, spread_floor
+from ravine.result.schema import quantities
+
+#: Of what is allowed, at the checks: they are few, and the worst place is another.
+CAUTION = 1 / 3
+
+
+def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:
+    """The error that is allowed at each measured point: relative to the local value, or what noise may do.
+
+    Args:
+        result: measured points on one dim.
+        name: of the quantity.
+        split: number of the split.
+        tolerance: relative to max(|J|, range/1000).
+
+    Returns:
+        (points,), in the quantity's unit.
+    """
+    values = result[name].values[:, split]
+    finite = values[np.isfinite(values)]
+    extent = float(np.ptp(finite)) if finite.size else 0.0
+    allowed = tolerance * np.maximum(np.abs(values), extent / 1000)
+    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+    if is_counted(result, name):
+        floor = np.maximum(
+            floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max()
+        )  # doubled below
+    return np.maximum(np.maximum(allowed, 2 * floor), np.finfo(float).tiny)
+
+
+def is_counted(result: xr.Dataset, name: str) -> bool:
+    """Whether a quantity is a count of examples, whose curve is a staircase."""
+    return bool(result[name].attrs.get("counted", 0))
+
+
+def tail(
+    degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool
+) -> float:
+    """What the terms beyond the degree may add to some curves, in units of what is allowed.
+
+    The series of a smooth curve decays geometrically, that of a kink or of a spike seen in passing
+    hardly at all. The decay from the third to the last quarter of the coefficients is taken to go
+    on; so this sees what lies between all checks. Several curves along one axis have one decay,
+    that of their largest coefficients: from each alone it would be a matter of chance. A curve
+    whose coefficients are within the noise floor says nothing about decay.
+
+    Args:
+        degree: of the interpolants.
+        values: (degree + 1, curves) at the Chebyshev points.
+        allowed: of that shape.
+        floor: of that shape; the noise floor.
+        log: whether the logarithm is interpolated.
+    """
+    scale = values if log else np.ones_like(values)
+    most, noise = (allowed / scale).min(axis=0), 2 * (floor / scale).max(axis=0)
+    unit = chebyshev_points(-1.0, 1.0, degree)
+    terms = np.abs(chebyshev.chebfit(unit, np.log(values) if log else values, degree))
+    third, fourth = slice(degree // 2, 3 * degree // 4), slice(3 * degree // 4, None)
+    quiet = terms[fourth].max(axis=0) <= noise
+    least = float((terms[fourth] / most).max())
+    if quiet.all():
+        return least
+    before, last = ((terms[part] / most)[:, ~quiet].max() for part in (third, fourth))
+    decay = min(last / before, 0.999) if before > 0 else 0.999
+    return float(max(least, last * decay / (1 - decay) * (degree / 4) ** 0.5))
+
+
+def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str]) -> xr.Dataset:
+    """Two sets of measured points as one; noise floors are estimated in the first and spread over the second.
+
+    Args:
+        result: what was measured before.
+        fresh: what was measured now, of the same objective.
+        dim: the dim that the points stand on.
+        axes: names of their coordinates.
+    """
+    both = xr.concat(
+        [result, fresh],
+        dim=dim,
+        data_vars="minimal",
+        combine_attrs="override",
+        join="override",
+        coords="minimal",
+        compat="override",
+    )
+    places, known = (np.stack([part[axis].values for axis in axes], 1) for part in (fresh, result))
+    first = result.sizes[dim]
+    for name in quantities(both):
+        counted = [is_counted(part, name) for part in (result, fresh)]
+        if any(counted) and not all(
+            counted
+        ):  # whole numbers by chance so far: neither a count nor a floor of one
+            both[name].attrs["counted"] = 0
+            both[f"{name}_noise_floor"][:] = np.nan
+        floor = both[f"{name}_noise_floor"]
+        for split in range(both.sizes["split"]):
+            floor[first:, split] = spread_floor(places, known, floor.values[:first, split])
+    seconds = float(result.attrs["wall_seconds"]) + float(fresh.attrs["wall_seconds"])
+    return both.assign_attrs({**result.attrs, "wall_seconds": round(seconds, 3)})

@@ -1,0 +1,344 @@
+"""Resolve: as many points as the curve needs, and the error of what lies between them, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from ravine.errors import InputError
+from ravine.measuring.evaluation import measured_at, on_axes
+from ravine.measuring.planes import FIRST_DEGREE, resolve_plane
+from ravine.measuring.refinement import CAUTION, allowed_error, is_counted, joined, tail
+from ravine.objective.objective import Objective
+from ravine.points.slices import Slice
+from ravine.result.axes import read_intervals
+from ravine.result.interpolant import Patch, Piece, chebyshev_points
+from ravine.result.schema import quantities
+
+_FIRST_DEGREE: Final = 16
+_LAST_DEGREE: Final = 64
+_CHECKS: Final = 8
+_NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
+
+#: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
+#: at most what a grid of 51 × 51 costs.
+_POINTS: Final = {
+    1: (_FIRST_DEGREE + 1 + _CHECKS, 513),
+    2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601),
+}
+
+
+@dataclass
+class _Open:
+    """A piece that is being resolved."""
+
+    low: float
+    high: float
+    degree: int
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.low, self.high, self.degree)
+
+    @property
+    def checks(self) -> np.ndarray:
+        """A few of the points that the next degree adds, one from each stretch: nothing measured is wasted."""
+        finer = chebyshev_points(self.low, self.high, 2 * self.degree)[1::2]
+        stretches = np.array_split(np.arange(self.degree), min(_CHECKS, self.degree))
+        draw = np.random.default_rng(
+            [self.degree, int(1e6 * abs(self.low)), int(1e6 * abs(self.high))]
+        )
+        return finer[[int(draw.choice(stretch)) for stretch in stretches]]
+
+    @property
+    def wanted(self) -> np.ndarray:
+        return np.concatenate([self.piece.points, self.checks])
+
+
+def resolve(
+    objective: Objective,
+    *,
+    along: Slice,
+    tolerance: float = 1e-3,
+    interval: tuple[float, float] | Mapping[str, tuple[float, float]] = (0.0, 1.0),
+    max_points: int | None = None,
+    title: str | None = None,
+    command: str = "",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
+
+    A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant
+    through the 17 misses one of the 8 (or any other measured point), the degree is doubled, up to
+    64, and then the interval is split where it is worst. An interpolant of the logarithm is taken
+    where that is the better one. Every quantity on every split has to pass: |Ĵ − J| ≤ tolerance ·
+    max(|J(α)|, range/1000), or the noise floor where that is larger, or for a 0-1 quantity, which
+    is a step function of α, twice its standard error. At the checks a third of that is asked for,
+    since they are few; and the series must have decayed, so that a kink between all checks is seen.
+    What was measured is the error at the checks; between them it is larger at times, about
+    threefold on networks with few examples, whose ReLU kinks do not average out.
+
+    A plane is measured at 9 × 9 Chebyshev points, at 16 checks between them and at its corners. The
+    same is asked of the product of the two interpolants, and of the series along every line of
+    points; the axis that fails is doubled, up to degree 64. It is never split: what has a kink or a
+    value that is not finite stays unresolved.
+
+    What is narrower than the gap between neighbouring points can hide: the result's attribute
+    ``largest_gap`` says how wide that is.
+
+    Args:
+        objective: what to measure.
+        along: a ``Line`` or a ``Plane``.
+        tolerance: relative to the local value, dimensionless.
+        interval: from and to, in the slice's coordinates, inside or outside [0, 1]; one pair for
+            all axes, or ``{"alpha": (0, 1), "beta": (-0.5, 1.5)}``.
+        max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a
+            grid of 51 × 51 costs. What does not resolve by then is said so (``resolved`` = 0, and
+            ``piece_resolved`` on a line), never smoothed over.
+        title: what to call the result in figures and reports.
+        command: what reproduces it, kept in the result.
+        progress: as in ``evaluate``.
+
+    Returns:
+        A result as of ``evaluate``, at the points that were measured, with what ``reconstruct``
+        reads; ``ravine.result.schema`` describes it.
+
+    Raises:
+        InputError: as ``evaluate``; or the interval or the tolerance make no sense.
+
+    Examples:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),
+        ...                      (torch.ones(4, 1), torch.zeros(4, 1)), dtype=torch.float64)
+        >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[1.0]])})
+        >>> curve = resolve(J, along=line)
+        >>> curve.sizes["alpha"], curve.attrs["resolved"]
+        (25, 1)
+
+    References:
+        Trefethen 2013, Approximation Theory and Approximation Practice.
+    """
+    intervals = read_intervals(interval, along.dims)
+    if not 0 < tolerance < 1:
+        msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
+        raise InputError(msg)
+    least, most = _POINTS[len(along.dims)]
+    most = most if max_points is None else max_points
+    if most < least:
+        msg = f"max_points must be at least {least}; got {max_points!r}"
+        raise InputError(msg)
+
+    def measure(places: np.ndarray, *, probing: bool) -> xr.Dataset:
+        return measured_at(
+            objective,
+            along,
+            places,
+            title=title,
+            command=command,
+            progress=progress,
+            probing=probing,
+        )
+
+    if len(along.dims) == 2:
+        return resolve_plane(measure, intervals, tolerance, most)
+    return _resolve_line(measure, *intervals["alpha"], tolerance, most)
+
+
+def _resolve_line(
+    measure: Callable[..., xr.Dataset], low: float, high: float, tolerance: float, max_points: int
+) -> xr.Dataset:
+    opened = [_Open(low, high, _FIRST_DEGREE)]
+    closed: list[tuple[Piece, _Fit]] = []
+    result: xr.Dataset | None = None
+    while opened:
+        known = result["alpha"].values if result is not None else np.array([])
+        wanted = _new(np.concatenate([one.wanted for one in opened]), known)
+        if wanted.size and len(known) + len(wanted) > max_points and result is not None:
+            break
+        if wanted.size:
+            fresh = on_axes(measure(wanted[:, None], probing=result is None), {"alpha": wanted})
+            result = (
+                fresh
+                if result is None
+                else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
+            )
+        assert result is not None  # the first round always measures
+        opened, done = _judged(opened, result, tolerance, _NARROWEST * (high - low))
+        closed += done
+    assert result is not None
+    closed += [
+        (piece, _fit(piece, result, tolerance))
+        for one in opened
+        for piece in _measured_pieces(one, result)
+    ]
+    return _labelled(result, closed, tolerance)
+
+
+@dataclass
+class _Fit:
+    """How well the interpolants of a piece do at the measured points that they do not go through.
+
+    Attributes:
+        ratio: the worst error in units of what is allowed; inf where the piece holds both finite
+            and other values.
+        worst: where that is.
+        log: quantity → per split, whether the logarithm is interpolated.
+        misfit: quantity → per split, the largest error, in the quantity's unit.
+        finite: whether all measured values on the piece are finite; None if none is.
+    """
+
+    ratio: float
+    worst: float
+    log: dict[str, np.ndarray]
+    misfit: dict[str, np.ndarray]
+    finite: bool | None
+
+
+def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
+    alpha = result["alpha"].values
+    rows = piece.rows(alpha)
+    inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
+    others = np.setdiff1d(inside, rows)
+    splits = range(result.sizes["split"])
+    fit = _Fit(0.0, np.nan, {}, {}, finite=True)
+    everything = np.stack([np.isfinite(result[name].values[inside]) for name in quantities(result)])
+    for name in quantities(result):
+        fit.log[name] = np.zeros(len(splits), dtype=np.int8)
+        fit.misfit[name] = np.full(len(splits), np.nan)
+        for split in splits:
+            values, allowed = (
+                result[name].values[:, split],
+                allowed_error(result, name, split, tolerance),
+            )
+            if not np.isfinite(values[inside]).all() or not others.size:
+                continue
+            ways = [False, True] if (values[inside] > 0).all() else [False]
+            patch, at = Patch((piece,)), [alpha[others]]
+            errors = [
+                np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways
+            ]
+            floor = np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split])
+            column = [array[:, None] for array in (values[rows], allowed[rows], floor)]
+            beyond = [tail(piece.degree, *column, log=log) for log in ways]
+            beyond = (
+                [0.0] * len(ways) if is_counted(result, name) else beyond
+            )  # steps have no series to speak of
+            share = 1.0 if is_counted(result, name) else CAUTION
+            ratios = [
+                np.maximum(error / (share * allowed[others]), end)
+                for error, end in zip(errors, beyond, strict=True)
+            ]
+            best = int(np.argmin([ratio.max() for ratio in ratios]))
+            fit.log[name][split] = best
+            fit.misfit[name][split] = errors[best].max()
+            if ratios[best].max() > fit.ratio or np.isnan(fit.worst):
+                fit.ratio = float(ratios[best].max())
+                fit.worst = float(alpha[others][np.argmax(errors[best] / allowed[others])])
+    if not everything.any():
+        fit.finite = None
+    elif not everything.all():
+        fit.finite, fit.ratio = False, np.inf
+        good = np.asarray(everything.all(axis=(0, 2)))
+        changes = np.flatnonzero(good[1:] != good[:-1])
+        edge = int(changes[0]) if changes.size else len(inside) // 2 - 1
+        fit.worst = float(alpha[inside][edge : edge + 2].mean())
+    return fit
+
+
+def _judged(
+    opened: list[_Open], result: xr.Dataset, tolerance: float, narrowest: float
+) -> tuple[list[_Open], list[tuple[Piece, _Fit]]]:
+    """Which pieces go on (finer, or split), and which are done."""
+    still: list[_Open] = []
+    done: list[tuple[Piece, _Fit]] = []
+    for one in opened:
+        fit = _fit(one.piece, result, tolerance)
+        if fit.ratio <= 1 or fit.finite is None or one.high - one.low <= narrowest:
+            done.append((one.piece, fit))
+        elif fit.finite and one.degree < _LAST_DEGREE:
+            still.append(_Open(one.low, one.high, 2 * one.degree))
+        else:
+            margin = 0.1 * (one.high - one.low)
+            cut = float(np.clip(fit.worst, one.low + margin, one.high - margin))
+            still += [_Open(one.low, cut, _FIRST_DEGREE), _Open(cut, one.high, _FIRST_DEGREE)]
+    return still, done
+
+
+def _new(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The wanted points that have not been measured, each once."""
+    fresh: list[float] = []
+    taken = np.sort(known)
+    for point in np.unique(wanted):
+        near = (
+            taken[np.clip(np.searchsorted(taken, point) + np.array([-1, 0]), 0, len(taken) - 1)]
+            if taken.size
+            else []
+        )
+        close = 1e-12 * max(1.0, abs(point))
+        if all(abs(point - other) > close for other in near) and (
+            not fresh or point - fresh[-1] > close
+        ):
+            fresh.append(float(point))
+    return np.array(fresh)
+
+
+def _has(piece: Piece, result: xr.Dataset) -> bool:
+    try:
+        piece.rows(result["alpha"].values)
+    except InputError:
+        return False
+    return True
+
+
+def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
+    """What stands for a piece that was not finished: its interpolant of the degree before, or straight lines."""
+    for degree in (one.degree, one.degree // 2):
+        if _has(Piece(one.low, one.high, degree), result):
+            return [Piece(one.low, one.high, degree)]
+    alpha = result["alpha"].values
+    inside = alpha[(alpha >= one.low) & (alpha <= one.high)]
+    places = np.unique(np.concatenate([[one.low], inside, [one.high]]))
+    lines = [
+        Piece(float(low), float(high), 1) for low, high in zip(places, places[1:], strict=False)
+    ]
+    return [line for line in lines if _has(line, result)]
+
+
+def _labelled(result: xr.Dataset, closed: list[tuple[Piece, _Fit]], tolerance: float) -> xr.Dataset:
+    result = result.sortby("alpha")
+    closed = sorted(closed, key=lambda entry: entry[0].low)
+    variables: dict[str, Any] = {
+        "piece_low": ("piece", np.array([piece.low for piece, _ in closed])),
+        "piece_high": ("piece", np.array([piece.high for piece, _ in closed])),
+        "piece_degree": ("piece", np.array([piece.degree for piece, _ in closed])),
+        "piece_resolved": (
+            "piece",
+            np.array([int(_is_resolved(piece, fit)) for piece, fit in closed]),
+        ),
+    }
+    for name in quantities(result):
+        variables[f"{name}_log"] = (
+            ("piece", "split"),
+            np.stack([fit.log[name] for _, fit in closed]),
+        )
+        variables[f"{name}_misfit"] = (
+            ("piece", "split"),
+            np.stack([fit.misfit[name] for _, fit in closed]),
+        )
+    resolved = int(variables["piece_resolved"][1].all())
+    return result.assign(variables).assign_attrs(
+        sampling="resolved",
+        tolerance=tolerance,
+        resolved=resolved,
+        largest_gap=float(np.diff(result["alpha"].values).max()),
+    )
+
+
+def _is_resolved(piece: Piece, fit: _Fit) -> bool:
+    """Straight lines stand for what was not resolved, and have no check of their own."""
+    return piece.degree > 1 and (fit.ratio <= 1 or fit.finite is None)

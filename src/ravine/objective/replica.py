@@ -1,0 +1,285 @@
+"""Replica: the private copy of a model that is moved from point to point."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ravine.errors import InputError
+from ravine.points.params import combine, is_float, pieces, same_values
+
+_ROOM: Final = 1 << 30  # bytes, where nobody says how much is free
+
+
+class Replica:
+    """A private copy of a model, moved from point to point.
+
+    Only the structure is copied from the caller's model, which is never touched: the tensors are
+    made new on ``device`` in ``dtype``, so that a model on the meta device costs nothing beside it.
+
+    Args:
+        model: the caller's model.
+        dtype: of the floating-point parameters and buffers.
+        device: where to compute.
+
+    Raises:
+        InputError: the model cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        self.module = _replicate(model, dtype, device)
+        self.params = dict(self.module.named_parameters())
+        self.buffers = dict(self.module.named_buffers())
+        #: (parameter or buffer, its value at each corner), for what moves
+        self.moving: list[tuple[Tensor, list[Tensor]]] = []
+        #: ids of parameters that are brought up to date only when ``refresh`` asks for it
+        self.lazy: frozenset[int] = frozenset()
+        self._points: dict[int, list[Tensor]] = {}
+        self._stale: set[int] = set()
+        self._here: tuple[float, ...] = ()
+        self._fixed: list[tuple[Tensor, Tensor]] = []
+        self._shaken = False
+        self._homes: list[_Home] = []
+        #: whether images have their channels last in memory
+        self.channels_last = False
+
+    def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
+        """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
+
+        What is the same at every corner is copied once. What differs stays where it is (mapped from
+        a file, say), or is held in the replica's precision and on its device if it is not, and that
+        is not too much.
+        """
+        targets = {**self.params, **self.buffers}
+        self.moving, self._fixed = [], []
+        for name in corners[0]:
+            target = targets[name]
+            points = [corner[name] for corner in corners]
+            if not is_float(target) or all(same_values(points[0], other) for other in points[1:]):
+                self._fixed.append((target, points[0]))
+                target.copy_(points[0])
+                continue
+            self.moving.append((target, points))
+        self._convert()
+        self._points = {id(target): points for target, points in self.moving}
+        self._homes = [
+            _Home(owner, name, buffer, buffer.clone(), buffer._version)
+            for owner in self.module.modules()
+            for name, buffer in owner.named_buffers(recurse=False)
+            if id(buffer) not in self._points
+        ]
+
+    def _convert(self) -> None:
+        """Hold the corners as the replica computes, smallest tensors first, as far as there is room.
+
+        What has no room is converted piece by piece, anew at every point.
+        """
+        room = _room(next(iter(self.params.values())).device)
+        for number in sorted(range(len(self.moving)), key=lambda i: self.moving[i][0].numel()):
+            target, points = self.moving[number]
+            wide = torch.promote_types(target.dtype, torch.float32)
+            room -= sum(
+                p.numel() * wide.itemsize
+                for p in points
+                if p.dtype != wide or p.device != target.device
+            )
+            if room < 0:
+                break
+            self.moving[number] = (target, [point.to(target.device, wide) for point in points])
+
+    def lay_out(self, *, channels_last: bool) -> None:
+        """Keep the weights of convolutions, at the corners too, with their channels last in memory, or as usual.
+
+        The numbers are the same; which is faster depends on the machine and the layers.
+        """
+        self.channels_last = channels_last
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        for parameter in self.params.values():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=form)
+        for number, (target, points) in enumerate(self.moving):
+            if target.ndim == 4 and sum(point.nbytes for point in points) < _ROOM:
+                self.moving[number] = (
+                    target,
+                    [point.contiguous(memory_format=form) for point in points],
+                )
+        self._points = {id(target): points for target, points in self.moving}
+
+    def move_to(self, coefficients: tuple[float, ...]) -> None:
+        """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers."""
+        self.restore_buffers()
+        if self._shaken:
+            for target, point in self._fixed:
+                target.copy_(point)
+            self._shaken = False
+        self._here = coefficients
+        self._stale = set(self.lazy)
+        for target, points in self.moving:
+            if id(target) not in self._stale:
+                combine(points, coefficients, target)
+
+    def restore_buffers(self) -> None:
+        """Undo what a forward pass wrote to buffers, or put in their place."""
+        for home in self._homes:
+            if getattr(home.owner, home.name, None) is not home.buffer:
+                setattr(home.owner, home.name, home.buffer)
+            if home.buffer._version != home.version:
+                home.version = home.buffer.copy_(home.value)._version
+
+    def put(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give some buffers other values to start every forward pass from."""
+        given = {id(self.buffers[name]): value for name, value in buffers.items()}
+        for home in self._homes:
+            if id(home.buffer) in given:
+                home.value = given[id(home.buffer)]
+                home.version = home.buffer.copy_(home.value)._version
+
+    def spoil(self) -> None:
+        """Fill the lazy parameters with NaN, so that whoever reads one without ``refresh`` is found out."""
+        for target, _ in self.moving:
+            if id(target) in self.lazy:
+                target.fill_(float("nan"))
+
+    def refresh(self, target: Tensor) -> None:
+        """Bring a lazy parameter up to date."""
+        if id(target) in self._stale:
+            self._stale.discard(id(target))
+            combine(self._points[id(target)], self._here, target)
+
+    @property
+    def fixed(self) -> list[Tensor]:
+        """What is the same at every point: the parameters and buffers that do not move."""
+        return [
+            t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points
+        ]
+
+    def perturb(self, generator: torch.Generator) -> None:
+        """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
+
+        The next ``move_to`` undoes it.
+        """
+        self._shaken = True
+        for target in self.params.values():
+            if not is_float(target):
+                continue
+            unit = torch.finfo(target.dtype).eps
+            for piece in (
+                pieces(target) if target.is_contiguous() else [target]
+            ):  # pieces of another layout are copies
+                noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(
+                    -unit, unit, generator=generator
+                )
+                piece.add_(piece * noise.to(piece))
+
+    def norms(self) -> dict[str, nn.Module]:
+        """The modules that carry running statistics, by name."""
+        return running_norms(self.module)
+
+    def set_modes(self, dropout: str) -> None:
+        """Evaluation mode; with dropout, training mode for all but the modules with running statistics."""
+        self.module.train(dropout != "off")
+        for norm in self.norms().values():
+            norm.eval()
+
+
+@dataclass
+class _Home:
+    """A buffer, where it hangs, and the value that every forward pass starts from."""
+
+    owner: nn.Module
+    name: str
+    buffer: Tensor
+    value: Tensor
+    version: int
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that copies of the corners may take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return _ROOM
+
+
+def running_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model that carry running statistics, by name."""
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if "running_mean" in dict(m.named_buffers(recurse=False))
+    }
+
+
+def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A deep copy in which every tensor is replaced by a new one, before any is copied."""
+    made: dict[int, Any] = {}
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        data = torch.empty(parameter.shape, dtype=_compute_dtype(parameter, dtype), device=device)
+        made[id(parameter)] = nn.Parameter(data, requires_grad=False)
+        if parameter.numel() and parameter.device.type != "meta":
+            names[parameter.untyped_storage().data_ptr()] = name
+        if not is_float(parameter):
+            data.copy_(parameter)
+    for buffer in model.buffers():
+        kept = buffer.device.type != "meta"
+        data = torch.empty(buffer.shape, dtype=_compute_dtype(buffer, dtype), device=device)
+        made[id(buffer)] = data.copy_(buffer.detach()) if kept else data
+    for owner, name, value in _plain_tensors(model):
+        shared = (
+            names.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
+        )
+        if id(value) in made:
+            continue
+        if shared is not None:
+            msg = (
+                f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a "
+                "copy of the model "
+                "cannot follow it. Compute the view in forward."
+            )
+            raise InputError(msg)
+        # weight_norm of old keeps its product here, and computes it anew in every forward pass
+        made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
+    try:
+        copied = copy.deepcopy(model, made)
+    except Exception as problem:
+        msg = (
+            f"the model {type(model).__name__} cannot be copied ({problem}); ravine measures on a "
+            "copy, so that "
+            "yours stays untouched. Remove the attribute or hook that cannot be copied."
+        )
+        raise InputError(msg) from problem
+    _require_whole(model, copied, names)
+    return copied
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield type(module).__name__, name, value
+
+
+def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]) -> None:
+    """A model may say itself how it is copied (``__deepcopy__``); what comes out must be a copy."""
+    there = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
+    here = {n: p.shape for n, p in copied.named_parameters(remove_duplicate=False)}
+    tied = len(list(model.parameters())), len(list(copied.parameters()))
+    shares = any(p.numel() and p.untyped_storage().data_ptr() in names for p in copied.parameters())
+    if there != here or tied[0] != tied[1] or shares:
+        msg = (
+            f"a deep copy of {type(model).__name__} is not an independent model with the same "
+            "parameters and ties; "
+            "does it define __deepcopy__?"
+        )
+        raise InputError(msg)
+
+
+def _compute_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if tensor.is_complex():
+        return torch.promote_types(dtype, torch.complex64)
+    return dtype if tensor.is_floating_point() else tensor.dtype

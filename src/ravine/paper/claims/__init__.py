@@ -1,0 +1,6 @@
+"""Claims: the paper's sentences that can be tested, and what became of each."""
+
+from ravine.paper.claims.claim import Claim, Finding, as_json, as_markdown
+from ravine.paper.claims.sentences import CLAIMS
+
+__all__ = ["CLAIMS", "Claim", "Finding", "as_json", "as_markdown"]

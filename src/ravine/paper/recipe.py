@@ -1,0 +1,239 @@
+"""What a recipe is: everything that decides a training's outcome, frozen and hashed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from torch import nn
+
+import ravine
+
+Profile = Literal["quick", "desk", "full"]
+
+
+#: Marks a field that came later: where it has its default it is not part of the hash, so that a
+#: recipe that does not use it remains the recipe it was.
+_LATER: Final = "later"
+
+
+class Rate(Protocol):
+    """A learning rate's schedule: a frozen dataclass of numbers."""
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an update, counted from 0 over the whole phase, in an epoch, counted from 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class PerUpdate:
+    """A learning rate divided by a constant after every update, down to a floor.
+
+    Attributes:
+        start: of the first update.
+        divisor: after t updates the rate is start / divisorᵗ.
+        floor: and never less than this.
+    """
+
+    start: float
+    divisor: float
+    floor: float
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an update.
+
+        Args:
+            update: counted from 0 over the whole phase.
+            epoch: not needed here.
+
+        Returns:
+            The rate.
+        """
+        return max(self.start / self.divisor**update, self.floor)
+
+
+@dataclass(frozen=True)
+class PerEpoch:
+    """A learning rate that falls linearly with the epoch to a share of its start, and stays there.
+
+    Attributes:
+        start: before the first epoch, which already has one step less.
+        share: of ``start`` that is left in the end.
+        epochs: when that is reached.
+    """
+
+    start: float
+    share: float
+    epochs: int
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an epoch.
+
+        Args:
+            update: not needed here.
+            epoch: counted from 1.
+
+        Returns:
+            The rate.
+        """
+        return self.start * (1 - (1 - self.share) * min(epoch / self.epochs, 1))
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A learning rate that stays for some epochs, and is divided once more for every later one.
+
+    Attributes:
+        start: of the first epoch.
+        epochs: how many have that.
+        divisor: of each epoch after those.
+    """
+
+    start: float
+    epochs: int
+    divisor: float
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an epoch.
+
+        Args:
+            update: not needed here.
+            epoch: counted from 1.
+
+        Returns:
+            The rate.
+        """
+        return self.start / self.divisor ** max(epoch - self.epochs, 0)
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """A momentum that rises linearly from the first epoch to a last one, and stays there.
+
+    Attributes:
+        start: in epoch 1.
+        end: from ``epochs`` on.
+        epochs: when ``end`` is reached.
+    """
+
+    start: float
+    end: float
+    epochs: int
+
+    def at(self, epoch: int) -> float:
+        """The momentum of an epoch, counted from 1."""
+        rise = 1.0 if self.epochs == 1 else min((epoch - 1) / (self.epochs - 1), 1)
+        return self.start + (self.end - self.start) * rise
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: how steps are taken, and when it ends.
+
+    Attributes:
+        rate: the learning rate's schedule.
+        momentum: the momentum's schedule.
+        patience: phase 1 ends once the task's criterion has not gone below its best for so many
+            epochs, and the best epoch's parameters are kept; with None it lasts its ``epochs``, and
+            the last one's are. Phase 2 has None: it takes the validation examples in and ends when
+            their objective is down to what the training objective was at the end of phase 1.
+        epochs: where to stop in any case; None for the paper's own end.
+        clip: the largest Euclidean norm of a whole gradient; a longer one is shortened to it.
+    """
+
+    rate: Rate
+    momentum: Momentum
+    patience: int | None
+    epochs: int | None = None
+    clip: float | None = field(default=None, metadata={_LATER: True})
+
+
+class Architecture(Protocol):
+    """A network as a recipe states it: a frozen dataclass of numbers, strings, tuples and further such dataclasses.
+
+    What it is trained for is chosen by its type: ``tasks.by_network``.
+    """
+
+    @property
+    def about(self) -> str:
+        """Its kind and its sizes, for a list."""
+        ...
+
+    def build(self, seed: int) -> nn.Module:
+        """A new network, its initial parameters drawn from one seeded stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, whole: data, network, steps and seed.
+
+    Attributes:
+        name: of the experiment.
+        profile: how much of it.
+        data: the data set's name.
+        train: so many examples are trained on, the first of the official training part.
+        valid: so many after them, or of an official validation part, are held out for stopping.
+        network: what is trained; its type says for what task.
+        batch_size: examples per update; of a text, streams that are read side by side.
+        phases: one, or two.
+        seed: of initial parameters, order and masks.
+        version: of the trainer's arithmetic; raised when it would give other bits.
+    """
+
+    name: str
+    profile: Profile
+    data: str
+    train: int
+    valid: int
+    network: Architecture
+    batch_size: int
+    phases: tuple[Phase, ...]
+    seed: int = 0
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.phases[0].patience is None and self.phases[0].epochs is None:
+            msg = f"phase 1 of {self.name} has no end: give it patience, or epochs"
+            raise ravine.InputError(msg)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical(self).encode()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """Where its outcome is kept under an output root."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.name}-{self.profile}{seed}-{self.hash[:12]}"
+
+
+def canonical(recipe: Any) -> str:
+    """A frozen dataclass as JSON: keys sorted, each dataclass with its type's name.
+
+    Args:
+        recipe: a dataclass of numbers, strings, tuples and further dataclasses.
+
+    Returns:
+        One line, the same for equal recipes on every machine.
+
+    Examples:
+        >>> canonical(Momentum(0.5, 0.7, 250))
+        '{"end":0.7,"epochs":250,"start":0.5,"type":"Momentum"}'
+    """
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            said = {
+                f.name: plain(getattr(value, f.name))
+                for f in dataclasses.fields(value)
+                if not (_LATER in f.metadata and getattr(value, f.name) == f.default)
+            }
+            return {"type": type(value).__name__, **said}
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return json.dumps(plain(recipe), sort_keys=True, separators=(",", ":"))

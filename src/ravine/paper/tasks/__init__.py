@@ -1,0 +1,1 @@
+"""Tasks: what is trained and watched, chosen by the network's type."""

@@ -1,0 +1,138 @@
+"""Classification: what every network with logits is trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+import ravine
+from ravine.paper.data import Splits
+from ravine.paper.recipe import Architecture, Recipe
+from ravine.paper.tasks.task import Dropout, Task, cut_rows, drawing
+
+_MONITORED: Final = 250  # examples per forward pass when nothing is learned
+
+
+class Classifier(Architecture, Protocol):
+    """An architecture that ends in logits, (examples, classes)."""
+
+    @property
+    def caps(self) -> Mapping[str, float]:
+        """Parameter name → the largest norm of any of its rows: of what feeds one unit, one piece, or one kernel."""
+        ...
+
+    @property
+    def rate_scales(self) -> Mapping[str, float]:
+        """Parameter name → factor of its learning rate; 1 where it is not named."""
+        ...
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it draws masks while training."""
+        ...
+
+
+class Classification(Task):
+    """Cross-entropy on labelled examples, which are shuffled anew each epoch; rows longer than their cap are cut to it.
+
+    Args:
+        network: what is trained.
+        recipe: how.
+        parts: "train" and "test" → inputs (examples, …) and labels (examples,).
+
+    Raises:
+        ravine.InputError: there are too few examples.
+    """
+
+    def __init__(self, network: Classifier, recipe: Recipe, parts: Splits) -> None:
+        inputs, labels = parts["train"]
+        both = recipe.train + recipe.valid
+        if len(labels) < both:
+            msg = (
+                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
+                f"got {len(labels)}"
+            )
+            raise ravine.InputError(msg)
+        self.network = network
+        self.recipe = recipe
+        self.rate_scales = network.rate_scales
+        self.valid = inputs[recipe.train : both], labels[recipe.train : both]
+        self.trained_on = [
+            (inputs[: recipe.train], labels[: recipe.train]),
+            (inputs[:both], labels[:both]),
+        ]
+        self.tested_on = parts["test"]
+
+    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
+        inputs, labels = self.trained_on[phase]
+        for batch in torch.randperm(len(labels), generator=order).split(self.recipe.batch_size):
+            yield F.cross_entropy(model(inputs[batch]), labels[batch])
+
+    def constrain(self, params: Mapping[str, Tensor]) -> None:
+        """Rows longer than their cap are cut to it; the others keep their bits.
+
+        Args:
+            params: by name; a row is everything behind the first axis.
+
+        References:
+            pylearn2, ``model_extensions/norm_constraint.py``.
+        """
+        cut_rows(params, self.network.caps)
+
+    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+        examples = self.valid if split == "valid" else self.trained_on[phase]
+        loss, error = means(model.eval(), *examples)
+        objective = loss
+        if self.network.noisy:
+            with drawing(seed):
+                objective, _ = means(model.train(), *examples)
+        return {"objective": objective, "loss": loss, "error": error}
+
+    def test(self, model: nn.Module) -> dict[str, float]:
+        """How many test examples are given another label than theirs.
+
+        Args:
+            model: the outcome of a phase.
+
+        Returns:
+            ``errors``.
+        """
+        _, error = means(model.eval(), *self.tested_on)
+        return {"errors": round(error * len(self.tested_on[1]))}
+
+    def objective(  # noqa: D102
+        self, splits: Sequence[str], *, dropout: Dropout = "off", dtype: torch.dtype | None = None
+    ) -> ravine.Objective:
+        parts = {"train": self.trained_on[0], "valid": self.valid}
+        return ravine.Objective(
+            self.network.build(self.recipe.seed),
+            ravine.supervised(F.cross_entropy),
+            {split: parts[split] for split in splits},
+            dropout=dropout,
+            seed=self.recipe.seed,
+            dtype=dtype,
+        )
+
+
+def means(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and error of a classifier, in the mode that it is in, summed in float64.
+
+    Args:
+        model: gives logits.
+        inputs: (examples, …).
+        labels: (examples,).
+
+    Returns:
+        Nats per example, and the share that is wrong.
+    """
+    loss = wrong = 0.0
+    with torch.inference_mode():
+        for some, truth in zip(inputs.split(_MONITORED), labels.split(_MONITORED), strict=True):
+            logits = model(some)
+            loss += float(F.cross_entropy(logits, truth, reduction="none").sum(dtype=torch.float64))
+            wrong += int((logits.argmax(1) != truth).sum())
+    return loss / len(labels), wrong / len(labels)

@@ -1,0 +1,1 @@
+"""Renderers: panels drawn by matplotlib for files, by Plotly for pages."""

@@ -1,0 +1,1 @@
+"""Formats: one reader per kind of file, each giving named tensors."""

@@ -1,0 +1,187 @@
+"""Inspect: the pre-flight of a line. What are these two checkpoints, and may one walk from one to the other?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ravine.errors import InputError
+from ravine.points.checkpoint import Checkpoint, matched
+from ravine.points.params import Params, all_finite, distance, norm, same_values
+
+
+@dataclass(frozen=True)
+class End:
+    """What one checkpoint holds.
+
+    Attributes:
+        label: where it came from.
+        tensors: how many tensors are parameters, tied ones once.
+        parameters: how many numbers they hold.
+        norm: their Euclidean norm.
+        dtypes: their types.
+        ties: alias → the name that stands for it, as far as the format tells.
+        statistics: names of running statistics.
+        other_buffers: names of other tensors that are no parameters.
+        non_finite: names of parameters with NaN or infinity.
+    """
+
+    label: str
+    tensors: int
+    parameters: int
+    norm: float
+    dtypes: tuple[str, ...]
+    ties: dict[str, str]
+    statistics: tuple[str, ...]
+    other_buffers: tuple[str, ...]
+    non_finite: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Two checkpoints side by side. Printed, it is a page of text.
+
+    Attributes:
+        ends: start and end.
+        problem: why there is no line between them; empty if there is.
+        distance: Euclidean distance between the parameters, NaN if there is no line.
+        moving: (name, distance, its share of the whole squared distance), the largest first.
+        unmoved: names of parameters that are the same at both ends.
+        dropout: names of modules with dropout, where a module was given.
+    """
+
+    ends: tuple[End, End]
+    problem: str
+    distance: float
+    moving: tuple[tuple[str, float, float], ...]
+    unmoved: tuple[str, ...]
+    dropout: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def inspect(start: Any, end: Any) -> Inspection:
+    """Look at two checkpoints before walking from one to the other; nothing is evaluated.
+
+    Args:
+        start: a module, a state dict, a mapping of tensors or a path.
+        end: another.
+
+    Returns:
+        What they hold, how they differ, and whether a ``Line`` between them exists.
+
+    Raises:
+        InputError: one of them cannot be read at all.
+
+    Examples:
+        >>> import torch
+        >>> found = inspect({"w": torch.zeros(2)}, {"module.w": torch.tensor([3.0, 4.0])})
+        >>> found.distance, found.problem
+        (5.0, '')
+    """
+    points = (Checkpoint.read(start), Checkpoint.read(end))
+    ends = (_look(points[0]), _look(points[1]))
+    dropout = _stochastic(start) or _stochastic(end)
+    try:
+        aligned = matched(*points)
+    except InputError as problem:
+        return Inspection(ends, str(problem), float("nan"), (), (), dropout)
+    first = {n: t for n, t in points[0].params.items() if n not in aligned.buffers}
+    lengths = {
+        name: distance({"": tensor}, {"": aligned.tensors[name]}) for name, tensor in first.items()
+    }
+    total = sum(length**2 for length in lengths.values())
+    moving = sorted(
+        ((n, d, d**2 / total) for n, d in lengths.items() if d), key=lambda entry: -entry[1]
+    )
+    unmoved = tuple(n for n, t in first.items() if same_values(t, aligned.tensors[n]))
+    problem = "" if total else "start and end are the same point"
+    return Inspection(ends, problem, total**0.5, tuple(moving), unmoved, dropout)
+
+
+def _look(point: Checkpoint) -> End:
+    params: Params = point.params
+    finite = {name: all_finite(tensor) for name, tensor in params.items()}
+    return End(
+        label=point.label,
+        tensors=len(params),
+        parameters=sum(t.numel() for t in params.values()),
+        norm=norm(params),
+        dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in params.values()})),
+        ties=dict(point.ties),
+        statistics=tuple(n for n in point.tensors if n in point.buffers and ".running_" in f".{n}"),
+        other_buffers=tuple(
+            n for n in point.tensors if n in point.buffers and ".running_" not in f".{n}"
+        ),
+        non_finite=tuple(name for name, good in finite.items() if not good),
+    )
+
+
+def _stochastic(source: Any) -> tuple[str, ...]:
+    if not isinstance(source, nn.Module):
+        return ()
+    return tuple(
+        name
+        for name, module in source.named_modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd)
+        or getattr(module, "dropout", 0.0) not in (0.0, None)
+        if not isinstance(getattr(module, "dropout", None), nn.Module)
+    )
+
+
+def _lines(found: Inspection) -> list[str]:
+    start, end = found.ends
+    rows = [
+        ("", "start", "end"),
+        ("from", start.label, end.label),
+        (
+            "parameters",
+            f"{start.parameters:,} in {start.tensors}",
+            f"{end.parameters:,} in {end.tensors}",
+        ),
+        ("precision", ", ".join(start.dtypes), ", ".join(end.dtypes)),
+        ("norm", f"{start.norm:.6g}", f"{end.norm:.6g}"),
+        ("tied", _names(start.ties), _names(end.ties)),
+        ("NaN or infinite", _names(start.non_finite), _names(end.non_finite)),
+        ("running statistics", _names(start.statistics), _names(end.statistics)),
+        ("other buffers", _names(start.other_buffers), _names(end.other_buffers)),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    lines.append("")
+    if found.problem:
+        return [*lines, f"No line: {found.problem}"]
+    if start.non_finite or end.non_finite:
+        return [*lines, "No line: a checkpoint with NaN or infinity is refused; mend it first."]
+    lines.append(
+        f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times "
+        "the start's norm."
+    )
+    for name, length, share in found.moving[:8]:
+        lines.append(f"  {name}: moves {length:.4g}, {100 * share:.1f} % of the squared distance")
+    if len(found.moving) > 8:
+        lines.append(f"  … and {len(found.moving) - 8} more that move less")
+    if found.unmoved:
+        lines.append(f"The same at both ends: {_names(found.unmoved)}.")
+    if start.statistics or end.statistics:
+        lines.append(
+            "Running statistics have no value between the ends: Objective needs a buffers= policy."
+        )
+    if found.dropout:
+        lines.append(
+            f"Dropout in {_names(found.dropout)}: off by default; dropout='fixed' keeps one set of "
+            "masks."
+        )
+    return lines
+
+
+def _names(names: Any) -> str:
+    listed = list(names)
+    return (
+        ", ".join(listed[:4]) + (f" … ({len(listed)})" if len(listed) > 4 else "")
+        if listed
+        else "none"
+    )

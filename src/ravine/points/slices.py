@@ -1,0 +1,238 @@
+"""Slices: maps from coordinates to points of parameter space.
+
+A slice is spanned by a few *corners*; a coordinate becomes one coefficient per corner, and the
+point is their combination (``params.combine``). Measuring needs nothing else of it, so a slice
+never holds a computed point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+
+from ravine.errors import InputError
+from ravine.points.checkpoint import Checkpoint, matched
+from ravine.points.params import Params, combine, distance, gram
+
+_FLATTEST: Final = (
+    1e-4  # sine of the angle at the origin: below, coordinates magnify rounding ten-thousandfold
+)
+
+
+class Slice(Protocol):
+    """What can be measured along: dims, corners, and the corners' coefficients at a coordinate."""
+
+    dims: tuple[str, ...]
+    roles: tuple[
+        str, ...
+    ]  # what the corners are called; a result has the label and the hash of each under its name
+
+    @property
+    def corners(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints that span the slice, all under the first one's names."""
+        ...
+
+    @property
+    def coefficients(self) -> Callable[..., tuple[float, ...]]:
+        """The coordinates' function: one number per corner, summing to 1."""
+        ...
+
+    def geometry(self, between: np.ndarray) -> dict[str, float]:
+        """Lengths and angles, by their names in a result, from the ``params.gram`` of the corners."""
+        ...
+
+
+class Line:
+    """The straight line θ(α) = (1 − α) θ₀ + α θ₁ through two points; α may lie outside [0, 1].
+
+    Args:
+        start: θ₀, at α = 0: a module, a state dict, a mapping of tensors, or the path of a
+            checkpoint (``Checkpoint.read`` lists what it takes). Files stay on disk until they are
+            needed.
+        end: θ₁, at α = 1, of the same architecture.
+
+    Raises:
+        InputError: a point cannot be read, or the two differ in names, shapes, types or ties.
+
+    Examples:
+        >>> line = Line({"w": torch.tensor([0.0, 0.0])}, {"w": torch.tensor([3.0, 4.0])})
+        >>> line.at(0.5)
+        {'w': tensor([1.5000, 2.0000])}
+        >>> line.length
+        5.0
+
+    References:
+        Goodfellow and Vinyals 2014, section 2.
+    """
+
+    dims: tuple[str, ...] = ("alpha",)
+    roles: tuple[str, ...] = ("start", "end")
+
+    def __init__(self, start: Any, end: Any) -> None:
+        self.start = Checkpoint.read(start)
+        self.end = matched(self.start, Checkpoint.read(end))
+
+    @property
+    def corners(self) -> tuple[Checkpoint, ...]:
+        """Start and end."""
+        return (self.start, self.end)
+
+    @property
+    def length(self) -> float:
+        """‖θ₁ − θ₀‖₂ over the parameters, tied tensors once, buffers excluded."""
+        start, end = _params(self.corners)
+        return distance(start, end)
+
+    def coefficients(self, alpha: float) -> tuple[float, ...]:
+        """(1 − α, α)."""
+        return (1 - alpha, alpha)
+
+    def geometry(self, between: np.ndarray) -> dict[str, float]:
+        """The length."""
+        return {"length": float(between[0, 0] ** 0.5)}
+
+    def at(self, alpha: float) -> Params:
+        """The point at ``alpha``, computed fresh from the two ends, in at least float32 on the start's device.
+
+        Args:
+            alpha: position, dimensionless; 0 gives the start and 1 the end, bit for bit and in
+                their own dtype.
+
+        Returns:
+            New tensors by name; buffers are left out.
+        """
+        return _point(self.corners, self.coefficients(alpha))
+
+    def __repr__(self) -> str:
+        return f"Line({self.start.label} → {self.end.label})"
+
+
+class Plane:
+    """The plane θ(α, β) = θ₀ + α (θₐ − θ₀) + β (θ_b − θ₀) through three points.
+
+    The coordinates are dimensionless: (0, 0) is the origin, (1, 0) is a and (0, 1) is b; either may
+    lie outside [0, 1]. The axes are as long and meet at the angle that the three points give them;
+    nothing is made orthogonal. For a plane along directions, random ones say, give ``origin +
+    direction`` as the corner.
+
+    Args:
+        origin: θ₀: anything that an end of a ``Line`` may be.
+        a: θₐ, of the same architecture.
+        b: θ_b, of the same architecture.
+
+    Attributes:
+        lengths: ‖θₐ − θ₀‖₂ and ‖θ_b − θ₀‖₂ over the parameters, in the parameters' own unit.
+        cosine: of the angle between the two axes, dimensionless.
+
+    Raises:
+        InputError: a point cannot be read, they are not of one space, two of them are the same
+            point, or all three lie on a line.
+
+    Examples:
+        >>> origin, a, b = ({"w": torch.tensor(w)} for w in ([1.0, 1.0], [4.0, 1.0], [1.0, 3.0]))
+        >>> plane = Plane(origin, a, b)
+        >>> plane.at(0.5, 2.0)
+        {'w': tensor([2.5000, 5.0000])}
+        >>> plane.lengths, plane.cosine
+        ((3.0, 2.0), 0.0)
+
+    References:
+        Goodfellow and Vinyals 2014, figure 7; planes along random directions: Li et al. 2018.
+    """
+
+    dims: tuple[str, ...] = ("alpha", "beta")
+    roles: tuple[str, ...] = ("origin", "a", "b")
+
+    def __init__(self, origin: Any, a: Any, b: Any) -> None:
+        self.origin = Checkpoint.read(origin)
+        self.a = matched(self.origin, Checkpoint.read(a))
+        self.b = matched(self.origin, Checkpoint.read(b))
+        between = gram(_params(self.corners))
+        with np.errstate(
+            invalid="ignore"
+        ):  # a corner with NaN is refused by name when it is measured
+            self._require_wide(between)
+            found = self.geometry(between)
+        self.lengths = (found["length_a"], found["length_b"])
+        self.cosine = found["cosine"]
+
+    @property
+    def corners(self) -> tuple[Checkpoint, ...]:
+        """Origin, a and b."""
+        return (self.origin, self.a, self.b)
+
+    def coefficients(self, alpha: float, beta: float) -> tuple[float, ...]:
+        """(1 − α − β, α, β)."""
+        return (1 - alpha - beta, alpha, beta)
+
+    def geometry(self, between: np.ndarray) -> dict[str, float]:
+        """Lengths of the axes and the cosine between them."""
+        a, b = np.sqrt(np.diagonal(between))
+        cosine = np.clip(between[0, 1] / (a * b), -1, 1)
+        return {"length_a": float(a), "length_b": float(b), "cosine": float(cosine)}
+
+    def at(self, alpha: float, beta: float) -> Params:
+        """The point at (``alpha``, ``beta``), computed fresh from the corners, in at least float32.
+
+        Args:
+            alpha: position towards a, dimensionless.
+            beta: position towards b, dimensionless. The three corners come bit for bit and in their
+                own dtype.
+
+        Returns:
+            New tensors by name on the origin's device; buffers are left out.
+        """
+        return _point(self.corners, self.coefficients(alpha, beta))
+
+    def _require_wide(self, between: np.ndarray) -> None:
+        (aa, ab), (_, bb) = between
+        pairs = (("origin", "a", aa == 0), ("origin", "b", bb == 0), ("a", "b", aa == ab == bb))
+        for one, other, same in pairs:
+            if same:
+                labels = (getattr(self, one).label, getattr(self, other).label)
+                msg = (
+                    f"the plane's corners {one} ({labels[0]}) and {other} ({labels[1]}) are the "
+                    "same point; expected "
+                    "three different ones. (A module and its state_dict() are live: take "
+                    "copy.deepcopy first.)"
+                )
+                raise InputError(msg)
+        sine = max(1 - ab**2 / (aa * bb), 0.0) ** 0.5
+        if sine < _FLATTEST:
+            msg = (
+                f"the plane's corners {', '.join(corner.label for corner in self.corners)} lie on "
+                "a line: the sine of "
+                f"the angle at the origin is {sine:.1e}; expected at least {_FLATTEST:g}. Walk it "
+                "with a Line, or "
+                "choose another corner."
+            )
+            raise InputError(msg)
+
+    def __repr__(self) -> str:
+        return f"Plane(origin: {self.origin.label}, a: {self.a.label}, b: {self.b.label})"
+
+
+def _params(corners: Sequence[Checkpoint]) -> list[Params]:
+    """The parameters of every corner: what none of them knows to be a buffer."""
+    for corner in corners:
+        corner.require_unchanged()
+    first, *others = corners
+    names = [name for name in first.params if not any(name in other.buffers for other in others)]
+    return [{name: corner.tensors[name] for name in names} for corner in corners]
+
+
+def _point(corners: Sequence[Checkpoint], coefficients: tuple[float, ...]) -> Params:
+    points = _params(corners)
+    if sorted(coefficients) == [0] * (len(points) - 1) + [1]:
+        return {name: tensor.clone() for name, tensor in points[coefficients.index(1)].items()}
+    return {
+        name: combine(
+            [point[name] for point in points],
+            coefficients,
+            torch.empty_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)),
+        )
+        for name, tensor in points[0].items()
+    }

@@ -1,0 +1,1 @@
+"""Results: labelled arrays with a schema, read and written without torch."""

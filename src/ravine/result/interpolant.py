@@ -1,0 +1,183 @@
+"""Reading a resolved result between its points: Chebyshev interpolants, from the saved result alone.
+
+A resolved line holds *pieces*, each with the degree of an interpolant through the Chebyshev points
+cos(πk/n), which are among the measured ones; a resolved plane is one *patch*, the product of a
+piece on each axis. Where J is positive and spans decades its logarithm is interpolated instead. The
+misfit is the largest error that an interpolant made at measured points that it does not go through:
+a figure that was measured, not hoped for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scipy.interpolate import BarycentricInterpolator, RBFInterpolator
+
+from ravine.errors import InputError
+from ravine.result.schema import dims_of
+
+
+def chebyshev_points(low: float, high: float, degree: int) -> np.ndarray:
+    """(degree + 1,) ascending points (low + high)/2 − (high − low)/2 · cos(πk/degree), both ends exactly.
+
+    Doubling the degree keeps every point.
+
+    Examples:
+        >>> chebyshev_points(0.0, 1.0, 2)
+        array([0. , 0.5, 1. ])
+    """
+    # sin is odd, so the points are symmetric to the last bit, which cos of angles near π is not
+    unit = np.sin(np.pi * np.arange(-degree, degree + 1, 2) / (2 * degree))
+    points = low + (high - low) * (unit + 1) / 2
+    points[0], points[-1] = low, high
+    return points
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One interval of a resolved curve and the degree of the interpolant on it."""
+
+    low: float
+    high: float
+    degree: int
+
+    @property
+    def points(self) -> np.ndarray:
+        """The interpolant's points."""
+        return chebyshev_points(self.low, self.high, self.degree)
+
+    def rows(self, alpha: np.ndarray) -> np.ndarray:
+        """Where the interpolant's points stand in an ascending array of measured ones.
+
+        Raises:
+            InputError: one of them is missing.
+        """
+        points = self.points
+        near = np.clip(np.searchsorted(alpha, points), 1, len(alpha) - 1)
+        rows = np.where(points - alpha[near - 1] < alpha[near] - points, near - 1, near)
+        if np.abs(alpha[rows] - points).max() > 1e-9 * (self.high - self.low):
+            msg = (
+                f"the result lacks points of its piece [{self.low:g}, {self.high:g}]; it was cut "
+                "after it was resolved"
+            )
+            raise InputError(msg)
+        return rows
+
+    def read(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The interpolant through ``values`` (points, …) at some places, (places, …)."""
+        unit = chebyshev_points(-1.0, 1.0, self.degree)
+        places = (2 * at - self.low - self.high) / (self.high - self.low)
+        weights = (-1.0) ** np.arange(self.degree + 1)
+        weights[[0, -1]] /= 2
+        return BarycentricInterpolator(unit, values, wi=weights)(places)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The product of one piece on each axis: an interval of a line, a rectangle of a plane."""
+
+    pieces: tuple[Piece, ...]
+
+    def read(
+        self, values: np.ndarray, at: Sequence[np.ndarray], *, log: bool = False
+    ) -> np.ndarray:
+        """The tensor-product interpolant, or the exponential of that of the logarithm.
+
+        Args:
+            values: (points of the first axis, …, points of the last, …) at the pieces' points.
+            at: places on each axis, whose combinations are read.
+            log: interpolate the logarithm.
+
+        Returns:
+            (places on the first axis, …, places on the last, …); NaN where a value is not finite.
+        """
+        if not np.isfinite(values).all():
+            return np.full((*map(len, at), *values.shape[len(at) :]), np.nan)
+        read = np.log(values) if log else values
+        for axis, (piece, places) in enumerate(zip(self.pieces, at, strict=True)):
+            read = np.moveaxis(piece.read(np.moveaxis(read, axis, 0), places), 0, axis)
+        return np.exp(read) if log else read
+
+    def read_scattered(
+        self, values: np.ndarray, at: np.ndarray, *, log: bool = False
+    ) -> np.ndarray:
+        """``read`` at places (places, axes) that are on no grid, one value each."""
+        if not np.isfinite(values).all():
+            return np.full(len(at), np.nan)
+        read = np.log(values) if log else values
+        weights = [
+            piece.read(np.eye(piece.degree + 1), place)
+            for piece, place in zip(self.pieces, at.T, strict=True)
+        ]
+        read = np.einsum("pi,i...->p...", weights[0], read)
+        for weight in weights[1:]:
+            read = np.einsum("pi,pi...->p...", weight, read)
+        return np.exp(read) if log else read
+
+
+def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """A noise floor known at some places, everywhere: its logarithm is interpolated, as it spans decades.
+
+    Args:
+        points: (points, dims) where it is wanted.
+        places: (places, dims) where it was estimated.
+        floors: (places,) the estimates; what is not finite is left out.
+
+    Returns:
+        (points,): on a line straight from place to place, on a plane by the cones of the distances,
+        never outside the range of what is known. NaN if nothing is.
+
+    Examples:
+        >>> line = np.array([[0.0], [0.5], [1.0]])
+        >>> spread_floor(line, line[[0, 2]], np.array([1e-8, 1e-6])).round(9)
+        array([1.e-08, 1.e-07, 1.e-06])
+    """
+    known = np.isfinite(floors)
+    if not known.any():
+        return np.full(len(points), np.nan)
+    logs = np.log(np.maximum(floors[known], np.finfo(np.float64).tiny))
+    # the linear kernel with a constant is straight interpolation on a line, and takes scattered
+    # places on a plane
+    spread = RBFInterpolator(places[known], logs, kernel="linear", degree=0)(points)
+    return np.exp(spread.clip(logs.min(), logs.max()))
+
+
+def is_resolved(result: xr.Dataset) -> bool:
+    """Whether a result carries interpolants."""
+    return "piece" in result.dims or "check" in result.dims
+
+
+def patches_of(result: xr.Dataset) -> list[Patch]:
+    """The patches of a resolved result: the pieces of a line in order, or the one of a plane.
+
+    Raises:
+        InputError: the result was measured on a grid.
+    """
+    if not is_resolved(result):
+        msg = (
+            "this result was measured on a grid, so it cannot be read between its points; use "
+            "ravine.resolve"
+        )
+        raise InputError(msg)
+    if "check" in result.dims:
+        axes = [np.sort(result[dim].values) for dim in dims_of(result)]
+        return [
+            Patch(tuple(Piece(float(axis[0]), float(axis[-1]), len(axis) - 1) for axis in axes))
+        ]
+    low, high, degree = (result[f"piece_{name}"].values for name in ("low", "high", "degree"))
+    return [
+        Patch((Piece(float(a), float(b), int(n)),))
+        for a, b, n in zip(low, high, degree, strict=True)
+    ]
+
+
+def pieces_of(curve: xr.Dataset) -> list[Piece]:
+    """The pieces of a resolved line, in order.
+
+    Raises:
+        InputError: the result was measured on a grid.
+    """
+    return [piece for patch in patches_of(curve) for piece in patch.pieces]

@@ -1,0 +1,177 @@
+"""Reading a resolved result between its points, from the saved result alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.polynomial import chebyshev
+
+from ravine.errors import InputError
+from ravine.result.axes import read_axes
+from ravine.result.interpolant import Patch, chebyshev_points, patches_of, pieces_of
+from ravine.result.schema import dims_of, quantities, validate
+
+
+def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
+    """Read a resolved line or plane anywhere in its interval; no model is needed.
+
+    Args:
+        result: what ``resolve`` returned, or the same from its file.
+        at: positions within the resolved interval, each once: values of α for a line,
+            ``{"alpha": …, "beta": …}`` for a plane.
+
+    Returns:
+        A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
+        largest error that was measured on the piece which the value was read from. Where a piece is
+        not finite, NaN.
+
+    Raises:
+        InputError: the result was not resolved, or a point lies outside its interval.
+
+    Examples:
+        >>> import ravine, torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> J = ravine.Objective(model, ravine.supervised(torch.nn.functional.mse_loss),
+        ...                      (torch.ones(4, 1), torch.zeros(4, 1)), dtype=torch.float64)
+        >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[1.0]])})
+        >>> curve = ravine.resolve(J, along=line)
+        >>> float(reconstruct(curve, at=[0.25])["loss"].round(9).item())  # (4 - 3 alpha)^2
+        10.5625
+    """
+    patches = patches_of(validate(result))
+    dims = dims_of(result)
+    axes = read_axes(at, dims)
+    for number, dim in enumerate(dims):
+        low, high = patches[0].pieces[number].low, patches[-1].pieces[number].high
+        if not ((axes[dim] >= low) & (axes[dim] <= high)).all():
+            msg = f"at must be points within the resolved interval [{low:g}, {high:g}] of {dim}"
+            raise InputError(msg)
+    result = result.sortby(list(dims))
+    measured = [result[dim].values for dim in dims]
+    homes = [_homes(patches, number, axes[dim]) for number, dim in enumerate(dims)]
+    variables: dict[str, Any] = {"n_examples": result["n_examples"]}
+    for name in quantities(result):
+        held = {key: result[key].transpose(*dims, "split", ...) for key in _parts(name)}
+        shape = tuple(map(len, axes.values()))
+        out = {
+            key: np.full((*shape, *array.shape[len(dims) :]), np.nan) for key, array in held.items()
+        }
+        errors = np.full(out[name].shape, np.nan)
+        for number, patch in enumerate(patches):
+            here = [np.flatnonzero(home == number) for home in homes]
+            if not all(map(len, here)):
+                continue
+            rows = np.ix_(
+                *(piece.rows(axis) for piece, axis in zip(patch.pieces, measured, strict=True))
+            )
+            logs, misfits = _chosen(result, name, number)
+            errors[np.ix_(*here)] = misfits
+            places = [axis[part] for axis, part in zip(axes.values(), here, strict=True)]
+            for split, log in enumerate(logs):
+                values = {
+                    key: array.values[(*rows, split)].astype(np.float64)
+                    for key, array in held.items()
+                }
+                for key, found in _read(patch, name, values, places, log=bool(log)):
+                    out[key][(*np.ix_(*here), split)] = found
+        for key, array in held.items():
+            variables[key] = (array.dims, out[key], array.attrs)
+        variables[f"{name}_misfit"] = ((*dims, "split"), errors)
+    return xr.Dataset(
+        variables,
+        coords={
+            **{dim: (dim, axis, result[dim].attrs) for dim, axis in axes.items()},
+            "distance": (dims, _distance(result.attrs, axes), result["distance"].attrs),
+            "split": result["split"],
+        },
+        attrs={**result.attrs, "sampling": "reconstructed"},
+    )
+
+
+def densely(result: xr.Dataset, points: int = 601) -> xr.Dataset:
+    """A resolved result at many evenly spaced points, and at those that were measured: to draw it, or to search it."""
+    patches, axes = patches_of(result), {}
+    for number, dim in enumerate(dims_of(result)):
+        low, high = patches[0].pieces[number].low, patches[-1].pieces[number].high
+        places = np.concatenate([np.linspace(low, high, points), result[dim].values, [0.0, 1.0]])
+        axes[dim] = np.unique(places[(places >= low) & (places <= high)])
+    return reconstruct(result, axes)
+
+
+def _homes(patches: Sequence[Patch], axis: int, places: np.ndarray) -> np.ndarray:
+    """The number of the patch that each place on an axis is read from."""
+    lows = [patch.pieces[axis].low for patch in patches]
+    return np.clip(np.searchsorted(lows, places, side="right") - 1, 0, len(patches) - 1)
+
+
+def _chosen(result: xr.Dataset, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """For every split, whether the logarithm is interpolated on a patch, and the largest error that was measured."""
+    logs, misfits = result[f"{name}_log"].values, result[f"{name}_misfit"].values
+    return (
+        (logs, misfits.max(axis=0)) if "check" in result.dims else (logs[number], misfits[number])
+    )
+
+
+def _read(
+    patch: Patch,
+    name: str,
+    values: Mapping[str, np.ndarray],
+    places: Sequence[np.ndarray],
+    *,
+    log: bool,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """A quantity on one split with its parts, which follow its scale where the logarithm is interpolated."""
+    mean = values[name]
+    read = patch.read(mean, places, log=log)
+    yield name, read
+    for key in _parts(name)[1:]:
+        extra = [1] * (values[key].ndim - mean.ndim)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
+        found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
+        yield (
+            key,
+            found if key.endswith("_replicates") else found.clip(min=0),
+        )  # an interpolant may swing below 0
+
+
+def _distance(attrs: Mapping[Any, Any], axes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Distance from the slice's first corner, from the lengths and the angle in a result's attributes."""
+    if "beta" not in axes:
+        return np.abs(axes["alpha"]) * float(attrs["length"])
+    a, b = (
+        axes["alpha"][:, None] * float(attrs["length_a"]),
+        axes["beta"] * float(attrs["length_b"]),
+    )
+    return np.sqrt((a**2 + b**2 + 2 * a * b * float(attrs["cosine"])).clip(0))
+
+
+def _parts(name: str) -> list[str]:
+    return [name, f"{name}_stderr", f"{name}_replicates", f"{name}_noise_floor"]
+
+
+def critical_points(curve: xr.Dataset, quantity: str, split: str) -> np.ndarray:
+    """Where the interpolant of one quantity on one split is stationary or bends: roots of its two derivatives."""
+    curve = curve.sortby("alpha")
+    values = curve[quantity].sel(split=split).values
+    return np.array(sorted(_roots(curve, values)))
+
+
+def _roots(curve: xr.Dataset, values: np.ndarray) -> Iterator[float]:
+    for piece in pieces_of(curve):
+        there = values[piece.rows(curve["alpha"].values)]
+        if not np.isfinite(there).all():
+            continue
+        unit = chebyshev_points(-1.0, 1.0, piece.degree)
+        series = chebyshev.chebfit(unit, there, piece.degree)
+        for order in (1, 2):
+            found = chebyshev.chebroots(
+                chebyshev.chebtrim(chebyshev.chebder(series, order), 1e-12 * np.ptp(there))
+            )
+            real = found[np.abs(found.imag) < 1e-8].real
+            yield from (
+                piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]
+            ) / 2

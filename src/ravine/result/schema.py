@@ -1,0 +1,185 @@
+"""The result of a measurement: an xarray Dataset with a schema, its file, and nothing that needs torch.
+
+Schema, version 1 ----------------- A *quantity* is anything measured per example; ``loss`` always
+is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset holds
+
+- ``q`` (slice dims…, split): the mean over the examples of the split, in the quantity's own unit;
+- ``q_stderr`` (slice dims…, split): its standard error over the examples;
+- ``q_replicates`` (slice dims…, split, replicate): the mean over a random half of the examples
+  minus ``q``. The halves are the same at every point, so the spread over ``replicate`` of *any*
+  function of the curve (a difference, a barrier, the position of a minimum) is that function's
+  standard error, pairing included: half-sampling, McCarthy 1969; Efron 1982, chapter 8;
+- ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
+
+and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are
+``alpha`` and ``beta``, with the origin at (0, 0), the corner a at (1, 0) and b at (0, 1). The
+coordinate ``distance`` (slice dims…) is the Euclidean length from the start or the origin. NaN or
+infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
+Attributes carry the provenance (see ``PROVENANCE``).
+
+Several lines measured together have the dim ``line``, their names, in front; what differs between
+them (``start``, ``end``, their hashes, ``length``) is a coordinate of that dim instead of an
+attribute.
+
+A resolved result also says how to read it between its points, and what error that was found to
+make:
+
+- a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for
+  every quantity ``q_log`` (piece, split), whether its logarithm is interpolated there, and
+  ``q_misfit`` (piece, split), the largest error of the interpolant at measured points that it does
+  not go through;
+- a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
+  measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every
+  quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
+  the interpolant is from it, and ``q_log`` (split).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import xarray as xr
+
+from ravine.errors import InputError
+
+SCHEMA_VERSION: Final = 1
+
+#: Kind of slice → attribute → what it says of the corners. A result has those of its kind.
+CORNERS: Final[dict[str, dict[str, str]]] = {
+    "line": {
+        "start": "where the start came from",
+        "end": "where the end came from",
+        "start_hash": "SHA-256 of the start's tensors",
+        "end_hash": "SHA-256 of the end's tensors",
+        "length": "Euclidean distance from start to end, over the parameters",
+    },
+    "path": {
+        "run": "the folder of the run's snapshots",
+        "run_hash": "SHA-256 of its snapshots",
+    },
+    "plane": {
+        "origin": "where the origin came from, at α = β = 0",
+        "a": "where the corner a came from, at α = 1, β = 0",
+        "b": "where the corner b came from, at α = 0, β = 1",
+        "origin_hash": "SHA-256 of the origin's tensors",
+        "a_hash": "SHA-256 of a's tensors",
+        "b_hash": "SHA-256 of b's tensors",
+        "length_a": "Euclidean distance from the origin to a, over the parameters",
+        "length_b": "Euclidean distance from the origin to b, over the parameters",
+        "cosine": "of the angle between the two axes, seen from the origin",
+    },
+}
+
+#: Attribute → what it says. Every result has all of them, "" where there is nothing to say.
+PROVENANCE: Final[dict[str, str]] = {
+    "model": "the model: its class and how many parameters move",
+    "data_hash": "fingerprint of the examples of each split, whatever their order and batching",
+    "objective_hash": "SHA-256 of the objective's policies",
+    "dropout": "the dropout policy: off, fixed or resample",
+    "buffers": "the policy for running statistics: start, end, interpolate, recompute, or none",
+    "dtype": "the precision of the forward pass",
+    "device": "where it ran",
+    "seed": "the seed of masks and of anything else random",
+    "batch_size": "examples per forward pass where ravine makes the batches",
+    "sampling": "how the points were chosen: grid or resolved",
+    "command": "what reproduces this result",
+    "created": "when, in UTC",
+    "wall_seconds": "how long it took",
+    "versions": "ravine, torch, numpy and Python",
+}
+
+
+def dims_of(result: xr.Dataset) -> tuple[str, ...]:
+    """The dims of the slice that was measured, in the order of its coordinates.
+
+    Examples:
+        >>> import numpy as np
+        >>> dims_of(xr.Dataset({"loss": (("beta", "split", "alpha"), np.zeros((2, 1, 3)))}))
+        ('alpha', 'beta')
+    """
+    return tuple(sorted(str(dim) for dim in result["loss"].dims if dim != "split"))
+
+
+def is_plane(result: xr.Dataset) -> bool:
+    """Whether a result is of a plane."""
+    return dims_of(result) == ("alpha", "beta")
+
+
+def quantities(result: xr.Dataset) -> list[str]:
+    """Names of the measured quantities, ``loss`` first.
+
+    Examples:
+        >>> quantities(xr.Dataset({"error": 0.0, "error_stderr": 0.0, "loss": 0.0, "loss_stderr": 0.0}))
+        ['loss', 'error']
+    """
+    names = [str(name) for name in result.data_vars if f"{name}_stderr" in result.data_vars]
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def kind_of(result: xr.Dataset) -> str:
+    """What a result is of: "line", "lines", "plane", or "path", a run projected onto a slice as ``project`` gives it.
+
+    Examples:
+        >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
+        'path'
+    """
+    if "line" in result.dims:
+        return "lines"
+    if "residual" in result.data_vars and "step" in result.dims:
+        return "path"
+    return "plane" if is_plane(result) else "line"
+
+
+def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The results of single lines in one of several, by name.
+
+    Raises:
+        InputError: the result is of something else.
+
+    Examples:
+        >>> import numpy as np
+        >>> names = {"line": ["a", "b"], "alpha": [0.0, 1.0], "end": ("line", ["x.pt", "y.pt"])}
+        >>> both = xr.Dataset({"loss": (("line", "alpha"), np.eye(2))}, coords=names)
+        >>> one = lines_of(both)["b"]
+        >>> one["loss"].values, one.attrs["end"]
+        (array([0., 1.]), 'y.pt')
+    """
+    if kind_of(result) != "lines":
+        msg = (
+            f"expected several lines, measured with evaluate(J, along={{name: line, …}}); got a "
+            f"{kind_of(result)}"
+        )
+        raise InputError(msg)
+    found: dict[str, xr.Dataset] = {}
+    for name in map(str, result["line"].values):
+        one = result.sel(line=name)
+        own = [str(key) for key in one.coords if result[key].dims == ("line",) and key != "line"]
+        found[name] = one.drop_vars([*own, "line"]).assign_attrs(
+            {key: one[key].item() for key in own}
+        )
+    return found
+
+
+def validate(result: xr.Dataset) -> xr.Dataset:
+    """The result itself, after a check that it follows the schema.
+
+    Raises:
+        InputError: not a ravine result, or one of a newer schema.
+    """
+    version = result.attrs.get("schema_version")
+    measured = "loss" in result.data_vars and "split" in result.dims
+    if version is None or not (measured or kind_of(result) == "path"):
+        msg = (
+            "this Dataset is not a ravine result: expected the attribute 'schema_version', and the "
+            "variable 'loss' "
+            "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
+            f"{sorted(map(str, result.data_vars))}"
+        )
+        raise InputError(msg)
+    if not str(version).isdigit() or int(version) > SCHEMA_VERSION:
+        msg = (
+            f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update "
+            "ravine."
+        )
+        raise InputError(msg)
+    return result

@@ -1,0 +1,175 @@
+"""Sources: the same examples at every pass, or a refusal that says why."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from oracles import blobs, mlp
+from ravine import InputError, Objective, supervised
+from ravine.objective.data import Split
+from ravine.objective.fingerprint import Fingerprint
+from ravine.objective.randomness import preserved_rng
+
+
+class Augmented(Dataset):
+    """Items with noise from one of the global generators."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index) + self.draw()]), index % 2
+
+
+class Stream(IterableDataset):
+    def __init__(self, passes):
+        self.passes = passes
+
+    def __iter__(self):
+        return iter(self.passes.pop(0) if self.passes else [])
+
+
+def probe(source):
+    Split("data", source, 4).require_repeatable()
+
+
+DATA = TensorDataset(*blobs(23))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        blobs(23),
+        DATA,
+        DataLoader(DATA, batch_size=5),
+        DataLoader(DATA, batch_size=5, shuffle=True),  # another order, the same examples
+        DataLoader(DATA, batch_size=5, drop_last=True),  # the same three are dropped each time
+        DataLoader(DATA, batch_size=None),
+        [blobs(5), blobs(7, seed=1)],
+        (blobs(5), blobs(7, seed=1)),
+    ],
+)
+def test_sources_that_repeat_themselves_pass(source):
+    probe(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (DataLoader(DATA, batch_size=5, shuffle=True, drop_last=True), "drop_last"),
+        (DataLoader(DATA, batch_size=5, sampler=WeightedRandomSampler([1.0] * 23, 23)), "sampler"),
+        (Augmented(lambda: float(torch.rand(()))), "augmentation"),
+        (DataLoader(Augmented(random.random)), "augmentation"),
+        (DataLoader(Augmented(np.random.rand), collate_fn=lambda items: items), "augmentation"),  # noqa: NPY002
+        (DataLoader(Stream([range(5), range(5), range(3)]), batch_size=2), None),
+        (DataLoader(Stream([range(6), range(5)]), batch_size=2), "6 examples, then 5"),
+        (DataLoader(Stream([range(5), range(1, 6)]), batch_size=2), "as many, but not the same"),
+        (DataLoader(Stream([range(5)]), batch_size=2), "gave no examples on this pass"),
+    ],
+)
+def test_sources_that_do_not_are_refused_with_the_reason(source, reason):
+    if reason is None:
+        probe(source)
+        return
+    with pytest.raises(InputError, match=reason):
+        probe(source)
+
+
+def test_the_caller_may_overrule_the_probe():
+    model = mlp()
+    loader = DataLoader(TensorDataset(*blobs(23)), batch_size=5, shuffle=True, drop_last=True)
+    with pytest.raises(InputError, match="check_data=False"):
+        Objective(model, supervised(torch.nn.functional.cross_entropy), loader)(model)
+    assert (
+        Objective(model, supervised(torch.nn.functional.cross_entropy), loader, check_data=False)(
+            model
+        )["data"]
+        > 0
+    )
+
+
+def test_a_loader_that_runs_dry_between_passes_is_found_by_the_measurement():
+    source = DataLoader(Stream([[DATA[i] for i in range(8)]] * 3), batch_size=4)
+    model = mlp()
+    J = Objective(model, supervised(torch.nn.functional.cross_entropy), source)
+    with pytest.raises(InputError, match="examples"):
+        J(model)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (torch.ones(3, 2), "Wrap it in a tuple"),
+        (np.ones((3, 2)), "Wrap it in a tuple"),
+        (iter([blobs(5)]), "read only once"),
+        ((batch for batch in [blobs(5)]), "read only once"),
+        (3, "got int"),
+        ("train", "got str"),
+        ((torch.ones(3, 2), torch.ones(4)), r"one length; got \[3, 4\]"),
+        ((torch.ones(0, 2), torch.ones(0)), "empty"),
+        ((torch.tensor(1.0),), "one length"),
+    ],
+)
+def test_things_that_are_no_source(source, said):
+    with pytest.raises(InputError, match=said):
+        Split("data", source, 4)
+
+
+@pytest.mark.parametrize(
+    "source", [[], TensorDataset(torch.ones(0, 6), torch.ones(0)), DataLoader(DATA.tensors[0][:0])]
+)
+def test_an_empty_data_set_is_refused(source):
+    model = mlp()
+    with pytest.raises(InputError, match=r"empty|no examples"):
+        Objective(model, supervised(torch.nn.functional.cross_entropy), source)(model)
+
+
+def test_fingerprints_see_values_and_types_but_neither_order_nor_batching():
+    x, y = blobs(50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    whole = Fingerprint().add((x, y))
+    parts = Fingerprint()
+    for rows in order.split(7):
+        parts.add((x[rows], y[rows]))
+    assert whole == parts
+    changed = y.clone()
+    changed[3] += 1
+    swapped = y[order]
+    others = [(x, changed), (x, swapped), (x.double(), y), (x[:49], y[:49]), (x + 1e-6, y), (y, x)]
+    assert len({str(Fingerprint().add(other)) for other in [(x, y), *others]}) == 7
+
+
+def test_fingerprints_of_dictionaries_and_text():
+    batch = {"ids": torch.arange(6).reshape(3, 2), "text": ["a", "b", "c"]}
+    turned = {"text": ["c", "a", "b"], "ids": batch["ids"][[2, 0, 1]]}
+    assert Fingerprint().add(batch) == Fingerprint().add(turned)
+    assert Fingerprint().add(batch) != Fingerprint().add({**batch, "text": ["a", "b", "d"]})
+
+
+def test_global_generators_are_preserved_even_by_an_error():
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
+    expected = float(torch.rand(())), np.random.rand(), random.random()  # noqa: NPY002
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
+
+    def interrupted():
+        with preserved_rng():
+            torch.rand(9), np.random.rand(9), random.random()  # noqa: NPY002
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (float(torch.rand(())), np.random.rand(), random.random()) == expected  # noqa: NPY002

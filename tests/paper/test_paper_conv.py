@@ -1,0 +1,318 @@
+"""The convolutional network: its shapes, its arithmetic by another route, its constraints; and figure 6's barrier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ravine
+from oracles import of_w, point
+from ravine.paper.claims import CLAIMS
+from ravine.paper.claims.numbers import humps
+from ravine.paper.figures import FIGURES, NotThere, Study
+from ravine.paper.figures.conv import WINDOW, Barrier, barrier
+from ravine.paper.models import CONV, ConvNetwork, Convolution, Layer
+from ravine.paper.recipes import recipe
+from ravine.paper.training import Training
+
+SMALL = ConvNetwork(
+    channels=2,
+    side=7,
+    convolutions=(
+        Convolution(
+            3,
+            2,
+            kernel=3,
+            pad=2,
+            pool=4,
+            stride=2,
+            init=0.4,
+            cap=0.5,
+            keep=0.8,
+            scale=1.0,
+            rate=0.25,
+        ),
+        Convolution(
+            4,
+            3,
+            kernel=2,
+            pad=1,
+            pool=2,
+            stride=2,
+            init=0.4,
+            cap=0.6,
+            keep=0.5,
+            scale=2.0,
+            rate=0.5,
+        ),
+    ),
+    layers=(
+        Layer(5, pieces=2, init=0.4, cap=0.7, keep=0.5, scale=2.0),
+        Layer(10, init=0.4, cap=0.7, keep=1, scale=1),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return CONV.build(0)
+
+
+class TestNetwork:
+    def test_its_parameters(self, whole):
+        count = {name: p.numel() for name, p in whole.named_parameters()}
+        assert list(count.values()) == [
+            36_864,
+            192,
+            2_359_296,
+            384,
+            1_843_200,
+            384,
+            12_000_000,
+            2_500,
+            5_000,
+            10,
+        ]
+        assert sum(count.values()) == 16_247_830
+
+    def test_its_shapes(self, whole):
+        seen = {}
+        x = torch.zeros(2, 3072)
+        for name, layer in whole.eval().named_children():
+            x = layer(x)
+            seen[name] = tuple(x.shape[1:])
+        assert seen["layer0"] == (192, 33, 33)
+        assert seen["pool0"] == (96, 16, 16)
+        assert seen["layer1"] == (384, 15, 15)
+        assert seen["pool1"] == (192, 7, 7)
+        assert seen["layer2"] == (384, 9, 9)
+        assert seen["pool2"] == (192, 5, 5)
+        assert seen["flat"] == (4800,)
+        assert seen["maxout3"] == (500,)
+        assert seen["layer4"] == (10,)
+
+    def test_its_start(self, whole):
+        for name, p in whole.named_parameters():
+            if name.endswith("bias"):
+                assert not p.any()
+            else:
+                assert float(p.detach().abs().max()) <= 0.005
+                assert float(p.detach().std()) == pytest.approx(0.005 / 3**0.5, rel=0.02)
+        again = CONV.build(0)
+        assert all(
+            torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True)
+        )
+        assert not torch.equal(SMALL.build(0)[2].weight, SMALL.build(1)[2].weight)
+
+    def test_its_constraints_and_rates(self):
+        assert CONV.caps == {
+            "layer0.weight": 0.9,
+            "layer1.weight": 1.9365,
+            "layer2.weight": 1.9365,
+            "layer3.weight": 1.9,
+            "layer4.weight": 1.9365,
+        }
+        kernels = {f"layer{n}.{kind}" for n in range(3) for kind in ("weight", "bias")}
+        assert CONV.rate_scales == dict.fromkeys(kernels, 0.05)
+        assert [(x.keep, x.scale) for x in (*CONV.convolutions, *CONV.layers)] == [
+            (0.8, 1.0)
+        ] + 4 * [(0.5, 2.0)]
+        assert CONV.about == "convolutional maxout 32×32×3–96×2–192×2–192×2–500×5–10"
+
+    def test_its_arithmetic_by_another_route(self):
+        """pylearn2's: pad, slide, add the bias, largest of the pieces, largest of each square, which may be cut off."""
+        model = SMALL.build(3).double().eval()
+        images = torch.randn(
+            5, 2 * 7 * 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.linspace(-0.1, 0.1, p.numel(), dtype=torch.float64).reshape(p.shape))
+            found = model(images).numpy()
+        params = {name: p.detach().numpy() for name, p in model.named_parameters()}
+        maps = images.numpy().reshape(5, 2, 7, 7)
+        for number, layer in enumerate(SMALL.convolutions):
+            maps = convolved(
+                maps, params[f"layer{number}.weight"], params[f"layer{number}.bias"], layer
+            )
+        hidden = maps.reshape(5, -1)
+        hidden = hidden @ params["layer2.weight"].T + params["layer2.bias"]
+        hidden = np.stack([hidden[:, [unit, unit + 5]].max(1) for unit in range(5)], 1)
+        np.testing.assert_allclose(
+            found, hidden @ params["layer3.weight"].T + params["layer3.bias"], rtol=1e-12
+        )
+
+    def test_dropout_is_per_pixel_and_channel(self):
+        model = SMALL.build(0).train()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            masked = model.dropout0(torch.ones(400, 2, 7, 7))
+        assert set(masked.unique().tolist()) == {0.0, 1.0}  # scale 1: what is kept is not doubled
+        assert float(masked.mean()) == pytest.approx(0.8, abs=0.01)
+        for axis in (1, 2, 3):  # no channel, row or column goes as a whole
+            others = [a for a in (1, 2, 3) if a != axis]
+            assert float(masked.mean(others).std()) < 0.2
+        assert float(torch.corrcoef(masked.flatten(1).T)[0, 1:].abs().max()) < 0.2
+
+
+def convolved(maps, kernels, biases, layer):
+    count, _, side, _ = maps.shape
+    padded = np.pad(maps, ((0, 0), (0, 0), (layer.pad, layer.pad), (layer.pad, layer.pad)))
+    places = side + 2 * layer.pad - layer.kernel + 1
+    detector = np.empty((count, len(kernels), places, places))
+    for i in range(places):
+        for j in range(places):
+            window = padded[:, :, i : i + layer.kernel, j : j + layer.kernel]
+            detector[:, :, i, j] = np.einsum("nchw,kchw->nk", window, kernels) + biases
+    best = np.stack(
+        [
+            np.max([detector[:, c + piece * layer.channels] for piece in range(layer.pieces)], 0)
+            for c in range(layer.channels)
+        ],
+        1,
+    )
+    squares = int(np.ceil((places - layer.pool) / layer.stride)) + 1
+    out = np.empty((count, layer.channels, squares, squares))
+    for i in range(squares):
+        for j in range(squares):
+            top, left = i * layer.stride, j * layer.stride
+            out[:, :, i, j] = best[:, :, top : top + layer.pool, left : left + layer.pool].max(
+                (2, 3)
+            )
+    return out
+
+
+class TestTraining:
+    def test_kernels_are_cut_to_their_cap_and_learn_at_their_own_rate(self, tmp_path):
+        quick = recipe("conv-cifar10", "quick")
+        job = Training(
+            replace(quick, network=SMALL, train=64, valid=16, batch_size=64),
+            {k: made_up() for k in ("train", "test")},
+            tmp_path,
+        )
+        job.task.constrain = lambda params: None  # the bare step first
+        before = {name: p.detach().clone() for name, p in job.params.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            (objective,) = job.task.epoch(job.model.eval(), 0, job.order)
+        gradient = torch.autograd.grad(objective, list(job.params.values()), retain_graph=True)
+        job.step(objective, rate=0.1, momentum=0.5)
+        for (name, p), slope in zip(job.params.items(), gradient, strict=True):
+            scale = {"layer0": 0.25, "layer1": 0.5}.get(name.split(".")[0], 1.0)
+            torch.testing.assert_close(p.detach(), before[name] - 0.1 * scale * slope)
+        del job.task.constrain
+        long = {
+            name: float(p.detach().flatten(1).norm(dim=1).max())
+            for name, p in job.params.items()
+            if p.ndim > 1
+        }
+        assert long["layer0.weight"] > 0.5
+        with torch.no_grad():
+            job.task.constrain(job.params)
+        for name, cap in SMALL.caps.items():
+            norms = job.params[name].detach().flatten(1).norm(dim=1)
+            assert float(norms.max()) <= cap * (1 + 1e-6)
+
+    def test_the_desk_arm_says_what_it_changed(self):
+        full, desk = recipe("conv-cifar10"), recipe("conv-cifar10", "desk")
+        for big, small in zip(full.network.convolutions, desk.network.convolutions, strict=True):
+            assert big.channels == 8 * small.channels
+            kept = ("pieces", "kernel", "pad", "pool", "stride", "cap")
+            assert all(getattr(big, name) == getattr(small, name) for name in kept)
+        first, *others = desk.network.convolutions
+        assert (first.init, first.keep, first.scale) == (0.005, 0.8, 1.0)
+        assert all(
+            (x.init, x.keep, x.scale) == (0.04, 0.8, 1.25) for x in (*others, *desk.network.layers)
+        )
+        assert {x.rate for x in desk.network.convolutions} == {0.5}
+        assert replace(desk.phases[0], epochs=None) == full.phases[0]
+        assert desk.batch_size == full.batch_size
+
+
+def made_up():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(80, 2 * 7 * 7, generator=generator), torch.arange(80) % 10
+
+
+def bump(rise: float, fall: float, **data) -> ravine.Objective:
+    """J(w) = mean over x of 2 + x (rise w − fall w²): highest at rise/2fall, back at the start's level at rise/fall."""
+    x = torch.tensor([0.5, 1.0, 1.5, 1.0], dtype=torch.float64)
+    return of_w(lambda w, x: 2 + x * (rise * w[0] - fall * w[0] ** 2), x, size=1, **data)
+
+
+def near(J):
+    line = ravine.Line(point(0.0), point(1.0))
+    return ravine.resolve(J, along=line, interval=(0.0, WINDOW), tolerance=1e-5)
+
+
+class TestBarrier:
+    def test_height_and_width_are_the_closed_form(self):
+        found = barrier(near(bump(0.06, 1.0)), split="data")
+        assert found.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
+        assert found.height.at == pytest.approx(0.03, abs=1e-9)
+        assert found.end.value == pytest.approx(
+            0.06, abs=2e-5
+        )  # read from a dense grid by straight pieces
+        assert "J rises by 0.0009 nats, highest at α = 0.03" in str(found)
+        assert "is below J(0) again from α = 0.06 on" in str(found)
+
+    def test_the_standard_error_is_of_the_difference(self):
+        """Per example the height is x · rise²/4fall, and 2 cancels: its error is that of the mean of x."""
+        x = torch.linspace(0, 2, 401, dtype=torch.float64)
+        J = of_w(lambda w, x: 2 + 5 * torch.sin(7 * x) + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
+        found = barrier(near(J), split="data")
+        height = 0.06**2 / 4
+        assert found.height.stderr == pytest.approx(
+            height * float(x.std()) / 401**0.5, rel=0.3
+        )  # from 64 halves
+
+    def test_no_barrier(self):
+        found = barrier(near(bump(-0.06, 1.0)), split="data")
+        assert (found.height.value, found.end.value) == (0.0, 0.0)
+        assert (
+            str(found)
+            == "J does not rise by more than rounding, interpolation and, where there are masks, their noise may do"
+        )
+
+    def test_a_barrier_that_does_not_end_nearby(self):
+        found = barrier(near(bump(0.6, 1.0)), split="data")
+        assert isinstance(found, Barrier)
+        assert found.height.at == pytest.approx(WINDOW)
+        assert np.isnan(found.end.value)
+        assert "stays above J(0)" in str(found)
+
+    @pytest.mark.parametrize(
+        ("value", "tops"),
+        [
+            ([3, 2, 1, 0], []),
+            ([0, 1, 2, 3], []),  # climbed, never descended from
+            ([1, 2, 1, 0], [1]),
+            ([1, 2, 1.95, 2.5, 0, 1, 0], [3, 5]),  # a dip of less than 0.1 is none
+            ([0, 0.05, 0], []),
+        ],
+    )
+    def test_humps(self, value, tops):
+        assert humps(np.arange(len(value)), np.array(value, float), 0.1) == tops
+
+
+def test_figure_6_and_its_claims(tmp_path):
+    study = Study("quick", tmp_path)
+    outcome = FIGURES["fig6"](study)
+    assert set(outcome.results) == {"whole", "coarse", "near", "near, masks"}
+    assert outcome.results["near"].attrs["resolved"] == 1
+    assert outcome.runs[0].test_errors[0] < 0.3 * 360
+    assert "This is a toy" in outcome.figure.caption
+    found = {claim.name: claim.judged(outcome) for claim in CLAIMS if claim.figure == "fig6"}
+    assert len(found) == 6
+    assert all(
+        np.isfinite(one.number) or one.claim.name == "conv-near-the-start" for one in found.values()
+    )
+    plain = barrier(outcome.results["near"])
+    assert (found["conv-a-barrier"].number > 0) == (plain.height.value > 0)
+    again = FIGURES["fig6"](Study("quick", tmp_path, fresh=False))
+    assert again.figure.caption == outcome.figure.caption
+    with pytest.raises(NotThere):
+        FIGURES["fig6"](Study("quick", tmp_path / "elsewhere", fresh=False))
