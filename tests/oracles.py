@@ -35,6 +35,11 @@ def of_w(function, data=None, **policies) -> ravine.Objective:
     return ravine.Objective(Point(*[0.0] * size), per_example, (x,), **policies)
 
 
+def of_model(per_example, data, *, size: int = 1, **policies) -> ravine.Objective:
+    """J of a model that is a vector w, by a function of (model, batch)."""
+    return ravine.Objective(Point(*[0.0] * size), per_example, (data,), **policies)
+
+
 def values(curve, quantity: str = "loss", split: str | None = None) -> np.ndarray:
     """The curve as an array, on one split."""
     chosen = curve.isel(split=0) if split is None else curve.sel(split=split)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from oracles import blobs, direct, mlp, of_w, point, trained, values
+from oracles import blobs, direct, mlp, of_model, of_w, point, trained, values
 from ravine import InputError, Line, Objective, evaluate, metrics, stateful, supervised
 
 AT = np.linspace(0, 1, 6)
@@ -279,14 +279,13 @@ def test_quantities_may_not_take_the_results_own_names(name):
 
 
 def test_counts_that_differ_between_points_are_refused(monkeypatch):
-    monkeypatch.setattr("ravine.objective.engine._GROUP", 2)
+    monkeypatch.setattr("ravine.objective.tuning._GROUP", 2)
 
     def per_example(model, batch):
         losses = model.w[0] + batch[0]
         return losses[: 3 if float(model.w[0]) > 0.7 else 5]
 
-    J = of_w(None, torch.randn(5, dtype=torch.float64), size=1)
-    J.per_example = per_example
+    J = of_model(per_example, torch.randn(5, dtype=torch.float64))
     with pytest.raises(InputError, match="same ones at every point"):
         evaluate(J, along=Line(point(0.0), point(1.0)), at=AT)
 
@@ -331,8 +330,7 @@ def test_minus_zero_is_an_end_of_its_own():
         seen.append(model.w.clone())
         return model.w.sum() * 0 + batch[0]
 
-    J = of_w(None, size=2, data=torch.zeros(3, dtype=torch.float64))
-    J.per_example = spy
+    J = of_model(spy, torch.zeros(3, dtype=torch.float64), size=2)
     evaluate(J, along=Line(point(0.0, 1.0), point(-0.0, 2.0)), at=[1])
     assert torch.signbit(seen[-1][0])
 

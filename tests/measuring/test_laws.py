@@ -247,8 +247,8 @@ def test_batching_order_and_sharding_do_not_matter(ends):
 def test_many_blocks_and_many_points_agree_with_one(ends, monkeypatch):
     J = Objective(mlp(), CE, DATA, dtype=torch.float64, batch_size=10)
     whole = evaluate(J, along=Line(*ends), at=GRID)
-    monkeypatch.setattr("ravine.objective.engine._BLOCK_EXAMPLES", 30)
-    monkeypatch.setattr("ravine.objective.engine._GROUP", 7)
+    monkeypatch.setattr("ravine.objective.engine.BLOCK_EXAMPLES", 30)
+    monkeypatch.setattr("ravine.objective.tuning._GROUP", 7)
     parts = evaluate(J, along=Line(*ends), at=GRID)
     for name in ("loss", "error", "loss_stderr", "loss_replicates"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6, atol=1e-9)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from oracles import blobs, direct, values
 from ravine import Line, Objective, evaluate, supervised
-from ravine.objective import affine, engine
+from ravine.objective import affine, engine, tuning
 
 AT = np.linspace(-0.2, 1.3, 7)
 CE = supervised(F.cross_entropy)
@@ -187,6 +187,7 @@ def ends(build):
 def eager_prefix(monkeypatch):
     """Pays or not, the prefix is used wherever it may be; the batches whose products it answered are counted."""
     monkeypatch.setattr(affine, "LEAST_DEPTH", 1)
+    monkeypatch.setattr(tuning, "_pays", lambda *_: True)
     answered = []
     product = affine.AffinePrefix._product
 
@@ -235,7 +236,7 @@ def test_the_ends_stay_bitwise(eager_prefix):
 
 @pytest.mark.parametrize("examples", [7, 20])
 def test_blocks_and_splits_do_not_mix_their_outputs(eager_prefix, monkeypatch, examples):
-    monkeypatch.setattr(engine, "_BLOCK_EXAMPLES", examples)
+    monkeypatch.setattr(engine, "BLOCK_EXAMPLES", examples)
     model, start, end = ends(ZOO["mlp"][0])
     splits = {"a": FLAT, "b": blobs(50, seed=2)}
     curve = evaluate(
@@ -251,7 +252,7 @@ def test_blocks_and_splits_do_not_mix_their_outputs(eager_prefix, monkeypatch, e
 
 
 def test_beyond_its_memory_it_keeps_out(eager_prefix, monkeypatch):
-    monkeypatch.setattr(engine, "_PREFIX_BYTES", 10 * 8 * 2 * 8 * 2)  # two batches of ten
+    monkeypatch.setattr(tuning, "AFFINE_BYTES", 10 * 8 * 2 * 8 * 2)  # two batches of ten
     model, start, end = ends(ZOO["mlp"][0])
     curve = evaluate(
         Objective(model, CE, FLAT, dtype=torch.float64, batch_size=10),

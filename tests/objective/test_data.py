@@ -44,7 +44,7 @@ class Stream(IterableDataset):
 
 
 def probe(source):
-    Split("data", source, 4).require_repeatable()
+    Split.of("data", source).require_repeatable(4)
 
 
 DATA = TensorDataset(*blobs(23))
@@ -126,7 +126,7 @@ def test_a_loader_that_runs_dry_between_passes_is_found_by_the_measurement():
 )
 def test_things_that_are_no_source(source, said):
     with pytest.raises(InputError, match=said):
-        Split("data", source, 4)
+        Split.of("data", source)
 
 
 @pytest.mark.parametrize(

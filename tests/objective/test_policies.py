@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from oracles import blobs, direct, mlp, of_w, point, trained, values
+from oracles import blobs, direct, mlp, of_model, point, trained, values
 from ravine import InputError, Line, Objective, evaluate, stateful, supervised
 
 DATA = blobs()
@@ -365,8 +365,7 @@ def test_a_failure_names_its_place():
         return batch[0] + model.w[0]
 
     model_ends = Line(point(0.0), point(1.0))
-    J = of_w(lambda w, x: x, size=1)
-    J.per_example = per_example
+    J = of_model(per_example, torch.zeros(1, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="cheese") as caught:
         evaluate(J, along=model_ends, at=[0, 0.5])
     assert any("alpha = 0.5" in note for note in caught.value.__notes__)
@@ -425,8 +424,7 @@ def test_state_is_carried_per_point_along_the_stream():
 
     curves = []
     for size in (1, 5, 12):
-        J = of_w(None, x, size=1, batch_size=size)
-        J.per_example = per_example
+        J = of_model(per_example, x, batch_size=size)
         curves.append(values(evaluate(J, along=Line(point(0.2), point(0.9)), at=AT)))
     np.testing.assert_allclose(curves[0], curves[2], rtol=1e-13)
     np.testing.assert_allclose(curves[1], curves[2], rtol=1e-13)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oracles import blobs, mlp, trained, values
 from ravine import Line, Objective, evaluate, supervised
-from ravine.objective import engine, stack
+from ravine.objective import stack, tuning
 
 AT = np.linspace(-0.2, 1.3, 19)
 CE = supervised(F.cross_entropy)
@@ -31,7 +31,7 @@ def stacks(monkeypatch):
         return run(self, batch)
 
     monkeypatch.setattr(stack.Stack, "__call__", counted)
-    monkeypatch.setattr(engine, "STACKED_ON", {"cpu"})
+    monkeypatch.setattr(tuning, "STACKED_ON", {"cpu"})
     return calls
 
 
@@ -97,7 +97,7 @@ def test_stacked_points_give_what_one_at_a_time_gives(stacks, monkeypatch, name)
 
     together = curve()
     assert (len(stacks) > 4 * 3) == applies  # four batches, three groups of points
-    monkeypatch.setattr(engine, "STACKED_ON", set())
+    monkeypatch.setattr(tuning, "STACKED_ON", set())
     alone = curve()
     np.testing.assert_allclose(values(together), values(alone), rtol=1e-10)
     np.testing.assert_allclose(together["error"], alone["error"])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from ravine import Line, Objective, evaluate, supervised
-from ravine.objective.engine import Pass
+from ravine.objective import tuning
 from ravine.objective.replica import Replica
 
 
@@ -38,31 +38,33 @@ def walked(model, data, at=21, **options):
         {name: torch.randn_like(p) * 0.2 for name, p in model.named_parameters()} for _ in range(2)
     ]
     J = Objective(model, supervised(F.cross_entropy), data, **options)
-    return J, evaluate(J, along=Line(*ends), at=np.linspace(0, 1, at))
+    return evaluate(J, along=Line(*ends), at=np.linspace(0, 1, at))
 
 
 def clock(monkeypatch, seconds):
     """Passes take what ``seconds(examples, channels_last)`` says."""
-    monkeypatch.setattr(
-        Pass, "_seconds", lambda self, batch, _: seconds(len(batch[1]), self.replica.channels_last)
-    )
+
+    def taken(forward, batch, point):
+        return seconds(batch.size, forward.replica.channels_last)
+
+    monkeypatch.setattr(tuning, "_seconds", taken)
 
 
 class TestBatchSize:
     def test_the_one_that_leaves_no_cache_is_chosen(self, images, monkeypatch):
         clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n * (1 if n <= 128 else 3))
-        J, _ = walked(Convolutions(), images)
-        assert J.splits[0].batch_size == 128
+        curve = walked(Convolutions(), images)
+        assert curve.attrs["batch_size"] == 128
 
     def test_a_short_measurement_is_not_delayed(self, images, monkeypatch):
         clock(monkeypatch, lambda n, _: 1e-8 * n)
-        J, _ = walked(Convolutions(), images)
-        assert J.splits[0].batch_size == 256
+        curve = walked(Convolutions(), images)
+        assert curve.attrs["batch_size"] == 256
 
     def test_a_given_one_stays(self, images, monkeypatch):
         clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
-        J, curve = walked(Convolutions(), images, batch_size=100)
-        assert J.splits[0].batch_size == curve.attrs["batch_size"] == 100
+        curve = walked(Convolutions(), images, batch_size=100)
+        assert curve.attrs["batch_size"] == 100
 
     def test_a_loss_that_depends_on_its_batch_keeps_the_default(self, images, monkeypatch):
         clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
@@ -71,13 +73,13 @@ class TestBatchSize:
             nn.Linear(192, 5),
             nn.BatchNorm1d(5, affine=False, track_running_stats=False),
         )
-        J, _ = walked(model, images)
-        assert J.splits[0].batch_size == 256
+        curve = walked(model, images)
+        assert curve.attrs["batch_size"] == 256
 
 
 class TestLayout:
     def test_channels_last_gives_the_same_curve(self, images, monkeypatch):
-        _, usual = walked(Convolutions(), images, batch_size=100)
+        usual = walked(Convolutions(), images, batch_size=100)
         laid = []
         monkeypatch.setattr(
             Replica,
@@ -88,7 +90,7 @@ class TestLayout:
             ),
         )
         clock(monkeypatch, lambda n, last: 1e-4 * n * (0.5 if last else 1))
-        _, fast = walked(Convolutions(), images, batch_size=100)
+        fast = walked(Convolutions(), images, batch_size=100)
         assert laid == [True]
         np.testing.assert_allclose(fast["loss"], usual["loss"], rtol=2e-6)
         np.testing.assert_array_equal(fast["error"], usual["error"])
@@ -97,15 +99,15 @@ class TestLayout:
         )  # the probes' tiny changes reach these weights too
 
     def test_code_that_cannot_have_it_is_left_alone(self, images, monkeypatch):
-        _, usual = walked(Convolutions(rigid=True), images, batch_size=100)
+        usual = walked(Convolutions(rigid=True), images, batch_size=100)
         clock(monkeypatch, lambda n, last: 1e-4 * n * (0.5 if last else 1))
-        _, same = walked(Convolutions(rigid=True), images, batch_size=100)
+        same = walked(Convolutions(rigid=True), images, batch_size=100)
         np.testing.assert_array_equal(same["loss"], usual["loss"])
 
     def test_no_gain_no_change(self, images, monkeypatch):
-        _, usual = walked(Convolutions(), images, batch_size=100)
+        usual = walked(Convolutions(), images, batch_size=100)
         clock(monkeypatch, lambda n, last: 1e-4 * n)
-        _, same = walked(Convolutions(), images, batch_size=100)
+        same = walked(Convolutions(), images, batch_size=100)
         np.testing.assert_array_equal(same["loss"], usual["loss"])
 
     def test_the_callers_model_keeps_its_layout(self, images, monkeypatch):

@@ -11,18 +11,9 @@ import torch
 from torch import Tensor
 
 from ravine.errors import InputError
-from ravine.measuring.projection import (
-    SAME,
-    Run,
-    aligned,
-    blocks,
-    corners_of,
-    exact,
-    opened,
-    project,
-)
+from ravine.measuring.projection import SAME, Run, aligned, corners_of, opened, project
 from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params
+from ravine.points.params import Params, all_finite, blocks, exact, gram
 from ravine.points.slices import Slice
 
 
@@ -121,16 +112,11 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     points, _ = opened(run)
     held = [point.tensors for point in aligned(points, Checkpoint.read(points[0]))]
     names = list(Checkpoint.read(points[0]).params)
-    between = np.zeros((len(held), len(held)))
-    for _, block in blocks(held, names):
-        moved = block - block[0]
-        between += (moved @ moved.T).numpy()
+    snapshots = [{name: point[name] for name in names} for point in held]
+    between = np.pad(gram(snapshots), ((1, 0), (1, 0)))
     if not np.isfinite(between).all():
-        broken = [index for index in range(len(held)) if not np.isfinite(between[index, index])]
-        msg = (
-            f"snapshot {broken[0] if broken else 0} of the run is not finite; leave it out: "
-            "run[a:b]"
-        )
+        finite = [all(map(all_finite, snapshot.values())) for snapshot in snapshots]
+        msg = f"snapshot {finite.index(False)} of the run is not finite; leave it out: run[a:b]"
         raise InputError(msg)
     centred = between - between.mean(0) - between.mean(1)[:, None] + between.mean()
     variances, vectors = np.linalg.eigh(centred)

@@ -9,8 +9,15 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
-from ravine.measuring.evaluation import on_axes
-from ravine.measuring.refinement import CAUTION, allowed_error, is_counted, joined, tail
+from ravine.measuring.labelling import on_axes
+from ravine.measuring.refinement import (
+    Candidate,
+    allowed_error,
+    best_reading,
+    is_counted,
+    joined,
+    tail,
+)
 from ravine.result.interpolant import Patch, Piece, chebyshev_points
 from ravine.result.schema import quantities
 
@@ -164,7 +171,9 @@ class _Fit:
 class Points:
     """The measured points of a plane, each found again by its key."""
 
-    def __init__(self, measure: Callable[..., xr.Dataset], rulers: tuple[_Ruler, _Ruler]) -> None:
+    def __init__(
+        self, measure: Callable[[np.ndarray], xr.Dataset], rulers: tuple[_Ruler, _Ruler]
+    ) -> None:
         self.measure = measure
         self.rulers = rulers
         self.keys: list[_Key] = []
@@ -181,7 +190,7 @@ class Points:
             return
         ticks = [ruler.ticks for ruler in self.rulers]
         places = np.array([[ticks[0][i], ticks[1][j]] for i, j in keys])
-        fresh = self.measure(places, probing=not self.keys)
+        fresh = self.measure(places)
         self.result = joined(self.result, fresh, "point", _AXES) if self.keys else fresh
         self.keys += keys
 
@@ -193,7 +202,7 @@ class Points:
 
 
 def resolve_plane(
-    measure: Callable[..., xr.Dataset],
+    measure: Callable[[np.ndarray], xr.Dataset],
     intervals: dict[str, tuple[float, float]],
     tolerance: float,
     max_points: int,
@@ -201,7 +210,7 @@ def resolve_plane(
     """``resolve`` on a plane.
 
     Args:
-        measure: ``measured_at`` of an objective along a plane: (points, 2) places → result.
+        measure: ``Rounds.measure`` of an objective along a plane: (points, 2) places → result.
         intervals: from and to on each axis.
         tolerance: as in ``resolve``.
         max_points: as in ``resolve``.
@@ -227,84 +236,64 @@ def resolve_plane(
 
 
 def _fit(grid: _Grid, points: Points, tolerance: float) -> _Fit:
-    result, patch = points.result, grid.patch
-    nodes, others = points.rows(grid)
-    places = np.stack([result[axis].values[others] for axis in _AXES], 1)
-    on = np.array(
-        [
-            [key in ladder for key, ladder in zip(points.keys[row], grid.ladders, strict=True)]
-            for row in others
-        ]
-    )
+    result = points.result
+    _, checks = points.rows(grid)
+    sides = _sides(grid, points, checks)
     splits = range(result.sizes["split"])
     fit = _Fit(0.0, (0.0, 0.0), True, {}, {})
     for name in quantities(result):
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
-        fit.misfit[name] = np.full((len(others), len(splits)), np.nan)
+        fit.misfit[name] = np.full((len(checks), len(splits)), np.nan)
         for split in splits:
-            values = result[name].values[:, split]
-            if not np.isfinite(values).all():
+            if not np.isfinite(result[name].values[:, split]).all():
                 fit.finite = False  # it has no interpolant; the others are still worth refining for
                 continue
-            allowed = allowed_error(result, name, split, tolerance)
-            floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
-            ways = [
-                _way(patch, values, nodes, log=log, places=places, others=others)
-                for log in _logs(values)
-            ]
-            share = 1.0 if is_counted(result, name) else CAUTION
-            found = []
-            for log, errors in ways:
-                ratios = errors / (share * allowed[others])
-                ends = (
-                    (0.0, 0.0)
-                    if is_counted(result, name)
-                    else _ends(patch, values, allowed, floor, nodes, log=log)
-                )
-                along = tuple(
-                    max(end, float(ratios[on[:, 1 - axis] & ~on[:, axis]].max(initial=0.0)))
-                    for axis, end in enumerate(ends)
-                )
-                found.append((max(float(ratios.max()), *ends), along, log, errors))
-            ratio, along, log, errors = min(found, key=lambda way: way[0])
-            fit.log[name][split], fit.misfit[name][:, split] = log, errors
-            fit.ratio = max(fit.ratio, ratio)
-            fit.along = (max(fit.along[0], along[0]), max(fit.along[1], along[1]))
+            found = _candidate(grid, points, name, split, tolerance)
+            fit.log[name][split], fit.misfit[name][:, split] = found.log, found.errors
+            fit.ratio = max(fit.ratio, found.worst)
+            ends = found.tails if len(found.tails) == 2 else (0.0, 0.0)
+            alone = [float(found.ratios[side].max(initial=0.0)) for side in sides]
+            fit.along = (
+                max(fit.along[0], ends[0], alone[0]),
+                max(fit.along[1], ends[1], alone[1]),
+            )
     return fit
 
 
-def _logs(values: np.ndarray) -> list[bool]:
-    return [False, True] if (values > 0).all() else [False]
-
-
-def _way(
-    patch: Patch,
-    values: np.ndarray,
-    nodes: np.ndarray,
-    *,
-    log: bool,
-    places: np.ndarray,
-    others: np.ndarray,
-) -> tuple[bool, np.ndarray]:
-    """The error at each check."""
-    return log, np.abs(patch.read_scattered(values[nodes], places, log=log) - values[others])
-
-
-def _ends(
-    patch: Patch,
-    values: np.ndarray,
-    allowed: np.ndarray,
-    floor: np.ndarray,
-    nodes: np.ndarray,
-    *,
-    log: bool,
-) -> tuple[float, float]:
-    """The worst tail of the series along each axis: every line of nodes is a curve that must have decayed."""
-    one, other = (
-        tail(piece.degree, values[rows], allowed[rows], floor[rows], log=log)
-        for piece, rows in zip(patch.pieces, (nodes, nodes.T), strict=True)
+def _sides(grid: _Grid, points: Points, checks: np.ndarray) -> list[np.ndarray]:
+    """For each axis, which checks lie between nodes of that axis alone, and so see its error."""
+    keys = np.array([points.keys[row] for row in checks])
+    on_a, on_b = (
+        np.isin(column, ladder) for column, ladder in zip(keys.T, grid.ladders, strict=True)
     )
-    return one, other
+    return [on_b & ~on_a, on_a & ~on_b]
+
+
+def _candidate(grid: _Grid, points: Points, name: str, split: int, tolerance: float) -> Candidate:
+    """The better interpolant of one quantity on one split."""
+    result, patch = points.result, grid.patch
+    nodes, checks = points.rows(grid)
+    places = np.stack([result[axis].values[checks] for axis in _AXES], 1)
+    values = result[name].values[:, split]
+    allowed = allowed_error(result, name, split, tolerance)
+    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+
+    def tails(log: bool) -> tuple[float, ...]:
+        """Every line of nodes is a curve whose series must have decayed."""
+        axes = zip(patch.pieces, (nodes, nodes.T), strict=True)
+        return tuple(
+            tail(piece.degree, values[rows], allowed[rows], floor[rows], log=log)
+            for piece, rows in axes
+        )
+
+    return best_reading(
+        values[checks],
+        allowed[checks],
+        positive=bool((values > 0).all()),
+        counted=is_counted(result, name),
+        read=lambda log: patch.read_scattered(values[nodes], places, log=log),
+        tails=tails,
+    )
 
 
 def _labelled(grid: _Grid, points: Points, fit: _Fit, tolerance: float) -> xr.Dataset:

@@ -6,8 +6,10 @@ from typing import Any, get_args
 
 import xarray as xr
 
-from ravine.measuring.evaluation import bundled, evaluate
-from ravine.objective.objective import Buffers, Objective
+from ravine.measuring.evaluation import evaluate
+from ravine.measuring.several import bundled
+from ravine.objective.buffers import Buffers
+from ravine.objective.objective import Objective
 from ravine.points.slices import Line
 
 

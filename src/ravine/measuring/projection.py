@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from ravine.errors import InputError
+from ravine.measuring.labelling import corner_attrs, provenance, quantity_variables, split_names
 from ravine.metrics.walks import random_walk, shares
+from ravine.objective.measurement import Measured
+from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params, content_hash, pieces
-from ravine.points.slices import Line, Slice
+from ravine.points.params import Params, blocks, content_hash, gram
+from ravine.points.slices import Line, Slice, corner_params
 from ravine.points.trajectory import Trajectory
 from ravine.result.schema import SCHEMA_VERSION
 
-_ROLES: Final = {2: ("start", "end"), 3: ("origin", "a", "b")}
 _AT_ONCE: Final = 8  # snapshots whose J is measured in one pass over the data
 SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line, is the corner
 
@@ -88,7 +85,7 @@ def project(
     points, steps = opened(run)
     along: Slice = Line(points[0], points[-1]) if onto is None else onto
     corners = corners_of(along)
-    between = _gram(corners)
+    between = _axes_gram(corners)
     digest = hashlib.sha256()
     rows: list[_Row] = []
     previous: Params | None = None
@@ -101,20 +98,18 @@ def project(
         here = {name: point.tensors[name] for name in corners[0]}
         rows.append(_row(corners, between, here, previous))
         previous = here
-    learnt = {} if objective is None else _learning_curve(objective, points)
-    path = _labelled(
-        np.array(steps),
-        rows,
-        along,
-        between,
-        points,
-        digest.hexdigest(),
-        time.perf_counter() - began,
+    path = _geometry(np.array(steps), rows, along, math.sqrt(between[0, 0]))
+    path = _beside_a_random_walk(path)
+    hashes = [content_hash(corner.tensors) for corner in along.corners]
+    path = path.assign_attrs(
+        schema_version=SCHEMA_VERSION,
+        title="",
+        run=str(points.folder) if isinstance(points, Trajectory) else "",
+        run_hash=digest.hexdigest(),
+        **corner_attrs(along, hashes),
+        **provenance("", time.perf_counter() - began),
     )
-    if objective is None:
-        return path
-    splits = [split.name for split in objective.splits]
-    return path.assign_coords(split=("split", np.array(splits, dtype=np.str_))).assign(learnt)
+    return path if objective is None else path.merge(_learning_curve(objective, points, steps))
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -156,37 +151,29 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
         raise InputError(msg)
 
 
-def _learning_curve(objective: Objective, points: Sequence[Any]) -> dict[str, Any]:
+def _learning_curve(
+    objective: Objective, points: Sequence[Any], steps: Sequence[int]
+) -> xr.Dataset:
     """J at the snapshots themselves, a few of which are in memory at a time."""
-    own = (
-        objective.with_buffers("interpolate") if objective.buffers else objective
-    )  # of one snapshot: its own
-    parts = []
+    # of one snapshot, the running statistics that are interpolated are its own
+    own = objective.with_buffers("interpolate") if objective.buffers else objective
+    parts: list[Measured] = []
     for first in range(0, len(points), _AT_ONCE):
-        held = [
-            Checkpoint.read(points[i]) for i in range(first, min(first + _AT_ONCE, len(points)))
-        ]
-        measured = own.measure(held, [tuple(map(float, row)) for row in np.eye(len(held))])
-        parts.append(list(measured.moments.values()))
-    variables: dict[str, Any] = {}
-    for name in parts[0][0]:
-        about = {
-            "long_name": {"error": "error rate"}.get(name, name),
-            "units": objective.units.get(name, ""),
+        last = min(first + _AT_ONCE, len(points))
+        held = [Checkpoint.read(points[index]) for index in range(first, last)]
+        each = [tuple(map(float, row)) for row in np.eye(len(held))]
+        parts.append(own.measure(held, each, earlier=parts[-1] if parts else None))
+    moments = {
+        split: {
+            name: Moments.joined([part.moments[split][name] for part in parts]) for name in found
         }
-        for suffix, of in (("", "mean"), ("_stderr", "stderr"), ("_replicates", "replicates")):
-            column = np.concatenate(
-                [np.stack([getattr(m[name], of) for m in part], 1) for part in parts]
-            )
-            dims = ("step", "split", "replicate")[: column.ndim]
-            variables[f"{name}{suffix}"] = (dims, column, {} if suffix else about)
-        variables[f"{name}_noise_floor"] = (
-            ("step", "split"),
-            np.full((len(points), len(parts[0])), np.nan),
-        )
-    return variables | {
-        "n_examples": ("split", np.array([moments["loss"].count for moments in parts[0]]))
+        for split, found in parts[0].moments.items()
     }
+    variables = quantity_variables(moments, objective.units, "step")
+    unknown = ("step", "split"), np.full((len(points), len(moments)), np.nan)
+    floors = {f"{name}_noise_floor": unknown for name in next(iter(moments.values()))}
+    coords = {"step": np.array(steps), "split": split_names(list(moments))}
+    return xr.Dataset(variables | floors, coords=coords)
 
 
 # --- the slice -------------------------------------------------------------------------------------------
@@ -205,34 +192,26 @@ def corners_of(onto: Slice) -> list[Params]:
         InputError: its coordinates are not the coefficients of its corners, or a corner has changed
             since.
     """
-    first, *others = onto.corners
-    for corner in onto.corners:
-        corner.require_unchanged()
-    units = [tuple(float(i == j) for i in range(len(others))) for j in range(len(others))]
-    if len(onto.dims) != len(others) or any(
-        tuple(onto.coefficients(*unit))[1:] != unit for unit in units
-    ):
+    axes = len(onto.corners) - 1
+    units = [tuple(row) for row in np.eye(axes).tolist()]
+    straight = len(onto.dims) == axes
+    if not straight or any(tuple(onto.coefficients(*unit))[1:] != unit for unit in units):
         msg = (
             "project() needs a slice whose coordinates are the coefficients of its corners after "
-            "the first, "
-            f"as Line and Plane have; got {type(onto).__name__} with dims {onto.dims}"
+            f"the first, as Line and Plane have; got {type(onto).__name__} with dims {onto.dims}"
         )
         raise InputError(msg)
-    names = [name for name in first.params if not any(name in other.buffers for other in others)]
-    return [{name: corner.tensors[name] for name in names} for corner in onto.corners]
+    return corner_params(onto.corners)
 
 
-def _gram(corners: Sequence[Params]) -> np.ndarray:
+def _axes_gram(corners: Sequence[Params]) -> np.ndarray:
     """Inner products of the axes, in float64."""
-    total = np.zeros((len(corners) - 1,) * 2)
-    for _, block in blocks(corners, list(corners[0])):
-        axes = block[1:] - block[0]
-        total += (axes @ axes.T).numpy()
+    total = gram(corners)
     size = np.sqrt(np.diagonal(total))
-    if np.isfinite(total).all() and (
-        not size.all()
-        or np.linalg.eigvalsh(total / np.outer(size, size))[0] < 1e-12  # of the axes' directions
-    ):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        directions = total / np.outer(size, size)
+    flat = not size.all() or not np.isfinite(directions).all()
+    if np.isfinite(total).all() and (flat or np.linalg.eigvalsh(directions)[0] < 1e-12):
         msg = (
             "the slice is flat: its corners coincide or lie on a line. Choose corners that differ."
         )
@@ -264,9 +243,8 @@ def _row(
             last = block[-2] - block[-1]
             moved += float(last @ last)
     coordinates = np.linalg.solve(between, inner)  # NaN where a corner is
-    residual = (
-        0.0  # a second pass, because the difference of two squares would lose half of the digits
-    )
+    # a second pass, because the difference of two squares would lose half of the digits
+    residual = 0.0
     weights = torch.from_numpy(coordinates)
     for _, block in blocks([*corners, point], names):
         offsets = block[1:] - block[0]
@@ -276,136 +254,71 @@ def _row(
     return _Row(coordinates, within, math.sqrt(residual), math.sqrt(displacement), math.sqrt(moved))
 
 
-def _labelled(
-    steps: np.ndarray,
-    rows: list[_Row],
-    along: Slice,
-    between: np.ndarray,
-    run: Sequence[Any],
-    run_hash: str,
-    seconds: float,
-) -> xr.Dataset:
-    length = math.sqrt(between[0, 0])
+def _geometry(steps: np.ndarray, rows: list[_Row], along: Slice, length: float) -> xr.Dataset:
+    """Where the run is at every step, seen from the slice."""
     coordinates = np.array([row.coordinates for row in rows])
-    residual, displacement, step_length = (
-        np.array([getattr(row, name) for row in rows])
-        for name in ("residual", "displacement", "step_length")
-    )
     within = np.array([row.within for row in rows])
-    if len(between) == 1:
+    if len(along.dims) == 1:
         within = np.copysign(within, coordinates[:, 0])
-    path_length = step_length.cumsum()
-    unit = {"units": ""}  # the parameters' own
-    variables: dict[str, Any] = {
-        dim: (
-            "step",
-            coordinates[:, number],
-            {"long_name": f"coordinate {dim} in the slice", "units": "1"},
-        )
-        for number, dim in enumerate(along.dims)
-    }
+    displacement = np.array([row.displacement for row in rows])
+    step_length = np.array([row.step_length for row in rows])
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = within / displacement
-        end = _reached(coordinates, residual, length)
-        directness = float(length / path_length[-1 if end is None else end])
-    variables |= {
-        "distance": ("step", within, {"long_name": "displacement within the slice", **unit}),
-        "residual": ("step", residual, {"long_name": "distance from the slice", **unit}),
-        "displacement": ("step", displacement, {"long_name": "distance from the start", **unit}),
-        "cosine": ("step", cosine, {"long_name": "cosine of the angle to the slice", "units": "1"}),
-        "step_length": (
-            "step",
-            step_length,
-            {"long_name": "distance from the snapshot before", **unit},
+    own = {"units": ""}  # the parameters' own
+    variables = {
+        "distance": (within, {"long_name": "displacement within the slice", **own}),
+        "residual": (
+            np.array([row.residual for row in rows]),
+            {"long_name": "distance from the slice", **own},
         ),
-        "path_length": ("step", path_length, {"long_name": "length of the path so far", **unit}),
+        "displacement": (displacement, {"long_name": "distance from the start", **own}),
+        "cosine": (cosine, {"long_name": "cosine of the angle to the slice", "units": "1"}),
+        "step_length": (step_length, {"long_name": "distance from the snapshot before", **own}),
+        "path_length": (step_length.cumsum(), {"long_name": "length of the path so far", **own}),
     }
-    walks = {"run": shares(within, residual, length) | {"directness": directness}}
-    if end is not None and displacement[0] <= SAME * length:
-        share = (steps - steps[0]) / (steps[end] - steps[0])
-        null_alpha, null_residual = random_walk(share)
-        walks["random walk"] = shares(null_alpha, null_residual, 1.0) | {
-            "directness": 1 / float(np.sqrt(np.diff(share[: end + 1])).sum())
-        }
-        variables |= {
-            "null_alpha": (
-                "step",
-                null_alpha,
-                {"long_name": "alpha of a random walk", "units": "1"},
-            ),
-            "null_residual": (
-                "step",
-                length * null_residual,
-                {"long_name": "residual of a random walk", **unit},
-            ),
-        }
-    variables |= {
-        name: ("walk", np.array([walk[name] for walk in walks.values()]), {"units": "1"})
-        for name in walks["run"]
-    }
-    roles = _ROLES.get(
-        len(along.corners), tuple(f"corner{number}" for number in range(len(along.corners)))
-    )
+    for dim, column in zip(along.dims, coordinates.T, strict=True):
+        variables[dim] = column, {"long_name": f"coordinate {dim} in the slice", "units": "1"}
+    about = {"long_name": "optimiser updates", "units": "1"}
     return xr.Dataset(
-        variables,
-        coords={
-            "step": ("step", steps, {"long_name": "optimiser updates", "units": "1"}),
-            "walk": ("walk", np.array(list(walks), dtype=np.str_)),
-        },
-        attrs={
-            "schema_version": SCHEMA_VERSION,
-            "title": "",
-            "run": str(run.folder) if isinstance(run, Trajectory) else "",
-            "run_hash": run_hash,
-            **{role: corner.label for role, corner in zip(roles, along.corners, strict=True)},
-            **{
-                f"{role}_hash": content_hash(corner.tensors)
-                for role, corner in zip(roles, along.corners, strict=True)
-            },
-            "length": length,
-            "command": "",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_seconds": round(seconds, 3),
-            "versions": json.dumps(
-                {
-                    "ravine": version("ravine"),
-                    "torch": str(torch.__version__),
-                    "numpy": np.__version__,
-                    "python": platform.python_version(),
-                }
-            ),
-        },
+        {name: ("step", *found) for name, found in variables.items()},
+        coords={"step": ("step", steps, about)},
+        attrs={"length": length},
     )
 
 
-def _reached(coordinates: np.ndarray, residual: np.ndarray, length: float) -> int | None:
+def _beside_a_random_walk(path: xr.Dataset) -> xr.Dataset:
+    """How much of the run the slice captures; and of a random walk between the same ends, where there is one."""
+    length, steps = float(path.attrs["length"]), path["step"].values
+    residual, path_length = path["residual"].values, path["path_length"].values
+    end = _reached(path)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        directness = float(length / path_length[-1 if end is None else end])
+    run = shares(path["distance"].values, residual, length)
+    walks = {"run": run | {"directness": directness}}
+    if end is not None and float(path["displacement"][0]) <= SAME * length:
+        share = (steps - steps[0]) / (steps[end] - steps[0])
+        alpha, away = random_walk(share)
+        direct = 1 / float(np.sqrt(np.diff(share[: end + 1])).sum())
+        walks["random walk"] = shares(alpha, away, 1.0) | {"directness": direct}
+        about = {"long_name": "alpha of a random walk", "units": "1"}
+        beside = {"long_name": "residual of a random walk", "units": ""}
+        path = path.assign(
+            null_alpha=("step", alpha, about), null_residual=("step", length * away, beside)
+        )
+    measures = {name: [walk[name] for walk in walks.values()] for name in walks["run"]}
+    return path.assign_coords(walk=("walk", np.array(list(walks), dtype=np.str_))).assign(
+        {name: ("walk", np.array(of), {"units": "1"}) for name, of in measures.items()}
+    )
+
+
+def _reached(path: xr.Dataset) -> int | None:
     """The snapshot that is the line's end, if one is."""
-    if coordinates.shape[1] != 1:
+    if "beta" in path:
         return None
-    left = np.hypot(length * (coordinates[:, 0] - 1), residual)
+    length = float(path.attrs["length"])
+    left = np.hypot(length * (path["alpha"].values - 1), path["residual"].values)
     left[0] = np.nan
     if np.isnan(left).all():
         return None
     nearest = int(np.nanargmin(left))
     return nearest if left[nearest] <= SAME * length else None
-
-
-# --- arithmetic ------------------------------------------------------------------------------------------
-
-
-def exact(tensor: Tensor) -> Tensor:
-    """In float64 on the CPU (complex128 where it is complex)."""
-    return tensor.detach().to("cpu", torch.complex128 if tensor.is_complex() else torch.float64)
-
-
-def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and (points, elements) in float64, 2 MiB at a time (a cache's size); complex numbers as pairs."""
-    for name in names:
-        for parts in zip(*(pieces(point[name]) for point in points), strict=True):
-            few = max((1 << 18) // len(points), 1)
-            for cut in zip(*(part.split(few) for part in parts), strict=True):
-                stacked = torch.stack([exact(part) for part in cut])
-                yield (
-                    name,
-                    torch.view_as_real(stacked).flatten(1) if stacked.is_complex() else stacked,
-                )

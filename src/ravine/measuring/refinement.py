@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -74,6 +75,59 @@ def tail(
     before, last = ((terms[part] / most)[:, ~quiet].max() for part in (third, fourth))
     decay = min(last / before, 0.999) if before > 0 else 0.999
     return float(max(least, last * decay / (1 - decay) * (degree / 4) ** 0.5))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to read a quantity between its points, and how it does at those that it does not go through.
+
+    Attributes:
+        log: whether the logarithm is interpolated.
+        errors: (checks,) in the quantity's unit.
+        ratios: (checks,) the errors in units of what may be made.
+        tails: along each axis, what the terms beyond the degree may add, in the same units.
+    """
+
+    log: bool
+    errors: np.ndarray
+    ratios: np.ndarray
+    tails: tuple[float, ...]
+
+    @property
+    def worst(self) -> float:
+        """The worst of them all: up to 1 is good."""
+        return max(float(self.ratios.max()), *self.tails)
+
+
+def best_reading(
+    values: np.ndarray,
+    allowed: np.ndarray,
+    *,
+    positive: bool,
+    counted: bool,
+    read: Callable[[bool], np.ndarray],
+    tails: Callable[[bool], tuple[float, ...]],
+) -> Candidate:
+    """The better one of two interpolants: of the values, or where they are positive of their logarithm.
+
+    Args:
+        values: (checks,) measured, where the interpolants do not go through the points.
+        allowed: (checks,) the error that is allowed.
+        positive: whether all values are, at the checks and elsewhere.
+        counted: whether it is a count of examples: steps have no series to speak of.
+        read: whether the logarithm is interpolated → (checks,) what the interpolant gives.
+        tails: the same → what the terms beyond the degree may add along each axis.
+
+    Returns:
+        The one whose worst is least.
+    """
+    share = 1.0 if counted else CAUTION
+    found = []
+    for log in (False, True) if positive else (False,):
+        errors = np.abs(read(log) - values)
+        ends = (0.0,) if counted else tails(log)
+        found.append(Candidate(log, errors, errors / (share * allowed), ends))
+    return min(found, key=lambda candidate: candidate.worst)
 
 
 def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str]) -> xr.Dataset:

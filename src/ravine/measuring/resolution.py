@@ -10,9 +10,17 @@ import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
-from ravine.measuring.evaluation import measured_at, on_axes
+from ravine.measuring.labelling import on_axes
 from ravine.measuring.planes import FIRST_DEGREE, resolve_plane
-from ravine.measuring.refinement import CAUTION, allowed_error, is_counted, joined, tail
+from ravine.measuring.refinement import (
+    Candidate,
+    allowed_error,
+    best_reading,
+    is_counted,
+    joined,
+    tail,
+)
+from ravine.measuring.rounds import Rounds
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
@@ -133,24 +141,18 @@ def resolve(
         msg = f"max_points must be at least {least}; got {max_points!r}"
         raise InputError(msg)
 
-    def measure(places: np.ndarray, *, probing: bool) -> xr.Dataset:
-        return measured_at(
-            objective,
-            along,
-            places,
-            title=title,
-            command=command,
-            progress=progress,
-            probing=probing,
-        )
-
+    measure = Rounds(objective, along, title, command, progress).measure
     if len(along.dims) == 2:
         return resolve_plane(measure, intervals, tolerance, most)
     return _resolve_line(measure, *intervals["alpha"], tolerance, most)
 
 
 def _resolve_line(
-    measure: Callable[..., xr.Dataset], low: float, high: float, tolerance: float, max_points: int
+    measure: Callable[[np.ndarray], xr.Dataset],
+    low: float,
+    high: float,
+    tolerance: float,
+    max_points: int,
 ) -> xr.Dataset:
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
@@ -161,7 +163,7 @@ def _resolve_line(
         if wanted.size and len(known) + len(wanted) > max_points and result is not None:
             break
         if wanted.size:
-            fresh = on_axes(measure(wanted[:, None], probing=result is None), {"alpha": wanted})
+            fresh = on_axes(measure(wanted[:, None]), {"alpha": wanted})
             result = (
                 fresh
                 if result is None
@@ -201,53 +203,58 @@ class _Fit:
 
 def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
     alpha = result["alpha"].values
-    rows = piece.rows(alpha)
     inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
-    others = np.setdiff1d(inside, rows)
+    checks = np.setdiff1d(inside, piece.rows(alpha))
     splits = range(result.sizes["split"])
     fit = _Fit(0.0, np.nan, {}, {}, finite=True)
-    everything = np.stack([np.isfinite(result[name].values[inside]) for name in quantities(result)])
     for name in quantities(result):
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
         fit.misfit[name] = np.full(len(splits), np.nan)
         for split in splits:
-            values, allowed = (
-                result[name].values[:, split],
-                allowed_error(result, name, split, tolerance),
-            )
-            if not np.isfinite(values[inside]).all() or not others.size:
+            if not checks.size or not np.isfinite(result[name].values[inside, split]).all():
                 continue
-            ways = [False, True] if (values[inside] > 0).all() else [False]
-            patch, at = Patch((piece,)), [alpha[others]]
-            errors = [
-                np.abs(patch.read(values[rows], at, log=log) - values[others]) for log in ways
-            ]
-            floor = np.nan_to_num(result[f"{name}_noise_floor"].values[rows, split])
-            column = [array[:, None] for array in (values[rows], allowed[rows], floor)]
-            beyond = [tail(piece.degree, *column, log=log) for log in ways]
-            beyond = (
-                [0.0] * len(ways) if is_counted(result, name) else beyond
-            )  # steps have no series to speak of
-            share = 1.0 if is_counted(result, name) else CAUTION
-            ratios = [
-                np.maximum(error / (share * allowed[others]), end)
-                for error, end in zip(errors, beyond, strict=True)
-            ]
-            best = int(np.argmin([ratio.max() for ratio in ratios]))
-            fit.log[name][split] = best
-            fit.misfit[name][split] = errors[best].max()
-            if ratios[best].max() > fit.ratio or np.isnan(fit.worst):
-                fit.ratio = float(ratios[best].max())
-                fit.worst = float(alpha[others][np.argmax(errors[best] / allowed[others])])
-    if not everything.any():
+            found = _candidate(piece, result, name, split, tolerance)
+            fit.log[name][split] = found.log
+            fit.misfit[name][split] = found.errors.max()
+            if found.worst > fit.ratio or np.isnan(fit.worst):
+                fit.ratio = found.worst
+                fit.worst = float(alpha[checks][np.argmax(found.ratios)])
+    finite = np.stack([np.isfinite(result[name].values[inside]) for name in quantities(result)])
+    if not finite.any():
         fit.finite = None
-    elif not everything.all():
+    elif not finite.all():
         fit.finite, fit.ratio = False, np.inf
-        good = np.asarray(everything.all(axis=(0, 2)))
-        changes = np.flatnonzero(good[1:] != good[:-1])
-        edge = int(changes[0]) if changes.size else len(inside) // 2 - 1
-        fit.worst = float(alpha[inside][edge : edge + 2].mean())
+        fit.worst = _edge(alpha[inside], np.asarray(finite.all(axis=(0, 2))))
     return fit
+
+
+def _candidate(
+    piece: Piece, result: xr.Dataset, name: str, split: int, tolerance: float
+) -> Candidate:
+    """The better interpolant of one quantity on one split, by the points measured on the piece."""
+    alpha, values = result["alpha"].values, result[name].values[:, split]
+    inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
+    rows = piece.rows(alpha)
+    allowed = allowed_error(result, name, split, tolerance)
+    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+    checks = np.setdiff1d(inside, rows)
+    column = [of[rows][:, None] for of in (values, allowed, floor)]
+    patch = Patch((piece,))
+    return best_reading(
+        values[checks],
+        allowed[checks],
+        positive=bool((values[inside] > 0).all()),
+        counted=is_counted(result, name),
+        read=lambda log: patch.read(values[rows], [alpha[checks]], log=log),
+        tails=lambda log: (tail(piece.degree, *column, log=log),),
+    )
+
+
+def _edge(alpha: np.ndarray, finite: np.ndarray) -> float:
+    """Where finite values meet others: between the first two neighbours of which only one is finite."""
+    changes = np.flatnonzero(finite[1:] != finite[:-1])
+    place = int(changes[0]) if changes.size else len(alpha) // 2 - 1
+    return float(alpha[place : place + 2].mean())
 
 
 def _judged(

@@ -28,6 +28,9 @@ from ravine.points.params import combine, version_of
 #: costs something too (measured: at 64 it is slower, at 784 three times faster).
 LEAST_DEPTH: Final = 128
 
+#: What combining the corners' outputs costs, in the same unit.
+_COMBINING: Final = 60
+
 _T: Any = Tensor  # descriptors are not methods to a type checker
 
 #: Functions that are linear in (weight, bias) for fixed inputs: → names of their arguments, inputs
@@ -154,6 +157,9 @@ class AffinePrefix(TorchFunctionMode):
         #: parameters that products took in, and those that anything else read
         self.in_products: set[int] = set()
         self.read: set[int] = set()
+        #: in the last pass: calls looked at; multiplications and additions that products did not take
+        self.watched = 0
+        self.spared = 0
 
     def forget(self) -> None:
         """Drop the corner outputs: the next batches are others."""
@@ -170,6 +176,7 @@ class AffinePrefix(TorchFunctionMode):
             coefficients: of the point.
         """
         self._coefficients = coefficients
+        self.watched = self.spared = 0
         self._data = {id(tensor): ("fixed", tensor, version_of(tensor)) for tensor in self._fixed}
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
@@ -188,6 +195,7 @@ class AffinePrefix(TorchFunctionMode):
     ) -> Any:
         """Answer one call of a torch function."""
         kwargs = kwargs or {}
+        self.watched += 1
         if func in _METADATA:
             return func(*args, **kwargs)
         if func in _PRODUCTS:
@@ -267,6 +275,7 @@ class AffinePrefix(TorchFunctionMode):
             self._held += size
             self._outputs[key] = outputs
         self.in_products.update(id(self._linear[id(operands[name])][2]) for name in moving)
+        self.spared += outputs[0].numel() * (_depth(func, operands) - _COMBINING)
         return combine(outputs, self._coefficients, torch.empty_like(outputs[0]))
 
     def _is_data(self, tensor: Tensor) -> bool:
@@ -304,17 +313,23 @@ def _is_linear_in(func: Callable[..., Any], moving: Sequence[str]) -> bool:
 
 
 def _pays(func: Callable[..., Any], operands: Mapping[str, Tensor], moving: Sequence[str]) -> bool:
-    if (
-        func is F.embedding
-    ):  # a gather is no dearer than the combination; what is saved is moving the table
+    if func is F.embedding:
+        # a gather is no dearer than the combination; what is saved is moving the table
         return operands["input"].numel() * 4 < operands["weight"].shape[0]
+    return _depth(func, operands) >= LEAST_DEPTH
+
+
+def _depth(func: Callable[..., Any], operands: Mapping[str, Tensor]) -> int:
+    """Multiplications and additions for each number that a product gives."""
+    if func is F.embedding:
+        return _COMBINING
     if func in (torch.conv1d, torch.conv2d, torch.conv3d):
-        return operands["weight"][0].numel() >= LEAST_DEPTH
+        return operands["weight"][0].numel()
     if func is F.linear:
-        return operands["weight"].shape[-1] >= LEAST_DEPTH
+        return operands["weight"].shape[-1]
     if func is torch.addmm:
-        return operands["mat1"].shape[-1] >= LEAST_DEPTH
-    return next(iter(operands.values())).shape[-1] >= LEAST_DEPTH
+        return operands["mat1"].shape[-1]
+    return next(iter(operands.values())).shape[-1]
 
 
 def _replaced(

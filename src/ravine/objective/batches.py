@@ -4,10 +4,52 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that go through the model together.
+
+    Attributes:
+        number: of the batch in its pass.
+        content: what the caller's function is given.
+        examples: (rows,) the examples' own numbers: the index in a Dataset or a tensor, the running number in a stream.
+    """
+
+    number: int
+    content: Any
+    examples: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """How many examples it holds."""
+        return count_examples(self.content)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors and arrays."""
+        return sum(leaf.nbytes for leaf in leaves(self.content) if hasattr(leaf, "nbytes"))
+
+    def first(self, count: int) -> Batch:
+        """The first examples of the batch; the whole of it where it cannot be told what belongs to an example."""
+        rows = len(self.examples)
+        parts = list(leaves(self.content))
+        by_row = [
+            isinstance(part, Tensor) and part.ndim > 0 and len(part) == rows for part in parts
+        ]
+        if count >= rows or not parts or not all(by_row):
+            return self
+        cut = self.mapped(lambda tensor: tensor[:count])
+        return replace(cut, examples=self.examples[:count])
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with a function applied to its tensors."""
+        return replace(self, content=map_tensors(function, self.content))
 
 
 def leaves(batch: Any) -> Iterator[Any]:

@@ -1,14 +1,18 @@
 """Splits: named sources of examples, read in batches, the same examples at every pass.
 
-A curve compares points, so all points must see the same examples. A source that gives others on a
-second pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out
-before the measurement where that is cheap, and by the fingerprint of the pass itself in any case.
+A curve compares points, so all points must see the same examples. A source that gives others on a second
+pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out before the
+measurement where that is cheap, and by the fingerprint of the pass itself in any case.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
+import operator
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,164 +21,192 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ravine.errors import InputError
-from ravine.objective.batches import count_examples, is_array
+from ravine.objective.batches import Batch, count_examples, is_array
 from ravine.objective.fingerprint import Fingerprint
+from ravine.objective.randomness import stable_seed
 
 _PROBED_ITEMS: Final = 4  # items of a Dataset that are fetched twice
+_ITEM_SHIFT: Final = 20  # an item that is a batch of its own has room for 2²⁰ examples' numbers
 
 
+@dataclass(frozen=True)
 class Split:
-    """One named source of examples.
+    """One named source of examples; reading it changes nothing here.
 
-    Args:
+    Attributes:
         name: how results call it.
-        source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader, or
-            any iterable of batches that can be iterated again.
-        batch_size: examples per batch where the batches are made here (tuples and Datasets); a
-            tuple's may be changed later.
-
-    Raises:
-        InputError: not one of these, empty, of unequal lengths, or an iterator (readable only
-            once).
+        source: a map-style Dataset, a DataLoader, or any iterable of batches that can be iterated
+            again; of a tuple of tensors, the tuple.
+        tensors: of one length, if the source is a tuple of them; else None.
     """
 
-    def __init__(self, name: str, source: Any, batch_size: int) -> None:
-        self.name = name
-        self.tensors: tuple[Tensor, ...] | None = None
-        self.batch_size = batch_size
-        self._seen: Fingerprint | None = None
-        kind = type(source).__name__
+    name: str
+    source: Any
+    tensors: tuple[Tensor, ...] | None = None
+
+    @classmethod
+    def of(cls, name: str, source: Any) -> Split:
+        """A split of a source as the caller gave it.
+
+        Args:
+            name: how results call it.
+            source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader,
+                or any iterable of batches that can be iterated again.
+
+        Raises:
+            InputError: not one of these, empty, of unequal lengths, or an iterator (readable only
+                once).
+        """
         if isinstance(source, tuple) and source and all(is_array(part) for part in source):
-            self.tensors = self._checked(source)
-        elif isinstance(source, Dataset) and not isinstance(source, IterableDataset):
-            source = DataLoader(source, batch_size=batch_size)
-        elif isinstance(source, Tensor | np.ndarray | str | bytes) or not isinstance(
+            return cls(name, source, _tensors_of(name, source))
+        kind = type(source).__name__
+        if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+            return cls(name, source)
+        if isinstance(source, Tensor | np.ndarray | str | bytes) or not isinstance(
             source, Iterable
         ):
             hint = "Wrap it in a tuple, (inputs,) or (inputs, targets)." if is_array(source) else ""
             msg = (
-                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an "
-                "iterable of batches; "
-                f"got {kind}. {hint}"
+                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an iterable "
+                f"of batches; got {kind}. {hint}"
             ).rstrip()
             raise InputError(msg)
-        elif isinstance(source, Iterator):
+        if isinstance(source, Iterator):
             msg = (
                 f"split {name!r} is an iterator ({kind}), which can be read only once; give a list "
-                "of batches, a "
-                "Dataset or a DataLoader"
+                "of batches, a Dataset or a DataLoader"
             )
             raise InputError(msg)
-        self._source = source
-
-    def _checked(self, parts: Sequence[Any]) -> tuple[Tensor, ...]:
-        tensors = tuple(torch.as_tensor(part) for part in parts)
-        lengths = [len(t) if t.ndim else None for t in tensors]
-        if len(set(lengths)) != 1 or lengths[0] is None:
-            msg = f"the tensors of split {self.name!r} must have one length; got {lengths}"
-            raise InputError(msg)
-        if lengths[0] == 0:
-            msg = f"split {self.name!r} is empty"
-            raise InputError(msg)
-        return tensors
+        return cls(name, source)
 
     def __len__(self) -> int:
         """How many examples a pass is expected to give; 0 where the source does not say."""
         if self.tensors is not None:
             return len(self.tensors[0])
-        if isinstance(self._source, DataLoader) and not isinstance(
-            self._source.dataset, IterableDataset
-        ):
+        if self._is_indexed:
+            dataset: Any = self.source
+            if isinstance(dataset, DataLoader):
+                dataset = dataset.dataset
             try:
-                return len(self._source.dataset)  # pyright: ignore[reportArgumentType]
+                return len(dataset)
             except TypeError:
                 return 0
-        if isinstance(self._source, list | tuple):
-            return sum(count_examples(batch) for batch in self._source)
+        if isinstance(self.source, list | tuple):
+            return sum(count_examples(content) for content in self.source)
         return 0
 
-    def batches(self, size: int | None = None) -> Iterator[Any]:
-        """One pass over the source; a tuple of tensors in batches of ``size``, by default ``batch_size``."""
-        if self.tensors is None:
-            yield from self._source
-            return
-        size = size or self.batch_size
-        for first in range(0, len(self), size):
-            yield tuple(tensor[first : first + size] for tensor in self.tensors)
+    def batches(self, size: int) -> Iterator[Batch]:
+        """One pass over the source.
+
+        Args:
+            size: examples in a batch, where the batches are made here: of tensors and of a Dataset.
+
+        Yields:
+            The batches in order.
+        """
+        if self.tensors is not None:
+            yield from self._slices(self.tensors, size)
+        elif self._is_indexed:
+            made = not isinstance(self.source, DataLoader)
+            yield from _indexed(DataLoader(self.source, batch_size=size) if made else self.source)
+        else:
+            yield from _running(self.source)
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether the size of the batches is chosen here."""
+        return self.tensors is not None or isinstance(self.source, Dataset)
 
     @property
     def worth_reading_ahead(self) -> bool:
         """Whether reading takes time that no one else spends: not of tensors at hand, nor of a loader with workers."""
-        if isinstance(self._source, DataLoader):
-            return self._source.num_workers == 0
-        return self.tensors is None and not isinstance(self._source, list | tuple)
+        if isinstance(self.source, DataLoader):
+            return self.source.num_workers == 0
+        return self.tensors is None and not isinstance(self.source, list | tuple)
 
     @property
     def generators(self) -> list[torch.Generator]:
         """The caller's own generators, which a pass over a loader draws from."""
-        loader = self._source
+        loader = self.source
         if not isinstance(loader, DataLoader):
             return []
-        owners = [
-            loader,
-            loader.sampler,
-            loader.batch_sampler,
-            getattr(loader.batch_sampler, "sampler", None),
-        ]
+        batching = loader.batch_sampler
+        owners = [loader, loader.sampler, batching, getattr(batching, "sampler", None)]
         found = [getattr(owner, "generator", None) for owner in owners]
         return [generator for generator in found if isinstance(generator, torch.Generator)]
 
-    def require_repeatable(self) -> None:
+    def require_repeatable(self, size: int) -> None:
         """Look for a source that gives other examples on a second pass.
+
+        Args:
+            size: as in ``batches``.
 
         Raises:
             InputError: it does, with the reason.
         """
-        if self._seen is not None:
-            return  # every pass is compared with the first
-        if isinstance(self._source, DataLoader) and not isinstance(
-            self._source.dataset, IterableDataset
-        ):
-            self._probe_sampler(self._source)
-            self._probe_items(self._source)
-        elif self.tensors is None and not isinstance(self._source, list | tuple):
-            for _ in range(2):
-                seen = Fingerprint()
-                for batch in self.batches():
-                    seen.add(batch)
-                self.require_same(seen)
+        if self.tensors is not None or isinstance(self.source, list | tuple):
+            return
+        if not self._is_indexed:
+            first, again = (self._fingerprint(size) for _ in range(2))
+            self.require_same(first, again)
+            return
+        loader = self.source
+        if not isinstance(loader, DataLoader):
+            loader = DataLoader(loader, batch_size=size)
+        self._probe_sampler(loader)
+        self._probe_items(loader)
 
-    def require_same(self, seen: Fingerprint) -> None:
-        """Compare a whole pass with the passes before it.
+    def require_same(self, before: Fingerprint | None, seen: Fingerprint) -> None:
+        """Compare a whole pass with one before it.
+
+        Args:
+            before: the examples of the pass before; None if there was none.
+            seen: those of this pass.
 
         Raises:
             InputError: the examples differ, or there were none.
         """
         if seen.count == 0:
-            again = " on this pass" if self._seen else ""
+            again = " on this pass" if before else ""
             msg = (
                 f"split {self.name!r} gave no examples{again}; expected a source that can be read "
                 "again"
             )
             raise InputError(msg)
-        if self._seen is not None and self._seen != seen:
+        if before is not None and before != seen:
             what = (
-                f"{self._seen.count} examples, then {seen.count}"
-                if self._seen.count != seen.count
+                f"{before.count} examples, then {seen.count}"
+                if before.count != seen.count
                 else "as many, but not the same"
             )
             reason = f"two passes gave {what}"
             raise self._unrepeatable(reason)
-        self._seen = seen
+
+    @property
+    def _is_indexed(self) -> bool:
+        """Whether examples are fetched by their index."""
+        source = self.source
+        found = source.dataset if isinstance(source, DataLoader) else source
+        return isinstance(found, Dataset) and not isinstance(found, IterableDataset)
+
+    @staticmethod
+    def _slices(tensors: Sequence[Tensor], size: int) -> Iterator[Batch]:
+        count = len(tensors[0])
+        for number, first in enumerate(range(0, count, size)):
+            content = tuple(tensor[first : first + size] for tensor in tensors)
+            yield Batch(number, content, np.arange(first, min(first + size, count)))
+
+    def _fingerprint(self, size: int) -> Fingerprint:
+        seen = Fingerprint()
+        for batch in self.batches(size):
+            seen.add(batch.content)
+        return seen
 
     def _probe_sampler(self, loader: DataLoader[Any]) -> None:
         drawn = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
         one, two = (sorted(_flat(drawn)) for _ in range(2))
         if one != two:
-            reason = (
-                "its sampler draws other examples each time (shuffle with drop_last, or with "
-                "replacement)"
-            )
+            reason = "its sampler draws other examples each time (shuffle with drop_last, or with replacement)"
             raise self._unrepeatable(reason)
 
     def _probe_items(self, loader: DataLoader[Any]) -> None:
@@ -182,9 +214,8 @@ class Split:
         if size == 0:
             msg = f"split {self.name!r} is empty"
             raise InputError(msg)
-        indices = sorted(
-            {round(i * (size - 1) / (_PROBED_ITEMS - 1)) for i in range(_PROBED_ITEMS)}
-        )
+        spread = range(_PROBED_ITEMS)
+        indices = sorted({round(i * (size - 1) / (_PROBED_ITEMS - 1)) for i in spread})
         prints = []
         for _ in range(2):
             items = [loader.dataset[i] for i in indices]
@@ -197,10 +228,78 @@ class Split:
     def _unrepeatable(self, reason: str) -> InputError:
         return InputError(
             f"split {self.name!r} does not give the same examples twice: {reason}. The points of a "
-            "curve can only "
-            "be compared on the same examples; turn this off, or pass Objective(..., "
-            "check_data=False)."
+            "curve can only be compared on the same examples; turn this off, or pass "
+            "Objective(..., check_data=False)."
         )
+
+
+def _tensors_of(name: str, parts: Sequence[Any]) -> tuple[Tensor, ...]:
+    tensors = tuple(torch.as_tensor(part) for part in parts)
+    lengths = [len(tensor) if tensor.ndim else None for tensor in tensors]
+    if len(set(lengths)) != 1 or lengths[0] is None:
+        msg = f"the tensors of split {name!r} must have one length; got {lengths}"
+        raise InputError(msg)
+    if lengths[0] == 0:
+        msg = f"split {name!r} is empty"
+        raise InputError(msg)
+    return tensors
+
+
+def _running(contents: Iterable[Any]) -> Iterator[Batch]:
+    """The batches of a stream; its examples are numbered as they come."""
+    first = 0
+    for number, content in enumerate(contents):
+        rows = count_examples(content)
+        yield Batch(number, content, np.arange(first, first + rows))
+        first += rows
+
+
+def _indexed(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The batches of a loader; its examples are numbered by their index in the Dataset."""
+    drawn: deque[Any] = deque()
+    watched = copy.copy(loader)
+    place = "batch_sampler" if loader.batch_sampler is not None else "sampler"
+    # a loader refuses other samplers once it is made; this one draws the same, and takes note
+    vars(watched)[place] = _Noting(getattr(loader, place), drawn)
+    vars(watched)["_iterator"] = None  # that of persistent workers belongs to the caller's loader
+    for batch in _running(watched):  # a loader with an __iter__ of its own may draw no indices
+        yield replace(batch, examples=_numbers(drawn.popleft(), batch)) if drawn else batch
+
+
+def _numbers(indices: Any, batch: Batch) -> np.ndarray:
+    """The examples' numbers, of a batch of indices or of an item that is a batch of its own."""
+    if isinstance(indices, str) or not isinstance(indices, Iterable):
+        first = _number_of(indices)
+        rows = np.arange(batch.size)
+        return first + rows if len(rows) == 1 else (first << _ITEM_SHIFT) + rows
+    return np.array([_number_of(index) for index in indices], dtype=np.int64)
+
+
+def _number_of(index: Any) -> int:
+    """An index as a number; of a key that is none, a number made of its text."""
+    try:
+        return operator.index(index)
+    except TypeError:
+        return stable_seed(index)
+
+
+class _Noting:
+    """A sampler that takes note of the indices it gives, in the order in which batches will come."""
+
+    def __init__(self, sampler: Any, drawn: deque[Any]) -> None:
+        self._sampler = sampler
+        self._drawn = drawn
+
+    def __iter__(self) -> Iterator[Any]:
+        for indices in self._sampler:
+            self._drawn.append(indices)
+            yield indices
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
 
 
 def _flat(indices: Iterable[Any]) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,164 +13,139 @@ from torch.utils.hooks import RemovableHandle
 
 from ravine.errors import InputError
 from ravine.objective.affine import tensors_in
-from ravine.objective.batches import count_examples, leaves, map_tensors
-from ravine.objective.engine import Pass
+from ravine.objective.batches import Batch, leaves
+from ravine.objective.forward import joined
 from ravine.objective.randomness import seed_all
+from ravine.objective.tuning import Trial, agree
 
-_MOST_PROBED: Final = 256  # values, of which a sequence has many
-_FEWEST_PROBED: Final = 16
-_PROBING_SHARE: Final = 0.1  # of the measurement itself, for looking at its rounding
+DRAWS: Final = 3  # perturbed evaluations at each point whose rounding is looked at
 _PLAIN: Final = (Tensor, nn.Parameter)
 
 
-def noise_floors(
-    one_pass: Pass, probes: Sequence[int], draws: int = 3
-) -> dict[str, dict[int, float]]:
-    """How far rounding alone moves the mean of each quantity, estimated on the split's first examples.
+def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, float]]:
+    """How far rounding alone moves the mean of each quantity, estimated on a few of the examples.
 
-    At each probed point the parameters are multiplied by 1 ± one unit of rounding, ``draws`` times:
-    each draw is as good a representative of the point as the one that is measured. The floor is
-    three times the standard deviation of the means so found (masks that are resampled are drawn
-    anew too), and at least one unit of rounding of the mean.
+    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times: each
+    draw is as good a representative of the point as the one that is measured. The floor is three
+    times the standard deviation of the means so found (masks that are resampled are drawn anew too),
+    and at least one unit of rounding of the mean.
 
     Args:
-        one_pass: over the split; its sums are not touched.
+        trial: of the split.
         probes: numbers of the points to look at.
-        draws: perturbed evaluations per point.
 
     Returns:
-        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not
-        finite.
+        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not finite.
 
     References:
         Parker 1997, Monte Carlo arithmetic.
     """
     if not probes:
         return {}
-    held, examples = _few_examples(one_pass, probes[0], len(probes) * (draws + 1))
-    generator = torch.Generator().manual_seed(one_pass.policies.seed)
-    unit = torch.finfo(one_pass.policies.dtype).eps
+    forward, held = trial.forward, trial.batches()
+    examples = sum(batch.size for batch in held)
+    generator = torch.Generator().manual_seed(forward.policies.seed)
+    unit = torch.finfo(forward.policies.dtype).eps
     # masks that are drawn anew average out over the whole split; rounding is taken not to
-    resampled = one_pass.policies.dropout == "resample"
-    share = (examples / max(examples, len(one_pass.split))) ** 0.5 if resampled else 1.0
+    resampled = forward.policies.dropout == "resample"
+    share = (examples / max(examples, len(trial.split))) ** 0.5 if resampled else 1.0
     floors: dict[str, dict[int, float]] = {}
     for point in probes:
         found: dict[str, list[Tensor]] = {}
-        for draw in range(draws + 1):
-            one_pass.stand_at(point)
+        for draw in range(DRAWS + 1):
+            forward.stand_at(point)
             if draw:
-                one_pass.replica.perturb(generator)
-            for name, values in one_pass.quantities_over(held, point, draw).items():
+                forward.replica.perturb(generator)
+            drawn = joined([forward.quantities(batch, point, draw=draw) for batch in held])
+            for name, values in drawn.items():
                 found.setdefault(name, []).append(values)
-            one_pass.carried[point] = None
-        for name, drawn in found.items():
-            values = torch.stack(drawn)
+            forward.forget(point)
+        for name, draws in found.items():
+            values = torch.stack(draws)
             means = values.mean(1)
-            floor = float(torch.stack([share * 3 * means.std(), unit * means[0].abs()]).max())
+            spread, rounding = share * 3 * means.std(), unit * means[0].abs()
+            floor = float(torch.stack([spread, rounding]).max())
             floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
     return floors
 
 
-def _few_examples(
-    one_pass: Pass, point: int, evaluations: int
-) -> tuple[list[tuple[int, Any]], int]:
-    """The first batches of a split, as many as the share of time allows that looking at rounding may take.
+def require_determined(trial: Trial, model: nn.Module) -> None:
+    """Look, on a few examples, for a J that is not a function of the point; and for one that writes to its batch.
 
     Args:
-        one_pass: over the split.
-        point: where to look how many values an example has.
-        evaluations: how often each batch will be run.
-
-    Returns:
-        The batches with their numbers, placed; and how many examples they have.
-    """
-    known = len(one_pass.split)
-    affordable = (
-        _PROBING_SHARE * len(one_pass.coefficients) * known / evaluations if known else math.inf
-    )
-    size = min(one_pass.split.batch_size, max(int(min(affordable, _MOST_PROBED)), _FEWEST_PROBED))
-    held: list[tuple[int, Any]] = []
-    examples, each = 0, 1.0
-    for number, batch in enumerate(one_pass.split.batches(size)):
-        held.append((number, one_pass.place(batch)))
-        examples += count_examples(batch)
-        if number == 0:
-            one_pass.stand_at(point)
-            each = max(one_pass.losses(0, held[0][1], point)["loss"].numel(), 1) / max(examples, 1)
-            one_pass.carried[point] = None
-        if each * examples >= min(max(affordable * each, _FEWEST_PROBED), _MOST_PROBED):
-            break
-    return held, examples
-
-
-def require_determined(one_pass: Pass, model: nn.Module) -> None:
-    """Look, on one batch, for a J that is not a function of the point; and for one that writes to its batch.
-
-    Args:
-        one_pass: over the split.
+        trial: of the split, which learns from it.
         model: the caller's, which must not be reached.
 
     Raises:
         InputError: the model is random although dropout is off, or the function does not use the
             model it is given, or reaches back to the caller's own.
     """
-    first = next(one_pass.split.batches(), None)
-    if first is None:
+    if trial.first is None:
         return  # an empty split has its own error
-    batch = one_pass.place(first)
-    found = []
-    watch = _UseOf(one_pass.replica.module, model)
-    for seed in (0, 1):
-        tried = map_tensors(torch.clone, batch)
-        one_pass.stand_at(0)
-        seed_all(seed, one_pass.policies.device)
-        with watch:
-            found.append(one_pass.losses(0, tried, 0)["loss"])
-        one_pass.carried[0] = None
-        one_pass.mutates = one_pass.mutates or not _same(tried, batch)
+    forward = trial.forward
+    watch = _UseOf(forward.replica.module, model)
+    if trial.cuts:
+        try:
+            found = _twice(trial, watch)
+        except Exception:  # it may not take a part of a batch
+            trial.use_whole_batches()
+            found = _twice(trial, watch)
+    else:
+        found = _twice(trial, watch)
     if watch.outside:
         msg = (
             f"per_example reaches the parameter {watch.outside!r} of the model that was given to "
-            "Objective, not of the "
-            "copy that is moved: through a wrapped forward, a closure or a lambda. Use the first "
-            "argument throughout."
+            "Objective, not of the copy that is moved: through a wrapped forward, a closure or a "
+            "lambda. Use the first argument throughout."
         )
         raise InputError(msg)
     one, again = found
-    if one_pass.policies.dropout != "resample" and not torch.allclose(
-        one, again, rtol=1e-5, equal_nan=True
-    ):
+    if forward.policies.dropout != "resample" and not agree(one, again, within=1e-5):
         msg = (
             "the loss at one point is random, or depends on what was computed before: two passes "
-            "over one batch gave "
-            f"means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If it is dropout that "
-            "ignores "
-            "model.training, choose dropout='fixed' to use the same draws at every point, or "
-            "'resample'; if the model "
-            "keeps state in its attributes, reset it in forward."
+            f"over one batch gave means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If "
+            "it is dropout that ignores model.training, choose dropout='fixed' to use the same "
+            "draws at every point, or 'resample'; if the model keeps state in its attributes, "
+            "reset it in forward."
         )
         raise InputError(msg)
-    if (
-        not watch.used and not one_pass.policies.stateful
-    ):  # a first batch may do no more than start a state
+    # a first batch may do no more than start a state
+    if not watch.used and not forward.policies.stateful:
         msg = (
             "per_example never used the model that it was given, so every curve would be flat; it "
-            "may use another "
-            "model from outside. Use its first argument."
+            "may use another model from outside. Use its first argument."
         )
         raise InputError(msg)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
+    """The losses of the first examples by two passes, with other seeds."""
+    forward, batch = trial.forward, trial.first
+    assert batch is not None  # an empty split is not run
+    found, copies = [], False
+    for seed in (0, 1):
+        tried = batch.mapped(torch.clone)
+        forward.forget(0)
+        forward.stand_at(0)
+        seed_all(seed, forward.policies.device)
+        with watch:
+            found.append(forward.loss(tried, 0))
+        forward.forget(0)
+        copies = copies or not _same(tried, batch)
+    trial.learn(found[0], copies=copies)
+    return found
+
+
+def _same(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same numbers."""
-
-    def tensors(batch: Any) -> Iterator[Tensor]:
-        return (leaf for leaf in leaves(batch) if isinstance(leaf, Tensor))
-
-    pairs = list(zip(tensors(one), tensors(other), strict=False))
-    return all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
-    ) and len(list(tensors(one))) == len(list(tensors(other)))
+    before, after = (
+        [leaf for leaf in leaves(batch.content) if isinstance(leaf, Tensor)]
+        for batch in (other, one)
+    )
+    if len(before) != len(after):
+        return False
+    pairs = zip(before, after, strict=True)
+    return all(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
 class _UseOf(TorchFunctionMode):

@@ -7,13 +7,15 @@ a CPU that gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from ravine.objective.batches import Batch
+from ravine.objective.forward import Forward, as_quantities
 from ravine.objective.losses import PerExample
 from ravine.objective.replica import Replica
 from ravine.points.params import combine
@@ -28,9 +30,11 @@ class Stack:
     Args:
         replica: spanning the corners; its own parameters do not matter.
         per_example: the caller's function.
+        at_once: points in one forward pass, at most.
     """
 
-    def __init__(self, replica: Replica, per_example: PerExample) -> None:
+    def __init__(self, replica: Replica, per_example: PerExample, at_once: int = 1) -> None:
+        self.at_once = at_once
         self._call = _Call(replica.module, per_example)
         names = {
             id(tensor): f"module.{name}"
@@ -38,6 +42,7 @@ class Stack:
         }
         self._moving = [(names[id(target)], target, points) for target, points in replica.moving]
         self._stacked: dict[str, Tensor] = {}
+        self._here: tuple[tuple[float, ...], ...] = ()
 
     @property
     def bytes_per_point(self) -> int:
@@ -51,12 +56,39 @@ class Stack:
 
     def move_to(self, points: Sequence[tuple[float, ...]]) -> None:
         """Lay the parameters of some points on top of each other."""
+        if tuple(points) == self._here:
+            return
         for name, target, corners in self._moving:
             stacked = self._stacked.get(name)
             if stacked is None or len(stacked) != len(points):
                 stacked = self._stacked[name] = target.new_empty(len(points), *target.shape)
             for out, coefficients in zip(stacked, points, strict=True):
                 combine(corners, coefficients, out)
+        self._here = tuple(points)
+
+    def quantities(self, forward: Forward, batch: Batch, points: range) -> list[dict[str, Tensor]]:
+        """``Forward.quantities`` of several points together.
+
+        Args:
+            forward: for the split.
+            batch: placed.
+            points: their numbers.
+
+        Returns:
+            One dict per point.
+        """
+        self.move_to([forward.points.coefficients[point] for point in points])
+        try:
+            answer = self(forward.prepared(batch, 0))
+        except Exception as problem:
+            label = forward.points.labels[points[0]]
+            problem.add_note(f"at {label} and on, split {forward.split!r}, batch {batch.number}")
+            raise
+        kept = answer if isinstance(answer, Mapping) else {"loss": answer}
+        return [
+            as_quantities({name: values[i] for name, values in kept.items()}, batch.size)
+            for i in range(len(points))
+        ]
 
     def __call__(self, batch: Any) -> Any:
         """What the caller's function gives for a batch, every tensor with one more axis in front: the points."""

@@ -149,6 +149,24 @@ def gram(points: Sequence[Params]) -> np.ndarray:
     return total
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """In float64 on the CPU (complex128 where it is complex)."""
+    return tensor.detach().to("cpu", torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and (points, elements) in float64, 2 MiB at a time (a cache's size); complex numbers as pairs."""
+    for name in names:
+        for parts in zip(*(pieces(point[name]) for point in points), strict=True):
+            few = max((1 << 18) // len(points), 1)
+            for cut in zip(*(part.split(few) for part in parts), strict=True):
+                stacked = torch.stack([exact(part) for part in cut])
+                yield (
+                    name,
+                    torch.view_as_real(stacked).flatten(1) if stacked.is_complex() else stacked,
+                )
+
+
 def content_hash(tensors: Params) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
 

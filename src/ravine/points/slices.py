@@ -45,6 +45,31 @@ class Slice(Protocol):
         ...
 
 
+def roles_of(along: Slice) -> tuple[str, ...]:
+    """What a slice calls its corners; of one that does not say, the names of a line's or a plane's."""
+    count = len(along.corners)
+    usual = {2: Line.roles, 3: Plane.roles}.get(count, tuple(f"corner{i}" for i in range(count)))
+    return getattr(along, "roles", usual)
+
+
+def bends(along: Slice) -> bool:
+    """Whether a slice is curved: whether its coefficients are more than affine in its coordinates.
+
+    Examples:
+        >>> bends(Line({"w": torch.zeros(1)}, {"w": torch.ones(1)}))
+        False
+    """
+    origin = np.array(along.coefficients(*[0.0] * len(along.dims)))
+    units = np.eye(len(along.dims))
+    steps = np.array([along.coefficients(*unit) for unit in units.tolist()]) - origin
+    for place in (0.3, 0.5, -0.7, 1.9):
+        coordinates = place * np.linspace(1, 2, len(along.dims))
+        found = np.array(along.coefficients(*coordinates.tolist()))
+        if not np.allclose(found, origin + coordinates @ steps, rtol=1e-9, atol=1e-9):
+            return True
+    return False
+
+
 class Line:
     """The straight line θ(α) = (1 − α) θ₀ + α θ₁ through two points; α may lie outside [0, 1].
 
@@ -83,7 +108,7 @@ class Line:
     @property
     def length(self) -> float:
         """‖θ₁ − θ₀‖₂ over the parameters, tied tensors once, buffers excluded."""
-        start, end = _params(self.corners)
+        start, end = corner_params(self.corners)
         return distance(start, end)
 
     def coefficients(self, alpha: float) -> tuple[float, ...]:
@@ -150,7 +175,7 @@ class Plane:
         self.origin = Checkpoint.read(origin)
         self.a = matched(self.origin, Checkpoint.read(a))
         self.b = matched(self.origin, Checkpoint.read(b))
-        between = gram(_params(self.corners))
+        between = gram(corner_params(self.corners))
         with np.errstate(
             invalid="ignore"
         ):  # a corner with NaN is refused by name when it is measured
@@ -215,7 +240,7 @@ class Plane:
         return f"Plane(origin: {self.origin.label}, a: {self.a.label}, b: {self.b.label})"
 
 
-def _params(corners: Sequence[Checkpoint]) -> list[Params]:
+def corner_params(corners: Sequence[Checkpoint]) -> list[Params]:
     """The parameters of every corner: what none of them knows to be a buffer."""
     for corner in corners:
         corner.require_unchanged()
@@ -225,7 +250,7 @@ def _params(corners: Sequence[Checkpoint]) -> list[Params]:
 
 
 def _point(corners: Sequence[Checkpoint], coefficients: tuple[float, ...]) -> Params:
-    points = _params(corners)
+    points = corner_params(corners)
     if sorted(coefficients) == [0] * (len(points) - 1) + [1]:
         return {name: tensor.clone() for name, tensor in points[coefficients.index(1)].items()}
     return {

@@ -64,9 +64,7 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
             here = [np.flatnonzero(home == number) for home in homes]
             if not all(map(len, here)):
                 continue
-            rows = np.ix_(
-                *(piece.rows(axis) for piece, axis in zip(patch.pieces, measured, strict=True))
-            )
+            rows = np.ix_(*_rows(patch, measured))
             logs, misfits = _chosen(result, name, number)
             errors[np.ix_(*here)] = misfits
             places = [axis[part] for axis, part in zip(axes.values(), here, strict=True)]
@@ -84,7 +82,7 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
         variables,
         coords={
             **{dim: (dim, axis, result[dim].attrs) for dim, axis in axes.items()},
-            "distance": (dims, _distance(result.attrs, axes), result["distance"].attrs),
+            "distance": (dims, _distance(result, axes, patches), result["distance"].attrs),
             "split": result["split"],
         },
         attrs={**result.attrs, "sampling": "reconstructed"},
@@ -138,15 +136,41 @@ def _read(
         )  # an interpolant may swing below 0
 
 
-def _distance(attrs: Mapping[Any, Any], axes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Distance from the slice's first corner, from the lengths and the angle in a result's attributes."""
+def _distance(
+    result: xr.Dataset, axes: Mapping[str, np.ndarray], patches: Sequence[Patch]
+) -> np.ndarray:
+    """Distance from the slice's first corner: from its lengths and angle, or of one that bends as it was measured."""
+    attrs = result.attrs
+    if attrs.get("curved", 0):
+        return _read_distance(result, axes, patches)
     if "beta" not in axes:
         return np.abs(axes["alpha"]) * float(attrs["length"])
-    a, b = (
-        axes["alpha"][:, None] * float(attrs["length_a"]),
-        axes["beta"] * float(attrs["length_b"]),
-    )
+    a = axes["alpha"][:, None] * float(attrs["length_a"])
+    b = axes["beta"] * float(attrs["length_b"])
     return np.sqrt((a**2 + b**2 + 2 * a * b * float(attrs["cosine"])).clip(0))
+
+
+def _read_distance(
+    result: xr.Dataset, axes: Mapping[str, np.ndarray], patches: Sequence[Patch]
+) -> np.ndarray:
+    """The measured distance between its points; its square is as smooth as the slice."""
+    dims = list(axes)
+    measured = [result[dim].values for dim in dims]
+    square = result["distance"].transpose(*dims).values ** 2
+    out = np.full(tuple(map(len, axes.values())), np.nan)
+    homes = [_homes(patches, number, axes[dim]) for number, dim in enumerate(dims)]
+    for number, patch in enumerate(patches):
+        here = [np.flatnonzero(home == number) for home in homes]
+        if all(map(len, here)):
+            rows = np.ix_(*_rows(patch, measured))
+            places = [axis[part] for axis, part in zip(axes.values(), here, strict=True)]
+            out[np.ix_(*here)] = patch.read(square[rows], places)
+    return np.sqrt(out.clip(0))
+
+
+def _rows(patch: Patch, measured: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Where a patch's points stand on each axis."""
+    return [piece.rows(axis) for piece, axis in zip(patch.pieces, measured, strict=True)]
 
 
 def _parts(name: str) -> list[str]:

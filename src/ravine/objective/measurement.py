@@ -1,0 +1,284 @@
+"""Measurement: the corners of a slice and the coefficients of some points → sums over examples at those points."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ravine.errors import InputError
+from ravine.objective.buffers import Buffers, recomputed_statistics, spanning
+from ravine.objective.data import Split
+from ravine.objective.engine import measure_split
+from ravine.objective.fingerprint import Fingerprint
+from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.losses import PerExample
+from ravine.objective.moments import Moments
+from ravine.objective.probes import DRAWS, noise_floors, require_determined
+from ravine.objective.randomness import preserved_rng
+from ravine.objective.replica import Replica
+from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, plan_for
+from ravine.points.checkpoint import Checkpoint, matched
+from ravine.points.params import Params, all_finite, content_hash, distance, gram
+
+Dropout = Literal["off", "fixed", "resample"]
+
+_LOOKS = 5  # passes over a trial's examples: two for determinism, three for the affine layer
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Setup:
+    """What a measurement has to know of an objective; ``Objective`` explains each."""
+
+    model: nn.Module
+    per_example: PerExample
+    splits: tuple[Split, ...]
+    dropout: Dropout
+    buffers: Buffers | None
+    seed: int
+    device: torch.device
+    dtype: torch.dtype | None
+    batch_size: int | None
+    check_data: bool
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether the caller's function carries state from batch to batch."""
+        return bool(getattr(self.per_example, "stateful", False))
+
+    @property
+    def is_by_example(self) -> bool:
+        """Whether the batches are no part of the objective."""
+        return self.dropout == "off" and self.buffers != "recompute" and not self.is_stateful
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement of some points gave.
+
+    Attributes:
+        moments: split → quantity → its sums at every point.
+        floors: split → quantity → probed point → how far rounding alone moves its mean there.
+        fingerprints: split → what its examples were.
+        plans: split → how it was measured.
+        hashes: of the corners' tensors.
+        gram: inner products of the corners' differences from the first one, over the parameters.
+        dtype: of the forward pass.
+    """
+
+    moments: dict[str, dict[str, Moments]]
+    floors: dict[str, dict[str, dict[int, float]]]
+    fingerprints: dict[str, Fingerprint]
+    plans: dict[str, Plan]
+    hashes: list[str]
+    gram: np.ndarray
+    dtype: str
+
+    def part(self, points: np.ndarray, corners: Sequence[int]) -> Measured:
+        """The part of the measurement that belongs to a slice through some of the corners.
+
+        Args:
+            points: their numbers, in the order wanted.
+            corners: the numbers of the slice's corners, in its order.
+
+        Returns:
+            What measuring that slice alone gives, up to rounding.
+        """
+        places = {point: place for place, point in enumerate(points.tolist())}
+        return Measured(
+            moments={
+                split: {name: moments.at(points) for name, moments in found.items()}
+                for split, found in self.moments.items()
+            },
+            floors={
+                split: {name: _renumbered(known, places) for name, known in found.items()}
+                for split, found in self.floors.items()
+            },
+            fingerprints=self.fingerprints,
+            plans=self.plans,
+            hashes=[self.hashes[corner] for corner in corners],
+            gram=_gram_of(self.gram, corners),
+            dtype=self.dtype,
+        )
+
+
+def measure(
+    setup: Setup,
+    corners: Sequence[Checkpoint],
+    coefficients: Coefficients,
+    tick: Callable[[int], None] = lambda _: None,
+    *,
+    labels: Sequence[str] | None = None,
+    probes: Sequence[int] = (),
+    joined: Iterable[tuple[int, int]] = (),
+    earlier: Measured | None = None,
+) -> Measured:
+    """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
+
+    Args:
+        setup: of the objective.
+        corners: the checkpoints that span the slice.
+        coefficients: for every point, one number per corner, summing to 1.
+        tick: told of progress, in examples × points.
+        labels: a name for every point, for messages.
+        probes: numbers of the points whose noise floor to estimate.
+        joined: pairs of corners, by number, between which a slice runs: they have to be different
+            points.
+        earlier: a measurement between the same corners, whose plan is used again; the examples have to be
+            the same.
+
+    Returns:
+        Sums by split and quantity, and the provenance that only the measurement knows.
+
+    Raises:
+        InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
+    """
+    own = Checkpoint.read(setup.model)
+    fitted = [_fitted(own, corner) for corner in corners]
+    params = [{name: corner.tensors[name] for name in own.params} for corner in fitted]
+    between = gram(params)
+    for one, other in joined:
+        _require_apart(corners, params, between, one, other)
+    dtype = setup.dtype or _widest([own.params, *params])
+    policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
+    labels = labels or [f"point {number}" for number in range(len(coefficients))]
+    points = Points(coefficients, labels)
+    found = Measured({}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    with _undisturbed(setup):
+        if setup.check_data and earlier is None:
+            for split in setup.splits:
+                split.require_repeatable(setup.batch_size or DEFAULT_BATCH)
+        replica = Replica(setup.model, dtype, setup.device)
+        replica.span(spanning(setup.model, own, fitted, setup.buffers))
+        replica.set_modes(setup.dropout)
+        if setup.buffers == "recompute":
+            points = _with_statistics(setup, replica, policies, points, tick)
+        for split in setup.splits:
+            forward = Forward(replica, setup.per_example, policies, split.name, points)
+            if earlier is None:
+                _look(setup, split, forward, probes, found)
+            else:
+                found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
+            plan = found.plans[split.name]
+            moments, seen = measure_split(forward, split, plan, tick)
+            before = None if earlier is None else earlier.fingerprints[split.name]
+            if setup.check_data or seen.count == 0:
+                split.require_same(before, seen)
+            _require_values(moments, split)
+            found.moments[split.name], found.fingerprints[split.name] = moments, seen
+    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
+    return found
+
+
+def _look(
+    setup: Setup, split: Split, forward: Forward, probes: Sequence[int], found: Measured
+) -> None:
+    """Look at a few examples of a split: is J determined, how is it best measured, how does it round?"""
+    looks = _LOOKS + (DRAWS + 1) * len(probes)
+    trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
+    require_determined(trial, setup.model)
+    size = setup.batch_size
+    for known in setup.splits if size is None and setup.is_by_example else ():
+        if known.name in found.plans and known.tensors is not None:
+            size = found.plans[known.name].batch_size  # measured once for all
+    found.plans[split.name] = plan_for(trial, given_size=size, tunable=setup.is_by_example)
+    found.floors[split.name] = noise_floors(trial, probes)
+
+
+def _with_statistics(
+    setup: Setup,
+    replica: Replica,
+    policies: Policies,
+    points: Points,
+    tick: Callable[[int], None],
+) -> Points:
+    """The points with running statistics that are estimated anew on the first split."""
+    split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
+    forward = Forward(replica, setup.per_example, policies, split.name, points)
+    require_determined(Trial(forward, split, size, _LOOKS), setup.model)
+    statistics = recomputed_statistics(forward, split, size, tick)
+    return Points(points.coefficients, points.labels, statistics)
+
+
+@contextmanager
+def _undisturbed(setup: Setup) -> Iterator[None]:
+    """Leave the caller's random generators as they were, and record no gradients."""
+    if setup.device.type == "cuda":
+        torch.cuda.init()  # so that its generator is among those that are preserved
+    generators = [generator for split in setup.splits for generator in split.generators]
+    with torch.inference_mode(mode=False), preserved_rng(generators), torch.no_grad():
+        yield
+
+
+def _fitted(own: Checkpoint, corner: Checkpoint) -> Checkpoint:
+    """A corner under the model's names."""
+    if corner.adapter is not None:
+        msg = (
+            f"{corner.label} is an adapter, a change to a base model: measure "
+            "Line(base, adapter).at(1)"
+        )
+        raise InputError(msg)
+    fitted = matched(own, corner)
+    fitted.require_unchanged()
+    broken = [name for name in own.params if not all_finite(fitted.tensors[name])]
+    if broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        msg = f"{fitted.label} holds NaN or infinity in {', '.join(map(repr, broken[:5]))}{more}"
+        raise InputError(msg)
+    return fitted
+
+
+def _require_apart(
+    corners: Sequence[Checkpoint],
+    params: Sequence[Params],
+    between: np.ndarray,
+    one: int,
+    other: int,
+) -> None:
+    # far from the first corner a small distance cancels
+    rounding = 1e-12 * float(np.diagonal(between).max())
+    square = float(_gram_of(between, (one, other))[0, 0])
+    if square <= rounding and distance(params[one], params[other]) == 0:
+        msg = (
+            f"{corners[one].label} and {corners[other].label} are the same point, so every curve "
+            "between them is flat. (A module and its state_dict() are live: take "
+            "copy.deepcopy(model.state_dict()) before training.)"
+        )
+        raise InputError(msg)
+
+
+def _require_values(moments: Mapping[str, Moments], split: Split) -> None:
+    empty = [name for name, found in moments.items() if not found.count]
+    if empty:
+        msg = (
+            f"per_example gave no values of {empty[0]!r} on split {split.name!r} (is every target "
+            "ignored?)"
+        )
+        raise InputError(msg)
+
+
+def _gram_of(between: np.ndarray, corners: Sequence[int]) -> np.ndarray:
+    """Inner products of some corners' differences from the first of them, from those of all corners."""
+    inner = np.pad(between, ((1, 0), (1, 0)))
+    first, others = corners[0], list(corners[1:])
+    cross = inner[np.ix_(others, others)] + inner[first, first]
+    found = cross - (inner[others, first][:, None] + inner[first, others])
+    np.fill_diagonal(found, np.diagonal(found).clip(0))
+    return found
+
+
+def _renumbered(known: Mapping[int, float], places: Mapping[int, int]) -> dict[int, float]:
+    return {places[point]: value for point, value in known.items() if point in places}
+
+
+def _widest(points: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
+    """The widest type of any tensor, at least float32: float64 corners may differ by less than that can tell."""
+    dtypes = {tensor.dtype for point in points for tensor in point.values()}
+    real = [torch.empty((), dtype=dtype).real.dtype for dtype in dtypes]
+    return functools.reduce(torch.promote_types, real, torch.float32)
