@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -16,7 +17,7 @@ from torch.utils.data import (
 )
 
 from oracles import blobs, mlp
-from ravine import InputError, Objective, supervised
+from ravine import InputError, Line, Objective, evaluate, resolve, supervised
 from ravine.objective.data import Split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.randomness import preserved_rng
@@ -173,3 +174,117 @@ def test_global_generators_are_preserved_even_by_an_error():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert (float(torch.rand(())), np.random.rand(), random.random()) == expected  # noqa: NPY002
+
+
+class TestNumbers:
+    """Half-samples follow the example's own number, so errors do not depend on order, batching or sharding."""
+
+    data = blobs(203)
+
+    def errors(self, source, **options):
+        model = mlp()
+        ends = [{n: t + shift for n, t in model.state_dict().items()} for shift in (0.0, 0.1)]
+        J = Objective(model, supervised(F.cross_entropy), source, dtype=torch.float64, **options)
+        return evaluate(J, along=Line(*ends), at=[0.0, 0.4, 1.0])
+
+    @pytest.mark.parametrize(
+        "loader",
+        [
+            lambda data: DataLoader(data, batch_size=30),
+            lambda data: DataLoader(data, batch_size=17, shuffle=True),
+            lambda data: DataLoader(data, batch_size=17, shuffle=True, num_workers=2),
+            lambda data: DataLoader(
+                data,
+                batch_sampler=[
+                    list(range(202, 100, -1)),
+                    [0, 7],
+                    list(range(1, 7)),
+                    list(range(8, 101)),
+                ],
+            ),
+            lambda data: DataLoader(data, sampler=list(range(202, -1, -1)), batch_size=50),
+            lambda data: data,
+        ],
+        ids=["in order", "shuffled", "workers", "batch sampler", "backwards", "dataset"],
+    )
+    def test_a_loader_gives_the_errors_of_the_tensors_behind_it(self, loader):
+        by_tensors = self.errors(self.data)
+        by_loader = self.errors(loader(TensorDataset(*self.data)))
+        for name in ("loss", "loss_stderr", "loss_replicates", "error_replicates"):
+            np.testing.assert_allclose(by_loader[name], by_tensors[name], rtol=1e-9, atol=1e-12)
+
+    def test_rounds_of_a_shuffled_loader_are_paired(self):
+        """Every round of ``resolve`` reads the examples in another order."""
+        model = mlp()
+        ends = [{n: t + shift for n, t in model.state_dict().items()} for shift in (-0.4, 0.4)]
+        loader = DataLoader(TensorDataset(*self.data), batch_size=20, shuffle=True)
+        found = [
+            resolve(
+                Objective(model, supervised(F.cross_entropy), source, dtype=torch.float64),
+                along=Line(*ends),
+                tolerance=1e-6,
+            )
+            for source in (self.data, loader)
+        ]
+        assert found[1].sizes["alpha"] > 25  # more than one round
+        np.testing.assert_allclose(
+            found[1]["loss_replicates"], found[0]["loss_replicates"], rtol=1e-8, atol=1e-10
+        )
+
+    def test_shards_of_the_data_are_numbered_as_the_whole_is(self):
+        data = TensorDataset(*self.data)
+        numbers = [
+            np.concatenate([batch.examples for batch in Split.of("x", loader).batches(9)])
+            for loader in (
+                DataLoader(data, sampler=range(0, 203, 2), batch_size=8),
+                DataLoader(data, sampler=range(1, 203, 2), batch_size=8),
+            )
+        ]
+        assert sorted(np.concatenate(numbers)) == list(range(203))
+
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [
+            (blobs(5), [[0, 1], [2, 3], [4]]),
+            ([blobs(2), blobs(3)], [[0, 1], [2, 3, 4]]),
+            (DataLoader(Stream([range(5)]), batch_size=3), [[0, 1, 2], [3, 4]]),
+            (
+                DataLoader([blobs(2), blobs(3)], batch_size=None),
+                [[0, 1], [2**20 + i for i in range(3)]],
+            ),
+        ],
+    )
+    def test_each_kind_of_source(self, source, expected):
+        found = [batch.examples.tolist() for batch in Split.of("x", source).batches(2)]
+        assert found == expected
+
+    def test_keys_that_are_no_numbers_get_one_of_their_own(self):
+        class Keyed(Dataset):
+            def __len__(self):
+                return 3
+
+            def __getitem__(self, key):
+                return torch.tensor([float(len(key))])
+
+        loader = DataLoader(Keyed(), sampler=["a", "bb", "ccc"], batch_size=2)
+        first, second = (
+            [b.examples.tolist() for b in Split.of("x", loader).batches(2)] for _ in range(2)
+        )
+        assert first == second
+        assert len({number for batch in first for number in batch}) == 3
+
+    def test_the_callers_loader_is_as_before(self):
+        loader = DataLoader(TensorDataset(*self.data), batch_size=20, shuffle=True)
+        held = dict(vars(loader))
+        list(Split.of("x", loader).batches(1))
+        assert vars(loader) == held
+
+    def test_a_loader_with_an_iter_of_its_own_is_numbered_as_it_comes(self):
+        class Own(DataLoader):
+            def __iter__(self):
+                return iter(
+                    [tuple(part[:4] for part in blobs(9)), tuple(part[4:] for part in blobs(9))]
+                )
+
+        batches = list(Split.of("x", Own(TensorDataset(*blobs(9)), batch_size=5)).batches(1))
+        assert [batch.examples.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]

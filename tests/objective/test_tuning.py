@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from oracles import blobs
 from ravine import Line, Objective, evaluate, supervised
 from ravine.objective import tuning
 from ravine.objective.replica import Replica
@@ -129,3 +130,123 @@ class TestLayout:
             assert all(bool((p == 1.5).all()) for p in replica.params.values())
             replica.perturb(torch.Generator().manual_seed(0))
             assert all(bool((p != 1.5).any()) for p in replica.params.values())
+
+
+class TestAgree:
+    @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e9])
+    def test_it_is_relative_at_any_scale(self, scale):
+        """An absolute tolerance would let anything pass where losses are small."""
+        one = scale * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+        assert tuning.agree(one * (1 + 1e-4), one)
+        assert not tuning.agree(one * 1.01, one)
+        assert not tuning.agree(one.flip(0), one)
+
+    def test_rounding_of_small_values_among_large_ones_is_let_pass(self):
+        assert tuning.agree(torch.tensor([1.0, 1e-7]), torch.tensor([1.0, 3e-7]))
+
+    def test_shapes_and_what_is_not_finite(self):
+        nan, inf = float("nan"), float("inf")
+        assert not tuning.agree(torch.ones(3), torch.ones(1))
+        assert tuning.agree(torch.tensor([nan, inf, 1.0]), torch.tensor([nan, inf, 1.0]))
+        assert not tuning.agree(torch.tensor([nan, 1.0]), torch.tensor([1.0, 1.0]))
+        assert tuning.agree(torch.zeros(0), torch.zeros(0))
+
+    def test_small_losses_that_depend_on_their_batch_are_seen(self, images, monkeypatch):
+        clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
+        model = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(192, 5),
+            nn.BatchNorm1d(5, affine=False, track_running_stats=False),
+        )
+
+        def tiny(model, batch):
+            return 1e-7 * F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+        torch.manual_seed(1)
+        names = dict(model.named_parameters())
+        ends = [{n: torch.randn_like(p) for n, p in names.items()} for _ in range(2)]
+        curve = evaluate(
+            Objective(model, tiny, images), along=Line(*ends), at=np.linspace(0, 1, 21)
+        )
+        assert curve.attrs["batch_size"] == 256
+
+
+class TestBudget:
+    """What looking before measuring costs, in evaluations of examples."""
+
+    @staticmethod
+    def spent(count, points, source=None, **options):
+        seen = []
+
+        def counting(model, batch):
+            seen.append(len(batch[1]))
+            return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+        torch.manual_seed(0)
+        data = torch.randn(count, 6), torch.randint(4, (count,))
+        model = nn.Linear(6, 4)
+        ends = [{n: torch.randn_like(p) for n, p in model.named_parameters()} for _ in range(2)]
+        J = Objective(model, counting, data if source is None else source(data), **options)
+        evaluate(J, along=Line(*ends), at=np.linspace(0, 1, points))
+        return sum(seen) - count * points
+
+    @pytest.mark.parametrize(("count", "points"), [(5000, 201), (5000, 21), (1000, 41)])
+    def test_at_most_a_twentieth_of_a_measurement_that_is_not_short(self, count, points):
+        assert self.spent(count, points, batch_size=256) <= max(0.05 * count * points, 2 * count)
+
+    @pytest.mark.parametrize(("count", "points"), [(300, 5), (100, 5), (60, 3)])
+    def test_at_most_two_passes_over_few_examples(self, count, points):
+        assert self.spent(count, points, batch_size=64) <= 2.2 * count
+
+    def test_a_loaders_large_batches_are_cut(self):
+        from torch.utils.data import DataLoader, TensorDataset
+
+        def loader(data):
+            return DataLoader(TensorDataset(*data), batch_size=300)
+
+        assert self.spent(300, 5, loader) <= 2.2 * 300
+
+    def test_a_batch_that_must_stay_whole_does(self):
+        """A function that needs all of its batch is given all of it, in the trials too."""
+        whole = [tuple(part[i : i + 50] for part in blobs(150)) for i in range(0, 150, 50)]
+
+        def needs_fifty(model, batch):
+            if len(batch[1]) != 50:
+                raise RuntimeError("fifty or nothing")
+            return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+        model = nn.Linear(6, 4)
+        ends = [{n: torch.randn_like(p) for n, p in model.named_parameters()} for _ in range(2)]
+        J = Objective(model, needs_fifty, whole)
+        assert evaluate(J, along=Line(*ends), at=[0, 0.3, 1])["n_examples"] == 150
+
+
+class TestPlan:
+    def test_groups_cover_the_points_in_order(self):
+        groups = tuning.Plan(batch_size=1, group=4).groups(10)
+        assert [list(group) for group in groups] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+    def test_it_is_frozen(self):
+        with pytest.raises(AttributeError):
+            tuning.Plan(batch_size=1).batch_size = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+    def test_an_embedding_that_is_tied_is_not_watched(self):
+        """Looking at every call pays only where it spares something."""
+        tied = nn.Sequential(nn.Embedding(5000, 8), nn.Linear(8, 5000, bias=False))
+        tied[1].weight = tied[0].weight
+        ids = torch.randint(0, 5000, (40,))
+        J = Objective(tied, supervised(F.cross_entropy), (ids, ids))
+        ends = [{"0.weight": torch.randn(5000, 8)} for _ in range(2)]
+        measured = J.measure(
+            [Line(*ends).start, Line(*ends).end], [(1 - a, a) for a in np.linspace(0, 1, 9)]
+        )
+        assert measured.plans["data"].affine is None
+
+    @pytest.mark.parametrize(("batch_size", "spared"), [(2000, {"0.weight", "0.bias"}), (20, None)])
+    def test_a_wide_first_layer_is_spared_where_batches_are_large(self, batch_size, spared):
+        model = nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 4))
+        data = torch.randn(2000, 784), torch.randint(4, (2000,))
+        J = Objective(model, supervised(F.cross_entropy), data, batch_size=batch_size)
+        ends = [{n: torch.randn_like(p) for n, p in model.named_parameters()} for _ in range(2)]
+        measured = J.measure(Line(*ends).corners, [(1 - a, a) for a in np.linspace(0, 1, 9)])
+        assert measured.plans["data"].affine == spared

@@ -19,9 +19,8 @@ from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice, bends, roles_of
 from ravine.result.interpolant import spread_floor
-from ravine.result.schema import SCHEMA_VERSION
+from ravine.result.schema import LONG_NAMES, SCHEMA_VERSION
 
-_LONG_NAMES: Final = {"error": "error rate"}
 _SYMBOLS: Final = {"alpha": "α", "beta": "β"}
 
 
@@ -109,7 +108,7 @@ def quantity_variables(
     for name in names:
         of = [found[name] for found in by_split]
         about = {
-            "long_name": _LONG_NAMES.get(name, name),
+            "long_name": LONG_NAMES.get(name, name),
             "units": units.get(name, ""),
             # only whole numbers: a step function of the place
             "counted": int(all(found.counted for found in of)),

@@ -13,7 +13,7 @@ from ravine.errors import InputError
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, barrier
 from ravine.metrics.profile import Estimate
 from ravine.metrics.wording import Row, Verdict, examples, policies
-from ravine.result.schema import lines_of, quantities
+from ravine.result.schema import lines_of, name_of, quantities, unit_of
 
 #: A barrier up to this height does not keep two points apart: two points of error rate, where
 #: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
@@ -127,20 +127,22 @@ def connected(
         if np.isfinite(found[str(name)].value)
         and found[str(name)].value <= max(tolerance, 2 * np.nan_to_num(found[str(name)].stderr))
     }
-    cliques: list[frozenset[str]] = [frozenset()]
-    for (
-        name
-    ) in names:  # each point joins the sets it is linked to all of, or what of them it is linked to
-        grown = {clique | {name} if _fits(name, clique, linked) else clique for clique in cliques}
-        grown |= {
-            frozenset(o for o in clique if frozenset((o, name)) in linked) | {name}
-            for clique in cliques
-        }
-        cliques = [one for one in grown if not any(one < other for other in grown)]
+    cliques = _cliques(names, linked)
     return sorted(
         (tuple(name for name in names if name in clique) for clique in cliques),
         key=lambda clique: (-len(clique), names.index(clique[0])),
     )
+
+
+def _cliques(names: list[str], linked: set[frozenset[str]]) -> list[list[str]]:
+    """The largest sets of points that are all linked to each other."""
+    import networkx  # takes a while to import, and few results need it
+
+    graph = networkx.Graph()
+    graph.add_nodes_from(names)
+    for one, other in map(sorted, linked):
+        graph.add_edge(one, other)
+    return list(networkx.find_cliques(graph))
 
 
 def is_of_pairs(result: xr.Dataset) -> bool:
@@ -158,10 +160,6 @@ def is_of_pairs(result: xr.Dataset) -> bool:
 def _points(result: xr.Dataset) -> list[str]:
     """The names of the points that lines end at, in order."""
     return list(dict.fromkeys(map(str, [*result["start"].values, *result["end"].values])))
-
-
-def _fits(name: str, clique: frozenset[str], linked: set[frozenset[str]]) -> bool:
-    return all(frozenset((name, other)) in linked for other in clique)
 
 
 def lines_verdict(result: xr.Dataset) -> Verdict:
@@ -202,9 +200,8 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
 def _highest(table: Barriers, result: xr.Dataset) -> str:
     """One sentence: on how many lines there is a barrier, and where it is highest."""
     ends = table.of("end")
-    unit = str(result[table.quantity].attrs.get("units", ""))
-    unit = f" {unit}" if unit not in ("", "1") else ""
-    of = f"{table.split} { ({'error': 'error rate'}.get(table.quantity, table.quantity)) }"
+    unit = unit_of(result, table.quantity)
+    of = f"{table.split} {name_of(result, table.quantity)}"
     undefined = [name for name, found in ends.items() if not np.isfinite(found.value)]
     known = {name: found for name, found in ends.items() if np.isfinite(found.value)}
     lost = f" Undefined on {', '.join(undefined[:_LISTED])}." if undefined else ""
@@ -240,10 +237,7 @@ def _averaging(result: xr.Dataset) -> str:
     judged = "error" if "error" in quantities(result) else "loss"
     sets = [", ".join(group) for group in connected(result) if len(group) > 1]
     split = str(result["split"].values[0])
-    test = (
-        f"no barrier above {TOLERABLE:g} in the {split} "
-        f"{'error rate' if judged == 'error' else judged}"
-    )
+    test = f"no barrier above {TOLERABLE:g} in the {split} {name_of(result, judged)}"
     if not sets:
         return (
             f"No two of the {len(_points(result))} points may be averaged: between none of them is "

@@ -11,7 +11,7 @@ import xarray as xr
 from ravine.errors import InputError
 from ravine.result.interpolant import is_resolved
 from ravine.result.reading import critical_points, densely, reconstruct
-from ravine.result.schema import quantities, validate
+from ravine.result.schema import name_of, quantities, unit_of, validate
 
 _CLOSE = 1e-9
 
@@ -50,6 +50,8 @@ class Profile:
         misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured.
         split: which split.
         quantity: which quantity.
+        name: the quantity in words.
+        unit: that stands behind its numbers.
     """
 
     alpha: np.ndarray
@@ -60,6 +62,8 @@ class Profile:
     misfit: np.ndarray
     split: str = "data"
     quantity: str = "loss"
+    name: str = "loss"
+    unit: str = ""
 
     @classmethod
     def of(cls, curve: xr.Dataset, quantity: str = "loss", split: str | None = None) -> Profile:
@@ -113,6 +117,8 @@ class Profile:
             else np.zeros(one.sizes["alpha"]),
             split,
             quantity,
+            name_of(curve, quantity),
+            unit_of(curve, quantity),
         )
 
     def between(self, low: float, high: float) -> Profile:

@@ -12,7 +12,7 @@ from ravine.metrics.profile import Estimate, minus, spread, with_error
 from ravine.metrics.wording import Row, Verdict, examples, policies
 from ravine.result.interpolant import is_resolved
 from ravine.result.reading import densely
-from ravine.result.schema import quantities
+from ravine.result.schema import name_of, quantities, unit_of
 
 #: Evenly spaced positions on each axis at which a resolved plane is searched, beside those that
 #: were measured.
@@ -67,6 +67,8 @@ class Relief:
             without corners.
         undefined: how many of the points are not finite.
         points: how many there are.
+        name: the quantity in words.
+        unit: that stands behind its numbers.
     """
 
     split: str
@@ -77,6 +79,8 @@ class Relief:
     below: Estimate
     undefined: int
     points: int
+    name: str
+    unit: str
 
 
 def plane_verdict(plane: xr.Dataset) -> Verdict:
@@ -93,14 +97,11 @@ def plane_verdict(plane: xr.Dataset) -> Verdict:
         for quantity in quantities(plane)
         for split in splits
     }
-    units = {
-        quantity: str(plane[quantity].attrs.get("units", "")) for quantity in quantities(plane)
-    }
     first, *others = reliefs.values()
-    sentences = [_corners(first, plane, units), *(_lowest(other, units) for other in others)]
+    sentences = [_corners(first, plane), *(_lowest(other) for other in others)]
     sentences += [policies(plane), _resolution(plane, first)]
     rows = tuple(row for relief in reliefs.values() for row in _rows(relief))
-    return Verdict(_lowest(first, units), tuple(filter(None, sentences)), rows, reliefs)
+    return Verdict(_lowest(first), tuple(filter(None, sentences)), rows, reliefs)
 
 
 def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> Relief:
@@ -124,21 +125,13 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
         ]
         if abs(axes[0][i] - place[0]) < 1e-9 and abs(axes[1][j] - place[1]) < 1e-9
     }
+    words = name_of(plane, quantity), unit_of(plane, quantity)
+    lost = undefined, measured.size, *words
     if not np.isfinite(value).any():
-        return Relief(
-            split, quantity, None, None, corners, Estimate(np.nan), undefined, measured.size
-        )
+        return Relief(split, quantity, None, None, corners, Estimate(np.nan), *lost)
     lowest, highest = (_extreme(value, replicates, axes, sign) for sign in (1, -1))
-    return Relief(
-        split,
-        quantity,
-        lowest,
-        highest,
-        corners,
-        _below(value, replicates, axes, corners),
-        undefined,
-        measured.size,
-    )
+    below = _below(value, replicates, axes, corners)
+    return Relief(split, quantity, lowest, highest, corners, below, *lost)
 
 
 def _at(one: xr.Dataset, quantity: str, i: int, j: int, place: tuple[float, float]) -> Estimate:
@@ -216,15 +209,14 @@ def _short(place: float) -> str:
 
 
 def _name(relief: Relief) -> str:
-    return f"{relief.split} { {'error': 'error rate'}.get(relief.quantity, relief.quantity) }"
+    return f"{relief.split} {relief.name}"
 
 
-def _number(estimate: Estimate, relief: Relief, units: dict[str, str]) -> str:
-    unit = units.get(relief.quantity, "")
-    return f"{estimate}{f' {unit}' if unit not in ('', '1') else ''}"
+def _number(estimate: Estimate, relief: Relief) -> str:
+    return f"{estimate}{relief.unit}"
 
 
-def _lowest(of: Relief, units: dict[str, str]) -> str:
+def _lowest(of: Relief) -> str:
     if of.lowest is None or of.highest is None:
         return f"The {_name(of)} is undefined: none of its {of.points} points is finite."
     rim = ", on the edge of what was measured" if of.lowest.on_rim else ""
@@ -232,25 +224,23 @@ def _lowest(of: Relief, units: dict[str, str]) -> str:
     top = f"α = {_short(of.highest.value.at)}, β = {_short(of.highest.beta)}"
     return (
         f"The {_name(of)} is lowest at {of.lowest.place}{rim}: "
-        f"{_number(of.lowest.value, of, units)}; it goes up to "
-        f"{_number(of.highest.value, of, units)} at {top}.{lost}"
+        f"{_number(of.lowest.value, of)}; it goes up to "
+        f"{_number(of.highest.value, of)} at {top}.{lost}"
     )
 
 
-def _corners(of: Relief, plane: xr.Dataset, units: dict[str, str]) -> str:
+def _corners(of: Relief, plane: xr.Dataset) -> str:
     if not of.corners:
         return ""
     listed = ", ".join(
-        f"{_number(spot.value, of, units)} at {name} ({plane.attrs.get(name, '')})".replace(
-            " ()", ""
-        )
+        f"{_number(spot.value, of)} at {name} ({plane.attrs.get(name, '')})".replace(" ()", "")
         for name, spot in of.corners.items()
     )
     lower = ""
     if of.below.value > 0 and np.isfinite(of.below.value):
         doubt = " (less than two standard errors)" if of.below.value < 2 * of.below.stderr else ""
         best = min(of.corners, key=lambda name: of.corners[name].value.value)
-        lower = f"; the lowest point is {_number(of.below, of, units)} below {best}{doubt}"
+        lower = f"; the lowest point is {_number(of.below, of)} below {best}{doubt}"
     return f"The {_name(of)} is {listed}{lower}."
 
 

@@ -127,15 +127,13 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         for quantity in quantities(curve)
         for profile in (Profile.of(curve, quantity, split) for split in splits)
     }
-    units = {
-        quantity: str(curve[quantity].attrs.get("units", "")) for quantity in quantities(curve)
-    }
+    way = "curve" if curve.attrs.get("curved", 0) else "straight line"
     first, *others = measured.values()
-    main = _Wording(first, units)
+    main = _Wording(first, way)
     sentences = [*main.details()]
-    sentences += [_Wording(other, units).summary() for other in others]
+    sentences += [_Wording(other, way).summary() for other in others]
     sentences += [
-        _perplexities(measured, units),
+        _perplexities(measured),
         policies(curve),
         _resolution(curve, first, tolerance),
     ]
@@ -171,18 +169,14 @@ class _Wording:
     """Sentences about one quantity on one split."""
 
     measures: Measures
-    units: dict[str, str]
+    way: str
 
     @property
     def name(self) -> str:
-        quantity = {"error": "error rate"}.get(
-            self.measures.profile.quantity, self.measures.profile.quantity
-        )
-        return f"{self.measures.profile.split} {quantity}"
+        return f"{self.measures.profile.split} {self.measures.profile.name}"
 
     def number(self, estimate: Estimate) -> str:
-        unit = self.units.get(self.measures.profile.quantity, "")
-        return f"{estimate}{f' {unit}' if unit not in ('', '1') else ''}"
+        return f"{estimate}{self.measures.profile.unit}"
 
     def summary(self) -> str:
         """One sentence: does it fall, and if not, where does it rise?"""
@@ -204,7 +198,7 @@ class _Wording:
             return f"At α = {_number(part.alpha[0])} the {self.name} is {self.number(start)}."
         span = f"from {start} to {end}"
         whole = of.profile.covers_both_ends
-        where = "along the straight line" if whole else f"over the measured {_interval(part)}"
+        where = f"along the {self.way}" if whole else f"over the measured {_interval(part)}"
         falls = of.rise.height.value <= of.drop.height.value
         back = of.rise if falls else of.drop
         if of.monotone:
@@ -272,7 +266,7 @@ class _Wording:
             said.append(
                 f"It is convex on {100 * bend.share.value:.0f} % of the interval (not for α = "
                 f"{parts}{more}), and "
-                f"{height} the straight line between its ends."
+                f"{height} the chord between its ends."
             )
         if np.isfinite(of.half_drop.value):
             said.append(
@@ -308,14 +302,13 @@ class _Wording:
         return [said]
 
 
-def _perplexities(measured: Mapping[tuple[str, str], Measures], units: Mapping[str, str]) -> str:
+def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:
     """The loss of a language model as its users know it."""
-    if units.get("loss") != PER_TOKEN:
-        return ""
     said = []
     for (split, quantity), of in measured.items():
         finite = of.profile.value[np.isfinite(of.profile.value)]
-        if quantity != "loss" or not of.profile.covers_both_ends or not finite.size:
+        per_token = quantity == "loss" and of.profile.unit.strip() == PER_TOKEN
+        if not per_token or not of.profile.covers_both_ends or not finite.size:
             continue
         part = of.profile.between(0, 1)
         lowest = int(np.nanargmin(of.profile.value))

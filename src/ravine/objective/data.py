@@ -186,8 +186,9 @@ class Split:
     def _is_indexed(self) -> bool:
         """Whether examples are fetched by their index."""
         source = self.source
-        found = source.dataset if isinstance(source, DataLoader) else source
-        return isinstance(found, Dataset) and not isinstance(found, IterableDataset)
+        if isinstance(source, DataLoader):
+            return not isinstance(source.dataset, IterableDataset)
+        return isinstance(source, Dataset) and not isinstance(source, IterableDataset)
 
     @staticmethod
     def _slices(tensors: Sequence[Tensor], size: int) -> Iterator[Batch]:

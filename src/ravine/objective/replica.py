@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ravine.errors import InputError
 from ravine.points.params import combine, is_float, pieces, same_values
 
+_NOISE: Final = 1 << 20  # random numbers that are drawn to perturb all parameters
 _ROOM: Final = 1 << 30  # bytes, where nobody says how much is free
 
 
@@ -164,17 +165,20 @@ class Replica:
         The next ``move_to`` undoes it.
         """
         self._shaken = True
-        for target in self.params.values():
-            if not is_float(target):
-                continue
+        noise = torch.empty(_NOISE, dtype=torch.float32).uniform_(-1, 1, generator=generator)
+        start = 0
+        for target in filter(is_float, self.params.values()):
             unit = torch.finfo(target.dtype).eps
-            for piece in (
-                pieces(target) if target.is_contiguous() else [target]
-            ):  # pieces of another layout are copies
-                noise = torch.empty(piece.shape, dtype=torch.float32).uniform_(
-                    -unit, unit, generator=generator
+            # pieces of another layout are copies
+            for piece in pieces(target) if target.is_contiguous() else [target]:
+                count = piece.numel()
+                start = (start + count) % max(_NOISE - count, 1)  # other numbers for a like tensor
+                drawn = (
+                    noise[start : start + count]
+                    if count <= _NOISE
+                    else noise.repeat(-(-count // _NOISE))[:count]
                 )
-                piece.add_(piece * noise.to(piece))
+                piece.add_(piece * unit * drawn.view(piece.shape).to(piece))
 
     def norms(self) -> dict[str, nn.Module]:
         """The modules that carry running statistics, by name."""

@@ -52,7 +52,8 @@ STACKED_ON = {"cuda"}
 #: Multiplications and additions a second, and seconds to look at one call of a torch function: what
 #: the affine layer spares a CPU, and what finding it costs (measured on two cores).
 _PRODUCTS_A_SECOND: Final = 1e11
-_SECONDS_A_CALL: Final = 3e-5
+_SECONDS_A_CALL: Final = 7e-6
+_MOVING: Final = 100  # what moving a parameter costs, in products
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,13 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
         group=_group(trial),
         threads=torch.get_num_threads(),
     )
-    plan = replace(plan, affine=_affine(trial, plan.batch_size))
-    if given_size is None and tunable and split.tensors is not None:
-        plan = replace(plan, batch_size=_fastest_batch_size(trial, plan))
+    layer = _affine(trial)
+    if given_size is not None or not tunable or split.tensors is None:
+        plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
+    else:  # large batches make the most of the affine layer
+        hopeful = replace(plan, affine=_names(layer, trial, _LARGEST_BATCH))
+        plan = replace(plan, batch_size=_fastest_batch_size(trial, hopeful))
+        plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
     return replace(plan, at_once=_points_at_once(trial, plan))
 
 
@@ -245,8 +250,25 @@ def _group(trial: Trial) -> int:
 # --- the first layer ---------------------------------------------------------------------------------
 
 
-def _affine(trial: Trial, batch_size: int) -> frozenset[str] | None:
-    """Which parameters the affine first layer spares, if it is there, agrees with the plain route and pays."""
+@dataclass(frozen=True)
+class _Layer:
+    """An affine first layer that agrees with the plain route.
+
+    Attributes:
+        names: of the parameters that only it reads.
+        unmoved: how many numbers those are.
+        spared: multiplications and additions for each example.
+        watched: calls that have to be looked at in a pass.
+    """
+
+    names: frozenset[str]
+    unmoved: int
+    spared: float
+    watched: int
+
+
+def _affine(trial: Trial) -> _Layer | None:
+    """The affine first layer, if there is one and it agrees with the plain route."""
     forward, batch = trial.forward, trial.first
     corners = len(forward.points.coefficients[0])
     exact = forward.policies.dtype in (torch.float32, torch.float64)
@@ -262,37 +284,43 @@ def _affine(trial: Trial, batch_size: int) -> frozenset[str] | None:
         return forward.loss(batch, 0, at=at)
 
     watcher = _watcher(forward)
+    lazy: frozenset[int] = frozenset()
     try:
         plain = losses()
         forward.affine = watcher
         watched = losses()  # to learn which parameters only products read
-        replica.lazy = frozenset(watcher.in_products - watcher.read)
+        replica.lazy = lazy = frozenset(watcher.in_products - watcher.read)
         replica.spoil()
         spared = losses()  # without moving those
     except Exception:  # the points that are measured will raise it; or the plain route does not
         return None
     finally:
-        forward.affine, found, replica.lazy = None, replica.lazy, frozenset()
+        forward.affine, replica.lazy = None, frozenset()
         forward.forget(0)
-    good = agree(watched, plain) and agree(spared, plain)
-    if not good or not watcher.in_products or not _pays(trial, watcher, found, batch_size):
+    if not watcher.in_products or not agree(watched, plain) or not agree(spared, plain):
         return None
-    names = {id(parameter): name for name, parameter in replica.params.items()}
-    return frozenset(names[key] for key in found if key in names)
+    targets = {name: target for name, target in replica.params.items() if id(target) in lazy}
+    return _Layer(
+        names=frozenset(targets),
+        unmoved=sum(target.numel() for target in targets.values()),
+        spared=watcher.spared / max(batch.size, 1),
+        watched=watcher.watched,
+    )
 
 
-def _pays(trial: Trial, watcher: AffinePrefix, lazy: frozenset[int], batch_size: int) -> bool:
-    """Whether the products that are spared cost more than looking at every call."""
-    forward, batch = trial.forward, trial.first
-    if forward.policies.device.type != "cpu":
+def _names(layer: _Layer | None, trial: Trial, batch_size: int) -> frozenset[str] | None:
+    """What the affine layer spares, where it pays at that batch size."""
+    return layer.names if layer is not None and _pays(layer, trial, batch_size) else None
+
+
+def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
+    """Whether the products that are spared on a block cost more than looking at every call."""
+    if trial.forward.policies.device.type != "cpu":
         return True
-    assert batch is not None  # it was run
-    rows = len(trial.split) or BLOCK_EXAMPLES
-    rows = min(rows, BLOCK_EXAMPLES)
-    unmoved = sum(target.numel() for target, _ in forward.replica.moving if id(target) in lazy)
-    spared = watcher.spared / max(batch.size, 1) * rows + 100 * unmoved
+    rows = min(len(trial.split) or BLOCK_EXAMPLES, BLOCK_EXAMPLES)
+    spared = layer.spared * rows + _MOVING * layer.unmoved
     passes = math.ceil(rows / min(batch_size, rows))
-    return spared / _PRODUCTS_A_SECOND > passes * watcher.watched * _SECONDS_A_CALL
+    return spared / _PRODUCTS_A_SECOND > passes * layer.watched * _SECONDS_A_CALL
 
 
 # --- the size of a batch -----------------------------------------------------------------------------

@@ -44,6 +44,9 @@ from ravine.errors import InputError
 
 SCHEMA_VERSION: Final = 1
 
+#: Quantity → what it is called in words, where that is not its name.
+LONG_NAMES: Final = {"error": "error rate"}
+
 #: Kind of slice → attribute → what it says of the corners. A result has those of its kind.
 CORNERS: Final[dict[str, dict[str, str]]] = {
     "line": {
@@ -114,6 +117,28 @@ def quantities(result: xr.Dataset) -> list[str]:
     """
     names = [str(name) for name in result.data_vars if f"{name}_stderr" in result.data_vars]
     return sorted(names, key=lambda name: name != "loss")
+
+
+def name_of(result: xr.Dataset, quantity: str) -> str:
+    """What a quantity is called in words.
+
+    Examples:
+        >>> name_of(xr.Dataset({"error": ((), 0.0, {"long_name": "error rate"})}), "error")
+        'error rate'
+    """
+    said = str(result[quantity].attrs.get("long_name", quantity))
+    return LONG_NAMES.get(said, said)
+
+
+def unit_of(result: xr.Dataset, quantity: str) -> str:
+    """A quantity's unit as it stands behind a number: with a space before it, "" for a pure number.
+
+    Examples:
+        >>> unit_of(xr.Dataset({"loss": ((), 0.0, {"units": "nats"})}), "loss")
+        ' nats'
+    """
+    unit = str(result[quantity].attrs.get("units", ""))
+    return "" if unit in ("", "1") else f" {unit}"
 
 
 def kind_of(result: xr.Dataset) -> str:

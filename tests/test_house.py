@@ -1,0 +1,30 @@
+"""The house keeps its shape: few modules at the root, no large class. ``lint-imports`` holds the floors."""
+
+from __future__ import annotations
+
+import house
+
+
+def test_the_root_holds_the_face_and_little_else():
+    assert house.root_modules() == [
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "demo.py",
+        "errors.py",
+        "files.py",
+    ]
+
+
+def test_no_class_is_large():
+    largest = house.classes()[0]
+    assert largest.lines < 200, largest
+
+
+def test_lines_are_counted_without_docstrings():
+    import ast
+
+    tree = ast.parse(
+        'class A:\n    """One.\n\n    Two.\n    """\n\n    def f(self):\n        """Three."""\n        return 1\n'
+    )
+    assert house._lines(tree.body[0]) == 3
