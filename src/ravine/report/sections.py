@@ -27,7 +27,14 @@ from ravine.result.schema import CORNERS, PROVENANCE, dims_of, kind_of, quantiti
 #: download.
 SHOWN_POINTS: Final = 6
 
-_MEANINGS: Final = {**CORNERS["line"], **CORNERS["path"], **CORNERS["plane"], **PROVENANCE}
+_MEANINGS: Final = {
+    **CORNERS["line"],
+    **CORNERS["path"],
+    **CORNERS["plane"],
+    **PROVENANCE,
+    "corners": "what the slice's corners are called",
+    "curved": "whether the slice bends: 1, or 0 for a straight line or a plane",
+}
 
 #: Said elsewhere on the page, or of no interest to its reader.
 _ELSEWHERE: Final = frozenset({"title", "command", "schema_version"})

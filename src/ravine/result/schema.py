@@ -17,6 +17,10 @@ coordinate ``distance`` (slice dims…) is the Euclidean length from the start o
 infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
 Attributes carry the provenance (see ``PROVENANCE``).
 
+``corners`` names the slice's corners in order; the label and the hash of each stand under its name
+(``start``, ``start_hash``). ``curved`` is 1 for a slice that bends, whose distances are not
+proportional to its coordinates; where it is absent it is 0.
+
 Several lines measured together have the dim ``line``, their names, in front; what differs between
 them (``start``, ``end``, their hashes, ``length``) is a coordinate of that dim instead of an
 attribute.
