@@ -13,6 +13,7 @@ from markupsafe import escape
 
 import ravine
 from ravine.paper import claims, publish
+from ravine.paper.claims import numbers
 from ravine.paper.figures import FIGURES, NotThere, Study
 
 
@@ -163,33 +164,33 @@ class TestNumbers:
         top = int(np.argmax(bumped[100:])) + 100
         height = (bumped[: top + 1][:, None] - bumped[: top + 1][None]).T  # γ(α₂) − γ(α₁)
         expected = np.triu(height).max() / np.ptp(bumped)
-        assert claims.relative_rise(curve(self.x, bumped)) == pytest.approx(expected)
-        assert claims.relative_rise(curve(self.x, 1 - self.x)) == 0
+        assert numbers.relative_rise(curve(self.x, bumped)) == pytest.approx(expected)
+        assert numbers.relative_rise(curve(self.x, 1 - self.x)) == 0
 
     def test_a_convex_curve_touches_its_hull_and_a_step_does_not(self):
-        assert claims.above_hull(curve(self.x, (1 - self.x) ** 3)) == pytest.approx(0, abs=1e-12)
+        assert numbers.above_hull(curve(self.x, (1 - self.x) ** 3)) == pytest.approx(0, abs=1e-12)
         step = np.where(self.x <= 0.5, 1.0, 0.0)  # its hull is the chord to the foot of the step
-        assert claims.above_hull(curve(self.x, step)) == pytest.approx(0.5 / 0.505)
+        assert numbers.above_hull(curve(self.x, step)) == pytest.approx(0.5 / 0.505)
         cosine = (1 + np.cos(np.pi * self.x)) / 2
-        late = claims.above_hull(curve(self.x, cosine), start=0.5)
+        late = numbers.above_hull(curve(self.x, cosine), start=0.5)
         assert late == pytest.approx(0, abs=1e-4)  # convex from its middle on
-        assert claims.above_hull(curve(self.x, cosine)) > 0.1
+        assert numbers.above_hull(curve(self.x, cosine)) > 0.1
 
     def test_a_hump_must_be_climbed_from_both_sides(self):
         valley = (self.x - 0.3) ** 2
-        assert claims.relative_hump(curve(self.x, valley)) == 0
-        assert claims.relative_hump(curve(self.x, -valley)) == pytest.approx(0.09 / 0.49)
+        assert numbers.relative_hump(curve(self.x, valley)) == 0
+        assert numbers.relative_hump(curve(self.x, -valley)) == pytest.approx(0.09 / 0.49)
 
     def test_a_line_search_in_a_valley_leaves_what_its_step_misses(self):
         x = np.linspace(0, 2, 20001)
-        left = claims.line_search_regret(curve(x, (x - 1) ** 2), steps=(0.3, 0.3))
+        left = numbers.line_search_regret(curve(x, (x - 1) ** 2), steps=(0.3, 0.3))
         assert left == pytest.approx(0.1**2, rel=1e-3)  # it keeps 0.9
 
     def test_a_line_search_stops_at_a_ridge(self):
         x = np.linspace(0, 1, 2001)
         ridge = np.interp(x, [0, 0.2, 0.4, 1], [1, 0.8, 0.9, 0])
-        assert claims.line_search_regret(curve(x, ridge), steps=(0.1, 0.1)) == pytest.approx(0.8)
+        assert numbers.line_search_regret(curve(x, ridge), steps=(0.1, 0.1)) == pytest.approx(0.8)
 
     def test_turns_are_counted(self):
-        assert claims.turns(curve(self.x, np.cos(6 * np.pi * self.x))) == 5
-        assert claims.turns(curve(self.x, self.x)) == 0
+        assert numbers.turns(curve(self.x, np.cos(6 * np.pi * self.x))) == 5
+        assert numbers.turns(curve(self.x, self.x)) == 0

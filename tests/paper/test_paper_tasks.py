@@ -35,9 +35,6 @@ class Denoiser:
             model.weight.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(seed))
         return model
 
-    def task(self, recipe, parts):
-        return Denoising(self, recipe, parts)
-
 
 class Denoising(Task):
     criterion = "loss"
@@ -79,6 +76,11 @@ class Denoising(Task):
             {split: (self.parts[split], self.parts[split]) for split in splits},
             dtype=dtype,
         )
+
+
+@task_for.register
+def _(network: Denoiser, recipe: Recipe, parts: dict):
+    return Denoising(network, recipe, parts)
 
 
 JOB = Recipe(
@@ -133,3 +135,8 @@ def test_the_hash_sees_another_architectures_numbers():
 
     other = replace(JOB, network=replace(JOB.network, keep=0.8))
     assert other.hash != JOB.hash
+
+
+def test_a_network_without_a_task_is_refused():
+    with pytest.raises(ravine.InputError, match="no task is registered for a network of type int"):
+        task_for(3, JOB, {})
