@@ -176,7 +176,7 @@ def test_sets_that_may_be_averaged_are_connected_pair_by_pair():
         )
 
     found = ravine.evaluate(
-        of_w(bowl),
+        of_w(bowl, torch.zeros(12, dtype=torch.float64)),
         along=ravine.pairs({n: point(*p) for n, p in places.items()}),
         at=np.linspace(0, 1, 101),
     )
