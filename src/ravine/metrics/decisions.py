@@ -87,18 +87,19 @@ def _together(
 ) -> dict[str, Decision]:
     """Holm's method: the surest line is asked at level/m, the next at level/(m − 1), until one is undecided."""
     alone = {
-        name: decided(profile, what, level=level, **asked) for name, profile in profiles.items()
+        name: decided(profile, what, level=level, joint=False, **asked)
+        for name, profile in profiles.items()
     }
     found: dict[str, Decision] = {}
     share = level / len(profiles)
     left = sorted(alone, key=lambda name: _surety(alone[name]))
     for done, name in enumerate(left):
         share = level / (len(profiles) - done)
-        found[name] = decided(profiles[name], what, level=share, **asked)
+        found[name] = decided(profiles[name], what, level=share, joint=False, **asked)
         if found[name].answer == "undecided":
             break
     for name in left[len(found) :]:
-        found[name] = decided(profiles[name], what, level=share, **asked)
+        found[name] = decided(profiles[name], what, level=share, joint=False, **asked)
     return {name: found[name] for name in profiles}
 
 

@@ -9,7 +9,7 @@ bound is above what was asked; excluded, where the upper bound is below it; unde
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final, Literal
 
 import numpy as np
@@ -117,24 +117,32 @@ class Family:
         return (-self.drawn).max(axis=0, initial=-np.inf)
 
 
+@cache
+def _normal(groups: int, draws: int) -> np.ndarray:
+    """(groups, draws) the same standard normal numbers for every curve, so that an answer is repeated."""
+    return np.random.default_rng(0).normal(size=(groups, draws))
+
+
 class Sample:
     """A curve at the points that decide, and replicates of it.
 
     Args:
         profile: the points.
         draws: how many replicates.
+        joint: whether bounds of barriers are to hold together with those of rises.
     """
 
-    def __init__(self, profile: Profile, draws: int = _DRAWS) -> None:
-        self.profile = _fewer(profile)
+    def __init__(self, profile: Profile, draws: int = _DRAWS, *, joint: bool = True) -> None:
+        self.joint = joint
+        # pairs of points and draws cost as much together, however many draws there are
+        self.profile = _fewer(profile, int(_MOST_POINTS * (_DRAWS / draws) ** 0.5))
         held = np.nan_to_num(self.profile.replicates)
         if (
             profile.balanced
         ):  # half-samples by a Hadamard matrix: the groups' deviations can be had back
             groups = held.shape[1]
             self.deviations = held @ hadamard(groups).astype(np.float64) / groups
-            normal = np.random.default_rng(0).normal(size=(groups, draws))
-            self.replicates = self.deviations @ normal
+            self.replicates = self.deviations @ _normal(groups, draws)
         else:  # halves drawn at random, as results of schema 1 have them
             self.deviations = held / max(held.shape[1], 1) ** 0.5
             self.replicates = held
@@ -272,6 +280,7 @@ def decided(
     kind: str = "end",
     level: float = LEVEL,
     scope: Scope = "population",
+    joint: bool = True,
 ) -> Decision:
     """``decide`` of a profile.
 
@@ -282,6 +291,7 @@ def decided(
         kind: of a barrier.
         level: of each bound.
         scope: whether it is asked of others like these examples, or of these alone.
+        joint: whether a barrier that is shown is to be a rise that is shown.
 
     Returns:
         The answer.
@@ -292,7 +302,7 @@ def decided(
     problem = _unanswerable(profile, part, what)
     if problem:
         return replace(asked, reason=problem)
-    sample = Sample(part, _draws_for(level))
+    sample = Sample(part, _draws_for(level), joint=joint)
     return _answer(asked, _QUESTIONS[what](sample, limit, kind, level), sample)
 
 
@@ -437,7 +447,7 @@ def _for_precision(units: int, found: _Bounds, above: float) -> int | None:
 
 
 def _draws_for(level: float) -> int:
-    return int(np.clip(round(50 / level) - 1, _DRAWS, 19_999))
+    return int(np.clip(round(20 / level) - 1, _DRAWS, 4_999))
 
 
 # --- the questions -----------------------------------------------------------------------------------
@@ -447,7 +457,7 @@ def _barrier(sample: Sample, limit: float, kind: str, level: float) -> _Bounds:
     if kind != "end":
         return _single(sample, _above_a_level(sample, kind), limit, level)
     starts, ends = _ends(sample)
-    return _from_ends(sample, starts, ends, sample.pairs, limit, level)
+    return _from_ends(sample, starts, ends, limit, level)
 
 
 def _ends(sample: Sample) -> tuple[Family, Family]:
@@ -455,12 +465,10 @@ def _ends(sample: Sample) -> tuple[Family, Family]:
     return sample.against(0, inner), sample.against(len(inner) + 1, inner)
 
 
-def _from_ends(
-    sample: Sample, start: Family, end: Family, pairs: Pairs, limit: float, level: float
-) -> _Bounds:
+def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: float) -> _Bounds:
     """A barrier: one point that is above both ends, each end apart with its own supremum."""
     first, last = (_critical(of.highest, level, sample) for of in (start, end))
-    joint = _joint(sample, start, end, pairs, first, last, level)
+    joint = _joint(sample, start, end, first, last, level)
     low = [
         of.value - of.doubt - _times(joint * times, of.stderr)
         for of, times in ((start, first), (end, last))
@@ -471,6 +479,8 @@ def _from_ends(
     certain = np.maximum(start.doubt, end.doubt)
     known = np.isfinite(certain)
     height = np.where(known, np.minimum(start.value, end.value), -np.inf)
+    both_sure = np.minimum(start.value - start.doubt, end.value - end.doubt)
+    both_certain = np.minimum(start.value + start.doubt, end.value + end.doubt)
     lower, upper = np.minimum(*low), np.minimum(*high)
     place, bound = int(np.argmax(lower)), int(np.argmax(upper))
     deciding = place if float(lower[place]) > limit else bound
@@ -486,13 +496,13 @@ def _from_ends(
         value=max(float(height[top]), 0.0),
         lower=max(float(lower[place]), 0.0) if np.isfinite(lower[place]) else 0.0,
         upper=max(float(upper[bound]), 0.0),
-        p=_p(np.maximum(drawn, pairs.highest / _critical(pairs.highest, level, sample)), observed),
+        p=_p(drawn / joint, observed / joint),
         at=float(start.top[top]) if height[top] > 0 else np.nan,
         stderr=float(nearer.stderr[top]),
         times=joint * max(first, last),
         skew=_worse_skew(start.skew[deciding], end.skew[deciding]),
-        certain_lower=float(np.max(np.where(known, height - certain, -np.inf))) - _rounding(sample),
-        certain_upper=float(np.max(np.where(known, height + certain, np.inf))) + _rounding(sample),
+        certain_lower=float(np.max(both_sure)) - _rounding(sample),
+        certain_upper=float(np.max(both_certain)) + _rounding(sample),
     )
 
 
@@ -500,12 +510,14 @@ def _joint(
     sample: Sample,
     start: Family,
     end: Family,
-    pairs: Pairs,
     first: float,
     last: float,
     level: float,
 ) -> float:
     """By how much bounds must be wider for barriers and rises together to keep the level: at least 1."""
+    if not sample.joint:
+        return 1.0
+    pairs = sample.pairs
     pair = _critical(pairs.highest, level, sample)
     drawn = np.minimum(start.drawn / first, end.drawn / last).max(axis=0)
     return max(1.0, _quantile(np.maximum(drawn, pairs.highest / pair), level))
@@ -514,10 +526,10 @@ def _joint(
 def _rise(sample: Sample, limit: float, kind: str, level: float) -> _Bounds:
     """All pairs α₁ < α₂, with one supremum together with the barrier: a barrier shown is a rise shown."""
     pairs, (start, end) = sample.pairs, _ends(sample)
-    barrier = _from_ends(sample, start, end, pairs, limit, level)
+    barrier = _from_ends(sample, start, end, limit, level)
     first, last = (_critical(of.highest, level, sample) for of in (start, end))
     pair = _critical(pairs.highest, level, sample)
-    joint = _joint(sample, start, end, pairs, first, last, level)
+    joint = _joint(sample, start, end, first, last, level)
     lower = pairs.bounds(joint * pair, upper=False)
     times = _critical(pairs.lowest, level, sample)
     upper = pairs.bounds(times, upper=True) + _binomial(sample, level)
@@ -731,10 +743,10 @@ def _weighted(weights: np.ndarray, misfit: np.ndarray) -> np.ndarray:
     return np.where(unknown, np.inf, weights @ known)
 
 
-def _fewer(profile: Profile) -> Profile:
+def _fewer(profile: Profile, most: int) -> Profile:
     """At most so many points as pairs are affordable for: turning points, measured ones, and others evenly spread."""
-    count, share = len(profile.alpha), _MOST_POINTS // 3
-    if count <= _MOST_POINTS:
+    count, share = len(profile.alpha), most // 3
+    if count <= most:
         return profile
     turns = np.flatnonzero(np.diff(np.sign(np.diff(profile.value)))) + 1
     if len(turns) > share:  # the highest and the lowest of them

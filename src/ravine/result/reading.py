@@ -127,7 +127,7 @@ def _as_measured(
         values = array.values
         part = share.reshape(-1, *[1] * (values.ndim - 1))
         with np.errstate(invalid="ignore"):
-            between = (1 - part) * values[after - 1] + part * values[after]
+            between = values[after - 1] + part * (values[after] - values[after - 1])
         exact = np.where(part == 0, values[after - 1], between)
         out[key][straight] = np.where(part == 1, values[after], exact)
     if staircase:  # it may step anywhere between two points
