@@ -104,11 +104,13 @@ def _compared(
     stderr = float(np.sqrt((moved**2).sum()))
     freedom = max(units - 1, 1)
     margin = float(stats.t.isf(level, freedom)) * stderr
+    skew = float((moved**3).sum()) / stderr**3 if stderr else 0.0
+    times = float(stats.t.isf(level, freedom))
+    margin *= 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)  # as for decisions
     if moments.counted:  # no flip seen is not no flip
         margin = max(margin, -float(np.log(level)) / max(units, 1))
     lower, upper = difference - margin, difference + margin
     away = abs(difference) / stderr if stderr else np.inf if difference else 0.0
-    skew = float((moved**3).sum()) / stderr**3 if stderr else 0.0
     answer, reason, examples = "undecided", "the bounds lie on both sides", None
     if not np.isfinite(difference):
         reason = "a point is not finite"
