@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: .venv/ready
 	$(BIN)/ravine demo --out out/demo
 
 test: lint
 	$(BIN)/pytest
+
+# The long simulations too: levels and power of every decision.
+test-all: lint
+	$(BIN)/pytest -m 'calibration or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .

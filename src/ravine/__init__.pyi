@@ -1,6 +1,7 @@
 from . import metrics as metrics
 from . import plot as plot
 from .errors import InputError as InputError
+from .measuring.comparison import compare as compare
 from .measuring.directions import black_sheep as black_sheep
 from .measuring.directions import principal_axes as principal_axes
 from .measuring.directions import random_axes as random_axes
@@ -29,3 +30,4 @@ from .report import write_report as write_report
 from .result.reading import reconstruct as reconstruct
 from .result.storage import open_result as open_result
 from .result.storage import save_result as save_result
+from .result.tidy import to_dataframe as to_dataframe

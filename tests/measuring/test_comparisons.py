@@ -176,7 +176,7 @@ def test_sets_that_may_be_averaged_are_connected_pair_by_pair():
         )
 
     found = ravine.evaluate(
-        of_w(bowl),
+        of_w(bowl, torch.zeros(12, dtype=torch.float64)),
         along=ravine.pairs({n: point(*p) for n, p in places.items()}),
         at=np.linspace(0, 1, 101),
     )
@@ -325,7 +325,7 @@ def test_a_run_with_its_learning_curve(tmp_path, norm_ends):
     states = list(norm_ends.values()) * 4  # more than are held at a time
     for step, state in enumerate(states):
         recorder.record(step, state)
-    J = objective(buffers="recompute")
+    J = objective(buffers="interpolate")  # of one snapshot, that is its own
     path = ravine.project(tmp_path, ravine.Line(states[0], states[-1]), objective=J)
     for step, state in enumerate(states[:3]):
         model = mlp(norm=True)
@@ -338,6 +338,15 @@ def test_a_run_with_its_learning_curve(tmp_path, norm_ends):
     figure = plot.path(back)
     assert [panel.y.label for panel in figure.panels[1:]] == ["loss (nats)", "error rate"]
     figure.save(tmp_path / "path.png")
+
+
+@pytest.mark.parametrize("policy", ["start", "end", "interpolate", "recompute"])
+def test_a_run_is_measured_under_the_policy_of_its_line(norm_ends, policy):
+    states = list(norm_ends.values())
+    line, J = ravine.Line(states[0], states[-1]), objective(buffers=policy)
+    path = ravine.project(states, line, objective=J)
+    curve = ravine.evaluate(J, along=line, at=[0.0, 1.0])
+    np.testing.assert_allclose(values(path)[[0, -1]], values(curve), rtol=1e-10)
 
 
 # --- figures and report --------------------------------------------------------------------------------------

@@ -297,7 +297,7 @@ class TestProvenance:
         path = project([point(0, 0), point(1, 3), point(2, 0)])
         again = ravine.open_result(ravine.save_result(path, tmp_path / "path.nc"))
         assert again.identical(path)
-        assert again.attrs["schema_version"] == 1
+        assert again.attrs["schema_version"] == 2
 
     def test_hashes_match_a_curves(self, tmp_path):
         run = [point(0, 0), point(1, 3), point(2, 0)]

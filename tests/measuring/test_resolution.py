@@ -178,7 +178,7 @@ def test_a_saved_resolved_curve_is_read_verdict_and_figure_and_all(net, tmp_path
 
 
 def test_what_interpolation_may_do_is_no_bump(net):
-    """The 0-1 error is a staircase; its interpolant swings about it, and no swing within its misfit is reported."""
+    """The 0-1 error is a staircase, and read along straight lines between the points: no swing beyond any of them."""
     model, ends, data = net
     curve = resolve(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends))
     grid = evaluate(
@@ -188,10 +188,11 @@ def test_what_interpolation_may_do_is_no_bump(net):
     )
     for split in data:
         said = metrics.verdict(curve).measures[split, "error"]
-        assert said.threshold >= 2 * float(curve["error_misfit"].sel(split=split).max())
+        measured = curve["error"].sel(split=split)
+        assert measured.min() <= said.profile.value.min()
+        assert said.profile.value.max() <= measured.max()
         truth = metrics.verdict(grid).measures[split, "error"]
-        if truth.rise.height.value <= said.threshold / 2:
-            assert said.monotone
+        assert said.rise.height.value <= truth.rise.height.value + said.threshold
 
 
 def test_extremes_come_from_the_interpolant_not_from_a_grid():

@@ -241,7 +241,7 @@ def test_a_verdict_holds_at_a_stated_resolution_and_tolerance():
     lenient = metrics.verdict(curve(lambda a: 1 - a - 0.05 * np.sin(30 * a)), tolerance=0.05)
     assert "no bump above tolerance" in lenient.headline
     assert "201 points" in lenient.sentences[-1]
-    assert "0.05 of the curve's range" in lenient.sentences[-1]
+    assert "A bump is a rise of more than 0.048 nats" in lenient.sentences[-1]
     assert "1,000 train examples" in lenient.sentences[-1]
 
 

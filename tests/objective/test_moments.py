@@ -7,17 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravine.objective.moments import Moments, halves_of, numbers_of_values
+from ravine.objective.moments import (
+    REPLICATES,
+    Membership,
+    Moments,
+    numbers_of_ids,
+    numbers_of_values,
+)
 
 
-def moments(values: np.ndarray, numbers: np.ndarray) -> Moments:
-    return Moments.of(values[:, numbers], halves_of(numbers))
+def moments(values: np.ndarray, numbers: np.ndarray, strata=None) -> Moments:
+    members = Membership.of(numbers)
+    if strata is not None:
+        members = members.within([strata[number] for number in numbers])
+    return Moments.of(values[:, numbers], members)
 
 
 def same(one: Moments, other: Moments) -> None:
-    assert (one.count, one.counted) == (other.count, other.counted)
-    np.testing.assert_array_equal(one.half_count, other.half_count)
-    for name in ("mean", "square", "half_sum", "stderr", "replicates"):
+    assert (one.count, one.counted, one.strata) == (other.count, other.counted, other.strata)
+    np.testing.assert_array_equal(one.sizes, other.sizes)
+    for name in ("mean", "square", "group_sum", "stratum_sum", "stderr", "replicates"):
         found, expected = getattr(one, name), getattr(other, name)
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9, err_msg=name)
 
@@ -32,10 +41,12 @@ def test_any_sharding_in_any_order_gives_the_whole(seed, count, shards):
     values = 5 + rng.normal(size=(3, count))
     order = rng.permutation(count)
     parts = np.split(order, sorted(min(cut, count) for cut in shards))
-    merged = Moments.of_nothing(3)
-    for number in rng.permutation(len(parts)):
-        merged = merged.merged(moments(values, parts[number]))
-    same(merged, moments(values, np.arange(count)))
+    strata = rng.integers(0, 3, count).tolist()
+    for by in (None, strata):
+        merged = Moments.of_nothing(3)
+        for number in rng.permutation(len(parts)):
+            merged = merged.merged(moments(values, parts[number], by))
+        same(merged, moments(values, np.arange(count), by))
 
 
 def test_merging_is_associative_to_rounding():
@@ -85,8 +96,54 @@ class TestNumbers:
     def test_no_values(self):
         assert numbers_of_values(np.array([0, 1]), (0,)).size == 0
 
-    def test_halves_are_halves_and_differ(self):
-        halves = halves_of(np.arange(4000))
-        assert abs(halves.mean(0) - 0.5).max() < 0.04
-        inner = np.corrcoef(halves.T) - np.eye(halves.shape[1])
-        assert abs(inner).max() < 0.08
+    def test_ids_are_numbers_that_stay(self):
+        assert numbers_of_ids([7, "a", 7, ("b", 1)]).tolist()[0] == 7
+        one, other = numbers_of_ids(["a", "b", "a"]), numbers_of_ids(["b", "a"])
+        assert one[0] == one[2] == other[1]
+        assert one[1] == other[0] != one[0]
+
+
+class TestErrors:
+    """Standard errors against the variances that the draw has in truth."""
+
+    def test_balanced_halves_give_the_variance_of_any_difference(self):
+        rng = np.random.default_rng(3)
+        values = rng.normal(size=(2, 20_000)) + rng.normal(size=20_000)
+        found = moments(values, np.arange(20_000))
+        difference = found.replicates[1] - found.replicates[0]
+        exact = np.std(values[1] - values[0], ddof=1) / 20_000**0.5
+        assert np.sqrt((difference**2).mean()) == pytest.approx(exact, rel=0.1)
+        apart = found.deviations[1] - found.deviations[0]
+        assert (difference**2).mean() == pytest.approx((apart**2).sum(), rel=1e-10)
+
+    def test_few_examples_are_their_own_groups(self):
+        values = np.random.default_rng(4).normal(size=(1, 40))
+        found = moments(values, np.arange(40))
+        assert np.sqrt((found.replicates**2).mean()) == pytest.approx(found.stderr[0], rel=0.25)
+
+    @pytest.mark.parametrize(("clusters", "size"), [(30, 20), (600, 5)])
+    def test_clusters_count_as_one_draw_each(self, clusters, size):
+        """Within a cluster all values are the same, so the error is that of the clusters' values."""
+        rng = np.random.default_rng(5)
+        errors, truth = [], 1 / clusters**0.5
+        for _ in range(60):
+            values = np.repeat(rng.normal(size=clusters), size)[None]
+            ids = np.repeat(np.arange(clusters), size)
+            errors.append(Moments.of(values, Membership.of(ids, clustered=True)).stderr[0])
+        assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(truth, rel=0.05)
+
+    def test_what_is_between_strata_is_no_error(self):
+        """Ten classes with means 0 … 9 and a spread of 1: a balanced draw errs by the spread alone."""
+        rng = np.random.default_rng(6)
+        label = np.arange(2000) % 10
+        values = (label + rng.normal(size=2000))[None]
+        plain, within = (moments(values, np.arange(2000), by) for by in (None, label.tolist()))
+        assert within.stderr[0] == pytest.approx(1 / 2000**0.5, rel=0.15)
+        assert plain.stderr[0] == pytest.approx(np.std(values) / 2000**0.5, rel=0.01)
+
+    def test_a_stratum_each_leaves_nothing_to_tell_an_error_by(self):
+        values = np.arange(5.0)[None]
+        assert np.isnan(moments(values, np.arange(5), list("abcde")).stderr).all()
+
+    def test_there_are_as_many_replicates_as_groups(self):
+        assert moments(np.ones((2, 9)), np.arange(9)).replicates.shape == (2, REPLICATES)

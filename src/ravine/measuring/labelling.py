@@ -48,7 +48,7 @@ def labelled(
     Raises:
         InputError: the caller's function gives other quantities on other splits.
     """
-    variables = quantity_variables(measured.moments, objective.units, "point")
+    variables = quantity_variables(measured.moments, measured.units, objective.units, "point")
     for name in next(iter(measured.moments.values())):
         floors = [
             _floor(places, found[name], measured.floors[split].get(name, {}))
@@ -70,7 +70,7 @@ def labelled(
             "schema_version": SCHEMA_VERSION,
             "title": about["title"] or "",
             **objective.describe(),
-            "batch_size": next(iter(measured.plans.values())).batch_size,
+            "batch_size": next(iter(measured.batches.values())),
             "dtype": measured.dtype,
             **corner_attrs(along, measured.hashes),
             **along.geometry(measured.gram),
@@ -83,12 +83,16 @@ def labelled(
 
 
 def quantity_variables(
-    moments: Mapping[str, Mapping[str, Moments]], units: Mapping[str, str], dim: str
+    moments: Mapping[str, Mapping[str, Moments]],
+    units_drawn: Mapping[str, int],
+    units: Mapping[str, str],
+    dim: str,
 ) -> dict[str, Any]:
     """The variables of every quantity, but for the noise floor, and the number of examples.
 
     Args:
         moments: split → quantity → its sums at every point.
+        units_drawn: split → how many independent draws it has.
         units: quantity → its unit, where that is known.
         dim: what the points stand on.
 
@@ -119,7 +123,10 @@ def quantity_variables(
         replicates = np.stack([found.replicates for found in of], 1)
         variables[f"{name}_replicates"] = ((*dims, "replicate"), replicates)
     counts = np.array([found["loss"].count for found in by_split])
-    return variables | {"n_examples": ("split", counts)}
+    return variables | {
+        "n_examples": ("split", counts),
+        "n_units": ("split", np.array([units_drawn[split] for split in moments])),
+    }
 
 
 def split_names(names: Sequence[str]) -> tuple[str, np.ndarray]:

@@ -65,7 +65,8 @@ def project(
         come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Where the line
         does not join the run's first snapshot to a later one, there is no walk to compare with, and
         they are absent. With an objective ``loss`` (step, split), its standard error and so on, as
-        ``evaluate`` gives them; each snapshot has its own running statistics.
+        ``evaluate`` gives them; running statistics follow the
+        objective's policy, as on the line.
 
     Raises:
         InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that
@@ -109,7 +110,9 @@ def project(
         **corner_attrs(along, hashes),
         **provenance("", time.perf_counter() - began),
     )
-    return path if objective is None else path.merge(_learning_curve(objective, points, steps))
+    return (
+        path if objective is None else path.merge(_learning_curve(objective, points, steps, along))
+    )
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -152,24 +155,31 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
 
 
 def _learning_curve(
-    objective: Objective, points: Sequence[Any], steps: Sequence[int]
+    objective: Objective, points: Sequence[Any], steps: Sequence[int], along: Slice
 ) -> xr.Dataset:
-    """J at the snapshots themselves, a few of which are in memory at a time."""
-    # of one snapshot, the running statistics that are interpolated are its own
-    own = objective.with_buffers("interpolate") if objective.buffers else objective
+    """J at the snapshots, under the objective's policies, a few of them in memory at a time."""
+    # a policy takes running statistics from the first corner or from the last one: those of the slice
+    ends = objective.buffers in ("start", "end")
+    before = list(along.corners[:1]) if ends else []
+    after = list(along.corners[-1:]) if ends else []
     parts: list[Measured] = []
     for first in range(0, len(points), _AT_ONCE):
         last = min(first + _AT_ONCE, len(points))
-        held = [Checkpoint.read(points[index]) for index in range(first, last)]
-        each = [tuple(map(float, row)) for row in np.eye(len(held))]
-        parts.append(own.measure(held, each, earlier=parts[-1] if parts else None))
+        held = [
+            matched(along.corners[0], Checkpoint.read(points[index]))
+            for index in range(first, last)
+        ]
+        each = np.eye(len(held) + 2 * ends)[len(before) : len(before) + len(held)]
+        corners = [*before, *held, *after]
+        rows = [tuple(row) for row in each.tolist()]
+        parts.append(objective.measure(corners, rows, earlier=parts[-1] if parts else None))
     moments = {
         split: {
             name: Moments.joined([part.moments[split][name] for part in parts]) for name in found
         }
         for split, found in parts[0].moments.items()
     }
-    variables = quantity_variables(moments, objective.units, "step")
+    variables = quantity_variables(moments, parts[0].units, objective.units, "step")
     unknown = ("step", "split"), np.full((len(points), len(moments)), np.nan)
     floors = {f"{name}_noise_floor": unknown for name in next(iter(moments.values()))}
     coords = {"step": np.array(steps), "split": split_names(list(moments))}

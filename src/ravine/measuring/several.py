@@ -190,7 +190,8 @@ def bundled(curves: Mapping[str, xr.Dataset]) -> xr.Dataset:
     )
     values = {name: [curve.attrs[name] for curve in curves.values()] for name in own}
     together = together.assign_coords({n: ("line", np.array(of)) for n, of in values.items()})
-    together["n_examples"] = first["n_examples"]
+    for name in ("n_examples", "n_units"):
+        together[name] = first[name]
     for name in quantities(first):
         together[name].attrs = dict(first[name].attrs)
     common = {n for n in first.attrs if all(n in curve.attrs for curve in curves.values())}

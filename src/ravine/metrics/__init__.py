@@ -6,6 +6,8 @@ between two points, which see the same examples, is as certain as the pairing ma
 """
 
 from ravine.metrics.connections import Barriers, barriers, connected
+from ravine.metrics.decisions import decide
+from ravine.metrics.inference import Decision
 from ravine.metrics.judgement import verdict
 from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
 from ravine.metrics.profile import Estimate, Profile
@@ -17,6 +19,7 @@ __all__ = [
     "BARRIERS",
     "Barriers",
     "Convexity",
+    "Decision",
     "Estimate",
     "Measures",
     "Minimum",
@@ -30,6 +33,7 @@ __all__ = [
     "barriers",
     "connected",
     "convexity",
+    "decide",
     "half_drop",
     "minima",
     "plateau",

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
+from ravine.metrics.decisions import decide
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, barrier
 from ravine.metrics.profile import Estimate
 from ravine.metrics.wording import Row, Verdict, examples, policies
@@ -87,12 +88,12 @@ def connected(
     quantity: str | None = None,
     split: str | None = None,
 ) -> list[tuple[str, ...]]:
-    """The largest sets of points between all pairs of which no barrier stands: those that may be averaged.
+    """The largest sets of points that are linearly mode-connected: between any two a barrier is excluded.
 
     Args:
         result: of ``pairs``.
-        tolerance: height of a barrier of kind "end", in the quantity's unit, up to which it does
-            not count. Nor does one below two of its standard errors.
+        tolerance: height of a barrier of kind "end", in the quantity's unit, that has to be excluded: that
+            nothing is shown does not permit averaging.
         quantity: by default ``"error"`` where it was measured, else ``"loss"``.
         split: by default the first.
 
@@ -106,7 +107,7 @@ def connected(
         >>> import ravine, torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
-        >>> J = ravine.Objective(model, double_well, (torch.ones(2, 1),))
+        >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),))
         >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
         >>> connected(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
         [('b', 'c'), ('a',)]
@@ -119,13 +120,12 @@ def connected(
         raise InputError(msg)
     names = _points(result)
     judged = quantity or ("error" if "error" in quantities(result) else "loss")
-    found = barriers(result, quantity=judged, split=split).of("end")
+    decisions = decide(result, "barrier", above=tolerance, quantity=judged, split=split)
     ends = zip(result["start"].values, result["end"].values, result["line"].values, strict=True)
     linked = {
         frozenset((str(one), str(other)))
         for one, other, name in ends
-        if np.isfinite(found[str(name)].value)
-        and found[str(name)].value <= max(tolerance, 2 * np.nan_to_num(found[str(name)].stderr))
+        if decisions[str(name)].answer == "excluded"
     }
     cliques = _cliques(names, linked)
     return sorted(
@@ -198,37 +198,36 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
 
 
 def _highest(table: Barriers, result: xr.Dataset) -> str:
-    """One sentence: on how many lines there is a barrier, and where it is highest."""
-    ends = table.of("end")
-    unit = unit_of(result, table.quantity)
-    of = f"{table.split} {name_of(result, table.quantity)}"
-    undefined = [name for name, found in ends.items() if not np.isfinite(found.value)]
-    known = {name: found for name, found in ends.items() if np.isfinite(found.value)}
-    lost = f" Undefined on {', '.join(undefined[:_LISTED])}." if undefined else ""
-    clear = [
-        name for name, found in known.items() if found.value <= 2 * np.nan_to_num(found.stderr)
-    ]
+    """One sentence: on how many lines a barrier is shown, excluded or undecided, and where it is highest."""
+    unit, of = unit_of(result, table.quantity), f"{table.split} {name_of(result, table.quantity)}"
+    decisions = decide(result, "barrier", quantity=table.quantity, split=table.split)
+    by: dict[str, list[str]] = {"shown": [], "excluded": [], "undecided": []}
+    heights = table.of("end")
+    lost = [name for name, found in heights.items() if not np.isfinite(found.value)]
+    for name, found in decisions.items():
+        if name not in lost:
+            by[found.answer].append(name)
+    known = [name for names in by.values() for name in names]
     if not known:
-        return f"The barriers in the {of} are undefined on all {len(ends)} lines."
-    if len(clear) == len(known):
-        none = (
-            f"On none of the {len(known)} lines does"
-            if len(known) > 1
-            else f"On {clear[0]} nowhere does"
-        )
-        return f"{none} the {of} stand clearly above the higher end.{lost}"
-    top = max(known, key=lambda name: known[name].value)
-    place = f" at α = {known[top].at:.2g}" if np.isfinite(known[top].at) else ""
-    count = f"{len(known) - len(clear)} of {len(known)} lines"
-    rest = (
-        f" No clear one on {', '.join(clear[:_LISTED])}{', …' if len(clear) > _LISTED else ''}."
-        if clear
-        else ""
+        return f"The barriers in the {of} are undefined on all {len(heights)} lines."
+    rest = "".join(
+        f" {word.capitalize()}: {_few_names(names)}."
+        for word, names in (("undecided", by["undecided"]), ("undefined", lost))
+        if names
     )
+    if not by["shown"]:
+        where = f"any of the {len(known)} lines" if len(known) > 1 else known[0]
+        return f"No barrier in the {of} is shown on {where}.{rest}"
+    top = max(by["shown"], key=lambda name: heights[name].value)
+    place = f" at α = {heights[top].at:.2g}" if np.isfinite(heights[top].at) else ""
     return (
-        f"A barrier in the {of} stands on {count}, the highest, {known[top]}{unit}, on "
-        f"{top}{place}.{rest}{lost}"
+        f"A barrier in the {of} stands on {len(by['shown'])} of {len(known)} lines, the highest, "
+        f"{heights[top]}{unit}, on {top}{place}.{rest}"
     )
+
+
+def _few_names(names: list[str]) -> str:
+    return f"{', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
 
 
 def _averaging(result: xr.Dataset) -> str:
@@ -237,11 +236,7 @@ def _averaging(result: xr.Dataset) -> str:
     judged = "error" if "error" in quantities(result) else "loss"
     sets = [", ".join(group) for group in connected(result) if len(group) > 1]
     split = str(result["split"].values[0])
-    test = f"no barrier above {TOLERABLE:g} in the {split} {name_of(result, judged)}"
+    barrier = f"a barrier above {TOLERABLE:g} in the {split} {name_of(result, judged)}"
     if not sets:
-        return (
-            f"No two of the {len(_points(result))} points may be averaged: between none of them is "
-            f"there {test}."
-        )
-    few = "; ".join(sets[:_LISTED])
-    return f"May be averaged, in that there is {test} between any two: {few}."
+        return f"For no two of the {len(_points(result))} points is {barrier} excluded (95 %)."
+    return f"May be averaged, in that {barrier} is excluded (95 %) between any two: {'; '.join(sets[:_LISTED])}."

@@ -47,11 +47,15 @@ class Profile:
         replicates: (points, replicates) γ over a random half of the examples minus γ.
         floor: (points,) how far rounding alone moves γ.
         stderr: (points,) standard error of γ.
-        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured.
+        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured, inf where the
+            interpolant failed or its error is not known.
         split: which split.
         quantity: which quantity.
         name: the quantity in words.
         unit: that stands behind its numbers.
+        units: how many independent examples, or clusters of them, it is a mean over.
+        counted: whether it counts examples, so that its curve is a staircase.
+        balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
     """
 
     alpha: np.ndarray
@@ -64,6 +68,9 @@ class Profile:
     quantity: str = "loss"
     name: str = "loss"
     unit: str = ""
+    units: int = 0
+    counted: bool = False
+    balanced: bool = False
 
     @classmethod
     def of(cls, curve: xr.Dataset, quantity: str = "loss", split: str | None = None) -> Profile:
@@ -94,31 +101,29 @@ class Profile:
                 f"on {split!r}"
             )
             raise InputError(msg)
-        if is_resolved(
-            curve
-        ):  # extremes and inflections of the interpolant are points of the profile
-            measured, curve = curve, densely(curve)
-            found = critical_points(measured, quantity, split)
-            extra = np.setdiff1d(found, curve["alpha"].values)
+        measured = curve
+        if is_resolved(curve):  # extremes and inflections of the interpolant are points of it
+            curve = densely(measured)
+            extra = critical_points(measured, quantity, split)
+            extra = np.setdiff1d(extra, curve["alpha"].values)
             if extra.size:
-                curve = xr.concat(
-                    [curve, reconstruct(measured, extra)], dim="alpha", data_vars="minimal"
-                )
+                both = [curve, reconstruct(measured, extra)]
+                curve = xr.concat(both, dim="alpha", data_vars="minimal")
         one = curve.sel(split=split).sortby("alpha")
-        misfit = one.get(f"{quantity}_misfit", xr.DataArray(0.0))
         return cls(
-            one["alpha"].values,
-            one[quantity].values,
-            one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(np.float64),
-            one[f"{quantity}_noise_floor"].values,
-            one[f"{quantity}_stderr"].values,
-            one[f"{quantity}_misfit"].fillna(0).values
-            if "alpha" in misfit.dims
-            else np.zeros(one.sizes["alpha"]),
-            split,
-            quantity,
-            name_of(curve, quantity),
-            unit_of(curve, quantity),
+            alpha=one["alpha"].values,
+            value=one[quantity].values,
+            replicates=one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(float),
+            floor=one[f"{quantity}_noise_floor"].values,
+            stderr=one[f"{quantity}_stderr"].values,
+            misfit=_misfit(one, measured, quantity),
+            split=split,
+            quantity=quantity,
+            name=name_of(curve, quantity),
+            unit=unit_of(curve, quantity),
+            units=_units(one),
+            counted=bool(curve[quantity].attrs.get("counted", 0)),
+            balanced=int(curve.attrs["schema_version"]) > 1,
         )
 
     def between(self, low: float, high: float) -> Profile:
@@ -139,8 +144,13 @@ class Profile:
 
     @property
     def doubt(self) -> np.ndarray:
-        """(points,) below this a rise or a dip is nothing: what rounding and interpolation may do."""
+        """(points,) below this a rise or a dip is nothing: what rounding and interpolation may do there."""
         return np.maximum(np.nan_to_num(self.floor), self.misfit)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """(points, 64) as many replicates as a standard deviation needs; the first balanced one is none."""
+        return self.replicates[:, 1:65] if self.balanced else self.replicates
 
     @property
     def covers_both_ends(self) -> bool:
@@ -167,9 +177,7 @@ class Profile:
             return Estimate(np.nan)
         value, at = measure(self.alpha, self.value)
         with np.errstate(invalid="ignore", over="ignore"):
-            drawn = np.array(
-                [measure(self.alpha, self.value + column) for column in self.replicates.T]
-            )
+            drawn = np.array([measure(self.alpha, self.value + column) for column in self.drawn.T])
         height, place = (spread(drawn[:, i]) if drawn.size else np.nan for i in range(2))
         if np.isfinite(at):  # a grid knows a position no better than its spacing
             place = float(np.hypot(np.nan_to_num(place), self.spacing_at(at) / 12**0.5))
@@ -178,6 +186,21 @@ class Profile:
     def at_end(self, index: int) -> Estimate:
         """The value at one of the points, whatever the others are."""
         return Estimate(float(self.value[index]), float(self.stderr[index]))
+
+
+def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
+    """What interpolation may do at each point: nothing where it was measured, anything where it failed."""
+    alpha = one["alpha"].values
+    if f"{quantity}_misfit" not in one:
+        return np.zeros(len(alpha))
+    found = one[f"{quantity}_misfit"].fillna(np.inf).values
+    return np.where(np.isin(alpha, measured["alpha"].values), 0.0, found)
+
+
+def _units(one: xr.Dataset) -> int:
+    """Independent draws; of a result of schema 1 its examples."""
+    name = "n_units" if "n_units" in one else "n_examples"
+    return int(one[name]) if name in one else 0
 
 
 def spread(drawn: np.ndarray) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
 import xarray as xr
 
+from ravine.metrics.inference import FEWEST_UNITS, Answer, Decision, Scope, changes
 from ravine.metrics.obstacles import (
     BARRIERS,
     BarrierKind,
@@ -34,7 +35,7 @@ class Measures:
     Attributes:
         profile: what was measured.
         threshold: rises up to this are not called bumps: the tolerance times the curve's range over
-            [0, 1], or twice what rounding and interpolation may do, whichever is larger.
+            [0, 1], or the noise floor, whichever is larger.
         undefined: values of α in [0, 1] at which the curve is not finite.
         barriers: by kind.
         rise: the worst rise over [0, 1].
@@ -43,6 +44,7 @@ class Measures:
         convexity: over [0, 1].
         plateau: of 10 %.
         half_drop: first α at which half of the drop is done.
+        decisions: whether there is a barrier, a rise and a fall, for other examples and for these.
     """
 
     profile: Profile
@@ -55,6 +57,7 @@ class Measures:
     convexity: Convexity
     plateau: Estimate
     half_drop: Estimate
+    decisions: dict[tuple[str, Scope], Decision]
 
     @property
     def monotone(self) -> bool | None:
@@ -71,9 +74,17 @@ class Measures:
 
     @property
     def has_barrier(self) -> bool | None:
-        """Whether a barrier of kind "end" stands higher than the threshold; None where it is undefined."""
-        height = self.barriers["end"].value
-        return None if np.isnan(height) else height > self.threshold
+        """Whether a barrier of kind "end" is shown; None where the curve is undefined."""
+        return None if np.isnan(self.barriers["end"].value) else self.answer("barrier") == "shown"
+
+    def answer(self, what: str) -> Answer | None:
+        """Whether there is a "barrier", "rise" or "fall"; None where that was not asked.
+
+        Of other examples like these; of these alone, where they are too few to speak of others.
+        """
+        few = self.profile.units < FEWEST_UNITS
+        found = self.decisions.get((what, "examples" if few else "population"))
+        return None if found is None else found.answer
 
 
 @dataclass(frozen=True)
@@ -108,15 +119,38 @@ class Verdict:
         sentences: the rest, in order of importance, the resolution they hold at last.
         rows: every measure as a table.
         measures: (split, quantity) → the numbers: ``Measures`` of a line, ``Relief`` of a plane.
+        decisions: what was asked, and the answers.
     """
 
     headline: str
     sentences: tuple[str, ...]
     rows: tuple[Row, ...]
     measures: Mapping[tuple[str, str], Any]
+    decisions: tuple[Decision, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict for a program: plain numbers and strings, None where something is undefined.
+
+        Returns:
+            ``headline``, ``sentences``, ``measures`` (a dict for each row) and ``decisions``.
+        """
+        return {
+            "headline": self.headline,
+            "sentences": list(self.sentences),
+            "measures": [_plain(asdict(row)) for row in self.rows],
+            "decisions": [_plain(asdict(decision)) for decision in self.decisions],
+        }
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *self.sentences])
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that JSON has; None for those it has not."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
@@ -135,32 +169,34 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     sentences += [
         _perplexities(measured),
         policies(curve),
-        _resolution(curve, first, tolerance),
+        _resolution(curve, first),
     ]
     rows = tuple(row for one in measured.values() for row in _rows(one))
-    return Verdict(
-        main.summary(), tuple(sentence for sentence in sentences if sentence), rows, measured
-    )
+    decisions = tuple(found for one in measured.values() for found in one.decisions.values())
+    said = tuple(sentence for sentence in sentences if sentence)
+    return Verdict(main.summary(), said, rows, measured, decisions)
 
 
 def _measure(profile: Profile, tolerance: float) -> Measures:
     part = profile.between(0, 1)
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
-    floor = float(part.doubt.max(initial=0.0))
+    floor = float(np.nan_to_num(part.floor).max(initial=0.0))
     turned = part.part(slice(None, None, -1))
     backward = replace(turned, alpha=-turned.alpha)
+    threshold = max(tolerance * extent, floor)
     return Measures(
         profile=profile,
-        threshold=max(tolerance * extent, 2 * floor),
+        threshold=threshold,
         undefined=tuple(float(a) for a in part.alpha[~np.isfinite(part.value)]),
         barriers={kind: barrier_of(profile, cast(BarrierKind, kind)) for kind in BARRIERS},
         rise=rise_of(part),
         drop=rise_of(backward),
-        minima=minima_of(profile, max(tolerance * extent, 2 * floor)),
+        minima=minima_of(profile, threshold),
         convexity=convexity_of(profile),
         plateau=plateau_of(profile),
         half_drop=half_drop_of(profile),
+        decisions=changes(profile, threshold),
     )
 
 
@@ -201,44 +237,66 @@ class _Wording:
         where = f"along the {self.way}" if whole else f"over the measured {_interval(part)}"
         falls = of.rise.height.value <= of.drop.height.value
         back = of.rise if falls else of.drop
+        if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
+            extent = float(np.ptp(part.value))
+            flat = f"The {self.name} is flat {where}, at {self.number(start)}; it moves by {extent:.1g} in all"
+            return f"{flat}{self.others('rise', 'fall')}."
+        against = "rise" if falls else "fall"
         if of.monotone:
-            if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
-                extent = float(np.ptp(part.value))
-                return (
-                    f"The {self.name} is flat {where}, at {self.number(start)}; it moves by "
-                    f"{extent:.1g} in all."
-                )
             way = "falls" if falls else "rises"
-            floor = float(part.doubt.max(initial=0.0))
-            only_rounding = (
-                back.height.value <= 2 * floor < 1e-4 * np.ptp(part.value)
-            )  # an error count is no rounding
-            if back.height.value == 0 or only_rounding:
-                return f"The {self.name} {way} all the way {span} {where}, with no bump."
-            return (
-                f"The {self.name} {way} {span} {where}, with no bump above tolerance (largest "
-                f"{'rise' if falls else 'fall'} {self.number(back.height)})."
-            )
-        if of.has_barrier:
+            if back.height.value <= float(np.nan_to_num(part.floor).max(initial=0.0)):
+                clear = f"The {self.name} {way} all the way {span} {where}, with no bump"
+                return f"{clear}{self.others(against)}."
+            largest = f"(largest {against} {self.number(back.height)})"
+            clear = f"The {self.name} {way} {span} {where}, with no bump above tolerance {largest}"
+            return f"{clear}{self.others(against)}."
+        if of.answer("barrier") == "shown":
             tallest = of.barriers["end"]
             return (
                 f"A barrier in the {self.name} of {self.number(tallest)} stands between the two "
-                "points, at "
-                f"α = {with_error(tallest.at, tallest.at_stderr)}{_doubt(tallest)}; the ends are "
-                f"at {start} and {end}."
+                f"points, at α = {with_error(tallest.at, tallest.at_stderr)}; the ends are at {start} "
+                f"and {end}."
             )
-        none = " with no barrier above the ends, but" if whole else ","
-        low, high = (
-            sorted(abs(a) for a in (back.foot, back.height.at))
-            if whole
-            else sorted((back.foot, back.height.at))
+        low, high = back.foot, back.height.at
+        low, high = sorted(map(abs, (low, high))) if whole else sorted((low, high))
+        change = (
+            f"{'rises' if falls else 'falls'} by {self.number(back.height)} between "
+            f"α = {_number(low)} and {_number(high)}"
         )
+        if of.answer(against) == "shown":
+            barrier = {"excluded": " with no barrier above the ends, but"}.get(
+                of.answer("barrier") or "", ","
+            )
+            return f"The {self.name} goes {span} {where}{barrier} not monotonically: it {change}."
         return (
-            f"The {self.name} goes {span} {where}{none} not monotonically: it "
-            f"{'rises' if falls else 'falls'} by "
-            f"{self.number(back.height)} between α = {_number(low)} and "
-            f"{_number(high)}{_doubt(back.height)}."
+            f"The {self.name} goes {span} {where}; whether monotonically is undecided: on these examples it "
+            f"{change}{self.bounds(against)}."
         )
+
+    def others(self, *whats: str) -> str:
+        """What the examples do not exclude for others like them; "" where they do, or are too few to say."""
+        of = self.measures
+        asked = [
+            of.decisions[what, "population"]
+            for what in whats
+            if (what, "population") in of.decisions
+        ]
+        if of.profile.units < FEWEST_UNITS or all(found.answer == "excluded" for found in asked):
+            return ""
+        upper = max(found.upper for found in asked)
+        change = " or ".join(whats)
+        if np.isinf(upper):
+            return "; between points of a part that did not resolve the curve is unknown"
+        return f"; for other examples a {change} of up to {_number(upper)} is not excluded"
+
+    def bounds(self, what: str) -> str:
+        """What is known of a change for other examples, and what would decide it."""
+        found = self.measures.decisions.get((what, "population"))
+        if found is None or not np.isfinite(found.upper):
+            return "" if found is None else f"; {found.reason}"
+        needed = f"; about {found.examples:,} examples would decide" if found.examples else ""
+        span = f"for others 95 % bounds are {_number(found.lower)} and {_number(found.upper)}"
+        return f" ({span}; {found.reason}{needed})"
 
     def details(self) -> list[str]:
         """Shape, and what lies outside [0, 1]."""
@@ -330,15 +388,6 @@ def _perplexity(loss: Estimate) -> Estimate:
     return Estimate(found, found * loss.stderr)
 
 
-def _doubt(height: Estimate) -> str:
-    """Whether a height may be an accident of which examples were drawn."""
-    return (
-        " (less than two standard errors over the examples)"
-        if height.value < 2 * height.stderr
-        else ""
-    )
-
-
 def _number(value: float) -> str:
     return minus(f"{value:.3g}")
 
@@ -366,6 +415,8 @@ def policies(curve: xr.Dataset) -> str:
             "checkpoints either."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
+    if not curve.attrs.get("running_statistics", 1):
+        buffers = ""  # the model has none
     dropout = {
         "fixed": "Dropout is on, with the same masks at every point.",
         "resample": "Dropout is on, with other masks at every point, whose noise is in the curve.",
@@ -377,7 +428,7 @@ def _interval(part: Profile) -> str:
     return f"part α = {minus(f'{part.alpha[0]:.4g}')} to {minus(f'{part.alpha[-1]:.4g}')}"
 
 
-def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
+def _resolution(curve: xr.Dataset, first: Measures) -> str:
     alpha = first.profile.alpha
     if curve.sizes["alpha"] == 1:
         return "There is a single point, so nothing is said about what lies around it."
@@ -389,10 +440,15 @@ def _resolution(curve: xr.Dataset, first: Measures, tolerance: float) -> str:
         if known.size
         else "what rounding does is unknown"
     )
+    few = first.profile.units
+    others = (
+        f" With {few} independent examples nothing is said about others."
+        if few < FEWEST_UNITS
+        else ""
+    )
     bump = (
-        f"A bump is a rise of more than {tolerance:g} of the curve's range; {rounding}. ± is one "
-        "standard error over "
-        f"{examples(curve)}."
+        f"A bump is a rise of more than {first.threshold:.2g}{first.profile.unit}; {rounding}. ± is one "
+        f"standard error over {examples(curve)}.{others}"
     )
     interval = f"from α = {minus(f'{alpha[0]:.4g}')} to {minus(f'{alpha[-1]:.4g}')}"
     if not is_resolved(curve):

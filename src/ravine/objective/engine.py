@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +21,8 @@ from ravine.objective.batches import Batch
 from ravine.objective.data import Split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Forward, joined
-from ravine.objective.moments import Moments, halves_of, numbers_of_values
+from ravine.objective.grouping import Grouping
+from ravine.objective.moments import Membership, Moments
 from ravine.objective.stack import Stack
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed
 
@@ -30,39 +31,67 @@ _BLOCK_BYTES: Final = 256 << 20
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class SplitSums:
+    """What a pass over a split gave.
+
+    Attributes:
+        moments: quantity → its sums at every point.
+        fingerprint: what the examples were.
+        units: how many independent draws they are: values, or clusters of them.
+        batch: examples in the largest batch.
+    """
+
+    moments: dict[str, Moments]
+    fingerprint: Fingerprint
+    units: int
+    batch: int
+
+
 def measure_split(
-    forward: Forward, split: Split, plan: Plan, tick: Callable[[int], None]
-) -> tuple[dict[str, Moments], Fingerprint]:
+    forward: Forward,
+    split: Split,
+    plan: Plan,
+    grouping: Grouping,
+    tick: Callable[[int], None],
+) -> SplitSums:
     """Read a split once and measure every point on it.
 
     Args:
         forward: for the split.
         split: where the examples come from.
         plan: how to go about it.
+        grouping: which values belong together.
         tick: told how many examples × points have been done since it was last told.
 
     Returns:
-        The moments of each quantity at every point, and the fingerprint of the examples.
+        The moments of each quantity at every point, and what the examples were.
     """
     stack = installed(plan, forward)
     groups = plan.groups(len(forward.points))
     merged: list[dict[str, Moments]] = [{} for _ in groups]
     fingerprint = Fingerprint()
+    clusters: set[int] = set()
+    largest = 0
     blocks = blocks_of(split, plan.batch_size)
     # masks are drawn from the global generators, which a reader must not touch meanwhile
     ahead = split.worth_reading_ahead and forward.policies.dropout == "off"
     for block in _read_ahead(blocks) if ahead else blocks:
         for batch in block:
             fingerprint.add(batch.content)
+            largest = max(largest, batch.size)
         held = [forward.placed(batch) for batch in block]
         if forward.affine is not None:
             forward.affine.forget()
-        halves = _Halves(held)
-        tiles = [measure_tile(forward, held, halves, group, stack, tick) for group in groups]
+        members = _Members(grouping, split.name, held)
+        tiles = [measure_tile(forward, held, members, group, stack, tick) for group in groups]
+        clusters |= members.clusters
         _require_equal(tiles, groups, forward.points.labels)
         merged = [_merged(before, tile) for before, tile in zip(merged, tiles, strict=True)]
-    quantities = {name: Moments.joined([group[name] for group in merged]) for name in merged[0]}
-    return quantities, fingerprint
+    moments = {name: Moments.joined([group[name] for group in merged]) for name in merged[0]}
+    values = moments["loss"].count if moments else 0
+    units = values if grouping.clusters is None else len(clusters)
+    return SplitSums(moments, fingerprint, units, largest)
 
 
 def blocks_of(split: Split, batch_size: int) -> Iterator[list[Batch]]:
@@ -91,7 +120,7 @@ def blocks_of(split: Split, batch_size: int) -> Iterator[list[Batch]]:
 def measure_tile(
     forward: Forward,
     held: Sequence[Batch],
-    halves: _Halves,
+    members: _Members,
     points: range,
     stack: Stack | None,
     tick: Callable[[int], None],
@@ -101,7 +130,7 @@ def measure_tile(
     Args:
         forward: for the split.
         held: the block's batches, placed.
-        halves: of the block.
+        members: where the block's values belong.
         points: their numbers.
         stack: the model at several points at once, if it is to be used.
         tick: as in ``measure_split``.
@@ -113,19 +142,22 @@ def measure_tile(
         InputError: the caller's function gave other values at some of the points.
     """
     examples = sum(batch.size for batch in held)
+    labels = forward.points.labels
     rows: list[dict[str, Tensor]] = []
-    shapes: dict[str, list[tuple[int, ...]]] = {}
+    belonging: dict[str, Membership] = {}
     for point, found in zip(points, _by_point(forward, held, points, stack), strict=True):
+        ids = members.grouping.taken(found)
         row = joined(found)
-        if not rows:
-            shapes = {name: [tuple(batch[name].shape) for batch in found] for name in row}
-        else:
-            labels = forward.points.labels
+        if rows:
             _require_same(_counts(rows[0]), _counts(row), labels[points[0]], labels[point])
+        else:
+            belonging = {
+                name: members.of([tuple(batch[name].shape) for batch in found], ids) for name in row
+            }
         rows.append(row)
         tick(examples)
     return {
-        name: Moments.of(torch.stack([row[name] for row in rows]).numpy(), halves.of(shapes[name]))
+        name: Moments.of(torch.stack([row[name] for row in rows]).numpy(), belonging[name])
         for name in rows[0]
     }
 
@@ -145,19 +177,26 @@ def _by_point(
         yield from (list(at_point) for at_point in zip(*by_batch, strict=True))
 
 
-class _Halves:
-    """Which random halves the values of a block belong to, worked out once for all points."""
+class _Members:
+    """Where the values of a block belong, worked out once for all points."""
 
-    def __init__(self, held: Sequence[Batch]) -> None:
-        self._examples = [batch.examples for batch in held]
-        self._known: dict[tuple[tuple[int, ...], ...], np.ndarray] = {}
+    def __init__(self, grouping: Grouping, split: str, held: Sequence[Batch]) -> None:
+        self.grouping = grouping
+        self.clusters: frozenset[int] = frozenset()
+        self._split = split
+        self._held = held
+        self._known: dict[tuple[tuple[int, ...], ...], Membership] = {}
 
-    def of(self, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """(values, replicates) for a quantity that came in these shapes, batch by batch."""
+    def of(
+        self, shapes: Sequence[tuple[int, ...]], ids: Sequence[Mapping[str, Tensor]]
+    ) -> Membership:
+        """The membership of a quantity that came in these shapes, batch by batch, with these ids."""
         key = tuple(shapes)
         if key not in self._known:
-            parts = map(numbers_of_values, self._examples, shapes)
-            self._known[key] = halves_of(np.concatenate(list(parts)))
+            given = list(zip(shapes, ids, strict=True))
+            found, clusters = self.grouping.membership(self._split, self._held, given)
+            self._known[key] = found
+            self.clusters |= clusters
         return self._known[key]
 
 

@@ -18,6 +18,7 @@ from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.grouping import Grouping
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
@@ -46,6 +47,8 @@ class Setup:
     dtype: torch.dtype | None
     batch_size: int | None
     check_data: bool
+    grouping: Grouping
+    version: str | None
 
     @property
     def is_stateful(self) -> bool:
@@ -66,6 +69,8 @@ class Measured:
         moments: split → quantity → its sums at every point.
         floors: split → quantity → probed point → how far rounding alone moves its mean there.
         fingerprints: split → what its examples were.
+        units: split → how many independent draws they are.
+        batches: split → examples in a batch.
         plans: split → how it was measured.
         hashes: of the corners' tensors.
         gram: inner products of the corners' differences from the first one, over the parameters.
@@ -75,6 +80,8 @@ class Measured:
     moments: dict[str, dict[str, Moments]]
     floors: dict[str, dict[str, dict[int, float]]]
     fingerprints: dict[str, Fingerprint]
+    units: dict[str, int]
+    batches: dict[str, int]
     plans: dict[str, Plan]
     hashes: list[str]
     gram: np.ndarray
@@ -101,6 +108,8 @@ class Measured:
                 for split, found in self.floors.items()
             },
             fingerprints=self.fingerprints,
+            units=self.units,
+            batches=self.batches,
             plans=self.plans,
             hashes=[self.hashes[corner] for corner in corners],
             gram=_gram_of(self.gram, corners),
@@ -149,7 +158,7 @@ def measure(
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
     labels = labels or [f"point {number}" for number in range(len(coefficients))]
     points = Points(coefficients, labels)
-    found = Measured({}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
     with _undisturbed(setup):
         if setup.check_data and earlier is None:
             for split in setup.splits:
@@ -166,12 +175,14 @@ def measure(
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
-            moments, seen = measure_split(forward, split, plan, tick)
+            sums = measure_split(forward, split, plan, setup.grouping, tick)
             before = None if earlier is None else earlier.fingerprints[split.name]
-            if setup.check_data or seen.count == 0:
-                split.require_same(before, seen)
-            _require_values(moments, split)
-            found.moments[split.name], found.fingerprints[split.name] = moments, seen
+            if setup.check_data or sums.fingerprint.count == 0:
+                split.require_same(before, sums.fingerprint)
+            _require_values(sums.moments, split)
+            found.moments[split.name], found.units[split.name] = sums.moments, sums.units
+            found.fingerprints[split.name] = sums.fingerprint
+            found.batches[split.name] = plan.batch_size if split.makes_batches else sums.batch
     found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
     return found
 

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from scipy.linalg import hadamard
+from scipy.sparse import csr_array
 
-from ravine.objective.randomness import splitmix64
+from ravine.objective.randomness import splitmix64, stable_seed
 
-REPLICATES: Final = 64  # random halves of the examples; one bit each of an example's word
+#: Random groups of examples whose sums are kept, and balanced half-samples of them. A power of two.
+REPLICATES: Final = 256
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which random group, and which stratum, each value of a block belongs to.
+
+    Attributes:
+        group: (values,) integers below ``REPLICATES``.
+        stratum: (values,) places in ``strata``.
+        strata: what the strata are called, sorted; one, None, where there are none.
+        clustered: whether groups are of whole clusters of values.
+    """
+
+    group: np.ndarray
+    stratum: np.ndarray
+    strata: tuple[Hashable, ...] = (None,)
+    clustered: bool = False
+
+    @classmethod
+    def of(cls, numbers: np.ndarray, *, clustered: bool = False) -> Membership:
+        """By the values' own numbers, without strata."""
+        group = (splitmix64(numbers.astype(np.uint64)) >> np.uint64(56)).astype(np.int64)
+        return cls(group, np.zeros(len(group), dtype=np.int64), clustered=clustered)
+
+    def within(self, strata: Sequence[Hashable]) -> Membership:
+        """The same in strata: the id of each value's stratum."""
+        known = sorted(set(strata), key=repr)
+        place = {stratum: number for number, stratum in enumerate(known)}
+        found = np.array([place[stratum] for stratum in strata], dtype=np.int64)
+        return replace(self, stratum=found, strata=tuple(known))
 
 
 @dataclass(frozen=True)
@@ -25,27 +58,33 @@ class Moments:
         counted: whether every value was a whole number, as of an error count.
         mean: (points,) mean over the examples.
         square: (points,) sum of squared deviations from the mean.
-        half_sum: (points, replicates) sums over random halves of the examples.
-        half_count: (replicates,) values in each half.
+        group_sum: (points, groups) sums over random groups of the examples.
+        stratum_sum: (points, strata) sums over the strata.
+        sizes: (strata, groups) values in each.
+        strata: what the strata are called, sorted.
+        clustered: whether groups are of whole clusters of values.
     """
 
     count: int
     counted: bool
     mean: np.ndarray
     square: np.ndarray
-    half_sum: np.ndarray
-    half_count: np.ndarray
+    group_sum: np.ndarray
+    stratum_sum: np.ndarray
+    sizes: np.ndarray
+    strata: tuple[Hashable, ...] = (None,)
+    clustered: bool = False
 
     @classmethod
-    def of(cls, values: np.ndarray, halves: np.ndarray) -> Moments:
+    def of(cls, values: np.ndarray, members: Membership) -> Moments:
         """The moments of one tile.
 
         Args:
             values: (points, values) float64.
-            halves: (values, replicates) of 0 and 1: which halves each value belongs to.
+            members: where each value belongs.
 
         Examples:
-            >>> found = Moments.of(np.array([[1.0, 2.0, 6.0]]), halves_of(np.arange(3)))
+            >>> found = Moments.of(np.array([[1.0, 2.0, 6.0]]), Membership.of(np.arange(3)))
             >>> found.mean, found.square, found.count
             (array([3.]), array([14.]), 3)
         """
@@ -55,15 +94,28 @@ class Moments:
         with np.errstate(invalid="ignore", over="ignore"):  # a diverged point is NaN, and stays so
             mean = values.mean(axis=1)
             square = ((values - mean[:, None]) ** 2).sum(axis=1)
-            half_sum = values @ halves
-        counted = bool((values == np.round(values)).all())
-        return cls(count, counted, mean, square, half_sum, halves.sum(axis=0))
+            group_sum = _sums(values, members.group, REPLICATES)
+            stratum_sum = _sums(values, members.stratum, len(members.strata))
+        sizes = np.zeros((len(members.strata), REPLICATES))
+        np.add.at(sizes, (members.stratum, members.group), 1)
+        return cls(
+            count=count,
+            counted=bool((values == np.round(values)).all()),
+            mean=mean,
+            square=square,
+            group_sum=group_sum,
+            stratum_sum=stratum_sum,
+            sizes=sizes,
+            strata=members.strata,
+            clustered=members.clustered,
+        )
 
     @classmethod
     def of_nothing(cls, points: int) -> Moments:
         """The moments of no examples."""
-        sums = np.zeros((points, REPLICATES))
-        return cls(0, True, np.zeros(points), np.zeros(points), sums, np.zeros(REPLICATES))
+        none = np.zeros(points)
+        groups, strata = np.zeros((points, REPLICATES)), np.zeros((points, 1))
+        return cls(0, True, none, none, groups, strata, np.zeros((1, REPLICATES)))
 
     def merged(self, other: Moments) -> Moments:
         """The moments of both sets of examples, at the same points.
@@ -76,6 +128,8 @@ class Moments:
         """
         if not self.count or not other.count:
             return self if self.count else other
+        strata = tuple(sorted({*self.strata, *other.strata}, key=repr))
+        one, two = self._among(strata), other._among(strata)
         total = self.count + other.count
         with np.errstate(invalid="ignore", over="ignore"):
             delta = other.mean - self.mean
@@ -85,21 +139,23 @@ class Moments:
                 counted=self.counted and other.counted,
                 mean=self.mean + delta * (other.count / total),
                 square=self.square + other.square + between,
-                half_sum=self.half_sum + other.half_sum,
-                half_count=self.half_count + other.half_count,
+                group_sum=self.group_sum + other.group_sum,
+                stratum_sum=one.stratum_sum + two.stratum_sum,
+                sizes=one.sizes + two.sizes,
+                strata=strata,
+                clustered=self.clustered or other.clustered,
             )
 
     @classmethod
     def joined(cls, groups: Sequence[Moments]) -> Moments:
         """The moments of the same examples at several groups of points, one group after the other."""
-        first = groups[0]
-        return cls(
-            count=first.count,
+        return replace(
+            groups[0],
             counted=all(group.counted for group in groups),
             mean=np.concatenate([group.mean for group in groups]),
             square=np.concatenate([group.square for group in groups]),
-            half_sum=np.concatenate([group.half_sum for group in groups]),
-            half_count=first.half_count,
+            group_sum=np.concatenate([group.group_sum for group in groups]),
+            stratum_sum=np.concatenate([group.stratum_sum for group in groups]),
         )
 
     def at(self, points: np.ndarray) -> Moments:
@@ -108,7 +164,8 @@ class Moments:
             self,
             mean=self.mean[points],
             square=self.square[points],
-            half_sum=self.half_sum[points],
+            group_sum=self.group_sum[points],
+            stratum_sum=self.stratum_sum[points],
         )
 
     @property
@@ -116,22 +173,67 @@ class Moments:
         """(points,) standard error of the mean; NaN for fewer than two values."""
         if self.count < 2:
             return np.full_like(self.mean, np.nan)
+        if self.clustered or len(self.strata) > 1:
+            return np.sqrt((self.deviations**2).sum(axis=1))
         return np.sqrt(self.square / (self.count - 1) / self.count)
 
     @property
-    def replicates(self) -> np.ndarray:
-        """(points, replicates) mean over a random half, minus the mean over all."""
+    def deviations(self) -> np.ndarray:
+        """(points, groups) what each group adds to the mean's error; their squares sum to its variance.
+
+        The sum over a group of deviations from the stratum's mean, over the number of values.
+        """
+        sizes = self.sizes.sum(axis=1)
+        groups = int((self.sizes.sum(axis=0) > 0).sum())
+        units = groups if self.clustered and 2 * groups < REPLICATES else self.count
+        freedom = units - len(self.strata)
+        if freedom < 1:
+            return np.full_like(self.group_sum, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.half_sum / self.half_count - self.mean[:, None]
+            means = self.stratum_sum / sizes
+            expected = means @ self.sizes
+            return (self.group_sum - expected) / self.count * np.sqrt(units / freedom)
+
+    @property
+    def replicates(self) -> np.ndarray:
+        """(points, replicates) the mean over a half of the groups, minus the mean over all.
+
+        The halves are balanced: half-sample b counts group g with the sign of a Hadamard matrix, so that the
+        mean square over the replicates is the variance of any difference between points, without a
+        sampling error of its own, and the groups' deviations can be had back.
+
+        References:
+            McCarthy 1969 (balanced half-samples).
+        """
+        return self.deviations @ hadamard(REPLICATES).astype(np.float64)
+
+    def _among(self, strata: tuple[Hashable, ...]) -> Moments:
+        """The same with strata that none of its values belongs to."""
+        if strata == self.strata:
+            return self
+        places = [strata.index(stratum) for stratum in self.strata]
+        sums = np.zeros((len(self.mean), len(strata)))
+        sizes = np.zeros((len(strata), REPLICATES))
+        sums[:, places], sizes[places] = self.stratum_sum, self.sizes
+        return replace(self, stratum_sum=sums, sizes=sizes, strata=strata)
+
+
+def _sums(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+    """(points, count) sums over the values that belong to each place."""
+    if count == 1:
+        return values.sum(axis=1, keepdims=True)
+    rows = np.arange(len(place))
+    members = csr_array((np.ones(len(place)), (place, rows)), shape=(count, len(place)))
+    return np.ascontiguousarray((members @ values.T).T)
 
 
 def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A number for each value that a batch gave, from its example's own number and its place in it.
 
-    The halves that a value belongs to follow from this number, so they are the same whatever the
-    order, the batching or the sharding of the examples. Values that cannot be told apart by example
-    (targets that are left out leave a flat list) are numbered from the batch's first example on:
-    their halves depend on the batching.
+    The group that a value belongs to follows from this number, so it is the same whatever the order,
+    the batching or the sharding of the examples. Values that cannot be told apart by example (targets
+    that are left out leave a flat list) are numbered from the batch's first example on: their groups
+    depend on the batching.
 
     Args:
         examples: (rows,) the examples' own numbers.
@@ -155,8 +257,9 @@ def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return (splitmix64(rows)[:, None] + np.arange(each, dtype=np.uint64)).ravel()
 
 
-def halves_of(numbers: np.ndarray) -> np.ndarray:
-    """(values, replicates) of 0 and 1: which random halves the values with these numbers belong to."""
-    words = splitmix64(numbers.astype(np.uint64))
-    bits = np.unpackbits(words.view(np.uint8).reshape(len(words), 8), axis=1)
-    return bits.astype(np.float64)
+def numbers_of_ids(ids: Sequence[Hashable]) -> np.ndarray:
+    """(values,) uint64: a number for each id, the same for equal ids and on every machine."""
+    known = {
+        one: one if isinstance(one, int) and one >= 0 else stable_seed(one) for one in set(ids)
+    }
+    return np.array([known[one] for one in ids], dtype=np.uint64)

@@ -17,6 +17,7 @@ from ravine.errors import InputError
 from ravine.objective.buffers import BUFFERS_EXPLAINED, Buffers
 from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
+from ravine.objective.grouping import Grouping, Ids
 from ravine.objective.losses import PerExample
 from ravine.objective.measurement import Dropout, Measured, Setup, measure
 from ravine.objective.replica import running_norms
@@ -57,6 +58,13 @@ class Objective(Setup):
             Dataset, and wherever batches are part of the objective (dropout, state, recomputed
             statistics). Means do not depend on it beyond rounding.
         check_data: refuse a source that gives other examples on a second pass.
+        clusters: what is independent where a value is not, such as the document of a token: standard errors are
+            then over whole clusters. One id per example (a dict of splits, where there are several), a function of
+            a batch that gives one id per value or per example, or the name of an entry of the dict that
+            ``per_example`` returns. None: values are independent.
+        strata: what was balanced by design, such as the class of an image; likewise. Standard errors are then of
+            a draw with the same number of examples in each stratum.
+        version: changes when code changes that cannot be hashed; kept in results.
 
     Raises:
         InputError: an argument does not fit, or the model needs a policy for its running
@@ -87,6 +95,9 @@ class Objective(Setup):
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
         check_data: bool = True,
+        clusters: Ids | None = None,
+        strata: Ids | None = None,
+        version: str | None = None,
     ) -> None:
         _require_model(model)
         _require_function(per_example)
@@ -103,10 +114,12 @@ class Objective(Setup):
             raise InputError(msg)
         if buffers is None:
             _require_no_statistics(inner)
+        splits, grouping = _splits_of(data), Grouping(clusters, strata)
+        grouping.require_lengths({split.name: len(split) for split in splits})
         super().__init__(
             model=inner,
             per_example=per_example,
-            splits=_splits_of(data),
+            splits=splits,
             dropout=dropout,
             buffers=buffers,
             seed=_whole("seed", seed),
@@ -114,6 +127,8 @@ class Objective(Setup):
             dtype=dtype,
             batch_size=None if batch_size is None else _whole("batch_size", batch_size, least=1),
             check_data=check_data,
+            grouping=grouping,
+            version=version,
         )
 
     def __call__(self, params: Any) -> dict[str, float]:
@@ -191,7 +206,8 @@ class Objective(Setup):
             "batch_size": self.batch_size or "measured",
         }
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        return {**said, "objective_hash": digest}
+        statistics = len(running_norms(self.model))
+        return {**said, "running_statistics": statistics, "objective_hash": digest}
 
     @property
     def units(self) -> dict[str, str]:

@@ -26,7 +26,8 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
     Returns:
         A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
         largest error that was measured on the piece which the value was read from. Where a piece is
-        not finite, NaN.
+        not finite or did not resolve, NaN. A count of examples, such as ``error``, is read along straight lines
+        between measured points, and its misfit is the step between them.
 
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
@@ -52,7 +53,8 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
     result = result.sortby(list(dims))
     measured = [result[dim].values for dim in dims]
     homes = [_homes(patches, number, axes[dim]) for number, dim in enumerate(dims)]
-    variables: dict[str, Any] = {"n_examples": result["n_examples"]}
+    counts = [name for name in ("n_examples", "n_units") if name in result]
+    variables: dict[str, Any] = {name: result[name] for name in counts}
     for name in quantities(result):
         held = {key: result[key].transpose(*dims, "split", ...) for key in _parts(name)}
         shape = tuple(map(len, axes.values()))
@@ -75,6 +77,8 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
                 }
                 for key, found in _read(patch, name, values, places, log=bool(log)):
                     out[key][(*np.ix_(*here), split)] = found
+        if "piece" in result.dims:
+            _as_measured(result, name, axes["alpha"], homes[0], held, out, errors)
         for key, array in held.items():
             variables[key] = (array.dims, out[key], array.attrs)
         variables[f"{name}_misfit"] = ((*dims, "split"), errors)
@@ -87,6 +91,49 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
         },
         attrs={**result.attrs, "sampling": "reconstructed"},
     )
+
+
+def _as_measured(
+    result: xr.Dataset,
+    name: str,
+    places: np.ndarray,
+    homes: np.ndarray,
+    held: Mapping[str, xr.DataArray],
+    out: Mapping[str, np.ndarray],
+    errors: np.ndarray,
+) -> None:
+    """Put measured values where points were measured, and straight lines between them where no interpolant holds.
+
+    A count of examples is a staircase, and on a piece that did not resolve nothing is known between two points:
+    a line between them leaves neither's range.
+
+    Args:
+        result: the resolved line, in order.
+        name: of the quantity.
+        places: (places,) where it is read.
+        homes: (places,) the number of the piece that each is read from.
+        held: the quantity and its parts, measured.
+        out: the same as read; changed in place.
+        errors: (places, splits) misfits; NaN where nothing is known; changed in place.
+    """
+    alpha = result["alpha"].values
+    resolved = result["piece_resolved"].values[homes] == 1
+    staircase = bool(result[name].attrs.get("counted", 0))
+    straight = np.flatnonzero(~resolved | staircase | np.isin(places, alpha))
+    errors[~resolved] = np.nan
+    after = np.clip(np.searchsorted(alpha, places[straight]), 1, len(alpha) - 1)
+    share = (places[straight] - alpha[after - 1]) / (alpha[after] - alpha[after - 1])
+    for key, array in held.items():
+        values = array.values
+        part = share.reshape(-1, *[1] * (values.ndim - 1))
+        with np.errstate(invalid="ignore"):
+            between = values[after - 1] + part * (values[after] - values[after - 1])
+        exact = np.where(part == 0, values[after - 1], between)
+        out[key][straight] = np.where(part == 1, values[after], exact)
+    if staircase:  # it may step anywhere between two points
+        known = np.flatnonzero(resolved)
+        step = np.clip(np.searchsorted(alpha, places[known]), 1, len(alpha) - 1)
+        errors[known] = np.abs(held[name].values[step] - held[name].values[step - 1])
 
 
 def densely(result: xr.Dataset, points: int = 601) -> xr.Dataset:

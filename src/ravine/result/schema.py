@@ -8,10 +8,14 @@ is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset hold
 - ``q_replicates`` (slice dims…, split, replicate): the mean over a random half of the examples
   minus ``q``. The halves are the same at every point, so the spread over ``replicate`` of *any*
   function of the curve (a difference, a barrier, the position of a minimum) is that function's
-  standard error, pairing included: half-sampling, McCarthy 1969; Efron 1982, chapter 8;
+  standard error, pairing included. The examples fall into 256 random groups (whole clusters, within
+  strata), and the halves are balanced over them: the mean square over the replicates is the variance
+  of a difference between points, without a sampling error of its own: McCarthy 1969. Version 1 had 64
+  halves drawn at random;
 - ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
 
-and ``n_examples`` (split). A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are
+and ``n_examples`` and ``n_units`` (split): how many values, and how many independent draws they
+are. A line's dim is ``alpha`` (0 at the start, 1 at the end); a plane's are
 ``alpha`` and ``beta``, with the origin at (0, 0), the corner a at (1, 0) and b at (0, 1). The
 coordinate ``distance`` (slice dims…) is the Euclidean length from the start or the origin. NaN or
 infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
@@ -46,7 +50,7 @@ import xarray as xr
 
 from ravine.errors import InputError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: Quantity → what it is called in words, where that is not its name.
 LONG_NAMES: Final = {"error": "error rate"}
@@ -87,7 +91,7 @@ PROVENANCE: Final[dict[str, str]] = {
     "dtype": "the precision of the forward pass",
     "device": "where it ran",
     "seed": "the seed of masks and of anything else random",
-    "batch_size": "examples per forward pass where ravine makes the batches",
+    "batch_size": "examples per forward pass on the first split",
     "sampling": "how the points were chosen: grid or resolved",
     "command": "what reproduces this result",
     "created": "when, in UTC",

@@ -1,0 +1,157 @@
+"""Grouping: which values belong together when the data were not drawn one by one: clusters and strata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ravine.errors import InputError
+from ravine.objective.batches import Batch
+from ravine.objective.moments import Membership, numbers_of_ids, numbers_of_values
+
+#: One id per example (for each split, where there are several), a function of a batch, or the name of an entry that the
+#: caller's function returns.
+Ids = Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Callable[[Any], Any] | str
+
+#: What one batch gave: the shape of a quantity, and the entries that hold ids.
+_Given = tuple[tuple[int, ...], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """How the examples were drawn.
+
+    Attributes:
+        clusters: what is independent when a value is not: the document of a token, say.
+        strata: what was balanced by design: the class of an image, say.
+    """
+
+    clusters: Ids | None = None
+    strata: Ids | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Entries of what the caller's function returns that are ids and no quantities."""
+        return frozenset(ids for ids in (self.clusters, self.strata) if isinstance(ids, str))
+
+    def taken(self, found: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Take the ids out of what the caller's function returned, batch by batch.
+
+        Raises:
+            InputError: an entry is not there.
+        """
+        for name in self.names:
+            if name not in found[0]:
+                msg = (
+                    f"clusters or strata are to be read from the entry {name!r} of what per_example returns; "
+                    f"it returned {sorted(found[0])}"
+                )
+                raise InputError(msg)
+        return [{name: batch.pop(name) for name in self.names} for batch in found]
+
+    def membership(
+        self, split: str, held: Sequence[Batch], given: Sequence[_Given]
+    ) -> tuple[Membership, frozenset[int]]:
+        """Where the values of a block belong, and the numbers of its clusters.
+
+        Args:
+            split: the examples' split.
+            held: the block's batches.
+            given: for each batch, the shape of the quantity and its ids.
+
+        Returns:
+            The membership; no clusters where values are independent.
+
+        Raises:
+            InputError: as many ids as there are neither values nor examples.
+        """
+        batches = list(zip(held, given, strict=True))
+        if self.clusters is None:
+            parts = [numbers_of_values(batch.examples, shape) for batch, (shape, _) in batches]
+            members, units = Membership.of(np.concatenate(parts)), frozenset()
+        else:
+            ids = [
+                one
+                for batch, of in batches
+                for one in _ids("clusters", self.clusters, split, batch, of)
+            ]
+            numbers = numbers_of_ids(ids)
+            members = Membership.of(numbers, clustered=True)
+            units = frozenset(np.unique(numbers).tolist())
+        if self.strata is not None:
+            strata = [
+                one
+                for batch, of in batches
+                for one in _ids("strata", self.strata, split, batch, of)
+            ]
+            members = members.within(strata)
+        return members, units
+
+    def require_lengths(self, lengths: Mapping[str, int]) -> None:
+        """Check ids that are given as arrays against the splits.
+
+        Args:
+            lengths: split → examples; 0 where that is not known.
+
+        Raises:
+            InputError: ids for other splits, or not one for each example.
+        """
+        for what, ids in (("clusters", self.clusters), ("strata", self.strata)):
+            if ids is None or isinstance(ids, str) or callable(ids):
+                continue
+            for split, count in lengths.items():
+                found = len(_array(what, ids, split, several=len(lengths) > 1))
+                if count and found != count:
+                    msg = f"{what} has {found} ids for the {count} examples of split {split!r}; expected one each"
+                    raise InputError(msg)
+
+
+def _array(what: str, ids: Any, split: str, *, several: bool = False) -> Any:
+    """The ids of one split."""
+    if isinstance(ids, Mapping):
+        if split not in ids:
+            msg = f"{what} has no ids for split {split!r}; it has {', '.join(map(repr, ids))}"
+            raise InputError(msg)
+        return ids[split]
+    if several:
+        msg = f"there are several splits: give {what} as a dict, split → one id per example"
+        raise InputError(msg)
+    if not hasattr(ids, "__len__"):
+        msg = (
+            f"{what} must be one id per example, a function of a batch, or the name of an entry that per_example "
+            f"returns; got {type(ids).__name__}"
+        )
+        raise InputError(msg)
+    return ids
+
+
+def _ids(what: str, source: Any, split: str, batch: Batch, given: _Given) -> list[Hashable]:
+    """One id for each value of a batch."""
+    shape, entries = given
+    if isinstance(source, str):
+        found = _listed(entries[source].reshape(-1))
+    elif callable(source):
+        found = _listed(source(batch.content))
+    else:
+        held = _array(what, source, split)
+        found = _listed([held[int(number)] for number in batch.examples])
+    values, rows = int(np.prod(shape)), len(batch.examples)
+    if len(found) == values:
+        return found
+    if len(found) == rows and shape and shape[0] == rows:
+        return [one for one in found for _ in range(values // rows)]
+    msg = (
+        f"{what} gave {len(found)} ids for a batch of {rows} examples with {values} values; expected one per value, "
+        "or one per example where each has a row of values"
+    )
+    raise InputError(msg)
+
+
+def _listed(ids: Any) -> list[Hashable]:
+    """Ids as plain numbers and strings, so that equal ones are equal whatever held them."""
+    flat = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids
+    return [one.item() if hasattr(one, "item") else one for one in flat]
