@@ -256,7 +256,9 @@ class TestBarrier:
         assert found.end.value == pytest.approx(
             0.06, abs=2e-5
         )  # read from a dense grid by straight pieces
-        assert "J rises by 0.0009 nats, highest at α = 0.03" in str(found)
+        of_the_mean = np.std([0.5, 1.0, 1.5, 1.0], ddof=1) / 2
+        assert found.height.stderr == pytest.approx(0.0009 * of_the_mean, rel=0.05)
+        assert "J rises by 0.00090 ± 0.00019 nats, highest at α = 0.03" in str(found)
         assert "is below J(0) again from α = 0.06 on" in str(found)
 
     def test_the_standard_error_is_of_the_difference(self):
