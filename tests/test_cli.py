@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -478,3 +479,37 @@ def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
     again = open_result(tmp_path / "demo" / "descent.nc")
     assert again.sizes["alpha"] == 201
     assert float(again["loss"].sel(alpha=0, split="train")) == pytest.approx(np.log(10), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "results"),
+    [
+        (
+            ["line", "objective.py:make", "start.safetensors", "end.pt", "--alpha", "0:1:9"],
+            {"line"},
+        ),
+        (["barriers", "objective.py:make", "start.safetensors", "end.pt"], {"barriers"}),
+        (["project", "objective.py:make", "run", "--alpha", "0:1:5"], {"line", "path"}),
+        (
+            ["plane", "objective.py:make", "run", "--axes", "pca"]
+            + ["--alpha", "0:1:3", "--beta", "0:1:3"],
+            {"plane", "path"},
+        ),
+    ],
+    ids=["line", "barriers", "project", "plane"],
+)
+def test_json_is_all_that_is_printed_and_names_every_file(folder, capsys, words, results):
+    assert ravine(*words, "--out", "o", "--json") == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["report"] == "o/report.html"
+    assert set(found["results"]) == results
+    for name, one in found["results"].items():
+        assert one["file"] == f"o/{name}.nc"
+        assert one["verdict"] == metrics.verdict(open_result(one["file"])).to_dict()
+
+
+@pytest.mark.parametrize(("end", "code"), [("end.pt", 0), ("nan.safetensors", 2)])
+def test_inspect_as_json(folder, capsys, end, code):
+    assert ravine("inspect", "start.safetensors", end, "--json") == code
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (found["distance"] is None) == (code == 2)

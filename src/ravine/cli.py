@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +51,7 @@ _PLOTLYJS = typer.Option(
     callback=wing.known_plotlyjs,
     help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
 )
+_JSON = typer.Option("--json", help="print one JSON document and nothing else")
 _RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
 
 
@@ -92,13 +95,18 @@ def about(
 def demo(
     out: Annotated[Path, _OUT] = Path("ravine-demo"),
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Train two small networks on digits, walk the lines between them, and write a report. Under a minute."""
     from ravine import demo as tour
 
     _require_writable(out)
     made = tour.run(out, lambda stage: typer.echo(f"· {stage}", err=True), plotlyjs)
-    for curve in (made.descent, made.crossing, made.path):
+    results = {"descent": made.descent, "crossing": made.crossing, "path": made.path}
+    if as_json:
+        _print_json(out, results, made.report)
+        return
+    for curve in results.values():
         _print_verdict(curve)
     typer.echo(f"\nThe report: {made.report}")
 
@@ -136,6 +144,7 @@ def line(
     out: Annotated[Path, _OUT] = Path("ravine-line"),
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Walk the straight line from START to END; write the result, figures and a report."""
     points = parse_alpha(alpha)
@@ -173,7 +182,7 @@ def line(
     figures = (
         {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
     )
-    _deliver(out, {"line": curve}, figures, plotlyjs)
+    _deliver(out, {"line": curve}, figures, plotlyjs, as_json)
 
 
 @app.command()
@@ -186,6 +195,7 @@ def barriers(
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
     at = parse_alpha(alpha)
@@ -208,8 +218,8 @@ def barriers(
     found = ravine.evaluate(
         J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal()
     )
-    _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs)
-    if not runs:
+    _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
+    if not runs and not as_json:
         _print_averages(
             J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found)
         )
@@ -223,6 +233,7 @@ def project(
     out: Annotated[Path, _OUT] = Path("ravine-project"),
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
     points = parse_alpha(alpha)
@@ -241,7 +252,7 @@ def project(
         title=f"{title}: training" if title else "How far training strayed from its line", **about
     )
     figures = {"line": ravine.plot.line(curve), "path": ravine.plot.path(path)}
-    _deliver(out, {"line": curve, "path": path}, figures, plotlyjs)
+    _deliver(out, {"line": curve, "path": path}, figures, plotlyjs, as_json)
 
 
 @app.command()
@@ -271,6 +282,7 @@ def plane(
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
     J = load_objective(objective)  # noqa: N806
@@ -302,10 +314,9 @@ def plane(
     }
     if path is not None:
         figures["path"] = ravine.plot.path(path)
-    _deliver(
-        out, {"plane": surface} | ({"path": path} if path is not None else {}), figures, plotlyjs
-    )
-    if explained is not None:
+    found = {"plane": surface} | ({"path": path} if path is not None else {})
+    _deliver(out, found, figures, plotlyjs, as_json)
+    if explained is not None and not as_json:
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained[:2])
         walk = " and ".join(f"{100 * share:.1f} %" for share in (6 / np.pi**2, 6 / np.pi**2 / 4))
         typer.echo(
@@ -318,6 +329,7 @@ def plane(
 def report(
     folder: Annotated[Path, typer.Argument(help="a folder with results (*.nc)")],
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Write report.html anew from the results (*.nc) in a folder; needs no model."""
     files = sorted(folder.glob("*.nc"))
@@ -330,16 +342,26 @@ def report(
         key=lambda result: str(result.attrs["created"]),
     )
     page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
-    typer.echo(f"The report: {page}")
+    typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
 
 
 @app.command()
-def inspect(start: Annotated[str, _START], end: Annotated[str, _END]) -> None:
+def inspect(
+    start: Annotated[str, _START],
+    end: Annotated[str, _END],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
     """Compare two checkpoints before walking: names, ties, norms, distance, NaN, running statistics."""
     found = ravine.inspect(start, end)
-    typer.echo(str(found))
+    typer.echo(json.dumps(_inspected(found)) if as_json else str(found))
     if found.problem or any(end.non_finite for end in found.ends):
         raise typer.Exit(2)
+
+
+def _inspected(found: Any) -> dict[str, Any]:
+    """An inspection in plain values; None for a number that JSON has not."""
+    written = json.dumps(asdict(found) | {"distance": float(found.distance)})
+    return json.loads(written, parse_constant=lambda _: None)
 
 
 def parse_alpha(text: str) -> np.ndarray:
@@ -445,7 +467,9 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
-def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str) -> None:
+def _deliver(
+    out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str, as_json: bool
+) -> None:
     """Write results, figures and the report, and print the verdicts."""
     for name, result in results.items():
         ravine.save_result(result, out / f"{name}.nc")
@@ -453,9 +477,25 @@ def _deliver(out: Path, results: dict[str, Any], figures: dict[str, Any], plotly
         for suffix in ("png", "pdf"):
             figure.save(out / f"{name}.{suffix}")
     page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    if as_json:
+        _print_json(out, results, page)
+        return
     for result in results.values():
         _print_verdict(result)
     typer.echo(f"\nThe report: {page}")
+
+
+def _print_json(out: Path, results: dict[str, Any], page: Path) -> None:
+    """What was found, for a program: the files and the verdicts."""
+    found = {
+        name: {
+            "file": str(out / f"{name}.nc"),
+            "title": str(result.attrs.get("title", "")),
+            "verdict": ravine.metrics.verdict(result).to_dict(),
+        }
+        for name, result in results.items()
+    }
+    typer.echo(json.dumps({"report": str(page), "results": found}, ensure_ascii=False))
 
 
 def _figures_of_lines(result: Any, name: str = "line") -> dict[str, Any]:

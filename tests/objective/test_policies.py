@@ -808,3 +808,33 @@ def test_a_buffer_that_is_never_saved_is_no_difference_between_a_state_dict_and_
         assert evaluate(J, along=line, at=[0, 0.5, 1])["loss"].values.ravel().tolist() == expected
     with pytest.raises(InputError, match="differ in the buffer 'table'"):
         evaluate(J, along=Line(start, Turning(start=2.0)), at=[0, 1])
+
+
+# --- reduced precision ---------------------------------------------------------------------------------------
+
+
+def test_an_autocast_around_the_measurement_changes_nothing():
+    model = mlp()
+    start, end = trained(model, DATA)
+    J = Objective(model, CE, DATA)
+    plain = evaluate(J, along=Line(start, end), at=AT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = evaluate(J, along=Line(start, end), at=AT)
+        assert torch.is_autocast_enabled("cpu")
+    np.testing.assert_array_equal(values(inside), values(plain))
+
+
+def test_the_noise_floor_sees_an_autocast_of_the_callers_function():
+    model = mlp()
+    start, end = trained(model, DATA)
+
+    def narrow(model, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(batch[0])
+        return F.cross_entropy(logits.float(), batch[1], reduction="none")
+
+    plain = evaluate(Objective(model, CE, DATA), along=Line(start, end), at=AT)
+    rough = evaluate(Objective(model, narrow, DATA), along=Line(start, end), at=AT)
+    error = np.abs(values(rough) - values(plain))
+    assert (values(rough, "loss_noise_floor") > 100 * values(plain, "loss_noise_floor")).all()
+    assert (error <= 3 * values(rough, "loss_noise_floor")).all()

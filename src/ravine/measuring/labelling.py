@@ -149,6 +149,7 @@ def provenance(command: str, seconds: float) -> dict[str, str | float]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "float32 matrix products": torch.get_float32_matmul_precision(),
     }
     return {
         "command": command,

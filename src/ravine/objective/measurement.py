@@ -219,11 +219,16 @@ def _with_statistics(
 
 @contextmanager
 def _undisturbed(setup: Setup) -> Iterator[None]:
-    """Leave the caller's random generators as they were, and record no gradients."""
+    """Leave the caller's random generators as they were, record no gradients, and lower no precision.
+
+    An autocast around the measurement would change numbers that are said to be of the objective's own type; one
+    inside the caller's function is part of J, and is seen by the look at rounding.
+    """
     if setup.device.type == "cuda":
         torch.cuda.init()  # so that its generator is among those that are preserved
     generators = [generator for split in setup.splits for generator in split.generators]
-    with torch.inference_mode(mode=False), preserved_rng(generators), torch.no_grad():
+    plain = torch.autocast(setup.device.type, enabled=False)
+    with torch.inference_mode(mode=False), preserved_rng(generators), torch.no_grad(), plain:
         yield
 
 

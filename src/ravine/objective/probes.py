@@ -45,7 +45,8 @@ def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, flo
     forward, held = trial.forward, trial.batches()
     examples = sum(batch.size for batch in held)
     generator = torch.Generator().manual_seed(forward.policies.seed)
-    unit = torch.finfo(forward.policies.dtype).eps
+    narrow = trial.narrowest
+    unit = torch.finfo(narrow or forward.policies.dtype).eps
     # masks that are drawn anew average out over the whole split; rounding is taken not to
     resampled = forward.policies.dropout == "resample"
     share = (examples / max(examples, len(trial.split))) ** 0.5 if resampled else 1.0
@@ -55,7 +56,7 @@ def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, flo
         for draw in range(DRAWS + 1):
             forward.stand_at(point)
             if draw:
-                forward.replica.perturb(generator)
+                forward.replica.perturb(generator, narrow)
             drawn = joined([forward.quantities(batch, point, draw=draw) for batch in held])
             for name, values in drawn.items():
                 found.setdefault(name, []).append(values)
@@ -132,7 +133,7 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
             found.append(forward.loss(tried, 0))
         forward.forget(0)
         copies = copies or not _same(tried, batch)
-    trial.learn(found[0], copies=copies)
+    trial.learn(found[0], copies=copies, narrowest=watch.narrowest)
     return found
 
 
@@ -155,6 +156,7 @@ class _UseOf(TorchFunctionMode):
         super().__init__()
         self.used = False
         self.outside = ""
+        self.narrowest: torch.dtype | None = None
         self._caller = {
             p.untyped_storage().data_ptr(): name
             for name, p in model.named_parameters()
@@ -180,12 +182,19 @@ class _UseOf(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
+    def _look_at_precision(self) -> None:
+        """Note an autocast of the caller's function: it computes in a narrower type than its tensors have."""
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                self.narrowest = torch.get_autocast_dtype(device)
+
     def _note(self, *_: object) -> None:
         self.used = True
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        self._look_at_precision()
         for tensor in tensors_in(args, kwargs):
             self.used = self.used or id(tensor) in self._parameters
             if (

@@ -159,16 +159,21 @@ class Replica:
             t for t in [*self.params.values(), *self.buffers.values()] if id(t) not in self._points
         ]
 
-    def perturb(self, generator: torch.Generator) -> None:
+    def perturb(self, generator: torch.Generator, within: torch.dtype | None = None) -> None:
         """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
 
         The next ``move_to`` undoes it.
+
+        Args:
+            generator: of the random numbers.
+            within: the type whose unit of rounding is meant, where the model computes in a narrower one than it
+                is held in.
         """
         self._shaken = True
         noise = torch.empty(_NOISE, dtype=torch.float32).uniform_(-1, 1, generator=generator)
         start = 0
         for target in filter(is_float, self.params.values()):
-            unit = torch.finfo(target.dtype).eps
+            unit = torch.finfo(within or target.dtype).eps
             # pieces of another layout are copies
             for piece in pieces(target) if target.is_contiguous() else [target]:
                 count = piece.numel()

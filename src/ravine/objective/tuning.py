@@ -101,22 +101,26 @@ class Trial:
         self.batch_size = batch_size
         #: how many values one example gives
         self.values_each = 1.0
+        #: the type that the caller's function computes in under an autocast of its own; None without one
+        self.narrowest: torch.dtype | None = None
         known = len(split)
         work = max(_LOOKING_SHARE * known * len(forward.points), _LOOKING_PASSES * known)
         self._affordable = max(int(work / looks), _FEWEST_EXAMPLES) if known else _MOST_VALUES
         self._whole = forward.policies.stateful  # a state fits batches of one size
         self.first = next(self._read(min(self._affordable, 2 * _SMALLEST_BATCH)), None)
 
-    def learn(self, losses: Tensor, *, copies: bool) -> None:
+    def learn(self, losses: Tensor, *, copies: bool, narrowest: torch.dtype | None) -> None:
         """Take note of what a first pass showed.
 
         Args:
             losses: of the first batch.
             copies: whether the caller's function wrote to it.
+            narrowest: the type that the caller's function computed in under an autocast of its own.
         """
         assert self.first is not None  # it was run
         self.values_each = max(losses.numel() / max(self.first.size, 1), 1e-9)
         self.forward.copies = self.forward.copies or copies
+        self.narrowest = narrowest
 
     def batches(self) -> list[Batch]:
         """As many examples as there is use for and as can be afforded, placed."""
