@@ -10,7 +10,7 @@ from made import ALPHA, bumps, flips, profile_of, rough, varying
 import ravine
 from oracles import of_model, point
 from ravine import metrics
-from ravine.metrics.inference import changes, decided
+from ravine.metrics.inference import Changes, decided
 
 FLAT = 0 * ALPHA
 FALL = 1 - ALPHA
@@ -134,7 +134,7 @@ class TestScope:
     def test_what_is_on_these_examples_is_said_of_them(self):
         rng = np.random.default_rng(6)
         profile = profile_of(rough(20)(rng, 30))
-        found = changes(profile, 1e-4)
+        found = Changes(profile, 1e-4).at()
         assert found["rise", "population"].answer == "undecided"
         assert found["rise", "examples"].answer == "shown"
 

@@ -7,13 +7,16 @@ between two points, which see the same examples, is as certain as the pairing ma
 
 from ravine.metrics.connections import Barriers, barriers, connected
 from ravine.metrics.decisions import decide
+from ravine.metrics.findings import Finding
 from ravine.metrics.inference import Decision
 from ravine.metrics.judgement import verdict
+from ravine.metrics.measures import Measures, Row
 from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
 from ravine.metrics.profile import Estimate, Profile
 from ravine.metrics.relief import Relief, Spot
 from ravine.metrics.shape import Convexity, convexity, half_drop, plateau
-from ravine.metrics.wording import Measures, Row, Verdict, policies
+from ravine.metrics.verdicts import Verdict
+from ravine.metrics.wording import policies
 
 __all__ = [
     "BARRIERS",
@@ -21,6 +24,7 @@ __all__ = [
     "Convexity",
     "Decision",
     "Estimate",
+    "Finding",
     "Measures",
     "Minimum",
     "Profile",

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
 from ravine.metrics.decisions import decide
 from ravine.metrics.obstacles import BARRIERS, BarrierKind, barrier
 from ravine.metrics.profile import Estimate
-from ravine.metrics.wording import Row, Verdict, examples, policies
-from ravine.result.schema import lines_of, name_of, quantities, unit_of
+from ravine.result.schema import lines_of, quantities
 
 #: A barrier up to this height does not keep two points apart: two points of error rate, where
 #: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
@@ -118,7 +116,7 @@ def connected(
             "pair of some points"
         )
         raise InputError(msg)
-    names = _points(result)
+    names = points_of(result)
     judged = quantity or ("error" if "error" in quantities(result) else "loss")
     decisions = decide(result, "barrier", above=tolerance, quantity=judged, split=split)
     ends = zip(result["start"].values, result["end"].values, result["line"].values, strict=True)
@@ -153,90 +151,10 @@ def is_of_pairs(result: xr.Dataset) -> bool:
         frozenset(map(str, pair))
         for pair in zip(result["start"].values, result["end"].values, strict=True)
     ]
-    count = len(_points(result))
+    count = len(points_of(result))
     return len(set(ends)) == len(ends) == count * (count - 1) // 2
 
 
-def _points(result: xr.Dataset) -> list[str]:
+def points_of(result: xr.Dataset) -> list[str]:
     """The names of the points that lines end at, in order."""
     return list(dict.fromkeys(map(str, [*result["start"].values, *result["end"].values])))
-
-
-def lines_verdict(result: xr.Dataset) -> Verdict:
-    """``verdict`` of several lines: their barriers, and for all pairs of some points, which may be averaged."""
-    tables = {
-        (str(split), quantity): barriers(result, quantity=quantity, split=str(split))
-        for quantity in quantities(result)
-        for split in result["split"].values
-    }
-    first, *others = (_highest(table, result) for table in tables.values())
-    line = next(iter(lines_of(result).values()))
-    places = np.sort(result["alpha"].values)
-    gap = f"{np.diff(places).max():.2g}" if places.size > 1 else "nothing"
-    resolution = (
-        f"Each line was measured at {places.size} points, at most {gap} apart: what is narrower "
-        "than that was not "
-        f"looked for. ± is one standard error over {examples(line)}; all lines saw the same "
-        "examples."
-    )
-    rows = tuple(
-        Row(
-            split,
-            quantity,
-            f"{name}: {kind}",
-            at.value,
-            at.stderr,
-            f"α = {at.at:.3g}" if np.isfinite(at.at) else "",
-            "",
-        )
-        for (split, quantity), table in tables.items()
-        for name, kinds in table.heights.items()
-        for kind, at in kinds.items()
-    )
-    said = [_averaging(result), *others, policies(line), resolution]
-    return Verdict(first, tuple(filter(None, said)), rows, tables)
-
-
-def _highest(table: Barriers, result: xr.Dataset) -> str:
-    """One sentence: on how many lines a barrier is shown, excluded or undecided, and where it is highest."""
-    unit, of = unit_of(result, table.quantity), f"{table.split} {name_of(result, table.quantity)}"
-    decisions = decide(result, "barrier", quantity=table.quantity, split=table.split)
-    by: dict[str, list[str]] = {"shown": [], "excluded": [], "undecided": []}
-    heights = table.of("end")
-    lost = [name for name, found in heights.items() if not np.isfinite(found.value)]
-    for name, found in decisions.items():
-        if name not in lost:
-            by[found.answer].append(name)
-    known = [name for names in by.values() for name in names]
-    if not known:
-        return f"The barriers in the {of} are undefined on all {len(heights)} lines."
-    rest = "".join(
-        f" {word.capitalize()}: {_few_names(names)}."
-        for word, names in (("undecided", by["undecided"]), ("undefined", lost))
-        if names
-    )
-    if not by["shown"]:
-        where = f"any of the {len(known)} lines" if len(known) > 1 else known[0]
-        return f"No barrier in the {of} is shown on {where}.{rest}"
-    top = max(by["shown"], key=lambda name: heights[name].value)
-    place = f" at α = {heights[top].at:.2g}" if np.isfinite(heights[top].at) else ""
-    return (
-        f"A barrier in the {of} stands on {len(by['shown'])} of {len(known)} lines, the highest, "
-        f"{heights[top]}{unit}, on {top}{place}.{rest}"
-    )
-
-
-def _few_names(names: list[str]) -> str:
-    return f"{', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''}"
-
-
-def _averaging(result: xr.Dataset) -> str:
-    if not is_of_pairs(result):
-        return ""
-    judged = "error" if "error" in quantities(result) else "loss"
-    sets = [", ".join(group) for group in connected(result) if len(group) > 1]
-    split = str(result["split"].values[0])
-    barrier = f"a barrier above {TOLERABLE:g} in the {split} {name_of(result, judged)}"
-    if not sets:
-        return f"For no two of the {len(_points(result))} points is {barrier} excluded (95 %)."
-    return f"May be averaged, in that {barrier} is excluded (95 %) between any two: {'; '.join(sets[:_LISTED])}."

@@ -5,10 +5,11 @@ from __future__ import annotations
 import xarray as xr
 
 from ravine.errors import InputError
-from ravine.metrics.connections import lines_verdict
 from ravine.metrics.relief import plane_verdict
+from ravine.metrics.several import lines_verdict
 from ravine.metrics.straying import path_verdict
-from ravine.metrics.wording import Verdict, line_verdict
+from ravine.metrics.verdicts import Verdict
+from ravine.metrics.wording import line_verdict
 from ravine.result.schema import kind_of, validate
 
 
@@ -40,7 +41,7 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[0.0]])})
         >>> found = verdict(ravine.evaluate(J, along=line, at=[i / 20 for i in range(21)]))
         >>> print(found.headline)
-        The data loss falls all the way from 16 to 0 along the straight line, with no bump.
+        The data loss falls monotonically from 16 to 0 along the straight line.
     """
     if not 0 < tolerance < 1:
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"

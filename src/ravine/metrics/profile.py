@@ -54,6 +54,7 @@ class Profile:
         name: the quantity in words.
         unit: that stands behind its numbers.
         units: how many independent examples, or clusters of them, it is a mean over.
+        clustered: whether these are clusters.
         counted: whether it counts examples, so that its curve is a staircase.
         balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
     """
@@ -69,6 +70,7 @@ class Profile:
     name: str = "loss"
     unit: str = ""
     units: int = 0
+    clustered: bool = False
     counted: bool = False
     balanced: bool = False
 
@@ -101,14 +103,11 @@ class Profile:
                 f"on {split!r}"
             )
             raise InputError(msg)
-        measured = curve
-        if is_resolved(curve):  # extremes and inflections of the interpolant are points of it
-            curve = densely(measured)
-            extra = critical_points(measured, quantity, split)
-            extra = np.setdiff1d(extra, curve["alpha"].values)
-            if extra.size:
-                both = [curve, reconstruct(measured, extra)]
-                curve = xr.concat(both, dim="alpha", data_vars="minimal")
+        measured, counted = curve, bool(curve[quantity].attrs.get("counted", 0))
+        if is_resolved(curve):
+            curve = (
+                _staircase(curve, quantity, split) if counted else _smooth(curve, quantity, split)
+            )
         one = curve.sel(split=split).sortby("alpha")
         return cls(
             alpha=one["alpha"].values,
@@ -122,7 +121,8 @@ class Profile:
             name=name_of(curve, quantity),
             unit=unit_of(curve, quantity),
             units=_units(one),
-            counted=bool(curve[quantity].attrs.get("counted", 0)),
+            clustered="n_units" in one and int(one["n_units"]) < int(one["n_examples"]),
+            counted=counted,
             balanced=int(curve.attrs["schema_version"]) > 1,
         )
 
@@ -186,6 +186,26 @@ class Profile:
     def at_end(self, index: int) -> Estimate:
         """The value at one of the points, whatever the others are."""
         return Estimate(float(self.value[index]), float(self.stderr[index]))
+
+
+def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
+    """A resolved curve, densely read: extremes and inflections of the interpolant are points of it."""
+    read = densely(curve)
+    extra = np.setdiff1d(critical_points(curve, quantity, split), read["alpha"].values)
+    if not extra.size:
+        return read
+    both = [read, reconstruct(curve, extra)]
+    return xr.concat(both, dim="alpha", data_vars="minimal")
+
+
+def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
+    """A count of examples, read monotonically between its points: they are all that has to be looked at.
+
+    Where a piece did not resolve nothing is known between two points; there the reading stays, to say so.
+    """
+    read = densely(curve)
+    unknown = read[f"{quantity}_misfit"].sel(split=split).isnull().values
+    return read.isel(alpha=np.isin(read["alpha"].values, curve["alpha"].values) | unknown)
 
 
 def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:

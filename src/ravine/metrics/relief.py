@@ -8,8 +8,10 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
+from ravine.metrics.measures import Row
 from ravine.metrics.profile import Estimate, minus, spread, with_error
-from ravine.metrics.wording import Row, Verdict, examples, policies
+from ravine.metrics.verdicts import Verdict
+from ravine.metrics.wording import examples, policies
 from ravine.result.interpolant import is_resolved
 from ravine.result.reading import densely
 from ravine.result.schema import name_of, quantities, unit_of
@@ -258,27 +260,22 @@ def _resolution(plane: xr.Dataset, first: Relief) -> str:
     over = f"± is one standard error over {examples(plane)}."
     if not is_resolved(plane):
         return (
-            f"This holds at {size}, {ranges}, {narrow}: what is narrower was not looked for. {over}"
+            f"Measured at {size}, {ranges}, {narrow}; features narrower than the grid spacing cannot "
+            f"be ruled out. {over}"
         )
     misfit = plane[f"{first.quantity}_misfit"].sel(split=first.split).values
     worst = float(np.nanmax(misfit)) if np.isfinite(misfit).any() else np.nan
-    where = (
-        f"The plane was measured at {size} and {plane.sizes['check']} checks off that grid, "
-        f"{ranges}"
-    )
+    where = f"Measured at {size} and {plane.sizes['check']} check points off that grid, {ranges}"
     if not plane.attrs["resolved"]:
-        off = f"misses a check by up to {worst:.1g}" if np.isfinite(worst) else "does not exist"
+        off = f"errs by up to {worst:.1g}" if np.isfinite(worst) else "does not exist"
         return (
-            f"{where}, but did not resolve to {plane.attrs['tolerance']:g}: its interpolant {off}, "
-            "so what lies "
-            f"between the points, {narrow}, is not known. {over}"
+            f"{where}, but not resolved to {plane.attrs['tolerance']:g}: the interpolant {off} at the "
+            f"check points, and the surface is unknown between the points, {narrow}. {over}"
         )
     return (
-        f"{where}, and read between them by interpolation, which misses the {_name(first)} at the "
-        "checks by at most "
-        f"{worst:.0e} (asked for: {plane.attrs['tolerance']:g} of the local value); what is "
-        "narrower than the gaps, "
-        f"{narrow}, could hide. {over}"
+        f"{where}, and interpolated; max. interpolation error of the {_name(first)} at check points "
+        f"{worst:.0e} (requested: {plane.attrs['tolerance']:g} of the local value); features narrower "
+        f"than the gaps, {narrow}, may be missed. {over}"
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from ravine.metrics.measures import Row
 from ravine.metrics.profile import minus
+from ravine.metrics.verdicts import Verdict
 from ravine.metrics.walks import straightness
-from ravine.metrics.wording import Row, Verdict
 
 _DEFINITIONS = {
     "captured": "L / (L + the largest residual), L the length from start to end",

@@ -1,26 +1,19 @@
-"""The verdict: every measure of a curve, and a few plain sentences that say what they amount to."""
+"""The wording of a verdict on a line: a headline, and a few plain sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import xarray as xr
 
-from ravine.metrics.inference import FEWEST_UNITS, Answer, Decision, Scope, changes
-from ravine.metrics.obstacles import (
-    BARRIERS,
-    BarrierKind,
-    Minimum,
-    Rise,
-    barrier_of,
-    minima_of,
-    rise_of,
-)
+from ravine.metrics.findings import Finding, finding_of, findings_of, number
+from ravine.metrics.inference import FEWEST_UNITS, LEVEL, Decision, decided
+from ravine.metrics.measures import Measures, measures_of, rows_of
 from ravine.metrics.profile import Estimate, Profile, minus, with_error
-from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
+from ravine.metrics.verdicts import Verdict
 from ravine.result.interpolant import is_resolved
 from ravine.result.schema import is_plane, quantities, validate
 
@@ -28,311 +21,195 @@ from ravine.result.schema import is_plane, quantities, validate
 PER_TOKEN: Final = "nats per token"
 
 
-@dataclass(frozen=True)
-class Measures:
-    """Every measure of one quantity on one split; each is explained by the function of its name.
-
-    Attributes:
-        profile: what was measured.
-        threshold: rises up to this are not called bumps: the tolerance times the curve's range over
-            [0, 1], or the noise floor, whichever is larger.
-        undefined: values of α in [0, 1] at which the curve is not finite.
-        barriers: by kind.
-        rise: the worst rise over [0, 1].
-        drop: the worst rise of the reversed curve, from α = 1 to 0.
-        minima: inside the whole measured interval, extrapolated parts included.
-        convexity: over [0, 1].
-        plateau: of 10 %.
-        half_drop: first α at which half of the drop is done.
-        decisions: whether there is a barrier, a rise and a fall, for other examples and for these.
-    """
-
-    profile: Profile
-    threshold: float
-    undefined: tuple[float, ...]
-    barriers: dict[str, Estimate]
-    rise: Rise
-    drop: Rise
-    minima: list[Minimum]
-    convexity: Convexity
-    plateau: Estimate
-    half_drop: Estimate
-    decisions: dict[tuple[str, Scope], Decision]
-
-    @property
-    def monotone(self) -> bool | None:
-        """Whether the curve only falls, or only rises, up to the threshold; None where it is unknown."""
-        if self.undefined or np.isnan(self.rise.height.value):
-            return None
-        return min(self.rise.height.value, self.drop.height.value) <= self.threshold
-
-    @property
-    def convex(self) -> bool | None:
-        """Whether the curve is convex everywhere in [0, 1], up to the noise floor; None where it is undefined."""
-        share = self.convexity.share.value
-        return None if np.isnan(share) else share == 1
-
-    @property
-    def has_barrier(self) -> bool | None:
-        """Whether a barrier of kind "end" is shown; None where the curve is undefined."""
-        return None if np.isnan(self.barriers["end"].value) else self.answer("barrier") == "shown"
-
-    def answer(self, what: str) -> Answer | None:
-        """Whether there is a "barrier", "rise" or "fall"; None where that was not asked.
-
-        Of other examples like these; of these alone, where they are too few to speak of others.
-        """
-        few = self.profile.units < FEWEST_UNITS
-        found = self.decisions.get((what, "examples" if few else "population"))
-        return None if found is None else found.answer
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table of measures.
-
-    Attributes:
-        split: which split.
-        quantity: which quantity.
-        measure: what is measured, in words.
-        value: NaN where undefined.
-        stderr: standard error over the examples, NaN where unknown.
-        at: where on the line, in words; empty where that means nothing.
-        note: the definition.
-    """
-
-    split: str
-    quantity: str
-    measure: str
-    value: float
-    stderr: float
-    at: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a result says. Printed, it is its sentences.
-
-    Attributes:
-        headline: the first quantity on the first split, in one sentence.
-        sentences: the rest, in order of importance, the resolution they hold at last.
-        rows: every measure as a table.
-        measures: (split, quantity) → the numbers: ``Measures`` of a line, ``Relief`` of a plane.
-        decisions: what was asked, and the answers.
-    """
-
-    headline: str
-    sentences: tuple[str, ...]
-    rows: tuple[Row, ...]
-    measures: Mapping[tuple[str, str], Any]
-    decisions: tuple[Decision, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The verdict for a program: plain numbers and strings, None where something is undefined.
-
-        Returns:
-            ``headline``, ``sentences``, ``measures`` (a dict for each row) and ``decisions``.
-        """
-        return {
-            "headline": self.headline,
-            "sentences": list(self.sentences),
-            "measures": [_plain(asdict(row)) for row in self.rows],
-            "decisions": [_plain(asdict(decision)) for decision in self.decisions],
-        }
-
-    def __str__(self) -> str:
-        return "\n".join([self.headline, *self.sentences])
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers that JSON has; None for those it has not."""
-    return {
-        name: None if isinstance(value, float) and not np.isfinite(value) else value
-        for name, value in row.items()
-    }
-
-
 def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """``verdict`` of a line."""
     splits = [str(name) for name in validate(curve)["split"].values]
     measured = {
-        (profile.split, profile.quantity): _measure(profile, tolerance)
+        (profile.split, profile.quantity): measures_of(profile, tolerance)
         for quantity in quantities(curve)
         for profile in (Profile.of(curve, quantity, split) for split in splits)
     }
     way = "curve" if curve.attrs.get("curved", 0) else "straight line"
     first, *others = measured.values()
-    main = _Wording(first, way)
+    main = Wording(first, way)
+    findings = findings_of([*measured.values()])
     sentences = [*main.details()]
-    sentences += [_Wording(other, way).summary() for other in others]
     sentences += [
-        _perplexities(measured),
-        policies(curve),
-        _resolution(curve, first),
+        Wording(other, way).remark(found) for other, found in zip(others, findings[1:], strict=True)
     ]
-    rows = tuple(row for one in measured.values() for row in _rows(one))
+    sentences += [_perplexities(measured), policies(curve), _resolution(curve, first)]
+    rows = tuple(row for one in measured.values() for row in rows_of(one))
     decisions = tuple(found for one in measured.values() for found in one.decisions.values())
     said = tuple(sentence for sentence in sentences if sentence)
-    return Verdict(main.summary(), said, rows, measured, decisions)
-
-
-def _measure(profile: Profile, tolerance: float) -> Measures:
-    part = profile.between(0, 1)
-    finite = part.value[np.isfinite(part.value)]
-    extent = float(np.ptp(finite)) if finite.size else 0.0
-    floor = float(np.nan_to_num(part.floor).max(initial=0.0))
-    turned = part.part(slice(None, None, -1))
-    backward = replace(turned, alpha=-turned.alpha)
-    threshold = max(tolerance * extent, floor)
-    return Measures(
-        profile=profile,
-        threshold=threshold,
-        undefined=tuple(float(a) for a in part.alpha[~np.isfinite(part.value)]),
-        barriers={kind: barrier_of(profile, cast(BarrierKind, kind)) for kind in BARRIERS},
-        rise=rise_of(part),
-        drop=rise_of(backward),
-        minima=minima_of(profile, threshold),
-        convexity=convexity_of(profile),
-        plateau=plateau_of(profile),
-        half_drop=half_drop_of(profile),
-        decisions=changes(profile, threshold),
-    )
+    return Verdict(main.headline(), said, rows, measured, decisions, findings)
 
 
 @dataclass(frozen=True)
-class _Wording:
-    """Sentences about one quantity on one split."""
+class Wording:
+    """Sentences about one quantity on one split.
+
+    Attributes:
+        measures: what was measured.
+        way: what it was measured along, in words.
+    """
 
     measures: Measures
     way: str
 
     @property
     def name(self) -> str:
+        """The quantity and its split, in words."""
         return f"{self.measures.profile.split} {self.measures.profile.name}"
 
-    def number(self, estimate: Estimate) -> str:
-        return f"{estimate}{self.measures.profile.unit}"
+    def number(self, value: Estimate | float) -> str:
+        """A number with its unit."""
+        shown = value if isinstance(value, Estimate) else number(value)
+        return f"{shown}{self.measures.profile.unit}"
 
-    def summary(self) -> str:
+    def headline(self) -> str:
         """One sentence: does it fall, and if not, where does it rise?"""
         of = self.measures
         part = of.profile.between(0, 1)
         if not part.alpha.size:
             return f"The {self.name} was not measured between the two points."
-        if of.undefined and len(of.undefined) == len(part.alpha):
-            return f"The {self.name} is undefined: none of its {len(part.alpha)} points is finite."
         if of.undefined:
-            many = f"{len(of.undefined)} of {len(part.alpha)} points"
-            return (
-                f"The {self.name} is undefined on part of the line: {many} are not finite, the "
-                "first at "
-                f"α = {of.undefined[0]:.4g}."
-            )
+            return self._undefined(len(part.alpha))
         start, end = part.at_end(0), part.at_end(-1)
         if len(part.alpha) == 1:
-            return f"At α = {_number(part.alpha[0])} the {self.name} is {self.number(start)}."
+            return f"At α = {number(part.alpha[0])} the {self.name} is {self.number(start)}."
+        found = finding_of(of, of.decisions, LEVEL)
         span = f"from {start} to {end}"
-        whole = of.profile.covers_both_ends
-        where = f"along the {self.way}" if whole else f"over the measured {_interval(part)}"
-        falls = of.rise.height.value <= of.drop.height.value
-        back = of.rise if falls else of.drop
-        if max(of.rise.height.value, of.drop.height.value) <= of.threshold:
-            extent = float(np.ptp(part.value))
-            flat = f"The {self.name} is flat {where}, at {self.number(start)}; it moves by {extent:.1g} in all"
-            return f"{flat}{self.others('rise', 'fall')}."
-        against = "rise" if falls else "fall"
-        if of.monotone:
-            way = "falls" if falls else "rises"
-            if back.height.value <= float(np.nan_to_num(part.floor).max(initial=0.0)):
-                clear = f"The {self.name} {way} all the way {span} {where}, with no bump"
-                return f"{clear}{self.others(against)}."
-            largest = f"(largest {against} {self.number(back.height)})"
-            clear = f"The {self.name} {way} {span} {where}, with no bump above tolerance {largest}"
-            return f"{clear}{self.others(against)}."
-        if of.answer("barrier") == "shown":
+        where = f"along the {self.way}"
+        if not of.profile.covers_both_ends:
+            where = f"over the measured {_interval(part)}"
+        if found.finding == "barrier":
             tallest = of.barriers["end"]
+            place = with_error(tallest.at, tallest.at_stderr)
             return (
-                f"A barrier in the {self.name} of {self.number(tallest)} stands between the two "
-                f"points, at α = {with_error(tallest.at, tallest.at_stderr)}; the ends are at {start} "
-                f"and {end}."
+                f"The {self.name} has a barrier of {self.number(tallest)} between the two points, "
+                f"at α = {place}; the ends are at {start} and {end}."
             )
-        low, high = back.foot, back.height.at
-        low, high = sorted(map(abs, (low, high))) if whole else sorted((low, high))
-        change = (
-            f"{'rises' if falls else 'falls'} by {self.number(back.height)} between "
-            f"α = {_number(low)} and {_number(high)}"
-        )
-        if of.answer(against) == "shown":
-            barrier = {"excluded": " with no barrier above the ends, but"}.get(
-                of.answer("barrier") or "", ","
+        if found.finding == "flat":
+            extent = number(float(np.ptp(part.value)))
+            return (
+                f"The {self.name} is flat {where}, at {self.number(start)}; its range is {extent}."
             )
-            return f"The {self.name} goes {span} {where}{barrier} not monotonically: it {change}."
-        return (
-            f"The {self.name} goes {span} {where}; whether monotonically is undecided: on these examples it "
-            f"{change}{self.bounds(against)}."
-        )
+        if found.finding in ("falls monotonically", "rises monotonically"):
+            return f"The {self.name} {found.finding} {span} {where}{self._slack()}."
+        if found.finding == "not monotone":
+            barrier = {"excluded": " with no barrier above the ends, but"}
+            between = barrier.get(of.answer("barrier") or "", ",")
+            return (
+                f"The {self.name} goes {span} {where}{between} not monotonically: "
+                f"it {self._change()}."
+            )
+        return self._undecided(found, span, where)
 
-    def others(self, *whats: str) -> str:
-        """What the examples do not exclude for others like them; "" where they do, or are too few to say."""
-        of = self.measures
-        asked = [
-            of.decisions[what, "population"]
-            for what in whats
-            if (what, "population") in of.decisions
-        ]
-        if of.profile.units < FEWEST_UNITS or all(found.answer == "excluded" for found in asked):
+    def remark(self, found: Finding) -> str:
+        """What the table's row leaves out: why it is undecided or undefined, and what would decide it."""
+        if found.finding == "undefined":
+            return f"The {self.name} is undefined: {found.reason}."
+        if found.finding != "undecided":
             return ""
-        upper = max(found.upper for found in asked)
-        change = " or ".join(whats)
-        if np.isinf(upper):
-            return "; between points of a part that did not resolve the curve is unknown"
-        return f"; for other examples a {change} of up to {_number(upper)} is not excluded"
+        return f"The {self.name} is undecided{self._for_others(found)}."
 
-    def bounds(self, what: str) -> str:
-        """What is known of a change for other examples, and what would decide it."""
-        found = self.measures.decisions.get((what, "population"))
-        if found is None or not np.isfinite(found.upper):
-            return "" if found is None else f"; {found.reason}"
-        needed = f"; about {found.examples:,} examples would decide" if found.examples else ""
-        span = f"for others 95 % bounds are {_number(found.lower)} and {_number(found.upper)}"
-        return f" ({span}; {found.reason}{needed})"
+    def _undefined(self, points: int) -> str:
+        lost = self.measures.undefined
+        if len(lost) == points:
+            return f"The {self.name} is undefined: none of its {points} points is finite."
+        return (
+            f"The {self.name} is undefined on part of the line: {len(lost)} of {points} points are "
+            f"not finite, the first at α = {lost[0]:.4g}."
+        )
+
+    def _undecided(self, found: Finding, span: str, where: str) -> str:
+        of = self.measures
+        if not found.what:
+            return f"The {self.name} goes {span} {where}; {found.reason}."
+        here = {what for what in ("rise", "fall") if self._excluded_here(what)}
+        if found.what in here:
+            way = "falls" if of.falls else "rises"
+            told = f"{way} monotonically {span}"
+            if len(here) == 2:
+                told = f"is flat at {of.profile.between(0, 1).at_end(0)}"
+            return f"On these examples the {self.name} {told} {where}{self._for_others(found)}."
+        if np.isinf(found.upper):
+            return f"The {self.name} goes {span} {where}; whether monotonically is undecided: {found.reason}."
+        return (
+            f"The {self.name} goes {span} {where}; whether monotonically is undecided: on "
+            f"these examples it {self._change()}{self._for_others(found)}."
+        )
+
+    def _excluded_here(self, what: str) -> bool:
+        """Whether a change is excluded on these examples, whatever it is for others."""
+        found = self.measures.decisions.get((what, "examples"))
+        return found is not None and found.answer == "excluded"
+
+    def _change(self) -> str:
+        """The change against the trend, as it was read."""
+        of = self.measures
+        back = of.rise if of.falls else of.drop
+        low, high = sorted(map(abs, (back.foot, back.height.at)))
+        verb = "rises" if of.falls else "falls"
+        return f"{verb} by {self.number(back.height)} between α = {number(low)} and {number(high)}"
+
+    def _slack(self) -> str:
+        """The largest change against the trend, where there is one that is no bump."""
+        of = self.measures
+        back = of.rise if of.falls else of.drop
+        floor = float(np.nan_to_num(of.profile.between(0, 1).floor).max(initial=0.0))
+        if back.height.value <= floor:
+            return ""
+        against = "rise" if of.falls else "fall"
+        return f" (largest {against} {self.number(back.height)}, below {number(of.threshold)})"
+
+    def _for_others(self, found: Finding) -> str:
+        """What is not known of other examples, and about how many would decide it."""
+        if np.isinf(found.upper):
+            return f"; {found.reason}"
+        needed = f"; about {found.examples:,} would decide" if found.examples else ""
+        return (
+            f"; for other examples a {found.what} of up to {number(found.upper)} is not excluded"
+            f" ({found.reason}{needed})"
+        )
 
     def details(self) -> list[str]:
         """Shape, and what lies outside [0, 1]."""
         of = self.measures
         if of.undefined or not of.profile.covers_both_ends:
             return []
-        said = []
-        bend = of.convexity
-        if of.convex:
-            said.append("It is convex at this resolution.")
-        elif np.isfinite(bend.share.value):
-            parts = (
-                ", ".join(
-                    f"{a:.2g} to {b:.2g}" if a < b else f"{a:.2g}" for a, b in bend.concave[:3]
-                )
-                or "any"
-            )
-            more = ", …" if len(bend.concave) > 3 else ""
-            above = of.barriers["chord"]
-            height = (
-                f"stands up to {self.number(above)} above"
-                if above.value > 0
-                else "nowhere stands above"
-            )
-            said.append(
-                f"It is convex on {100 * bend.share.value:.0f} % of the interval (not for α = "
-                f"{parts}{more}), and "
-                f"{height} the chord between its ends."
-            )
+        said = [self.shape()]
         if np.isfinite(of.half_drop.value):
             said.append(
-                f"It stays within 10 % of its drop until α = {of.plateau}; half of the drop is "
-                "done at "
+                f"The first 10 % of the decrease is reached at α = {of.plateau}, half of it at "
                 f"α = {of.half_drop}."
             )
         return [*said, *self.minima()]
+
+    def shape(self) -> str:
+        """Whether it is convex, and how it lies to the chord between its ends."""
+        of = self.measures
+        if len(of.profile.between(0, 1).alpha) < 3:
+            return ""
+        bend, chord = (
+            decided(of.profile, what, kind="chord", above=of.threshold, scope=of.scope)
+            for what in ("nonconvex", "barrier")
+        )
+        limit = self.number(of.threshold)
+        convex = {
+            "excluded": f"It is convex to within {limit}",
+            "shown": "It is not convex",
+            "undecided": f"Whether it is convex to within {limit} is undecided",
+        }[bend.answer]
+        if chord.answer == "shown":
+            above = f"{self.number(chord.value)} at α = {number(chord.at)}"
+            return (
+                f"{convex}; it exceeds the chord between its ends by up to {above}{_within(chord)}."
+            )
+        if bend.answer == "shown":
+            place = f"{self.number(bend.value)} at α = {number(bend.at)}{_within(bend)}"
+            return f"{convex}: it exceeds a chord of two of its points by {place}."
+        return f"{convex}."
 
     def minima(self) -> list[str]:
         """The local minima, and the lowest point where it lies elsewhere."""
@@ -348,16 +225,21 @@ class _Wording:
             len(of.minima), f"{len(of.minima)} local minima"
         )
         said = (
-            f"Between α = {_number(low)} and {_number(high)} it has {count} deeper than "
-            f"{of.threshold:.1g}"
-            f"{f': {listed}' if listed else ''}."
+            f"Between α = {number(low)} and {number(high)} it has {count} deeper than "
+            f"{of.threshold:.1g} on these examples{f': {listed}' if listed else ''}."
         )
         finite = np.isfinite(of.profile.value)
         bottom = int(np.flatnonzero(finite)[np.argmin(of.profile.value[finite])])
         place = float(of.profile.alpha[bottom])
         if all(abs(place - m.value.at) > 1e-9 for m in of.minima) and (place < 0 or place > 1):
-            said += f" Its lowest value, {self.number(of.profile.at_end(bottom))}, is at α = {_number(place)}."
+            lowest = self.number(of.profile.at_end(bottom))
+            said += f" Its lowest value, {lowest}, is at α = {number(place)}."
         return [said]
+
+
+def _within(found: Decision) -> str:
+    """The bounds of a height, in brackets."""
+    return f" [{number(found.lower)}, {number(found.upper)}]"
 
 
 def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:
@@ -377,7 +259,7 @@ def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:
                 [lowest],
             )
         )
-        place = _number(float(of.profile.alpha[lowest]))
+        place = number(float(of.profile.alpha[lowest]))
         said.append(f"{split} from {ends[0]} to {ends[1]}, lowest {least[0]} at α = {place}")
     return f"Perplexity: {'; '.join(said)}." if said else ""
 
@@ -388,31 +270,19 @@ def _perplexity(loss: Estimate) -> Estimate:
     return Estimate(found, found * loss.stderr)
 
 
-def _number(value: float) -> str:
-    return minus(f"{value:.3g}")
-
-
 def policies(curve: xr.Dataset) -> str:
     """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
-    plane = is_plane(curve)
-    first, last = ("origin", "corner b") if plane else ("start", "end")
-    not_first, not_last = (
-        ("the other corners are not their own checkpoints",) * 2
-        if plane
-        else (
-            "the start is not its own checkpoint",
-            "the end is not its own checkpoint",
-        )
-    )
+    first, last, corners = ("start", "end", "ends")
+    if is_plane(curve):
+        first, last, corners = ("origin", "corner b", "corners")
+    differ = "differ from those of the saved checkpoints"
     buffers = {
-        "start": f"Running statistics are the {first}'s at every point, so {not_last}.",
-        "end": f"Running statistics are the {last}'s at every point, so {not_first}.",
+        "start": f"Running statistics are the {first}'s at every point, so values elsewhere {differ}.",
+        "end": f"Running statistics are the {last}'s at every point, so values elsewhere {differ}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
             "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so the {'corners' if plane else 'ends'} are "
-            "not their own "
-            "checkpoints either."
+            f"{curve.attrs.get('batch_size', '?')}, so values at the {corners} {differ} too."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     if not curve.attrs.get("running_statistics", 1):
@@ -431,54 +301,47 @@ def _interval(part: Profile) -> str:
 def _resolution(curve: xr.Dataset, first: Measures) -> str:
     alpha = first.profile.alpha
     if curve.sizes["alpha"] == 1:
-        return "There is a single point, so nothing is said about what lies around it."
-    floors = curve[f"{first.profile.quantity}_noise_floor"].sel(split=first.profile.split).values
-    known = floors[np.isfinite(floors)]
-    name = f"the {first.profile.split} {first.profile.quantity}"
-    rounding = (
-        f"rounding moves {name} by less than {known.max():.0e}"
-        if known.size
-        else "what rounding does is unknown"
-    )
-    few = first.profile.units
-    others = (
-        f" With {few} independent examples nothing is said about others."
-        if few < FEWEST_UNITS
-        else ""
-    )
-    bump = (
-        f"A bump is a rise of more than {first.threshold:.2g}{first.profile.unit}; {rounding}. ± is one "
-        f"standard error over {examples(curve)}.{others}"
-    )
+        return "There is a single point, so nothing is said about its surroundings."
     interval = f"from α = {minus(f'{alpha[0]:.4g}')} to {minus(f'{alpha[-1]:.4g}')}"
+    measured = f"Measured at {curve.sizes['alpha']} points {interval}"
+    return f"{measured}{_spacing(curve, first)}. {_errors(curve, first)}"
+
+
+def _spacing(curve: xr.Dataset, first: Measures) -> str:
+    """What was read between the points, and how narrow a feature may be missed."""
+    split, quantity = first.profile.split, first.profile.quantity
     if not is_resolved(curve):
-        gap = float(np.diff(alpha).max())
-        return (
-            f"This holds at {len(alpha)} points {interval}, at most {gap:.2g} apart: what is "
-            "narrower than that was "
-            f"not looked for. {bump}"
-        )
-    gap, measured = float(curve.attrs["largest_gap"]), curve.sizes["alpha"]
-    where = (
-        f"The curve was measured at {measured} points {interval} and read between them by "
-        "interpolation"
-    )
+        gap = float(np.diff(first.profile.alpha).max())
+        return f", at most {gap:.2g} apart; features narrower than the grid spacing cannot be ruled out"
+    tolerance, gap = curve.attrs["tolerance"], float(curve.attrs["largest_gap"])
     if not curve.attrs["resolved"]:
         bad = int((curve["piece_resolved"].values == 0).sum())
         return (
-            f"{where}, but {bad} of {curve.sizes['piece']} pieces did not resolve to "
-            f"{curve.attrs['tolerance']:g}: "
-            f"there the curve between the points is not known. {bump}"
+            f" and interpolated; {bad} of {curve.sizes['piece']} pieces did not resolve to "
+            f"{tolerance:g}, and the curve is unknown between their points"
         )
-    misfit = float(
-        np.nanmax(curve[f"{first.profile.quantity}_misfit"].sel(split=first.profile.split))
-    )
+    misfit = float(np.nanmax(curve[f"{quantity}_misfit"].sel(split=split)))
     return (
-        f"{where}, which misses the measured {first.profile.split} {first.profile.quantity} by at "
-        f"most {misfit:.0e} "
-        f"(asked for: {curve.attrs['tolerance']:g} of the local value); what is narrower than the "
-        "largest gap, "
-        f"{gap:.2g}, could hide. {bump}"
+        f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
+        f"{misfit:.0e} (requested: {tolerance:g} of the local value); features narrower than the "
+        f"largest gap, {gap:.2g}, may be missed"
+    )
+
+
+def _errors(curve: xr.Dataset, first: Measures) -> str:
+    """What counts as a bump, what rounding does, and what ± is."""
+    of = first.profile
+    floors = curve[f"{of.quantity}_noise_floor"].sel(split=of.split).values
+    known = floors[np.isfinite(floors)]
+    rounding = "the effect of rounding is unknown"
+    if known.size:
+        rounding = f"rounding moves the {of.split} {of.quantity} by less than {known.max():.0e}"
+    few = ""
+    if of.units < FEWEST_UNITS:
+        few = f" With {of.units} independent examples nothing is said about others."
+    return (
+        f"A bump is a rise of more than {first.threshold:.2g}{of.unit}; {rounding}. ± is one "
+        f"standard error over {examples(curve)}.{few}"
     )
 
 
@@ -489,69 +352,3 @@ def examples(curve: xr.Dataset) -> str:
         for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)
     ]
     return f"{' and '.join(counts)} examples"
-
-
-def _rows(of: Measures) -> list[Row]:
-    split, quantity = of.profile.split, of.profile.quantity
-
-    def row(measure: str, estimate: Estimate, note: str, at: str | None = None) -> Row:
-        place = at if at is not None else _place(estimate)
-        return Row(split, quantity, measure, estimate.value, estimate.stderr, place, note)
-
-    part = of.profile.between(0, 1)
-    rows = []
-    if of.profile.covers_both_ends:
-        rows.append(row("start", part.at_end(0), "the value at α = 0", ""))
-        rows.append(row("end", part.at_end(-1), "the value at α = 1", ""))
-    rows += [
-        row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()
-    ]
-    up = of.rise
-    span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""
-    rows.append(
-        row(
-            "largest rise",
-            up.height,
-            "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity",
-            span,
-        )
-    )
-    ending = "" if up.returns else "; it does not return within [0, 1]"
-    if up.height.value > 0:
-        rows.append(
-            row(
-                "width of that rise",
-                up.width,
-                f"in α, from its foot to the return to the foot's level{ending}",
-            )
-        )
-    for number, minimum in enumerate(of.minima[:5], 1):
-        rows.append(
-            row(
-                f"local minimum {number}",
-                minimum.value,
-                "inside the measured interval, deepest first",
-            )
-        )
-        rows.append(
-            row(
-                f"prominence of minimum {number}",
-                minimum.prominence,
-                "the climb to lower ground or the rim",
-            )
-        )
-    rows += [
-        row(
-            "convex share",
-            of.convexity.share,
-            "of [0, 1] on which the curve lies on or under its neighbours' chord",
-        ),
-        row("area above the chord", of.convexity.excess, "∫ max(0, γ − chord) dα over [0, 1]"),
-        row("plateau", of.plateau, "largest α in [0, 1] with γ(α) ≥ γ(0) − 0.1 (γ(0) − γ(1))"),
-        row("half-drop position", of.half_drop, "first α with γ(α) ≤ ½ (γ(0) + γ(1))"),
-    ]
-    return rows
-
-
-def _place(estimate: Estimate) -> str:
-    return f"α = {with_error(estimate.at, estimate.at_stderr)}" if np.isfinite(estimate.at) else ""
