@@ -13,14 +13,14 @@ whatever the walk. Its height is L/2, so that L/(L + max r) is exactly 2/3; and 
 Steps of a run with momentum are not independent, and a walk of such steps is straighter although it heads nowhere. So
 there is a second null: steps whose correlation h steps apart is φʰ, as momentum φ makes them of fresh gradients. The
 expected square of the way after m of them is V(m) = m (1 + φ)/(1 − φ) − 2φ (1 − φᵐ)/(1 − φ)², and the inner product of
-the places after s and t is (V(s) + V(t) − V(|t − s|))/2; the rest is as above. φ is the one with which the displacements
-from snapshot to snapshot have the mean cosine that the run's have.
+the places after s and t is (V(s) + V(t) − V(|t − s|))/2; the rest is as above. φ is the one with which the
+displacements from snapshot to snapshot have the mean cosine that the run's have.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -100,7 +100,8 @@ class CorrelatedWalk:
         straight = _STRAIGHT / float(gaps.max())
         if missing(straight) <= 0:
             return cls(float(np.exp(-straight)))
-        return cls(float(np.exp(-brentq(missing, straight, 40.0))))
+        rate: Any = brentq(missing, straight, 40.0)
+        return cls(float(np.exp(-rate)))
 
     def squares(self, steps: np.ndarray | float) -> np.ndarray:
         """The expected square of the way after so many steps, of squared length 1 each."""
@@ -195,8 +196,8 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
 def straightness(path: xr.Dataset) -> str:
     """One sentence: whether training went straighter than a random walk, with the numbers.
 
-    It is set beside the walk with the run's own step correlation, where the result says what that is: a run with momentum
-    that heads nowhere is straighter than a walk of independent steps.
+    It is set beside the walk with the run's own step correlation, where the result says what that is: a run with
+    momentum that heads nowhere is straighter than a walk of independent steps.
 
     Args:
         path: what ``project`` gave for a line.
