@@ -168,7 +168,9 @@ def test_a_saved_resolved_curve_is_read_verdict_and_figure_and_all(net, tmp_path
     again = open_result(save_result(curve, tmp_path / "curve.nc"))
     xr.testing.assert_identical(reconstruct(again, FINE), reconstruct(curve, FINE))
     assert str(metrics.verdict(again)) == str(metrics.verdict(curve))
-    assert "read between them by interpolation" in str(metrics.verdict(curve))
+    assert "max. interpolation error of the train loss at check points" in str(
+        metrics.verdict(curve)
+    )
     figure = plot.line(again)
     drawn = figure.panels[0].layers
     longest = max(len(layer.x) for layer in drawn if hasattr(layer, "x"))

@@ -7,6 +7,7 @@ between two points, which see the same examples, is as certain as the pairing ma
 
 from ravine.metrics.connections import Barriers, barriers, connected
 from ravine.metrics.decisions import decide
+from ravine.metrics.ends import EndChanges, end_changes, shared_end
 from ravine.metrics.findings import Finding
 from ravine.metrics.inference import FLAT, Decision, threshold_of
 from ravine.metrics.judgement import verdict
@@ -25,6 +26,7 @@ __all__ = [
     "Barriers",
     "Convexity",
     "Decision",
+    "EndChanges",
     "Estimate",
     "Finding",
     "Measures",
@@ -41,12 +43,14 @@ __all__ = [
     "convexity",
     "correlated_walk",
     "decide",
+    "end_changes",
     "half_drop",
     "minima",
     "plateau",
     "policies",
     "rise",
     "rise_of",
+    "shared_end",
     "threshold_of",
     "verdict",
 ]
