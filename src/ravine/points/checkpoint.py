@@ -20,7 +20,7 @@ from ravine.points.formats.adapters import Adapter
 from ravine.points.formats.stamps import Stamp
 from ravine.points.modules import unwrap
 from ravine.points.names import LEVELS, by_plain_name, copies, wrapper_of
-from ravine.points.numbers import require_bounded, require_numbers
+from ravine.points.numbers import lifted, require_bounded, require_numbers
 from ravine.points.params import Params, is_float, same_values, version_of
 
 #: What PyTorch calls the running statistics of its normalisation layers.
@@ -310,15 +310,15 @@ def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
 
 
 def _from_module(module: nn.Module) -> Checkpoint:
-    tensors, ties, buffers = modules.tensors_of(module)
-    require_numbers(tensors, f"module {type(module).__name__}")
-    return Checkpoint(
-        tensors=tensors,
-        label=f"module {type(module).__name__}",
-        ties=ties,
-        buffers=buffers,
-        versions={name: version_of(tensor) for name, tensor in tensors.items()},
-    )
+    held, ties, buffers = modules.tensors_of(module)
+    label = f"module {type(module).__name__}"
+    require_numbers(held, label)
+    tensors = {name: lifted(tensor) for name, tensor in held.items()}
+    return Checkpoint(tensors, label, ties, buffers, _versions(tensors))
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: version_of(tensor) for name, tensor in tensors.items()}
 
 
 def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Checkpoint:
@@ -346,14 +346,10 @@ def _from_mapping(mapping: Mapping[Any, Any], label: str, wanted: str = "") -> C
     chosen = states.chosen(mapping, label, wanted)
     named = {str(name): tensor for name, tensor in chosen.items()}
     require_numbers(named, label)
-    tensors = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
-    return Checkpoint(
-        tensors=tensors,
-        label=label,
-        ties=_shared(tensors),
-        buffers=_not_parameters(tensors),
-        versions={name: version_of(tensor) for name, tensor in tensors.items()},
-    )
+    held = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
+    ties = _shared(held)
+    tensors = {name: lifted(tensor) for name, tensor in held.items()}
+    return Checkpoint(tensors, label, ties, _not_parameters(tensors), _versions(tensors))
 
 
 def _not_parameters(tensors: Mapping[str, Tensor]) -> frozenset[str]:

@@ -27,7 +27,8 @@ class FolderLock:
     _held: Final[weakref.WeakValueDictionary[Path, FolderLock]] = weakref.WeakValueDictionary()
 
     def __init__(self, path: Path) -> None:
-        self._end = weakref.finalize(self, _let_go, _locked(path), path)
+        self.owner = os.getpid()  # a forked worker has this object, and not the lock
+        self._end = weakref.finalize(self, _let_go, _locked(path), path, self.owner)
 
     @classmethod
     def on(cls, folder: Path) -> FolderLock:
@@ -38,7 +39,7 @@ class FolderLock:
         """
         place = folder.resolve()
         found = cls._held.get(place)
-        if found is None or not (place / _NAME).exists():
+        if found is None or found.owner != os.getpid() or not (place / _NAME).exists():
             found = cls._held[place] = cls(place / _NAME)
         return found
 
@@ -89,6 +90,7 @@ def _lock(file: IO[str]) -> None:
         return  # a file system without locks
 
 
-def _let_go(file: IO[str], path: Path) -> None:
-    path.unlink(missing_ok=True)
+def _let_go(file: IO[str], path: Path, owner: int) -> None:
+    if owner == os.getpid():
+        path.unlink(missing_ok=True)
     file.close()

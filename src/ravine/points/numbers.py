@@ -58,6 +58,18 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
         raise InputError(msg)
 
 
+def lifted(tensor: Tensor) -> Tensor:
+    """The tensor in a type that arithmetic knows, with the same values: float8 as float32, and nothing pending.
+
+    Examples:
+        >>> lifted(torch.tensor([0.5]).to(torch.float8_e4m3fn))
+        tensor([0.5000])
+    """
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return tensor.float()
+    return tensor.resolve_conj().resolve_neg()
+
+
 def require_bounded(tensors: Mapping[str, Tensor], label: str) -> None:
     """Refuse a file's tensors that claim far more elements than it stores: a kilobyte may ask for a terabyte.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ravine.errors import InputError
+from ravine.points.formats.quiet import quiet
 from ravine.points.formats.stored import Stored
 
 _METADATA: Final = ".metadata"
@@ -121,7 +122,8 @@ def _load(path: Path, metadata: Any, held: dict[str, Tensor]) -> None:
 
     if metadata.storage_meta is None:
         metadata.storage_meta = StorageMeta()
-    load(dict(held), storage_reader=Reader(path), no_dist=True)
+    with quiet(UserWarning):  # that one process loads
+        load(dict(held), storage_reader=Reader(path), no_dist=True)
 
 
 def _nested(held: Mapping[str, Tensor], places: Mapping[str, Any] | None) -> dict[str, Any]:

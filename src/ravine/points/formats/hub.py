@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ravine.errors import InputError
+from ravine.points.formats import shards
 
 #: In front of ``org/model``, ``org/model@revision`` or ``org/model/folder/file.pt@revision``.
 PREFIX: Final = "hf:"
@@ -36,7 +37,7 @@ def fetched(source: str) -> Path:
     kept = _kept(hub, repository, revision, inside)
     if kept is not None:
         return kept
-    if _is_offline(hub):
+    if _is_offline():
         msg = f"{source!r} is not in the cache, and HF_HUB_OFFLINE forbids the network. Fetch it once with the network."
         raise InputError(msg)
     try:
@@ -87,8 +88,9 @@ def _kept(hub: Any, repository: str, revision: str | None, inside: str) -> Path 
         return None
     if inside:
         return folder / inside if (folder / inside).exists() else None
-    held = [str(path.relative_to(folder)) for path in folder.rglob("*")]
-    return folder if any(_has(held, patterns) for patterns in _PREFERRED) else None
+    held = [path.name for path in folder.iterdir()]
+    has_weights = any(_has(held, patterns) for patterns in _PREFERRED)
+    return folder if has_weights and shards.is_complete(folder) else None
 
 
 def _chosen(files: Sequence[str], source: str) -> tuple[str, ...]:
@@ -112,6 +114,8 @@ def _has(files: Sequence[str], patterns: Sequence[str]) -> bool:
     return all(any(PurePosixPath(f).match(p) and "/" not in f for f in files) for p in patterns)
 
 
-def _is_offline(hub: Any) -> bool:
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
     said = os.environ.get("HF_HUB_OFFLINE", "").upper()
-    return said in ("1", "ON", "YES", "TRUE") or bool(hub.constants.HF_HUB_OFFLINE)
+    return said in ("1", "ON", "YES", "TRUE") or bool(constants.HF_HUB_OFFLINE)

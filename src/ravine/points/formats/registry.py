@@ -25,9 +25,9 @@ FORMATS: Final = (
     adapters,
     shards,
     distributed,
+    foreign,
     safetensors_files,
     deepspeed,
-    foreign,
     torch_files,
 )
 

@@ -33,6 +33,12 @@ def read(path: Path, *, settled: bool = False) -> Stored:
     return _read_indexed(index, settled=settled)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether every shard that the folder's index names is there; True where it has no index."""
+    index = _index_of(folder)
+    return index is None or all((folder / shard).is_file() for shard in _shard_of(index).values())
+
+
 def _index_of(path: Path) -> Path | None:
     if path.is_file():
         return path if path.name.endswith(_ENDINGS) else None

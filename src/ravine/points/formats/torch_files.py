@@ -43,6 +43,8 @@ def read(path: Path, *, settled: bool = False) -> Stored:
     except (
         Exception
     ) as problem:  # a stranger's bytes: the unpickler raises whatever they make it raise
+        if "Unsupported operand 149" in str(problem):  # FRAME, of protocol 4
+            raise _another_protocol(path) from problem
         if isinstance(problem, pickle.UnpicklingError) and _wants_code(path, str(problem)):
             raise _would_run_code(path) from problem
         raise _no_checkpoint(path, problem) from problem
@@ -67,6 +69,14 @@ def _can_be_mapped(path: Path) -> bool:
 def _wants_code(path: Path, said: str) -> bool:
     is_pickle = zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"  # its first opcode, PROTO
     return "GLOBAL" in said or "allowed global" in said or ("Unsupported" in said and is_pickle)
+
+
+def _another_protocol(path: Path) -> InputError:
+    return InputError(
+        f"{str(path)!r} was saved by a pickle protocol that torch cannot read without running code. "
+        "If you trust it, save it again: torch.save(torch.load(path, weights_only=False), new_path, "
+        "pickle_protocol=2)."
+    )
 
 
 def _would_run_code(path: Path) -> InputError:
