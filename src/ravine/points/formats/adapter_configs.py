@@ -133,7 +133,8 @@ def require_bounded(config: Mapping[str, Any], modules: Iterable[str], label: st
     patterns = [text for text in texts if isinstance(text, str)]
     for name in (*_PATTERNS, "layers_pattern"):
         found = config.get(name) or ()
-        patterns.extend([found] if isinstance(found, str) else map(str, found))
+        ends = [found] if isinstance(found, str) else map(str, found)
+        patterns.extend(f"(.*\\.)?({end})" for end in ends)  # as peft puts them
     for pattern in patterns:
         if not _ends_soon(pattern, longest):
             msg = (
@@ -149,14 +150,29 @@ def _ends_soon(pattern: str, longest: int) -> bool:
     bare = re.sub(r"\\.", "x", re.sub(r"\[(?:\\.|[^\]\\])*\]", "x", pattern))
     if re.search(r"\)[*+{]|\(\?(?:[^:]|$)", bare) or re.search(r"\\[1-9]", pattern):
         return False
-    repetitions = len(re.findall(r"[*+]|\{", bare)) + 1  # peft puts (.*\.)? in front
-    if math.comb(longest + repetitions, repetitions) > _STEPS:
+    steps = 0
+    for branch in _branches(bare):
+        repetitions = len(re.findall(r"[*+{]", branch))
+        steps += math.comb(longest + repetitions, repetitions)
+    if steps > _STEPS:
         return False
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
         return False
     return True
+
+
+def _branches(pattern: str) -> list[str]:
+    """The alternatives of a pattern, outside all groups."""
+    found, depth = [""], 0
+    for character in pattern:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "|" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
 
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
