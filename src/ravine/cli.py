@@ -499,8 +499,9 @@ def _print_json(out: Path, results: dict[str, Any], page: Path) -> None:
 
 
 def _figures_of_lines(result: Any, name: str = "line") -> dict[str, Any]:
-    """The barriers, and where there are few enough to be told apart, the curves."""
-    figures = {name: ravine.plot.barriers(result)}
+    """What the lines come to, and the curves where there are few enough to be told apart."""
+    shared = ravine.metrics.shared_end(result) is not None
+    figures = {name: ravine.plot.end_changes(result) if shared else ravine.plot.barriers(result)}
     if result.sizes["line"] <= _TOLD_APART:
         figures["curves"] = ravine.plot.lines(result)
     return figures

@@ -7,6 +7,7 @@ between two points, which see the same examples, is as certain as the pairing ma
 
 from ravine.metrics.connections import Barriers, barriers, connected
 from ravine.metrics.decisions import decide
+from ravine.metrics.ends import EndChanges, end_changes, shared_end
 from ravine.metrics.findings import Finding
 from ravine.metrics.inference import Decision
 from ravine.metrics.judgement import verdict
@@ -23,6 +24,7 @@ __all__ = [
     "Barriers",
     "Convexity",
     "Decision",
+    "EndChanges",
     "Estimate",
     "Finding",
     "Measures",
@@ -38,10 +40,12 @@ __all__ = [
     "connected",
     "convexity",
     "decide",
+    "end_changes",
     "half_drop",
     "minima",
     "plateau",
     "policies",
     "rise",
+    "shared_end",
     "verdict",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,8 @@ from ravine.points.params import Params, all_finite, content_hash, distance, gra
 Dropout = Literal["off", "fixed", "resample"]
 
 _LOOKS = 5  # passes over a trial's examples: two for determinism, three for the affine layer
+_EXACT = 2  # a pass in float64 costs as much as two
+_EXACT_UP_TO = 1 << 25  # parameters of a model that is held in float64 beside the replica
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,14 +166,18 @@ def measure(
             for split in setup.splits:
                 split.require_repeatable(setup.batch_size or DEFAULT_BATCH)
         replica = Replica(setup.model, dtype, setup.device)
-        replica.span(spanning(setup.model, own, fitted, setup.buffers))
+        spanned = spanning(setup.model, own, fitted, setup.buffers)
+        replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
             points = _with_statistics(setup, replica, policies, points, tick)
+        exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
-                _look(setup, split, forward, probes, found)
+                if probes and exact is None and _can_be_exact(setup, own, dtype):
+                    exact = _exact_replica(setup, spanned)
+                _look(setup, split, forward, probes, found, exact)
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
@@ -189,11 +195,29 @@ def measure(
     return found
 
 
+def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
+    """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
+    size = sum(tensor.numel() for tensor in own.params.values())
+    return setup.is_by_example and dtype != torch.float64 and size <= _EXACT_UP_TO
+
+
+def _exact_replica(setup: Setup, spanned: Sequence[Params]) -> Replica:
+    exact = Replica(setup.model, torch.float64, setup.device)
+    exact.span(spanned)
+    exact.set_modes(setup.dropout)
+    return exact
+
+
 def _look(
-    setup: Setup, split: Split, forward: Forward, probes: Sequence[int], found: Measured
+    setup: Setup,
+    split: Split,
+    forward: Forward,
+    probes: Sequence[int],
+    found: Measured,
+    exact: Replica | None,
 ) -> None:
     """Look at a few examples of a split: is J determined, how is it best measured, how does it round?"""
-    looks = _LOOKS + (DRAWS + 1) * len(probes)
+    looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
     size = setup.batch_size
@@ -201,7 +225,11 @@ def _look(
         if known.name in found.plans and known.tensors is not None:
             size = found.plans[known.name].batch_size  # measured once for all
     found.plans[split.name] = plan_for(trial, given_size=size, tunable=setup.is_by_example)
-    found.floors[split.name] = noise_floors(trial, probes)
+    reference = None
+    if exact is not None:
+        policies = replace(forward.policies, dtype=torch.float64)
+        reference = Forward(exact, setup.per_example, policies, split.name, forward.points)
+    found.floors[split.name] = noise_floors(trial, probes, reference)
 
 
 def _with_statistics(
