@@ -190,6 +190,8 @@ def measure(
             found.fingerprints[split.name] = sums.fingerprint
             found.batches[split.name] = plan.batch_size if split.makes_batches else sums.batch
     found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
+    for corner in fitted:
+        corner.require_unchanged()  # nor did a file change while it was measured
     return found
 
 
