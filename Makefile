@@ -29,6 +29,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/size.py
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/mnist.py
 
 # The site, in out/site/index.html. The pages' snippets are run by `make test`; RAVINE_WRITE_DOCS=1 there writes anew what
 # they print.
