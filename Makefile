@@ -7,12 +7,15 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/ravine demo --out out/demo
 
+# A worker for each core, a thread of PyTorch for each worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
+
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The long simulations too: levels and power of every decision.
 test-all: lint
-	$(BIN)/pytest -m 'calibration or not calibration'
+	$(PYTEST) -m 'calibration or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .
