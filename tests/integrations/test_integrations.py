@@ -359,6 +359,7 @@ class TestAdapters:
             here.setattr("importlib.util.find_spec", lambda _: None)
             with pytest.raises(InputError, match="use_dora = True, not plain LoRA; only peft can"):
                 ravine.Line(tiny_lm(), tmp_path)
+        self.adapted(tmp_path)
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         for changes, said in (
             ({"peft_type": "IA3"}, "an adapter of type IA3"),
@@ -369,8 +370,7 @@ class TestAdapters:
             ({"layer_replication": [[0, 2]]}, "other layers than the base"),
             ({"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow = 1.*does not know"),
         ):
-            settings = config | {"use_dora": False} | changes
-            (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+            (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes))
             with pytest.raises(InputError, match=said):
                 ravine.Line(tiny_lm(), tmp_path)
         (tmp_path / "adapter_config.json").write_text("{")

@@ -294,19 +294,28 @@ def test_complex_numbers_have_a_line(tmp_path):
         {"fc.qweight": torch.zeros(2, 3, dtype=torch.int32), "fc.scales": torch.ones(3)},
         {"fc.weight": torch.zeros(2, 3, dtype=torch.int8), "fc.weight_scale": torch.ones(1)},
         {"fc.weight": torch.zeros(2, 3, dtype=torch.uint8), "fc.weight.absmax": torch.ones(1)},
-        {
-            "fc.weight": torch.zeros(2, 3).to(torch.float8_e4m3fn),
-            "fc.weight_scale_inv": torch.ones(1),
-        },
         {"mlp.gate_up_proj_blocks": torch.zeros(2, dtype=torch.uint8), "n": torch.ones(1)},
     ],
-    ids=["GPTQ", "int8", "bitsandbytes", "FP8 in blocks", "MXFP4"],
+    ids=["GPTQ", "int8", "bitsandbytes", "MXFP4"],
 )
 def test_codes_are_no_numbers(tmp_path, held):
     save_file(held, tmp_path / "q.safetensors")
     for source in (held, tmp_path / "q.safetensors"):
-        with pytest.raises(InputError, match="quantised weights"):
-            Checkpoint.read(source)
+        other = {name: (tensor.float() + 1).to(tensor.dtype) for name, tensor in held.items()}
+        with pytest.raises(InputError, match="quantised weights at .*codes cannot be mixed"):
+            Line(source, other)
+
+
+def test_float8_with_scales_is_no_number():
+    weight = torch.zeros(2, 3).to(torch.float8_e4m3fn)
+    with pytest.raises(InputError, match="float8 weights with scales beside them"):
+        Checkpoint.read({"fc.weight": weight, "fc.weight_scale_inv": torch.ones(1)})
+
+
+def test_what_was_trained_beside_quantised_weights_has_a_line():
+    frozen = {"fc.weight": torch.zeros(2, 3, dtype=torch.uint8), "fc.weight.absmax": torch.ones(1)}
+    line = Line(frozen | {"lora": torch.zeros(2)}, frozen | {"lora": torch.ones(2)})
+    assert line.length == pytest.approx(2**0.5)
 
 
 def test_blocks_and_scales_of_an_architecture_are_numbers():

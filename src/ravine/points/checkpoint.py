@@ -20,7 +20,7 @@ from ravine.points.formats.adapters import Adapter
 from ravine.points.formats.stamps import Stamp
 from ravine.points.modules import unwrap
 from ravine.points.names import LEVELS, by_plain_name, copies, wrapper_of
-from ravine.points.numbers import lifted, require_bounded, require_numbers
+from ravine.points.numbers import codes, lifted, require_bounded, require_numbers
 from ravine.points.params import Params, is_float, same_values, version_of
 
 #: What PyTorch calls the running statistics of its normalisation layers.
@@ -67,7 +67,7 @@ class Checkpoint:
 
         Raises:
             InputError: it is none of these; or the file is missing, damaged, of another tool, holds
-                several state dicts or quantised weights, or would have to run code.
+                several state dicts, or would have to run code.
 
         Examples:
             >>> Checkpoint.read(nn.Linear(2, 1)).tensors.keys()
@@ -249,11 +249,12 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
         other: another, already under the names that fit best.
 
     Yields:
-        Missing and extra names, then differing shapes, types and ties.
+        Missing and extra names, then differing shapes, types, quantised weights and ties.
     """
     missing, extra = _absent(reference, other)
     yield from (f"missing in {other.label}: {name!r}" for name in missing)
     yield from (f"only in {other.label}: {name!r}" for name in extra)
+    coded = codes(reference.tensors) | codes(other.tensors)
     for name, tensor in reference.tensors.items():
         found = other.tensors.get(name)
         if found is None:
@@ -262,6 +263,8 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
             yield f"shape at {name!r}: {tuple(tensor.shape)} and {tuple(found.shape)}"
         elif is_float(found) != is_float(tensor):
             yield f"type at {name!r}: {tensor.dtype} and {found.dtype}"
+        elif name in coded and not same_values(tensor, found):
+            yield f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save them"
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():

@@ -69,7 +69,7 @@ def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothi
     return Stored(_nested(held, metadata.planner_data))
 
 
-class _Metadata(pickle.Unpickler):
+class _Metadata(pickle._Unpickler):  # the one in C reserves whatever memory a few bytes ask it for
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in _ALLOWED.get(module, ()):

@@ -73,9 +73,9 @@ def _wants_code(path: Path, said: str) -> bool:
 
 def _another_protocol(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was saved by a pickle protocol that torch cannot read without running code. "
-        "If you trust it, save it again: torch.save(torch.load(path, weights_only=False), new_path, "
-        "pickle_protocol=2)."
+        f"{str(path)!r} was saved by a pickle protocol that torch reads only where it may run "
+        "code, and was not read. If you trust it, save it again: torch.save(torch.load(path, "
+        "weights_only=False), new_path, pickle_protocol=2)."
     )
 
 
