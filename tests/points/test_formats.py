@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ravine import Checkpoint, InputError, Line
+from ravine import Checkpoint, InputError, Line, TrajectoryRecorder
 
 
 def state(value=1.0):
@@ -310,6 +310,36 @@ def test_float8_with_scales_is_no_number():
     weight = torch.zeros(2, 3).to(torch.float8_e4m3fn)
     with pytest.raises(InputError, match="float8 weights with scales beside them"):
         Checkpoint.read({"fc.weight": weight, "fc.weight_scale_inv": torch.ones(1)})
+
+
+def test_points_without_values_are_refused(tmp_path):
+    shapes = {"w": torch.zeros(2, device="meta")}
+    with pytest.raises(InputError, match="names and shapes only, no values"):
+        Line(shapes, {"w": torch.ones(2)}).at(0.5)
+    with pytest.raises(InputError, match="names and shapes only, no values"):
+        TrajectoryRecorder(tmp_path).record(0, shapes)
+
+
+def test_packed_floats_are_refused():
+    packed = torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(InputError, match="packed"):
+        Checkpoint.read({"w": packed})
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "empty"),
+        ("::ema", "empty"),
+        ("x" * 5000, "there is no checkpoint"),
+        ("a\0.pt", "there is no checkpoint"),
+        ("/dev/null", "neither a file nor a folder"),
+        ("nowhere.pt::ema", r"no checkpoint 'nowhere\.pt'"),
+    ],
+)
+def test_paths_that_name_nothing(source, said):
+    with pytest.raises(InputError, match=said):
+        Checkpoint.read(source)
 
 
 def test_what_was_trained_beside_quantised_weights_has_a_line():

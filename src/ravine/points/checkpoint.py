@@ -97,12 +97,17 @@ class Checkpoint:
         """Raise if a tensor, or the file that it is mapped from, has been changed in place since it was read.
 
         Raises:
-            InputError: naming the tensor or the file. A ``state_dict()`` holds the live tensors of its module,
-                so the "initialisation" of a model that was then trained is the solution, and the
-                line is flat.
+            InputError: naming the tensor or the file, or a tensor without values (on the meta
+                device). A ``state_dict()`` holds the live tensors of its module, so the
+                "initialisation" of a model that was then trained is the solution, and the line is
+                flat.
         """
         for file in self.files:
             file.require_same()
+        empty = [name for name, tensor in self.params.items() if tensor.is_meta]
+        if empty:
+            msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
+            raise InputError(msg)
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
                 msg = (
@@ -348,6 +353,9 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
 def _from_mapping(mapping: Mapping[Any, Any], label: str, wanted: str = "") -> Checkpoint:
     chosen = states.chosen(mapping, label, wanted)
     named = {str(name): tensor for name, tensor in chosen.items()}
+    if len(named) < len(chosen):
+        msg = f"{label} has names that differ in their type only, such as 0 and '0'"
+        raise InputError(msg)
     require_numbers(named, label)
     held = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
     ties = _shared(held)

@@ -27,12 +27,12 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
     """Refuse tensors that no arithmetic of points takes.
 
     Raises:
-        InputError: one is sparse, nested, quantised by torch, without a shape, or float8 with a scale beside it.
+        InputError: one is sparse, nested, packed, quantised by torch, without a shape, or float8 with a scale.
     """
     unusual = [name for name, tensor in tensors.items() if _is_unusual(tensor)]
     if unusual:
         msg = (
-            f"{label} holds sparse, nested, quantised or uninitialised tensors, which have no line: "
+            f"{label} holds sparse, nested, packed, quantised or uninitialised tensors, which have no line: "
             f"{', '.join(unusual[:5])}"
         )
         raise InputError(msg)
@@ -48,7 +48,8 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
 
 def _is_unusual(tensor: Tensor) -> bool:
     is_whole = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
-    return not is_whole or is_lazy(tensor)
+    is_packed = "float4" in str(tensor.dtype) or "bits" in str(tensor.dtype)
+    return not is_whole or is_packed or is_lazy(tensor)
 
 
 def codes(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -58,7 +59,7 @@ def codes(tensors: Mapping[str, Tensor]) -> set[str]:
         >>> codes({"fc.qweight": torch.zeros(2, dtype=torch.int32), "fc.scales": torch.ones(2)})
         {'fc.qweight'}
     """
-    return {name for name, tensor in tensors.items() if _is_code(name, tensor, tensors)}
+    return {name for name, tensor in tensors.items() if _is_code(name, tensor)}
 
 
 def lifted(tensor: Tensor) -> Tensor:
@@ -96,12 +97,11 @@ def _beyond(tensor: Tensor) -> int:
     return max(tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes(), 0)
 
 
-def _is_code(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+def _is_code(name: str, tensor: Tensor) -> bool:
     if _CODES.search(name):
         return True
-    is_packed = "float4" in str(tensor.dtype) or "bits" in str(tensor.dtype)
     is_weight = name.rpartition(".")[2] == "weight" and tensor.dim() > 1
-    return is_packed or (is_weight and not is_float(tensor))
+    return is_weight and not is_float(tensor)
 
 
 def _is_scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:

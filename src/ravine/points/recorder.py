@@ -129,6 +129,7 @@ class TrajectoryRecorder:
         point = Checkpoint.read(model)  # gathered from all processes, if it is split between them
         if not _is_first_process():
             return
+        point.require_unchanged()  # and has values
         self._require_own()
         self._require_alike(step, point)
         passing = passing_buffers(model)
