@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made import ALPHA, flips, profile_of, rough
 
 import ravine
+from made import ALPHA, flips, profile_of, rough
 from ravine import InputError, metrics
 from ravine.metrics.findings import findings_of
 from ravine.metrics.inference import decided

@@ -8,7 +8,7 @@ from typing import Final
 
 from ravine.paper import recipes, training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
-from ravine.paper.figures.study import Outcome, Study
+from ravine.paper.figures.study import Outcome, Study, is_whole
 from ravine.paper.models import LSTM
 from ravine.plot import Figure, Panel
 
@@ -83,9 +83,6 @@ def perplexities(run: training.Run) -> str:
 
 def beside_published(run: training.Run) -> float:
     """The test part's perplexity over the published one; NaN for another text, or for a part of the training."""
-    full = replace(
-        recipes.recipe(run.recipe.name, seed=run.recipe.seed), profile=run.recipe.profile
-    )
-    return (
-        run.test["perplexity"][0] / PUBLISHED[run.recipe.name] if run.recipe == full else math.nan
-    )
+    if not is_whole(run):
+        return math.nan
+    return run.test["perplexity"][0] / PUBLISHED[run.recipe.name]

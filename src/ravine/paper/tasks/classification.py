@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 import ravine
 from ravine.paper.data import Splits
+from ravine.paper.device import drawing
 from ravine.paper.recipe import Architecture, Recipe
-from ravine.paper.tasks.task import Dropout, Task, cut_rows, drawing
+from ravine.paper.tasks.task import Dropout, Task, cut_rows
 
 _MONITORED: Final = 250  # examples per forward pass when nothing is learned
 
@@ -66,10 +67,12 @@ class Classification(Task):
             (inputs[:both], labels[:both]),
         ]
         self.tested_on = parts["test"]
+        self.balanced = is_balanced(labels)
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         inputs, labels = self.trained_on[phase]
-        for batch in torch.randperm(len(labels), generator=order).split(self.recipe.batch_size):
+        shuffled = torch.randperm(len(labels), generator=order).to(labels.device)
+        for batch in shuffled.split(self.recipe.batch_size):
             yield F.cross_entropy(model(inputs[batch]), labels[batch])
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
@@ -88,7 +91,7 @@ class Classification(Task):
         loss, error = means(model.eval(), *examples)
         objective = loss
         if self.network.noisy:
-            with drawing(seed):
+            with drawing(seed, examples[1].device):
                 objective, _ = means(model.train(), *examples)
         return {"objective": objective, "loss": loss, "error": error}
 
@@ -114,8 +117,25 @@ class Classification(Task):
             {split: parts[split] for split in splits},
             dropout=dropout,
             seed=self.recipe.seed,
+            device=self.valid[1].device,
             dtype=dtype,
+            strata=class_of if self.balanced else None,
         )
+
+
+def is_balanced(labels: Tensor) -> bool:
+    """Whether a data set has as many examples of each class, by design: a draw of it could not have other counts.
+
+    Examples:
+        >>> is_balanced(torch.tensor([1, 0, 0, 1])), is_balanced(torch.tensor([1, 0, 0]))
+        (True, False)
+    """
+    return len(labels.unique(return_counts=True)[1].unique()) == 1
+
+
+def class_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The strata of a balanced set: the class of each example of a batch."""
+    return batch[1]
 
 
 def means(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
