@@ -77,6 +77,12 @@ def test_a_damaged_index_is_refused(tmp_path, held):
         Checkpoint.read(folder)
 
 
+def test_the_file_of_transformers_beside_others(tmp_path):
+    save_file(state(), tmp_path / "model.safetensors")
+    save_file(state(2.0), tmp_path / "consolidated.safetensors")
+    assert same(tmp_path)
+
+
 def test_one_file_of_transformers_in_a_folder(tmp_path):
     torch.save(state(), tmp_path / "pytorch_model.bin")
     torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
@@ -361,6 +367,9 @@ def test_a_kilobyte_does_not_ask_for_a_terabyte(tmp_path):
     torch.save({"w": torch.zeros(1).expand(1 << 38)}, tmp_path / "bomb.pt")
     with pytest.raises(InputError, match=r"'w' of shape \(274877906944,\) with 4 bytes behind it"):
         Checkpoint.read(tmp_path / "bomb.pt")
+    torch.save({"w": torch.zeros(1).to(torch.float8_e5m2).expand(1 << 38)}, tmp_path / "small.pt")
+    with pytest.raises(InputError, match=r"with 1 bytes behind it"):
+        Checkpoint.read(tmp_path / "small.pt")
     torch.save({"ids": torch.arange(4.0).expand(2, 4), "w": torch.ones(2)}, tmp_path / "fine.pt")
     assert Checkpoint.read(tmp_path / "fine.pt").tensors["ids"].shape == (2, 4)
 

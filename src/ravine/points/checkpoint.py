@@ -80,7 +80,7 @@ class Checkpoint:
         if isinstance(source, str | os.PathLike):
             return from_path(source)
         if isinstance(source, Mapping):
-            return _from_mapping(source, label="a state dict")
+            return _from_named(_named(source, "a state dict"), "a state dict")
         msg = (
             f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
         )
@@ -344,19 +344,27 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
     held = registry.read(path, settled=settled)
     if isinstance(held, Adapter):
         return Checkpoint(dict(held.tensors), label, files=held.files, adapter=held)
-    point = _from_mapping(held.held, label, wanted)
-    require_bounded(point.tensors, label)
+    point = _from_named(_named(held.held, label, wanted, from_file=True), label)
     marked = held.buffers & point.tensors.keys()
     return replace(point, files=held.files, buffers=point.buffers | marked)
 
 
-def _from_mapping(mapping: Mapping[Any, Any], label: str, wanted: str = "") -> Checkpoint:
+def _named(
+    mapping: Mapping[Any, Any], label: str, wanted: str = "", *, from_file: bool = False
+) -> dict[str, Tensor]:
+    """The state dict in a mapping; of a stranger's file, only if it is not far larger than the file."""
     chosen = states.chosen(mapping, label, wanted)
     named = {str(name): tensor for name, tensor in chosen.items()}
     if len(named) < len(chosen):
         msg = f"{label} has names that differ in their type only, such as 0 and '0'"
         raise InputError(msg)
     require_numbers(named, label)
+    if from_file:
+        require_bounded(named, label)
+    return named
+
+
+def _from_named(named: Mapping[str, Tensor], label: str) -> Checkpoint:
     held = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
     ties = _shared(held)
     tensors = {name: lifted(tensor) for name, tensor in held.items()}
