@@ -26,6 +26,7 @@ class Claim:
         bound: "at most" or "at least" …
         threshold: … this much is what the sentence amounts to.
         reason: why that threshold; for a claim without a figure, what deciding it would take.
+        ends: whether it is about how the training ends, so that a stopped one says nothing.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Claim:
     bound: Literal["at most", "at least"]
     threshold: float
     reason: str
+    ends: bool = False
 
     def judged(self, outcome: Outcome | None, profile: str = "") -> Finding:
         """The claim's number in an outcome of its figure, if there is one.
@@ -48,6 +50,11 @@ class Claim:
         Returns:
             What was found.
         """
+        if self.ends and outcome is not None:
+            early = [run.stopped for run in outcome.runs if run.stopped]
+            if early:
+                note = f"it is about the end of a training that was stopped: {early[0]}"
+                return Finding(self, float("nan"), "not run", profile, note)
         number = float("nan") if outcome is None or not self.figure else self.found(outcome)
         if np.isnan(number):
             status = "not run"
@@ -68,12 +75,14 @@ class Finding:
         number: NaN where it was not run.
         status: in words.
         profile: of the measurements; "" where there are none.
+        note: why it was not run, where the figure was.
     """
 
     claim: Claim
     number: float
     status: str
     profile: str = ""
+    note: str = ""
 
     @property
     def verdict(self) -> str:
@@ -86,7 +95,8 @@ class Finding:
         """
         bound = f"{self.claim.bound} {self.claim.threshold:g}"
         found = "" if np.isnan(self.number) else f": {self.number:.3g}"
-        return f"{self.claim.asks}{found} ({bound})" if self.claim.figure else self.claim.asks
+        said = f"{self.claim.asks}{found} ({bound})" if self.claim.figure else self.claim.asks
+        return f"{said}; {self.note}" if self.note else said
 
 
 def as_json(findings: Iterable[Finding], **about: Any) -> str:
@@ -100,12 +110,13 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
         The text, one claim an object; a number that was not found is null.
     """
     rows = [
-        {key: value for key, value in asdict(found.claim).items() if key != "found"}
+        {key: value for key, value in asdict(found.claim).items() if key not in ("found", "ends")}
         | {
             "number": None if np.isnan(found.number) else float(f"{found.number:.6g}"),
             "status": found.status,
             "profile": found.profile,
         }
+        | ({"note": found.note} if found.note else {})
         for found in findings
     ]
     return json.dumps(about | {"claims": rows}, indent=1, ensure_ascii=False) + "\n"
@@ -128,7 +139,7 @@ def as_markdown(findings: Iterable[Finding]) -> str:
             claim.asks,
             number,
             bound,
-            claim.reason,
+            found.note or claim.reason,
             found.profile or "—",
         )
         rows.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |\n")

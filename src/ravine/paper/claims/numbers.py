@@ -116,7 +116,7 @@ def learnt(outcome: Outcome, epochs: int) -> float:
     history = outcome.runs[0].history
     first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
     objective = first["objective"].sel(split="train").values
-    return float((objective[0] - objective[epochs]) / (objective[0] - objective.min()))
+    return float((objective[0] - objective[epochs]) / (objective[0] - np.nanmin(objective)))
 
 
 def epochs_in_the_flat(outcome: Outcome) -> float:
@@ -124,6 +124,8 @@ def epochs_in_the_flat(outcome: Outcome) -> float:
     history = outcome.runs[0].history
     first = history.isel(record=np.flatnonzero(history["phase"].values == 1))
     objective = first["objective"].sel(split="train").values
+    if outcome.runs[0].recipe.is_lean:  # not every epoch was watched
+        objective = objective[np.isfinite(objective)]
     bottom = objective.min() + 0.1 * (objective[0] - objective.min())
     return float((objective[1:] <= bottom).mean())
 

@@ -130,6 +130,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at least",
         0.9,
         "ours: “essentially all” is nine tenths, “a few” is five",
+        ends=True,
     ),
     Claim(
         "maxout-flat-bottom",
@@ -141,6 +142,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at least",
         0.5,
         "“most” is more than half",
+        ends=True,
     ),
     Claim(
         "maxout-94",
@@ -154,6 +156,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         94,
         "the paper's count; two binomial standard deviations of it are 19",
+        ends=True,
     ),
     *(
         Claim(
@@ -245,6 +248,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         0.01,
         "ours: training by minibatches with dropout stops near a minimum of this line, not in it",
+        ends=True,
     ),
     Claim(
         "random-no-barrier",
@@ -440,6 +444,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         0.01,
         "ours: one in a hundred, about what the other networks of the paper reach",
+        ends=True,
     ),
     Claim(
         "lstm-no-obstacle",
@@ -489,6 +494,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         1.05,
         "ours: the published one is one run's, and a twentieth is what seeds and a rounded number "
         "may make",
+        ends=True,
     ),
     *(
         Claim(name, section, sentence, "", "—", lambda o: float("nan"), "at most", 0, reason)
