@@ -18,7 +18,7 @@ import ravine
 from ravine import cli
 from ravine.paper import claims, device, export, publish, recipes
 from ravine.paper.data import load
-from ravine.paper.figures import FIGURES, Outcome, OutOfTime, Study, trainings
+from ravine.paper.figures import FIGURES, OutOfTime, Study, mpdbm, trainings
 from ravine.paper.models import CONV, Layer, Network
 from ravine.paper.recipe import Momentum, PerUpdate, Phase, Recipe, canonical
 from ravine.paper.training import Budget, Deadline, Run, Training, restart, train
@@ -257,7 +257,13 @@ class TestBudget:
         assert run.identity == f"{job.hash} stopped in phase 1 at {7 * epochs}"
 
     def test_stopped_in_phase_2_its_outcome_so_far_is_kept(self, tmp_path):
-        run = train(small(epochs=1, second=30), tmp_path, until=within(8))
+        now = [0.0]
+
+        def say(line):
+            now[0] += 100 * line.startswith("phase 1 is over")
+
+        until = Deadline(50, "the budget of a test", lambda: now[0])
+        run = train(small(epochs=4, second=30), tmp_path, say=say, until=until)
         assert "of phase 2" in run.stopped
         assert run.final.exists()
         assert len(run.test_errors) == 2
@@ -474,32 +480,38 @@ class TestCommands:
     def test_the_full_commands_run_from_end_to_end(
         self, figures, precision, tmp_path, monkeypatch, capsys
     ):
+        """Also where plotly is missing: there are pictures then, and no pages."""
         monkeypatch.setattr(recipes, "recipe", tiny)
+        monkeypatch.setattr(publish, "find_spec", lambda name: None)
+        monkeypatch.setitem(mpdbm.EFFORT, "full", mpdbm.Effort(10, 25, 100, 10))
         monkeypatch.chdir(tmp_path)
         full = ["--profile", "full", "--device", "cpu", "--lean", "--precision", precision]
         carried = ["--budget", "9", "--export", "carried"]
         assert command("paper", "run", *figures, *full, *carried, "--out", "o") == 0
         said = capsys.readouterr()
         assert f"on the CPU, torch {torch.__version__}" in said.err
+        assert "plotly is not installed" in said.err
         variant = "full-lean" if precision == "float32" else f"full-lean-{precision}"
         for name in figures:
             assert f"{name}, profile {variant}: o/figures/{name}-{variant}" in said.out
-            outcome = json.loads(
-                (tmp_path / f"o/figures/{name}-{variant}/outcome.json").read_text()
-            )
+            made = tmp_path / f"o/figures/{name}-{variant}"
+            assert {path.suffix for path in made.iterdir()} == {".png", ".pdf", ".json"}
+            outcome = json.loads((made / "outcome.json").read_text())
             assert outcome["command"].startswith(f"ravine paper run {name} --profile full --lean")
             assert set(outcome["trained_on"].values()) == {"the CPU"}
         with zipfile.ZipFile("carried/results.zip") as packed:
             names = packed.namelist()
         assert f"figures/{figures[0]}-{variant}/{figures[0]}.png" in names
         assert sum(name.startswith("measurements/") for name in names) >= 2
-        log = (tmp_path / "carried/log.txt").read_text()
-        assert "measured fig" in log
-        assert command("paper", "check", "--out", "o", "--profile", "full") == 0
+        assert "measured fig" in (tmp_path / "carried/log.txt").read_text()
+        (piece,) = tmp_path.glob("carried/*.solution.1of1")
+        assert command("paper", "unpack", "carried", "--out", "back") == 0
+        assert command("paper", "check", "--out", "back", "--profile", "full") == 0
         assert f"{figures[0]} ({variant})" in capsys.readouterr().out
 
     def test_what_the_time_did_not_do_is_said_and_done_later(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(recipes, "recipe", tiny)
+        monkeypatch.setattr(publish, "find_spec", lambda name: None)
         monkeypatch.chdir(tmp_path)
         words = ["paper", "run", "fig5", "--profile", "full", "--out", "o"]
         assert command(*words, "--budget", "0.00001", "--export", "x") == 2
@@ -516,17 +528,6 @@ class TestCommands:
         assert command(*words) == 0  # now to its end, and measured anew
         outcome = json.loads((tmp_path / "o/figures/fig5-full/outcome.json").read_text())
         assert outcome["stopped"] == {}
-
-    def test_without_plotly_there_are_pictures_and_no_pages(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(publish, "find_spec", lambda name: None)
-        said = []
-        figure = ravine.plot.line(curve())
-        monkeypatch.setitem(
-            FIGURES, "one", lambda study: Outcome("one", figure, {"a": curve()}, ())
-        )
-        made, _ = publish.publish("one", Study("quick", tmp_path, say=said.append))
-        assert {path.suffix for path in made.iterdir()} == {".png", ".pdf", ".json"}
-        assert any("plotly is not installed" in line for line in said)
 
     def test_without_netcdf_nothing_is_begun(self, tmp_path, monkeypatch, capsys):
         from ravine.paper import cli as paper_cli
