@@ -182,7 +182,7 @@ def test_a_resolved_line(folder, capsys):
         )
         == 0
     )
-    assert "read between them by interpolation" in capsys.readouterr().out
+    assert "max. interpolation error of the train loss" in capsys.readouterr().out
     curve = open_result("o/line.nc")
     assert curve.attrs["sampling"] == "resolved"
     assert reconstruct(curve, [0.123]).sizes["alpha"] == 1

@@ -238,7 +238,7 @@ def project(
     """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
     points = parse_alpha(alpha)
     J = load_objective(objective)  # noqa: N806
-    taken = _open_run(run)
+    taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
     _require_writable(out)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
@@ -499,8 +499,9 @@ def _print_json(out: Path, results: dict[str, Any], page: Path) -> None:
 
 
 def _figures_of_lines(result: Any, name: str = "line") -> dict[str, Any]:
-    """The barriers, and where there are few enough to be told apart, the curves."""
-    figures = {name: ravine.plot.barriers(result)}
+    """What the lines come to, and the curves where there are few enough to be told apart."""
+    shared = ravine.metrics.shared_end(result) is not None
+    figures = {name: ravine.plot.end_changes(result) if shared else ravine.plot.barriers(result)}
     if result.sizes["line"] <= _TOLD_APART:
         figures["curves"] = ravine.plot.lines(result)
     return figures
@@ -542,8 +543,8 @@ def _numbered_checkpoints(folder: Path) -> bool:
         return False
 
 
-def _open_run(place: str) -> ravine.Trajectory:
-    run = ravine.Trajectory.open(place)
+def _open_run(place: str, model: Any) -> ravine.Trajectory:
+    run = ravine.Trajectory.open(place, model=model)
     if len(run) < 2:
         msg = (
             f"{place!r} holds one snapshot, of step {run.steps[0]}; a line from first to last "

@@ -17,6 +17,7 @@ from ravine.paper.recipes import recipe
 
 KEPT = Path(__file__).parent
 RUN = KEPT / "schema-1" / "run"
+PROJECTED = ("alpha", "beta", "distance", "residual")
 KINDS = ("line", "long", "resolved", "lines", "plane", "resolved-plane", "path", "path-on-plane")
 
 
@@ -35,7 +36,13 @@ def test_the_same_request_gives_the_same_means(kind):
     compared = [name for name in ("loss", "error", "residual") if name in before]
     assert compared
     for name in [*compared, *before.coords]:
-        xr.testing.assert_identical(before[name].drop_attrs(), now[name].drop_attrs())
+        one, other = before[name].drop_attrs(), now[name].drop_attrs()
+        if (
+            kind.startswith("path") and name in PROJECTED
+        ):  # by LAPACK, whose last bits are the machine's
+            xr.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
+        else:
+            xr.testing.assert_identical(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -182,7 +182,7 @@ def test_sets_that_may_be_averaged_are_connected_pair_by_pair():
     )
     assert metrics.connected(found) == [("a", "b"), ("b", "c"), ("d",)]
     said = metrics.verdict(found)
-    assert "May be averaged" in str(said)
+    assert "Linearly mode-connected" in str(said)
     assert "a, b; b, c" in str(said)
     assert metrics.connected(found, tolerance=10.0) == [("a", "b", "c", "d")]
 
@@ -387,7 +387,7 @@ def test_numbers_make_a_curve_and_names_make_marks(solutions, tmp_path):
 def test_the_report_has_every_barrier(measured, tmp_path):
     page = ravine.write_report(tmp_path, measured).read_text()
     for name in ("a – b", "a – c", "b – c"):
-        assert f"{name}: end" in page
+        assert f"{name}: barrier (end)" in page
     assert "three seeds" in page
 
 

@@ -24,7 +24,7 @@ from ravine import (
     write_report,
 )
 from ravine.measuring.projection import Run
-from ravine.metrics.walks import random_walk, straightness
+from ravine.metrics.walks import CorrelatedWalk, correlated_walk, random_walk, straightness
 from ravine.points.recorder import TrajectoryRecorder
 from ravine.points.slices import Line
 from ravine.points.trajectory import Trajectory
@@ -149,6 +149,20 @@ class TestMadeTrajectories:
         assert bool((path["path_length"] >= path["displacement"] - 1e-9).all())
 
 
+def carried(folder, momentum, every, *, drift=0.0):
+    """A run of 120 snapshots: steps that momentum makes of fresh gradients, and of a constant one."""
+    stream, recorder = np.random.default_rng(7), TrajectoryRecorder(folder)
+    place = np.zeros(10_000)
+    velocity = stream.normal(size=len(place)) / (1 - momentum**2) ** 0.5
+    recorder.record(0, {"w": torch.from_numpy(place)})
+    for snapshot in range(120):
+        for _ in range(every):
+            velocity = momentum * velocity + stream.normal(size=len(place))
+            place = place + velocity + drift
+        recorder.record((snapshot + 1) * every, {"w": torch.from_numpy(place)})
+    return project(folder)
+
+
 class TestRandomWalk:
     def test_the_closed_form_is_a_semicircle_and_two_thirds(self):
         share = np.linspace(0, 1, 100_001)
@@ -206,6 +220,48 @@ class TestRandomWalk:
             float(directness.sel(walk="random walk")), rel=0.02
         )
 
+    @pytest.mark.parametrize(("momentum", "every"), [(0.0, 1), (0.9, 1), (0.9, 10), (0.97, 20)])
+    def test_momentum_without_a_signal_is_its_own_null(self, momentum, every, tmp_path):
+        path = carried(tmp_path, momentum, every)
+        found = correlated_walk(path)
+        assert found is not None
+        own, captured = found[1], float(path["captured"].sel(walk="run"))
+        assert captured == pytest.approx(own["captured"], abs=0.01)
+        assert float(path["directness"].sel(walk="run")) == pytest.approx(
+            own["directness"], rel=0.05
+        )
+        assert straightness(path).startswith(
+            "Training went about as straight as a random walk with its own step"
+        )
+
+    def test_momentum_is_straighter_than_independent_steps(self, tmp_path):
+        path = carried(tmp_path, 0.9, 1)
+        found = correlated_walk(path)
+        assert found is not None
+        assert found[0].momentum == pytest.approx(0.9, abs=0.02)
+        assert float(path["captured"].sel(walk="run")) > 2 / 3 + 0.01
+        assert "one with independent steps 0.667" in straightness(path)
+
+    def test_a_drift_is_straighter_than_its_own_step_correlation(self, tmp_path):
+        path = carried(tmp_path, 0.9, 10, drift=0.5)
+        assert straightness(path).startswith(
+            "Training went straighter than a random walk with its own step"
+        )
+
+    def test_the_square_of_a_correlated_way_is_the_sum_of_all_correlations(self):
+        steps = np.arange(7)
+        expected = (0.8 ** np.abs(steps[:, None] - steps[None])).sum()
+        assert float(CorrelatedWalk(0.8).squares(7)) == pytest.approx(expected, rel=1e-12)
+        crossed = (0.8 ** np.abs(np.arange(3)[:, None] - steps[None])).sum()
+        assert float(CorrelatedWalk(0.8).products(np.array([3]), 7)[0]) == pytest.approx(crossed)
+
+    def test_how_a_run_turns(self):
+        path = project([point(0, 0), point(1, 0), point(1, 2), point(4, 2)])
+        np.testing.assert_allclose(path["step_cosine"][2:], [0, 0], atol=1e-15)
+        assert bool(path["step_cosine"][:2].isnull().all())
+        back = project([point(0, 0), point(2, 2), point(1, 1)])
+        assert float(back["step_cosine"][2]) == pytest.approx(-1)
+
     def test_the_first_component_of_a_walk(self):
         found = principal_axes(walk(99, 20_000, seed=3), count=2)
         assert found.explained[0] == pytest.approx(6 / math.pi**2, abs=0.02)
@@ -216,7 +272,7 @@ class TestWords:
     def test_a_straight_run_is_straighter(self):
         run = [point(0, 0), point(1, 0.1), point(2, 0)]
         assert straightness(project(run)).startswith(
-            "Training went straighter than a random walk: the line captures 0.952"
+            "Training went straighter than a random walk with independent steps: the line captures 0.952"
         )
 
     def test_a_detour_is_less_straight(self):
@@ -423,7 +479,7 @@ class TestShown:
             )
         )
         assert found.headline.startswith(
-            "Training went straighter than a random walk: the line captures 0.800"
+            "Training went straighter than a random walk with independent steps: the line captures 0.800"
         )
         assert "farthest from the line at step 1, where α = 0.375" in str(found)
         assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)

@@ -838,3 +838,37 @@ def test_the_noise_floor_sees_an_autocast_of_the_callers_function():
     error = np.abs(values(rough) - values(plain))
     assert (values(rough, "loss_noise_floor") > 100 * values(plain, "loss_noise_floor")).all()
     assert (error <= 3 * values(rough, "loss_noise_floor")).all()
+
+
+CANCELLING = {
+    "a large number added and taken away": lambda v: (v + 1e6) - 1e6,
+    "a product that is divided again": lambda v: (v + 3e5).square() / (v + 3e5) - 3e5,
+    "a logarithm beside one": lambda v: torch.log1p(v * 1e-6).exp().sub(1).mul(1e6),
+    "a half-precision detour": lambda v: v.half().float(),
+    "nothing": lambda v: v,
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_the_noise_floor_sees_what_cancels_inside_the_loss(name):
+    """A unit of rounding in the parameters does not show it; the same examples in float64 do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    inputs, targets = torch.randn(600, 8), torch.randint(0, 4, (600,))
+    lost = CANCELLING[name]
+
+    def per_example(model, batch):
+        return lost(F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
+
+    def truth(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    line = Line(start, {n: p + 0.5 * torch.randn_like(p) for n, p in start.items()})
+    at = np.linspace(0, 1, 11)
+    curve = evaluate(Objective(model, per_example, (inputs, targets)), along=line, at=at)
+    exact = Objective(model, truth, (inputs, targets), dtype=torch.float64)
+    error = np.abs(values(curve) - values(evaluate(exact, along=line, at=at)))
+    floor = values(curve, "loss_noise_floor")
+    assert (error <= 1.5 * floor).all()
+    assert (floor < 1e-6).all() == (name == "nothing")

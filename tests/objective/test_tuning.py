@@ -100,12 +100,14 @@ class TestLayout:
         )  # the probes' tiny changes reach these weights too
 
     def test_code_that_cannot_have_it_is_left_alone(self, images, monkeypatch):
+        clock(monkeypatch, lambda n, last: 1e-4 * n * (2 if last else 1))
         usual = walked(Convolutions(rigid=True), images, batch_size=100)
         clock(monkeypatch, lambda n, last: 1e-4 * n * (0.5 if last else 1))
         same = walked(Convolutions(rigid=True), images, batch_size=100)
         np.testing.assert_array_equal(same["loss"], usual["loss"])
 
     def test_no_gain_no_change(self, images, monkeypatch):
+        clock(monkeypatch, lambda n, last: 1e-4 * n * (2 if last else 1))
         usual = walked(Convolutions(), images, batch_size=100)
         clock(monkeypatch, lambda n, last: 1e-4 * n)
         same = walked(Convolutions(), images, batch_size=100)

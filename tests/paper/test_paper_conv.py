@@ -11,11 +11,13 @@ import torch
 import ravine
 from oracles import of_w, point
 from ravine.paper.claims import CLAIMS
-from ravine.paper.claims.numbers import humps
+from ravine.paper.claims.curves import tops
 from ravine.paper.figures import FIGURES, NotThere, Study
 from ravine.paper.figures.conv import WINDOW, Barrier, barrier
 from ravine.paper.models import CONV, ConvNetwork, Convolution, Layer
 from ravine.paper.recipes import recipe
+from ravine.paper.tasks.by_network import task_for
+from ravine.paper.tasks.classification import class_of
 from ravine.paper.training import Training
 
 SMALL = ConvNetwork(
@@ -251,15 +253,28 @@ def near(J):
 class TestBarrier:
     def test_height_and_width_are_the_closed_form(self):
         found = barrier(near(bump(0.06, 1.0)), split="data")
-        assert found.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
-        assert found.height.at == pytest.approx(0.03, abs=1e-9)
-        assert found.end.value == pytest.approx(
+        assert found.rise.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
+        assert found.rise.height.at == pytest.approx(0.03, abs=1e-9)
+        assert found.rise.foot == 0
+        assert found.end == pytest.approx(
             0.06, abs=2e-5
         )  # read from a dense grid by straight pieces
         of_the_mean = np.std([0.5, 1.0, 1.5, 1.0], ddof=1) / 2
-        assert found.height.stderr == pytest.approx(0.0009 * of_the_mean, rel=0.05)
-        assert "J rises by 0.00090 ± 0.00019 nats, highest at α = 0.03" in str(found)
-        assert "is below J(0) again from α = 0.06 on" in str(found)
+        assert found.rise.height.stderr == pytest.approx(0.0009 * of_the_mean, rel=0.05)
+
+    def test_four_examples_say_nothing_of_others(self):
+        found = barrier(near(bump(0.06, 1.0)), split="data")
+        assert (found.found.answer, found.here.answer) == ("undecided", "shown")
+        assert "for other examples like these is undecided" in str(found)
+        assert "on these it does, highest at α = 0.03, and is back from α = 0.06 on" in str(found)
+
+    def test_many_examples_show_it(self):
+        x = torch.linspace(0.5, 1.5, 400, dtype=torch.float64)
+        J = of_w(lambda w, x: 2 + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
+        found = barrier(near(J), split="data")
+        assert found.found.answer == "shown"
+        assert found.found.lower < 0.06**2 / 4 < found.found.upper
+        assert str(found).startswith("J rises by 0.0009 nats, 95 % bounds [0.000")
 
     def test_the_standard_error_is_of_the_difference(self):
         """Per example the height is x · rise²/4fall, and 2 cancels: its error is that of the mean of x."""
@@ -267,27 +282,27 @@ class TestBarrier:
         J = of_w(lambda w, x: 2 + 5 * torch.sin(7 * x) + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
         found = barrier(near(J), split="data")
         height = 0.06**2 / 4
-        assert found.height.stderr == pytest.approx(
+        assert found.rise.height.stderr == pytest.approx(
             height * float(x.std()) / 401**0.5, rel=0.3
         )  # from 64 halves
 
     def test_no_barrier(self):
-        found = barrier(near(bump(-0.06, 1.0)), split="data")
-        assert (found.height.value, found.end.value) == (0.0, 0.0)
-        assert (
-            str(found)
-            == "J does not rise by more than rounding, interpolation and, where there are masks, their noise may do"
-        )
+        x = torch.linspace(0.5, 1.5, 400, dtype=torch.float64)
+        J = of_w(lambda w, x: 2 - x * (0.06 * w[0] + w[0] ** 2), x, size=1)
+        found = barrier(near(J), split="data")
+        assert found.found.answer == "excluded"
+        assert np.isnan(found.end)
+        assert str(found).startswith("J does not rise by more than 5.2e-05 nats")
 
     def test_a_barrier_that_does_not_end_nearby(self):
         found = barrier(near(bump(0.6, 1.0)), split="data")
         assert isinstance(found, Barrier)
-        assert found.height.at == pytest.approx(WINDOW)
-        assert np.isnan(found.end.value)
-        assert "stays above J(0)" in str(found)
+        assert found.rise.height.at == pytest.approx(WINDOW)
+        assert np.isnan(found.end)
+        assert "is not back" in str(found)
 
     @pytest.mark.parametrize(
-        ("value", "tops"),
+        ("value", "places"),
         [
             ([3, 2, 1, 0], []),
             ([0, 1, 2, 3], []),  # climbed, never descended from
@@ -296,8 +311,18 @@ class TestBarrier:
             ([0, 0.05, 0], []),
         ],
     )
-    def test_humps(self, value, tops):
-        assert humps(np.arange(len(value)), np.array(value, float), 0.1) == tops
+    def test_tops(self, value, places):
+        assert tops(np.arange(len(value)), np.array(value, float), 0.1) == places
+
+
+def test_a_balanced_set_is_stratified_by_class():
+    study_of = recipe("conv-cifar10", "desk")
+    small = replace(study_of, train=40, valid=20, data="made up")
+    labels = torch.arange(80) % 10
+    images = torch.zeros(80, 3, 32, 32)
+    for of, strata in ((labels, class_of), (labels.clamp(max=8), None)):
+        task = task_for(small.network, small, {"train": (images, of), "test": (images, of)})
+        assert task.objective(("train",)).grouping.strata is strata
 
 
 def test_figure_6_and_its_claims(tmp_path):
@@ -309,11 +334,14 @@ def test_figure_6_and_its_claims(tmp_path):
     assert "This is a toy" in outcome.figure.caption
     found = {claim.name: claim.judged(outcome) for claim in CLAIMS if claim.figure == "fig6"}
     assert len(found) == 6
-    assert all(
-        np.isfinite(one.number) or one.claim.name == "conv-near-the-start" for one in found.values()
-    )
+    assert {one.status for one in found.values()} == {"not run"}  # a toy decides nothing
     plain = barrier(outcome.results["near"])
-    assert (found["conv-a-barrier"].number > 0) == (plain.height.value > 0)
+    there = {"shown": "holds", "excluded": "does not hold", "undecided": "undecided"}
+    assert found["conv-a-barrier"].arm == there[plain.found.answer]
+    about_it = ("conv-a-single-barrier", "conv-near-the-start", "conv-wide", "conv-not-tall")
+    if plain.found.answer == "excluded":
+        assert {found[name].arm for name in about_it} == {None}
+        assert found["conv-wide"].about == "there is no barrier"
     again = FIGURES["fig6"](Study("quick", tmp_path, fresh=False))
     assert again.figure.caption == outcome.figure.caption
     with pytest.raises(NotThere):

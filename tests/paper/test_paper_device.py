@@ -17,8 +17,10 @@ from torch.nn import functional as F
 import ravine
 from ravine import cli
 from ravine.paper import claims, device, export, publish, recipes
+from ravine.paper.claims.runs import epochs_in_the_flat, learnt
 from ravine.paper.data import load
 from ravine.paper.figures import FIGURES, OutOfTime, Study, mpdbm, trainings
+from ravine.paper.figures.study import is_whole
 from ravine.paper.models import CONV, Layer, Network
 from ravine.paper.recipe import Momentum, PerUpdate, Phase, Recipe, canonical
 from ravine.paper.training import Budget, Deadline, Run, Training, restart, train
@@ -271,13 +273,21 @@ class TestBudget:
     def test_a_claim_about_the_end_is_not_run_and_says_why(self):
         found = [claim for claim in claims.CLAIMS if claim.ends]
         assert {"maxout-94", "lstm-performs", "mpdbm-performs"} <= {claim.name for claim in found}
-        early = SimpleNamespace(runs=(SimpleNamespace(stopped="the time was spent"),))
+        early = SimpleNamespace(
+            runs=(SimpleNamespace(stopped="the time was spent"),), seeds=(0,), is_scaled=True
+        )
         for claim in found:
             finding = claim.judged(early, "full")
-            assert finding.status == "not run"
-            assert finding.verdict.endswith("that was stopped: the time was spent")
+            assert (finding.status, finding.arm) == ("not run", None)
+            assert finding.about.endswith("that was stopped: the time was spent")
             assert "the time was spent" in claims.as_markdown([finding])
             assert "the time was spent" in claims.as_json([finding])
+
+    def test_a_stopped_training_decides_nothing_about_the_papers_own(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(recipes, "recipe", lambda *_: small(profile="full"))
+        stopped = train(small(profile="full").lean, tmp_path, until=within(0))
+        assert not is_whole(stopped)
+        assert is_whole(train(stopped.recipe, tmp_path))
 
     def test_what_there_is_no_time_to_measure_is_not_begun(self, tmp_path):
         now = [0.0]
@@ -360,6 +370,13 @@ class TestLeanness:
         assert steps[:8] == (0, 1, 2, 3, 4, 5, 6, 8)
         assert steps[-1] == 12 * 7
         assert len(steps) < 22
+
+    def test_a_share_of_learning_that_was_not_watched_is_not_run(self, tmp_path):
+        run = train(small(epochs=12).lean, tmp_path)
+        outcome = SimpleNamespace(runs=(run,))
+        assert learnt(outcome, 5).status == "not run"
+        assert 0 < learnt(outcome, 10).number <= 1
+        assert 0 <= epochs_in_the_flat(outcome).number <= 1
 
     def test_its_learning_curve_is_drawn_through_what_was_watched(self, tmp_path):
         from ravine.paper.figures.parts import learning_curve

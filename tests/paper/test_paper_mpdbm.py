@@ -540,13 +540,17 @@ def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
         not [one for one in found if one.quantity == "loss"]
     )
     judged = {claim.name: claim.judged(line) for claim in claims.CLAIMS if claim.figure == "fig7"}
+    assert {one.status for one in judged.values()} == {"not run"}  # it is no whole training
     second = judged["mpdbm-second-minimum"]
-    assert (second.number > 0) == any(
+    assert (second.here == "holds") == any(
         one.curve == "line" and one.quantity == "loss" for one in found
     )
-    assert (judged["mpdbm-passed-around"].status == "not run") == (second.number == 0)
-    assert judged["mpdbm-large-start"].status == "holds"
-    assert judged["mpdbm-performs"].status == "not run"  # it is no whole training
+    around = {"does not hold": "not run", "undecided": "undecided"}
+    assert judged["mpdbm-passed-around"].answer == around.get(second.answer, "holds")
+    assert judged["mpdbm-large-start"].arm == "holds"
+    assert judged["mpdbm-performs"].answer == "not run"
+    alone = judged["mpdbm-more-non-convex"]
+    assert alone.about == "none of the networks that it is compared with was run"
     again = FIGURES["fig7"](Study("quick", study.out, fresh=False))
     assert again.figure.caption == line.figure.caption
     line.figure.save(tmp_path / "fig7.pdf")
@@ -571,8 +575,9 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     assert abs(plane.attrs["cosine"]) < 1e-5
     assert len(path["step"]) == len(run.history["step"])
     (claim,) = (claim for claim in claims.CLAIMS if claim.figure == "fig7-plane")
-    found = anomalies({"line": outcome.results["line"]}, ("loss",), ("train",))
-    assert (claim.judged(outcome).status == "not run") == (not found)
+    (depth,) = (claim for claim in claims.CLAIMS if claim.name == "mpdbm-second-minimum")
+    there = depth.judged(outcome).answer
+    assert (claim.judged(outcome).answer == "not run") == (there == "does not hold")
     (panel,) = outcome.figure.panels
     names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
     assert names == [

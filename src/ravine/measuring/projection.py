@@ -38,7 +38,7 @@ def project(
     """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
 
     The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal.
-    Sums are taken in float64. Snapshots stream past: beside the corners, two are held at a time.
+    Sums are taken in float64. Snapshots stream past: beside the corners, three are held at a time.
 
     Args:
         run: a ``Trajectory``, the folder of one, or a sequence of points (steps 0, 1, …).
@@ -57,12 +57,16 @@ def project(
         - ``cosine``: of the angle between θ_t − θ₀ and the slice, NaN where θ_t = θ₀;
         - ``step_length`` ‖θ_t − θ_{t−1}‖ and ``path_length``, its sum so far; from snapshot to
           snapshot, so each is at least what training walked;
+        - ``step_cosine``: of the angle between the displacement from the snapshot before and the
+          one before that, NaN at the first two;
 
         lengths in the parameters' own unit. With the dim ``walk`` ("run", "random walk"):
         ``captured`` = L/(L + max residual), ``captured_squares`` = Σ distance² / Σ displacement²,
         ``max_residual`` / L, and ``directness``, L / path length up to the line's end; the random
         walk has as many updates between snapshots, and is described in ``ravine.metrics.walks``. With it
-        come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Where the line
+        come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Its steps are
+        independent; ``ravine.straightness`` sets the run beside one with the run's own step
+        correlation too. Where the line
         does not join the run's first snapshot to a later one, there is no walk to compare with, and
         they are absent. With an objective ``loss`` (step, split), its standard error and so on, as
         ``evaluate`` gives them; running statistics follow the
@@ -89,7 +93,7 @@ def project(
     between = _axes_gram(corners)
     digest = hashlib.sha256()
     rows: list[_Row] = []
-    previous: Params | None = None
+    earlier: list[Params] = []
     for index, (step, point) in enumerate(
         zip(steps, aligned(points, along.corners[0]), strict=True)
     ):
@@ -97,8 +101,8 @@ def project(
         _require_hash(points, index, found)
         digest.update(f"{step}:{found};".encode())
         here = {name: point.tensors[name] for name in corners[0]}
-        rows.append(_row(corners, between, here, previous))
-        previous = here
+        rows.append(_row(corners, between, here, earlier))
+        earlier = [*earlier[-1:], here]
     path = _geometry(np.array(steps), rows, along, math.sqrt(between[0, 0]))
     path = _beside_a_random_walk(path)
     hashes = [content_hash(corner.tensors) for corner in along.corners]
@@ -236,22 +240,23 @@ class _Row:
     residual: float
     displacement: float
     step_length: float
+    step_cosine: float
 
 
 def _row(
-    corners: Sequence[Params], between: np.ndarray, point: Params, previous: Params | None
+    corners: Sequence[Params], between: np.ndarray, point: Params, earlier: Sequence[Params]
 ) -> _Row:
+    """Where a snapshot is; ``earlier`` are the one or two before it, the older one first."""
     names = list(corners[0])
-    inner, displacement, moved = np.zeros(len(between)), 0.0, 0.0
-    held = [*corners, point] if previous is None else [*corners, point, previous]
-    for _, block in blocks(held, names):
+    inner, displacement = np.zeros(len(between)), 0.0
+    moved = np.zeros((2, 2))
+    for _, block in blocks([*corners, point, *reversed(earlier)], names):
         offsets = block[1:] - block[0]
         away = offsets[len(between)]
         inner += (offsets[: len(between)] @ away).numpy()
         displacement += float(away @ away)
-        if previous is not None:
-            last = block[-2] - block[-1]
-            moved += float(last @ last)
+        steps = -block[len(corners) :].diff(dim=0)  # the last one first
+        moved[: len(steps), : len(steps)] += (steps @ steps.T).numpy()
     coordinates = np.linalg.solve(between, inner)  # NaN where a corner is
     # a second pass, because the difference of two squares would lose half of the digits
     residual = 0.0
@@ -261,7 +266,17 @@ def _row(
         left = offsets[-1] - weights @ offsets[:-1]
         residual += float(left @ left)
     within = math.sqrt(max(float(coordinates @ between @ coordinates), 0.0))
-    return _Row(coordinates, within, math.sqrt(residual), math.sqrt(displacement), math.sqrt(moved))
+    lengths = np.sqrt(np.diagonal(moved))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = float(moved[0, 1] / lengths.prod())
+    return _Row(
+        coordinates,
+        within,
+        math.sqrt(residual),
+        math.sqrt(displacement),
+        float(lengths[0]),
+        cosine,
+    )
 
 
 def _geometry(steps: np.ndarray, rows: list[_Row], along: Slice, length: float) -> xr.Dataset:
@@ -284,6 +299,10 @@ def _geometry(steps: np.ndarray, rows: list[_Row], along: Slice, length: float) 
         "displacement": (displacement, {"long_name": "distance from the start", **own}),
         "cosine": (cosine, {"long_name": "cosine of the angle to the slice", "units": "1"}),
         "step_length": (step_length, {"long_name": "distance from the snapshot before", **own}),
+        "step_cosine": (
+            np.array([row.step_cosine for row in rows]),
+            {"long_name": "cosine of the angle between successive displacements", "units": "1"},
+        ),
         "path_length": (step_length.cumsum(), {"long_name": "length of the path so far", **own}),
     }
     for dim, column in zip(along.dims, coordinates.T, strict=True):

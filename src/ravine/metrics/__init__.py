@@ -7,22 +7,26 @@ between two points, which see the same examples, is as certain as the pairing ma
 
 from ravine.metrics.connections import Barriers, barriers, connected
 from ravine.metrics.decisions import decide
+from ravine.metrics.ends import EndChanges, end_changes, shared_end
 from ravine.metrics.findings import Finding
-from ravine.metrics.inference import Decision
+from ravine.metrics.inference import FLAT, Decision, threshold_of
 from ravine.metrics.judgement import verdict
 from ravine.metrics.measures import Measures, Row
-from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise
+from ravine.metrics.obstacles import BARRIERS, Minimum, Rise, barrier, minima, rise, rise_of
 from ravine.metrics.profile import Estimate, Profile
 from ravine.metrics.relief import Relief, Spot
 from ravine.metrics.shape import Convexity, convexity, half_drop, plateau
 from ravine.metrics.verdicts import Verdict
+from ravine.metrics.walks import correlated_walk
 from ravine.metrics.wording import policies
 
 __all__ = [
     "BARRIERS",
+    "FLAT",
     "Barriers",
     "Convexity",
     "Decision",
+    "EndChanges",
     "Estimate",
     "Finding",
     "Measures",
@@ -37,11 +41,16 @@ __all__ = [
     "barriers",
     "connected",
     "convexity",
+    "correlated_walk",
     "decide",
+    "end_changes",
     "half_drop",
     "minima",
     "plateau",
     "policies",
     "rise",
+    "rise_of",
+    "shared_end",
+    "threshold_of",
     "verdict",
 ]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from ravine.metrics.replicates import Family, Sample, times_errors
+from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: 
         widest=float(max(start.stderr.max(), end.stderr.max())),
         times=joint * max(first, last),
         skew=worse_skew(start.skew[deciding], end.skew[deciding]),
-        certain_lower=float(np.max(both_sure)) - _rounding(sample),
-        certain_upper=float(np.max(both_certain)) + _rounding(sample),
+        certain_lower=float(np.max(both_sure)) - sample.floor,
+        certain_upper=float(np.max(both_certain)) + sample.floor,
     )
 
 
@@ -143,8 +143,8 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         widest=float(pairs.stderr.max()),
         times=joint * pair,
         skew=_skew_between(sample, *map(int, deciding)),
-        certain_lower=float(sure.max()) - _rounding(sample),
-        certain_upper=float(loose.max()) + _rounding(sample),
+        certain_lower=float(sure.max()) - sample.floor,
+        certain_upper=float(loose.max()) + sample.floor,
     )
 
 
@@ -179,8 +179,8 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
             _skew_between(sample, deciding[0], deciding[1]),
             _skew_between(sample, deciding[1], deciding[2]),
         ),
-        certain_lower=sure - _rounding(sample),
-        certain_upper=loose + _rounding(sample),
+        certain_lower=sure - sample.floor,
+        certain_upper=loose + sample.floor,
     )
 
 
@@ -256,8 +256,8 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
         widest=float(of.stderr.max()),
         times=times,
         skew=float(of.skew[deciding]),
-        certain_lower=float(np.max(of.value - of.doubt)) - _rounding(sample),
-        certain_upper=float(np.max(of.value + of.doubt)) + _rounding(sample),
+        certain_lower=float(np.max(of.value - of.doubt)) - sample.floor,
+        certain_upper=float(np.max(of.value + of.doubt)) + sample.floor,
     )
 
 
@@ -299,17 +299,14 @@ def _p(drawn: np.ndarray, observed: float) -> float:
 
 
 def _margin(sample: Sample, of: Family, times: float, level: float) -> np.ndarray:
-    return np.maximum(times_errors(times, of.stderr), _binomial(sample, level))
+    margin = upper_margin(times, of.stderr, of.spread, sample.floor)
+    return np.maximum(margin, _binomial(sample, level))
 
 
 def _binomial(sample: Sample, level: float) -> float:
     """No flip seen is not no flip: the bound on a share of which none was seen."""
     profile = sample.profile
     return -np.log(level) / max(profile.units, 1) if profile.counted else 0.0
-
-
-def _rounding(sample: Sample) -> float:
-    return float(np.nan_to_num(sample.profile.floor).max(initial=0.0))
 
 
 def worse_skew(one: float, other: float) -> float:

@@ -14,7 +14,7 @@ from ravine.result.schema import kind_of, lines_of, validate
 
 
 def decide(
-    result: xr.Dataset,
+    result: xr.Dataset | Profile,
     what: What,
     *,
     above: float | None = None,
@@ -31,7 +31,8 @@ def decide(
     nothing are told otherwise, however many points they have.
 
     Args:
-        result: of a line, or of several.
+        result: of a line, or of several; or a ``Profile``, a part of a line, say, with a quantity and a split of its
+            own.
         what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or chord);
             ``"rise"``: anywhere in [0, 1], from a point to a later one;
             ``"minimum"``: a point of the measured interval that is below one on either side;
@@ -71,11 +72,13 @@ def decide(
     if not 0 < level < 0.5:
         msg = f"level must lie between 0 and 0.5; got {level!r}"
         raise InputError(msg)
+    asked: dict[str, Any] = {"above": above, "kind": kind, "scope": scope}
+    if isinstance(result, Profile):
+        return decided(result, what, level=level, **asked)
     found = kind_of(validate(result))
     if found in ("plane", "path"):
         msg = f"decide() is for lines; this result is of a {found}. Measure a Line between two of its points."
         raise InputError(msg)
-    asked: dict[str, Any] = {"above": above, "kind": kind, "scope": scope}
     if found == "line":
         return decided(Profile.of(result, quantity, split), what, level=level, **asked)
     profiles = {name: Profile.of(line, quantity, split) for name, line in lines_of(result).items()}

@@ -12,6 +12,15 @@ from ravine.metrics.inference import LEVEL, Decision, Scope
 from ravine.metrics.measures import Measures
 from ravine.metrics.profile import minus
 
+_OPEN: Final = ("undecided", "undefined")
+_NOTHING: Final = (
+    "falls monotonically",
+    "rises monotonically",
+    "flat",
+    "no barrier",
+    "no change",
+)
+
 #: Words for the answers about a barrier between two points.
 _BARRIER: Final = {"shown": "barrier", "excluded": "no barrier", "undecided": "undecided"}
 
@@ -62,6 +71,13 @@ class Finding:
         return (
             f"{self.line}: {self.split} {self.name}" if self.line else f"{self.split} {self.name}"
         )
+
+    @property
+    def answer(self) -> str:
+        """In one of three: a change is "shown", or "excluded", or "undecided"."""
+        if self.finding in _OPEN:
+            return "undecided"
+        return "excluded" if self.finding in _NOTHING else "shown"
 
     @property
     def height(self) -> str:

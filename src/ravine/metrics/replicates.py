@@ -22,6 +22,7 @@ class Family:
     Attributes:
         value: (differences,) as read.
         stderr: (differences,) paired, with a floor from rounding.
+        spread: (differences,) paired, of the examples alone.
         doubt: (differences,) what interpolation may do; inf where that is unknown.
         drawn: (differences, draws) centred replicates, each divided by its standard error.
         top: (differences,) α of the point that is asked about.
@@ -30,6 +31,7 @@ class Family:
 
     value: np.ndarray
     stderr: np.ndarray
+    spread: np.ndarray
     doubt: np.ndarray
     drawn: np.ndarray
     top: np.ndarray
@@ -76,6 +78,7 @@ class Sample:
             self.deviations = held / max(held.shape[1], 1) ** 0.5
             self.replicates = held
         self.rounding = np.nan_to_num(self.profile.floor) / 3
+        self.floor = float(np.nan_to_num(self.profile.floor).max(initial=0.0))
 
     @property
     def draws(self) -> int:
@@ -114,6 +117,7 @@ class Sample:
         return Family(
             value=weights @ self.profile.value,
             stderr=stderr,
+            spread=np.sqrt(variance),
             doubt=_weighted(np.abs(weights), self.profile.misfit),
             drawn=np.nan_to_num(drawn),
             top=self.profile.alpha[top],
@@ -143,12 +147,13 @@ class Pairs:
     def __init__(self, sample: Sample) -> None:
         profile, moved = sample.profile, sample.deviations
         inner = moved @ moved.T
-        size = np.diagonal(inner) + sample.rounding**2
-        square = size[:, None] + size[None, :] - 2 * inner
+        own, rounding = np.diagonal(inner), sample.rounding**2
+        square = np.maximum(own[:, None] + own[None, :] - 2 * inner, 0)
         self.sample = sample
-        self.later = np.triu(np.ones((len(size), len(size)), dtype=bool), 1)
+        self.later = np.triu(np.ones(inner.shape, dtype=bool), 1)
         self.value = profile.value[None, :] - profile.value[:, None]
-        self.stderr = np.sqrt(np.maximum(square, 0))
+        self.spread = np.sqrt(square)
+        self.stderr = np.sqrt(square + rounding[:, None] + rounding[None, :])
         self.doubt = profile.misfit[None, :] + profile.misfit[:, None]
         self.highest, self.lowest = self._suprema()
 
@@ -161,8 +166,11 @@ class Pairs:
             turned: of J(α₁) − J(α₂) instead.
         """
         value = -self.value if turned else self.value
-        margin = times_errors(times, self.stderr) + self.doubt
-        return np.where(self.later, value + margin if upper else value - margin, -np.inf)
+        if not upper:
+            margin = times_errors(times, self.stderr) + self.doubt
+            return np.where(self.later, value - margin, -np.inf)
+        margin = upper_margin(times, self.stderr, self.spread, self.sample.floor) + self.doubt
+        return np.where(self.later, value + margin, -np.inf)
 
     def raw(self, *, turned: bool) -> np.ndarray:
         """(points, points) the differences as read, where both points are known; −inf elsewhere."""
@@ -183,6 +191,18 @@ class Pairs:
                 highest = np.maximum(highest, step.max(axis=0))
                 lowest = np.maximum(lowest, -step.min(axis=0))
         return highest.astype(np.float64), lowest.astype(np.float64)
+
+
+def upper_margin(times: float, stderr: np.ndarray, spread: np.ndarray, floor: float) -> np.ndarray:
+    """How far above what was read a difference may lie; rounding moves it by no more than the noise floor.
+
+    Args:
+        times: how many standard errors.
+        stderr: of the examples and of rounding together.
+        spread: of the examples alone.
+        floor: the largest noise floor, three standard errors of rounding.
+    """
+    return np.minimum(times_errors(times, stderr), times_errors(times, spread) + floor)
 
 
 def times_errors(times: float, stderr: np.ndarray) -> np.ndarray:

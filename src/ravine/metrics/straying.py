@@ -8,7 +8,7 @@ import xarray as xr
 from ravine.metrics.measures import Row
 from ravine.metrics.profile import minus
 from ravine.metrics.verdicts import Verdict
-from ravine.metrics.walks import straightness
+from ravine.metrics.walks import correlated_walk, straightness
 
 _DEFINITIONS = {
     "captured": "L / (L + the largest residual), L the length from start to end",
@@ -28,20 +28,24 @@ def path_verdict(path: xr.Dataset) -> Verdict:
         "not in these numbers, so it walked at least as far as they say."
     )
     rows = tuple(
-        Row(
-            str(walk),
-            "path",
-            name.replace("_", " "),
-            float(path[name].sel(walk=walk)),
-            np.nan,
-            "",
-            definition,
-        )
-        for walk in path["walk"].values
+        Row(who, "path", name.replace("_", " "), walk[name], np.nan, "", definition)
+        for who, walk in _walks(path).items()
         for name, definition in _DEFINITIONS.items()
     )
     known = sentences if np.isfinite(residual).all() else sentences[-1:]
     return Verdict(straightness(path), tuple(filter(None, known)), rows, {})
+
+
+def _walks(path: xr.Dataset) -> dict[str, dict[str, float]]:
+    """The run and what it is set beside: name → measures."""
+    found = {
+        str(walk): {name: float(path[name].sel(walk=walk)) for name in _DEFINITIONS}
+        for walk in path["walk"].values
+    }
+    own = correlated_walk(path)
+    if own is not None:
+        found[f"random walk, steps correlated as the run's (φ = {own[0].momentum:.3g})"] = own[1]
+    return found
 
 
 def _farthest(path: xr.Dataset) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,18 +30,30 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         for profile in (Profile.of(curve, quantity, split) for split in splits)
     }
     way = "curve" if curve.attrs.get("curved", 0) else "straight line"
-    first, *others = measured.values()
+    first = next(iter(measured.values()))
     main = Wording(first, way)
     findings = findings_of([*measured.values()])
     sentences = [*main.details()]
     sentences += [
-        Wording(other, way).remark(found) for other, found in zip(others, findings[1:], strict=True)
+        _open(findings[1:]),
+        _perplexities(measured),
+        policies(curve),
+        _resolution(curve, first),
     ]
-    sentences += [_perplexities(measured), policies(curve), _resolution(curve, first)]
     rows = tuple(row for one in measured.values() for row in rows_of(one))
     decisions = tuple(found for one in measured.values() for found in one.decisions.values())
     said = tuple(sentence for sentence in sentences if sentence)
     return Verdict(main.headline(), said, rows, measured, decisions, findings)
+
+
+def _open(findings: Sequence[Finding]) -> str:
+    """Why rows of the table are undecided, and about how many examples would decide."""
+    told = []
+    for one in findings:
+        if one.answer == "undecided":
+            needed = f"; about {one.examples:,} examples would decide" if one.examples else ""
+            told.append(f"{one.subject} ({one.reason}{needed})")
+    return f"Undecided: {', '.join(told)}." if told else ""
 
 
 @dataclass(frozen=True)
@@ -104,14 +116,6 @@ class Wording:
                 f"it {self._change()}."
             )
         return self._undecided(found, span, where)
-
-    def remark(self, found: Finding) -> str:
-        """What the table's row leaves out: why it is undecided or undefined, and what would decide it."""
-        if found.finding == "undefined":
-            return f"The {self.name} is undefined: {found.reason}."
-        if found.finding != "undecided":
-            return ""
-        return f"The {self.name} is undecided{self._for_others(found)}."
 
     def _undefined(self, points: int) -> str:
         lost = self.measures.undefined
@@ -276,13 +280,15 @@ def policies(curve: xr.Dataset) -> str:
     if is_plane(curve):
         first, last, corners = ("origin", "corner b", "corners")
     differ = "differ from those of the saved checkpoints"
+    batches = f"batches of {curve.attrs.get('batch_size', '?')}"  # results of old say no more
+    batches = curve.attrs.get("statistics_from", batches)
     buffers = {
         "start": f"Running statistics are the {first}'s at every point, so values elsewhere {differ}.",
         "end": f"Running statistics are the {last}'s at every point, so values elsewhere {differ}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
-            "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so values at the {corners} {differ} too."
+            f"Running statistics are estimated anew at every point, from {batches}, so values at the "
+            f"{corners} {differ} too."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     if not curve.attrs.get("running_statistics", 1):

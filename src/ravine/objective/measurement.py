@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,8 @@ from ravine.points.params import Params, all_finite, content_hash, distance, gra
 Dropout = Literal["off", "fixed", "resample"]
 
 _LOOKS = 5  # passes over a trial's examples: two for determinism, three for the affine layer
+_EXACT = 2  # a pass in float64 costs as much as two
+_EXACT_UP_TO = 1 << 25  # parameters of a model that is held in float64 beside the replica
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,6 +77,7 @@ class Measured:
         hashes: of the corners' tensors.
         gram: inner products of the corners' differences from the first one, over the parameters.
         dtype: of the forward pass.
+        statistics_from: the batches that running statistics were estimated from; "" where they were not.
     """
 
     moments: dict[str, dict[str, Moments]]
@@ -86,6 +89,7 @@ class Measured:
     hashes: list[str]
     gram: np.ndarray
     dtype: str
+    statistics_from: str = ""
 
     def part(self, points: np.ndarray, corners: Sequence[int]) -> Measured:
         """The part of the measurement that belongs to a slice through some of the corners.
@@ -114,6 +118,7 @@ class Measured:
             hashes=[self.hashes[corner] for corner in corners],
             gram=_gram_of(self.gram, corners),
             dtype=self.dtype,
+            statistics_from=self.statistics_from,
         )
 
 
@@ -159,23 +164,30 @@ def measure(
     labels = labels or [f"point {number}" for number in range(len(coefficients))]
     points = Points(coefficients, labels)
     found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    statistics_from = ""
     with _undisturbed(setup):
         if setup.check_data and earlier is None:
             for split in setup.splits:
-                split.require_repeatable(setup.batch_size or DEFAULT_BATCH)
+                split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
         replica = Replica(setup.model, dtype, setup.device)
-        replica.span(spanning(setup.model, own, fitted, setup.buffers))
+        spanned = spanning(setup.model, own, fitted, setup.buffers)
+        replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
-            points = _with_statistics(setup, replica, policies, points, tick)
+            points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
+        exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
-                _look(setup, split, forward, probes, found)
+                if probes and exact is None and _can_be_exact(setup, own, dtype):
+                    exact = _exact_replica(setup, spanned)
+                _look(setup, split, forward, probes, found, exact)
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
-            sums = measure_split(forward, split, plan, setup.grouping, tick)
+            sums = measure_split(
+                forward, split, plan, setup.grouping, tick, check_data=setup.check_data
+            )
             before = None if earlier is None else earlier.fingerprints[split.name]
             if setup.check_data or sums.fingerprint.count == 0:
                 split.require_same(before, sums.fingerprint)
@@ -184,14 +196,34 @@ def measure(
             found.fingerprints[split.name] = sums.fingerprint
             found.batches[split.name] = plan.batch_size if split.makes_batches else sums.batch
     found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
-    return found
+    for corner in fitted:
+        corner.require_unchanged()  # nor did a file change while it was measured
+    return replace(found, statistics_from=statistics_from)
+
+
+def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
+    """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
+    size = sum(tensor.numel() for tensor in own.params.values())
+    return setup.is_by_example and dtype != torch.float64 and size <= _EXACT_UP_TO
+
+
+def _exact_replica(setup: Setup, spanned: Sequence[Params]) -> Replica:
+    exact = Replica(setup.model, torch.float64, setup.device)
+    exact.span(spanned)
+    exact.set_modes(setup.dropout)
+    return exact
 
 
 def _look(
-    setup: Setup, split: Split, forward: Forward, probes: Sequence[int], found: Measured
+    setup: Setup,
+    split: Split,
+    forward: Forward,
+    probes: Sequence[int],
+    found: Measured,
+    exact: Replica | None,
 ) -> None:
     """Look at a few examples of a split: is J determined, how is it best measured, how does it round?"""
-    looks = _LOOKS + (DRAWS + 1) * len(probes)
+    looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
     size = setup.batch_size
@@ -199,7 +231,11 @@ def _look(
         if known.name in found.plans and known.tensors is not None:
             size = found.plans[known.name].batch_size  # measured once for all
     found.plans[split.name] = plan_for(trial, given_size=size, tunable=setup.is_by_example)
-    found.floors[split.name] = noise_floors(trial, probes)
+    reference = None
+    if exact is not None:
+        policies = replace(forward.policies, dtype=torch.float64)
+        reference = Forward(exact, setup.per_example, policies, split.name, forward.points)
+    found.floors[split.name] = noise_floors(trial, probes, reference)
 
 
 def _with_statistics(
@@ -208,13 +244,13 @@ def _with_statistics(
     policies: Policies,
     points: Points,
     tick: Callable[[int], None],
-) -> Points:
-    """The points with running statistics that are estimated anew on the first split."""
+) -> tuple[Points, str]:
+    """The points with running statistics that are estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
     forward = Forward(replica, setup.per_example, policies, split.name, points)
     require_determined(Trial(forward, split, size, _LOOKS), setup.model)
-    statistics = recomputed_statistics(forward, split, size, tick)
-    return Points(points.coefficients, points.labels, statistics)
+    anew = recomputed_statistics(forward, split, size, tick)
+    return Points(points.coefficients, points.labels, anew.statistics), str(anew)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,16 +13,20 @@ from torch.utils.hooks import RemovableHandle
 
 from ravine.errors import InputError
 from ravine.objective.affine import tensors_in
-from ravine.objective.batches import Batch, leaves
-from ravine.objective.forward import joined
+from ravine.objective.batches import Batch, dense_parts
+from ravine.objective.forward import Forward, joined
 from ravine.objective.randomness import seed_all
 from ravine.objective.tuning import Trial, agree
+from ravine.points.params import is_float
 
 DRAWS: Final = 3  # perturbed evaluations at each point whose rounding is looked at
+_HALF: Final = (torch.float16, torch.bfloat16)
 _PLAIN: Final = (Tensor, nn.Parameter)
 
 
-def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, float]]:
+def noise_floors(
+    trial: Trial, probes: Sequence[int], exact: Forward | None = None
+) -> dict[str, dict[int, float]]:
     """How far rounding alone moves the mean of each quantity, estimated on a few of the examples.
 
     At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times: each
@@ -30,9 +34,14 @@ def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, flo
     times the standard deviation of the means so found (masks that are resampled are drawn anew too),
     and at least one unit of rounding of the mean.
 
+    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) − 10⁶ is the same for
+    neighbouring x. So the same examples are evaluated in float64 as well, where that can be afforded. The floor is
+    at least the mean error so found, and three of its standard errors over the whole split.
+
     Args:
         trial: of the split.
         probes: numbers of the points to look at.
+        exact: the same forward pass in float64; None where there is none.
 
     Returns:
         Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not finite.
@@ -53,21 +62,54 @@ def noise_floors(trial: Trial, probes: Sequence[int]) -> dict[str, dict[int, flo
     floors: dict[str, dict[int, float]] = {}
     for point in probes:
         found: dict[str, list[Tensor]] = {}
+        in_rows: set[str] = set()
         for draw in range(DRAWS + 1):
             forward.stand_at(point)
             if draw:
                 forward.replica.perturb(generator, narrow)
-            drawn = joined([forward.quantities(batch, point, draw=draw) for batch in held])
+            by_batch = [forward.quantities(batch, point, draw=draw) for batch in held]
+            in_rows |= {name for given in by_batch for name, of in given.items() if of.ndim > 1}
+            drawn = joined(by_batch)
             for name, values in drawn.items():
                 found.setdefault(name, []).append(values)
             forward.forget(point)
         for name, draws in found.items():
             values = torch.stack(draws)
+            if name in in_rows:  # where NaN means that there is no value
+                values = values[:, ~values.isnan().all(0)]
             means = values.mean(1)
             spread, rounding = share * 3 * means.std(), unit * means[0].abs()
             floor = float(torch.stack([spread, rounding]).max())
             floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
+        if exact is not None:
+            first = {name: draws[0] for name, draws in found.items()}
+            for name, error in _errors(exact, held, point, first, len(trial.split)).items():
+                floors[name][point] = max(floors[name][point], error)
     return floors
+
+
+def _errors(
+    exact: Forward, held: Sequence[Batch], point: int, found: Mapping[str, Tensor], split: int
+) -> dict[str, float]:
+    """How far rounding moves the mean of each quantity over a split, by the same examples in float64.
+
+    A count of examples is left out: one that flips here would be taken for as many as there are examples like it.
+    """
+    exact.stand_at(point)
+    try:
+        truth = joined([exact.quantities(exact.placed(batch), point) for batch in held])
+    except Exception:  # a model need not run in float64; perturbation alone has to do
+        return {}
+    errors: dict[str, float] = {}
+    for name, values in found.items():
+        if name not in truth or truth[name].shape != values.shape or len(values) < 2:
+            continue
+        apart = values - truth[name]
+        if (values == values.round()).all() or not apart.isfinite().all():
+            continue
+        spread = float(apart.std()) / max(len(apart), split) ** 0.5
+        errors[name] = abs(float(apart.mean())) + 3 * spread
+    return errors
 
 
 def require_determined(trial: Trial, model: nn.Module) -> None:
@@ -140,13 +182,19 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
 def _same(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same numbers."""
     before, after = (
-        [leaf for leaf in leaves(batch.content) if isinstance(leaf, Tensor)]
+        [part for leaf in batch.leaves if isinstance(leaf, Tensor) for part in dense_parts(leaf)]
         for batch in (other, one)
     )
     if len(before) != len(after):
         return False
     pairs = zip(before, after, strict=True)
-    return all(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+    return all(a.shape == b.shape and _equal(a, b) for a, b in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if not is_float(one):
+        return torch.equal(one, other)
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 class _UseOf(TorchFunctionMode):
@@ -182,11 +230,13 @@ class _UseOf(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
-    def _look_at_precision(self) -> None:
-        """Note an autocast of the caller's function: it computes in a narrower type than its tensors have."""
+    def _look_at_precision(self, answer: Any) -> None:
+        """Note an autocast of the caller's function, or a cast: it computes in a narrower type than its tensors."""
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 self.narrowest = torch.get_autocast_dtype(device)
+        if isinstance(answer, Tensor) and answer.dtype in _HALF:
+            self.narrowest = answer.dtype
 
     def _note(self, *_: object) -> None:
         self.used = True
@@ -194,7 +244,6 @@ class _UseOf(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self._look_at_precision()
         for tensor in tensors_in(args, kwargs):
             self.used = self.used or id(tensor) in self._parameters
             if (
@@ -205,4 +254,6 @@ class _UseOf(TorchFunctionMode):
                 self.outside = self.outside or self._caller.get(
                     tensor.untyped_storage().data_ptr(), ""
                 )
-        return func(*args, **(kwargs or {}))
+        answer = func(*args, **(kwargs or {}))
+        self._look_at_precision(answer)
+        return answer

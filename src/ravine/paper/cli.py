@@ -216,7 +216,10 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """List every testable sentence of the paper: the number found, the threshold, and whether it holds.
+    """List every testable sentence of the paper: the number found, its bounds, and whether it holds.
+
+    A training that is smaller or shorter than the paper's decides nothing about the paper's network: what it says
+    stands beside the sentence.
 
     Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
     """
@@ -328,5 +331,11 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         typer.echo(
             fill(said, 110, initial_indent=f"\n{found.status:14}", subsequent_indent=" " * 20)
         )
-        detail = found.verdict if found.claim.figure else found.claim.reason
-        typer.echo(fill(detail, 110, initial_indent=" " * 20, subsequent_indent=" " * 20))
+        lines = (
+            [found.verdict, found.words, found.about]
+            if found.claim.figure
+            else [found.claim.reason]
+        )
+        for line in dict.fromkeys(lines):
+            if line and line != found.status:
+                typer.echo(fill(line, 110, initial_indent=" " * 20, subsequent_indent=" " * 20))

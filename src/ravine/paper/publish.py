@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,9 +47,9 @@ def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, li
             title=outcome.figure.title,
             plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
         )
-    findings = [
-        claim.judged(outcome, study.variant) for claim in claims.CLAIMS if claim.figure == name
-    ]
+    asked = [claim for claim in claims.CLAIMS if claim.figure == name]
+    others = _outcomes({figure for claim in asked for figure in claim.beside}, [study])
+    findings = [claim.judged(outcome, study.variant, others) for claim in asked]
     recipes = {
         run.recipe.folder: json.loads((run.folder / "recipe.json").read_text())
         for run in outcome.runs
@@ -68,8 +68,15 @@ def checked(studies: Sequence[Study]) -> list[claims.Finding]:
     Returns:
         A finding for every claim, in the paper's order.
     """
-    outcomes = {name: _kept(name, studies) for name in FIGURES}
-    return [claim.judged(*outcomes.get(claim.figure, (None, ""))) for claim in claims.CLAIMS]
+    kept = {name: _kept(name, studies) for name in FIGURES}
+    others = {name: outcome for name, (outcome, _) in kept.items() if outcome is not None}
+    return [claim.judged(*kept.get(claim.figure, (None, "")), others) for claim in claims.CLAIMS]
+
+
+def _outcomes(names: Collection[str], studies: Sequence[Study]) -> dict[str, Outcome]:
+    """The outcomes of these figures, as far as they were run."""
+    kept = {name: _kept(name, studies)[0] for name in names}
+    return {name: outcome for name, outcome in kept.items() if outcome is not None}
 
 
 def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
@@ -91,10 +98,12 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         "commands beside the "
         "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the "
         "thresholds stand "
-        "with their reasons in `src/ravine/paper/claims/sentences.py`.\n",
+        "with their reasons in `src/ravine/paper/claims/`.\n",
         f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, "
-        f"{counts['does not hold']} do not, "
-        f"{counts['not run']} are not run.\n",
+        f"{counts['does not hold']} do not, {counts['undecided']} are undecided, and "
+        f"{counts['not run']} are not run in the paper's own configuration. Where a smaller or shorter "
+        "arm was run instead, its answer stands beside the sentence and decides nothing about the full "
+        "network. Bounds are one-sided at 95 %; a claim holds, or does not, where a bound says so.\n",
     ]
     written = []
     for name in FIGURES:
@@ -105,7 +114,7 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         parts += _section(
             outcome, profile, [found for found in findings if found.claim.figure == name]
         )
-    left = [found for found in findings if found.status == "not run"]
+    left = [found for found in findings if found.answer == "not run"]
     if left:
         parts += ["## Not run\n", claims.as_markdown(left)]
     page, numbers = folder / "README.md", folder / "claims.json"
@@ -161,7 +170,7 @@ def _about(outcome: Outcome, variant: str) -> dict[str, Any]:
 
 def _section(outcome: Outcome, variant: str, findings: Sequence[claims.Finding]) -> list[str]:
     about = _about(outcome, variant)
-    found = [finding for finding in findings if finding.status != "not run"]
+    found = [finding for finding in findings if finding.answer != "not run"]
     trained, measured = (
         sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring")
     )

@@ -5,7 +5,7 @@
 are imported only when something is rendered.
 """
 
-from ravine.plot.connections import barriers
+from ravine.plot.connections import barriers, end_changes
 from ravine.plot.curves import line, lines
 from ravine.plot.figure import Figure
 from ravine.plot.layers import Axis, Band, Cells, Curve, Field, Layer, Markers, Panel, Rule
@@ -24,8 +24,10 @@ __all__ = [
     "Panel",
     "Rule",
     "barriers",
+    "end_changes",
     "line",
     "lines",
     "path",
     "surface",
+    "end_changes",
 ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
+from ravine.errors import InputError
 from ravine.metrics import BARRIERS, policies
 from ravine.metrics import barriers as measured_barriers
 from ravine.metrics.connections import is_of_pairs
+from ravine.metrics.ends import end_changes as measured_changes
+from ravine.metrics.ends import shared_end
+from ravine.metrics.findings import Finding
 from ravine.metrics.obstacles import BarrierKind
 from ravine.metrics.profile import Estimate, minus
 from ravine.plot.curves import BAND
@@ -63,6 +69,65 @@ def barriers(
         str(result.attrs.get("title", "")) or "Barriers",
         " ".join(filter(None, caption)),
     )
+
+
+def end_changes(result: xr.Dataset, quantity: str | None = None) -> Figure:
+    """How far the free end of each line lies from the end that all share, one mark a line.
+
+    Args:
+        result: of several lines with one end in common, such as those of ``by_group``.
+        quantity: which; None draws all of them, the loss first.
+
+    Returns:
+        The figure; one panel a quantity, the largest change of the first on top. Bars are simultaneous 95 % bounds.
+
+    Raises:
+        InputError: the lines share no end, or there is no such quantity.
+    """
+    schema.lines_of(schema.validate(result))
+    shared = shared_end(result)
+    if shared is None:
+        msg = "expected lines that share one end, such as ravine.by_group gives; these do not"
+        raise InputError(msg)
+    splits = [str(name) for name in result["split"].values]
+    shown = pick("quantity", quantity, schema.quantities(result))
+    order = [one.line for one in measured_changes(result, shared, shown[0], splits[0]).findings]
+    panels = []
+    for name in shown:
+        found = [measured_changes(result, shared, name, split).findings for split in splits]
+        panels.append(_changes(found, order, f"change in {axis_label(result, name)}"))
+    free = "end" if shared == "start" else "start"
+    caption = (
+        f"J at each line's {free} minus J at the {shared} that all share, on the examples of "
+        f"{listed([with_count(result, split) for split in splits])}. Bars: simultaneous 95 % bounds."
+    )
+    return Figure(
+        tuple(panels),
+        str(result.attrs.get("title", "")) or "Changes at the free ends",
+        " ".join(filter(None, [caption, policies(result)])),
+    )
+
+
+def _changes(found: Sequence[Sequence[Finding]], names: Sequence[str], label: str) -> Panel:
+    """A mark and a bar for each line, the first name on top."""
+    layers: list[Layer] = []
+    ends: list[float] = [0.0]
+    for style, findings in enumerate(found):
+        by_line = {one.line: one for one in findings}
+        drawn = [by_line[name] for name in names]
+        place = np.arange(len(names))[::-1] + 0.16 * (0.5 * (len(found) - 1) - style)
+        for one, height in zip(drawn, place, strict=True):
+            reach = np.array([one.lower, one.upper])
+            if np.isfinite(reach).all():
+                layers.append(Curve(reach, np.array([height, height]), style=style))
+                ends += reach.tolist()
+        values = np.array([one.value for one in drawn])
+        told = tuple(f"{one.subject}: {one.height}" for one in drawn)
+        split = drawn[0].split if len(found) > 1 else ""
+        layers.append(Markers(values, place, split, style=style, hover=told))
+        ends += values.tolist()
+    y = Axis("", limits=(-0.6, len(names) - 0.4), names=tuple(reversed(names)))
+    return Panel(Axis(label, limits=padded(np.array(ends))), y, (Rule(0.0), *layers))
 
 
 def _matrix(result: xr.Dataset, found: dict[str, Estimate], label: str) -> Panel:

@@ -11,6 +11,8 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.metrics import policies
+from ravine.metrics.connections import is_of_pairs, points_of
+from ravine.metrics.ends import shared_end
 from ravine.plot.figure import Figure
 from ravine.plot.layers import Axis, Band, Curve, Layer, Markers, Panel, Rule, Scale
 from ravine.plot.words import axis_label, listed, padded, pick, with_count
@@ -27,6 +29,10 @@ DECADES: Final = 2.5
 
 #: From this many points on a dot at each would merge into the line.
 DOTTED_BELOW: Final = 60
+
+
+#: Names in a title.
+_NAMED: Final = 4
 
 
 def line(
@@ -78,8 +84,8 @@ def line(
         )
         for name in names
     )
-    start, end = measured.attrs.get("start", ""), measured.attrs.get("end", "")
-    ends = f"α = 0: {start}; α = 1: {end}. " if start and end else ""
+    start, end = (str(measured.attrs.get(name, "")) for name in ("start", "end"))
+    ends = f"α = 0: {start}; α = 1: {end}. " if start and end and start != end else ""
     mean = f"Mean over the examples of {listed([with_count(measured, split) for split in shown])}."
     chosen = policies(measured)
     return Figure(
@@ -123,11 +129,37 @@ def lines(
 
 
 def title(curve: xr.Dataset) -> str:
-    """What a result calls itself: its attribute ``title``, else its corners."""
-    own, start, end, *corners = (
-        str(curve.attrs.get(name, "")) for name in ("title", "start", "end", "origin", "a", "b")
+    """What a result calls itself: its attribute ``title``, else its lines or its corners."""
+    own = str(curve.attrs.get("title", ""))
+    if own:
+        return own
+    if "line" in curve.dims:
+        return _title_of_lines(curve)
+    if "end" in curve.attrs:
+        start, end = _told_apart(curve, ("start", "end"))
+        return f"{start} → {end}"
+    return ", ".join(_told_apart(curve, ("origin", "a", "b")))
+
+
+def _told_apart(curve: xr.Dataset, corners: Sequence[str]) -> list[str]:
+    """What the corners are called; "start" and "end" where all were given without a name."""
+    labels = [str(curve.attrs[corner]) for corner in corners if corner in curve.attrs]
+    return labels if len(set(labels)) > 1 else [c for c in corners if c in curve.attrs]
+
+
+def _title_of_lines(result: xr.Dataset) -> str:
+    names = [str(name) for name in result["line"].values]
+    if is_of_pairs(result):
+        return f"{_few(points_of(result))}: all pairs"
+    if shared_end(result):
+        return f"One group at a time: {_few(names)}"
+    return _few(names)
+
+
+def _few(names: Sequence[str]) -> str:
+    return (
+        listed(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])}, … ({len(names)})"
     )
-    return own or (f"{start} → {end}" if start and end else ", ".join(filter(None, corners)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,9 +276,8 @@ def spans_decades(values: np.ndarray) -> bool:
 def _reading(panels: Sequence[Panel]) -> str:
     """How to read what is drawn; only what is in these panels."""
     words = [
-        f"Bands: ± {BAND:g} standard errors; all points share their examples, so differences along "
-        "a curve are "
-        "surer than the bands are wide."
+        f"Bands: ± {BAND:g} standard errors. All points share their examples, so paired differences "
+        "have smaller errors than the bands suggest."
     ]
     logs = [panel.y.label for panel in panels if panel.y.scale == "log"]
     if logs:

@@ -15,6 +15,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from ravine import metrics
+from ravine.metrics.findings import number
 from ravine.metrics.profile import with_error
 from ravine.plot.curves import title
 from ravine.plot.render import page
@@ -26,6 +27,9 @@ from ravine.result.schema import CORNERS, PROVENANCE, dims_of, kind_of, quantiti
 #: Rows of the table of points that are shown at its beginning and at its end; the rest is in the
 #: download.
 SHOWN_POINTS: Final = 6
+
+#: Findings that are shown at once.
+SHOWN_FINDINGS: Final = 12
 
 _MEANINGS: Final = {
     **CORNERS["line"],
@@ -73,12 +77,53 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A finding as the page shows it; ``answer`` is "shown", "excluded" or "undecided"."""
+
+    subject: str
+    finding: str
+    answer: str
+    what: str
+    height: str
+    bounds: str
+    place: str
+
+    @classmethod
+    def of(cls, finding: metrics.Finding) -> Found:
+        """From the verdict's."""
+        return cls(
+            subject=finding.subject,
+            finding=finding.finding,
+            answer=finding.answer,
+            what=finding.what,
+            height=f"{number(finding.value)}{finding.unit}",
+            bounds=f"{number(finding.lower)} to {number(finding.upper)}",
+            place=finding.place,
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The findings that stand on the page, and those behind a fold."""
+
+    first: tuple[Found, ...]
+    rest: tuple[Found, ...]
+
+    @classmethod
+    def of(cls, verdict: metrics.Verdict) -> Findings:
+        """Of a verdict."""
+        found = tuple(Found.of(one) for one in verdict.findings)
+        return cls(found[:SHOWN_FINDINGS], found[SHOWN_FINDINGS:])
+
+
+@dataclass(frozen=True)
 class Section:
     """One result on the page."""
 
     anchor: str
     title: str
     verdict: metrics.Verdict
+    findings: Findings
     figure: Markup
     caption: str
     scrub: str
@@ -94,12 +139,12 @@ class Section:
         result, path = view.result, view.kind == "path"
         verdict = metrics.verdict(result, tolerance)
         splits = tuple(str(name) for name in result["walk" if path else "split"].values)
-        several = f"{result.sizes['line']} lines" if view.kind == "lines" else ""
-        name = title(result) or several or view.anchor.replace("-", " ")
+        name = title(result) or view.anchor.replace("-", " ")
         return cls(
             anchor=view.anchor,
             title=name,
             verdict=verdict,
+            findings=Findings.of(verdict),
             figure=page.fragment(
                 *((figure.panels, figure.caption or figure.title) for figure in view.figures),
                 name=view.anchor,

@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.interpolate import RegularGridInterpolator
 
 from ravine import metrics, plot
+from ravine.metrics.ends import end_changes, shared_end
 from ravine.metrics.profile import minus, with_error
 from ravine.plot.figure import Figure
 from ravine.plot.layers import Curve, Panel
@@ -89,7 +90,8 @@ def _figures(result: xr.Dataset, kind: str, run: xr.Dataset | None) -> tuple[Fig
     if kind == "path":
         return (plot.path(result),)
     if kind == "lines":
-        return (plot.barriers(result), *_curves(result))
+        first = plot.end_changes(result) if shared_end(result) else plot.barriers(result)
+        return (first, *_curves(result))
     if kind == "plane":
         sides = tuple(plot.surface(result, run, view=view) for view in ("flat", "3d"))
         return sides if run is None else (*sides, plot.path(run))
@@ -177,11 +179,10 @@ def _curves(result: xr.Dataset) -> tuple[Figure, ...]:
     shown = _told_apart(result)
     whole = result.sizes["line"]
     figures = [plot.lines(shown, name) for name in quantities(result)]
-    words = (
-        ""
-        if len(shown) == whole
-        else f"The curves are the {len(shown)} of {whole} with the highest barriers. "
-    )
+    chosen = "the largest changes" if shared_end(result) else "the highest barriers"
+    words = ""
+    if len(shown) < whole:
+        words = f"The curves are the {len(shown)} of {whole} with {chosen}. "
     panels = tuple(panel for figure in figures for panel in figure.panels)
     return (Figure(panels, figures[0].title, f"{words}{figures[0].caption}"),)
 
@@ -190,11 +191,18 @@ def _told_apart(result: xr.Dataset) -> dict[str, xr.Dataset]:
     curves = lines_of(result)
     if len(curves) <= TOLD_APART:
         return curves
-    heights = {name: barrier.value for name, barrier in metrics.barriers(result).of("end").items()}
-    highest = sorted(curves, key=lambda name: -np.nan_to_num(heights[name], nan=np.inf))[
-        :TOLD_APART
-    ]
+    highest = _by_interest(result)[:TOLD_APART]
     return {name: curve for name, curve in curves.items() if name in highest}
+
+
+def _by_interest(result: xr.Dataset) -> list[str]:
+    """The lines whose free ends are furthest from the end that they share; else those with the highest barriers."""
+    shared = shared_end(result)
+    if shared is not None:
+        split = str(result["split"].values[0])
+        return [one.line for one in end_changes(result, shared, "loss", split).findings]
+    heights = {name: barrier.value for name, barrier in metrics.barriers(result).of("end").items()}
+    return sorted(heights, key=lambda name: -np.nan_to_num(heights[name], nan=np.inf))
 
 
 def _along_all(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as its siblings

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from ravine.paper.claims.found import Bound, Found, Status, missing
 from ravine.paper.figures.study import Outcome
 
 
@@ -22,11 +23,14 @@ class Claim:
         sentence: the paper's words.
         figure: whose measurements decide it; "" if none does.
         asks: what number is looked at.
-        found: finds it in the figure's outcome.
+        found: finds it, with its bounds, in the figure's outcome; given the outcomes of the figures ``beside`` too, by
+            name, where there are any.
         bound: "at most" or "at least" …
-        threshold: … this much is what the sentence amounts to.
+        threshold: … this much is what the sentence amounts to; None where it is the one threshold for what counts as a
+            bump on the curve in question.
         reason: why that threshold; for a claim without a figure, what deciding it would take.
-        ends: whether it is about how the training ends, so that a stopped one says nothing.
+        beside: figures that it is compared with.
+        ends: whether it is about how a training ends, of which one that was stopped says nothing.
     """
 
     name: str
@@ -34,36 +38,41 @@ class Claim:
     sentence: str
     figure: str
     asks: str
-    found: Callable[[Outcome], float]
-    bound: Literal["at most", "at least"]
-    threshold: float
+    found: Callable[..., Found]
+    bound: Bound
+    threshold: float | None
     reason: str
+    beside: tuple[str, ...] = ()
     ends: bool = False
 
-    def judged(self, outcome: Outcome | None, profile: str = "") -> Finding:
+    def judged(
+        self,
+        outcome: Outcome | None,
+        profile: str = "",
+        others: Mapping[str, Outcome] | None = None,
+    ) -> Finding:
         """The claim's number in an outcome of its figure, if there is one.
 
         Args:
             outcome: None where the figure was not run.
             profile: in which it was.
+            others: outcomes of other figures, by name.
 
         Returns:
             What was found.
         """
-        if self.ends and outcome is not None:
-            early = [run.stopped for run in outcome.runs if run.stopped]
-            if early:
-                note = f"it is about the end of a training that was stopped: {early[0]}"
-                return Finding(self, float("nan"), "not run", profile, note)
-        number = float("nan") if outcome is None or not self.figure else self.found(outcome)
-        if np.isnan(number):
-            status = "not run"
+        if outcome is None or not self.figure:
+            return Finding(self, profile=profile if self.figure else "")
+        with_them = {name: one for name, one in (others or {}).items() if name in self.beside}
+        every = [outcome, *with_them.values()]
+        early = [run.stopped for one in every for run in one.runs if run.stopped]
+        if early and self.ends:
+            found = missing(f"it is about the end of a training that was stopped: {early[0]}")
         else:
-            holds = (
-                number <= self.threshold if self.bound == "at most" else number >= self.threshold
-            )
-            status = "holds" if holds else "does not hold"
-        return Finding(self, number, status, profile if self.figure else "")
+            found = self.found(outcome, with_them) if self.beside else self.found(outcome)
+        seeds = tuple(dict.fromkeys(seed for one in every for seed in one.seeds))
+        scaled = any(one.is_scaled for one in every)
+        return Finding(self, found, profile, seeds, scaled=scaled)
 
 
 @dataclass(frozen=True)
@@ -72,31 +81,110 @@ class Finding:
 
     Attributes:
         claim: which.
-        number: NaN where it was not run.
-        status: in words.
+        found: its number; None where the figure was not run.
         profile: of the measurements; "" where there are none.
-        note: why it was not run, where the figure was.
+        seeds: of the trainings behind it.
+        scaled: whether a training is smaller or shorter than the paper's own. It decides nothing about that.
     """
 
     claim: Claim
-    number: float
-    status: str
+    found: Found | None = field(default=None)
     profile: str = ""
-    note: str = ""
+    seeds: tuple[int, ...] = ()
+    scaled: bool = False
+
+    @property
+    def answer(self) -> Status:
+        """Of what was run, be it the paper's own configuration or a smaller one."""
+        return "not run" if self.found is None else self._answer(self.found)
+
+    @property
+    def status(self) -> Status:
+        """Of the paper's own configuration."""
+        return "not run" if self.scaled else self.answer
+
+    @property
+    def arm(self) -> Status | None:
+        """The answer of a smaller or shorter arm, which stands beside the claim; None where there is none."""
+        return self.answer if self.scaled and self.answer != "not run" else None
+
+    @property
+    def here(self) -> Status | None:
+        """The answer on these examples alone, where ``answer`` speaks of others like them."""
+        inner = None if self.found is None else self.found.here
+        return None if inner is None else self._answer(inner)
+
+    @property
+    def number(self) -> float:
+        """NaN where there is none."""
+        return np.nan if self.found is None else self.found.number
+
+    @property
+    def threshold(self) -> float:
+        """What the number is compared with; NaN where that comes from measurements that were not made."""
+        if self.claim.threshold is not None:
+            return self.claim.threshold
+        return np.nan if self.found is None else self.found.threshold
 
     @property
     def verdict(self) -> str:
-        """The number beside its threshold, in words.
+        """The number between its bounds, beside its threshold, in words.
 
         Examples:
-            >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: 0.25, "at most", 0.5, "…")
-            >>> Finding(claim, 0.25, "holds").verdict
-            'a number: 0.25 (at most 0.5)'
+            >>> from ravine.paper.claims.found import estimated
+            >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: estimated(0.25, 0.1), "at most",
+            ...               0.5, "…")
+            >>> Finding(claim, claim.found(None)).verdict
+            'a number: 0.25 [0.0855, 0.414] (holds if at most 0.5)'
         """
-        bound = f"{self.claim.bound} {self.claim.threshold:g}"
-        found = "" if np.isnan(self.number) else f": {self.number:.3g}"
-        said = f"{self.claim.asks}{found} ({bound})" if self.claim.figure else self.claim.asks
-        return f"{said}; {self.note}" if self.note else said
+        if not self.claim.figure:
+            return self.claim.asks
+        if self.found is None or np.isnan(self.number):
+            return f"{self.claim.asks} ({self.condition})"
+        return f"{self.claim.asks}: {shown(self.number)} {self.interval} ({self.condition})"
+
+    @property
+    def interval(self) -> str:
+        """The bounds, in words; an unknown one is a dash."""
+        if self.found is None:
+            return "—"
+        return f"[{shown(self.found.lower)}, {shown(self.found.upper)}]"
+
+    @property
+    def condition(self) -> str:
+        """When the claim holds, in words."""
+        known = shown(self.threshold) if np.isfinite(self.threshold) else "what counts as a bump"
+        return f"holds if {self.claim.bound} {known}"
+
+    @property
+    def words(self) -> str:
+        """The answer, with what it is of: the paper's network or a smaller arm; others or these examples."""
+        said = f"{self.status} (this arm: {self.arm})" if self.arm else self.status
+        if self.here is None or self.here == self.answer:
+            return said
+        return f"{said}; on these examples: {self.here}"
+
+    @property
+    def about(self) -> str:
+        """What the bounds are of, and what stands beside the number, in words."""
+        if self.found is None or self.answer == "not run":
+            return "" if self.found is None else self.found.remark
+        of = {
+            "population": "for other examples like these",
+            "examples": "on these examples",
+            "run": "of this training",
+        }[self.found.scope]
+        seeds = f", seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        remark = f"; {self.found.remark}" if self.found.remark else ""
+        return f"{of}{seeds if self.seeds else ''}{remark}"
+
+    def _answer(self, found: Found) -> Status:
+        return found.answers(self.claim.bound, self.threshold)
+
+
+def shown(number: float) -> str:
+    """A number in three digits; a dash where it is not known."""
+    return f"{number:.3g}" if np.isfinite(number) else "—"
 
 
 def as_json(findings: Iterable[Finding], **about: Any) -> str:
@@ -107,40 +195,85 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
         about: what else the file says, such as the profile.
 
     Returns:
-        The text, one claim an object; a number that was not found is null.
+        The text, one claim an object. ``status`` is of the paper's own configuration, ``arm`` of a smaller or shorter
+        one that was run instead; ``examples`` is the answer for these examples alone, where ``scope`` is
+        "population". A number or a bound that is not known is null.
     """
-    rows = [
-        {key: value for key, value in asdict(found.claim).items() if key not in ("found", "ends")}
-        | {
-            "number": None if np.isnan(found.number) else float(f"{found.number:.6g}"),
-            "status": found.status,
-            "profile": found.profile,
-        }
-        | ({"note": found.note} if found.note else {})
-        for found in findings
-    ]
-    return json.dumps(about | {"claims": rows}, indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(
+            about | {"claims": [_row(found) for found in findings]}, indent=1, ensure_ascii=False
+        )
+        + "\n"
+    )
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    claim, found, inner = finding.claim, finding.found, None
+    if found is not None and found.here is not None:
+        inner = _numbers(found.here) | {"status": finding.here, "remark": found.here.remark}
+    return {
+        "name": claim.name,
+        "section": claim.section,
+        "sentence": claim.sentence,
+        "figure": claim.figure,
+        "asks": claim.asks,
+        "bound": claim.bound,
+        "threshold": _plain(finding.threshold),
+        "reason": claim.reason,
+        **_numbers(found),
+        "status": finding.status,
+        "arm": finding.arm,
+        "scope": None if found is None else found.scope,
+        "examples": inner,
+        "remark": "" if found is None else found.remark,
+        "seeds": list(finding.seeds),
+        "profile": finding.profile,
+    }
+
+
+def _numbers(found: Found | None) -> dict[str, float | None]:
+    if found is None:
+        return {"number": None, "lower": None, "upper": None}
+    return {name: _plain(getattr(found, name)) for name in ("number", "lower", "upper")}
+
+
+def _plain(number: float) -> float | None:
+    return float(f"{number:.6g}") if np.isfinite(number) else None
 
 
 def as_markdown(findings: Iterable[Finding]) -> str:
     """Findings as a table for a page."""
-    head = (
-        "| | The paper says | What is measured | Found | Holds if | Why | Profile "
-        "|\n|---|---|---|---|---|---|---|\n"
+    heads = (
+        "",
+        "The paper says",
+        "What is measured",
+        "Found",
+        "95 % bounds",
+        "Holds if",
+        "Why",
+        "Of what",
+        "Profile",
     )
-    rows = []
+    rows = [_line(heads), f"|{'---|' * len(heads)}\n"]
     for found in findings:
         claim = found.claim
-        number = "—" if np.isnan(found.number) else f"{found.number:.3g}"
-        bound = f"{claim.bound} {claim.threshold:g}" if claim.figure else "—"
-        cells = (
-            f"**{found.status}**",
-            f"“{claim.sentence}” ({claim.section})",
-            claim.asks,
-            number,
-            bound,
-            found.note or claim.reason,
-            found.profile or "—",
+        rows.append(
+            _line(
+                (
+                    f"**{found.words}**",
+                    f"“{claim.sentence}” ({claim.section})",
+                    claim.asks,
+                    shown(found.number),
+                    found.interval if np.isfinite(found.number) else "—",
+                    found.condition.removeprefix("holds if ") if claim.figure else "—",
+                    claim.reason,
+                    found.about or "—",
+                    found.profile or "—",
+                )
+            )
         )
-        rows.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |\n")
-    return head + "".join(rows)
+    return "".join(rows)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |\n"

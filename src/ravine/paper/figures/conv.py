@@ -32,6 +32,10 @@ TOLERANCE: Final = 1e-5
 MOST: Final[dict[Profile, int]] = {"quick": 129, "desk": 129, "full": 25}
 MASKED: Final[dict[Profile, int]] = {"quick": 21, "desk": 21, "full": 11}
 
+#: How standard errors take the examples to be drawn, where each class has as many: told apart from measurements that
+#: were made before there were strata.
+_DRAWN: Final = "by class"
+
 #: What a profile changed of the paper's experiment, to stand beside the figure.
 CHANGED: Final[dict[Profile, str]] = {
     "full": "",
@@ -48,62 +52,57 @@ CHANGED: Final[dict[Profile, str]] = {
 
 @dataclass(frozen=True)
 class Barrier:
-    """The rise of J near θ_i.
+    """The largest rise of J near θ_i, as ``ravine.metrics`` measures and decides it.
 
     Attributes:
-        height: max J − J(0) within ``WINDOW``, with its place; 0 where J does not rise beyond
-            doubt.
-        end: the α where J is back below J(0), which is the barrier's width; 0 where there is none,
-            NaN where J is not back within ``WINDOW``.
+        rise: how far, from where, and how wide.
+        found: whether it is there for other examples like these.
+        here: whether it is there on these examples.
     """
 
-    height: metrics.Estimate
-    end: metrics.Estimate
+    rise: metrics.Rise
+    found: metrics.Decision
+    here: metrics.Decision
+
+    @property
+    def end(self) -> float:
+        """α from which on J is back at its foot's level; NaN where it is not, or where these examples show no rise."""
+        if self.here.answer != "shown" or not self.rise.returns:
+            return np.nan
+        return self.rise.foot + self.rise.width.value
 
     def __str__(self) -> str:
-        if self.height.value == 0:
-            return (
-                "J does not rise by more than rounding, interpolation and, where there are masks, "
-                "their noise may do"
-            )
-        back = (
-            f"is below J(0) again from α = {self.end} on"
-            if np.isfinite(self.end.value)
-            else "stays above J(0)"
-        )
-        return f"J rises by {self.height} nats, highest at α = {self.height.at:.3g}, and {back}"
+        bounds = f"{self.found.value:.2g} nats, 95 % bounds [{self.found.lower:.2g}, {self.found.upper:.2g}]"
+        if self.found.answer == "shown":
+            return f"J rises by {bounds}, {self._place}"
+        if self.found.answer == "excluded":
+            return f"J does not rise by more than {self.found.above:.2g} nats (95 %)"
+        there = f"whether J rises for other examples like these is undecided ({bounds}; {self.found.reason})"
+        if self.here.answer == "shown":
+            return f"{there}; on these it does, {self._place}"
+        return there
+
+    @property
+    def _place(self) -> str:
+        back = f"is back from α = {self.end:.3g} on" if np.isfinite(self.end) else "is not back"
+        return f"highest at α = {self.rise.height.at:.3g}, and {back}"
 
 
 def barrier(curve: xr.Dataset, split: str = "train") -> Barrier:
     """The barrier near the initial point.
 
     Args:
-        curve: a line that covers [0, WINDOW].
+        curve: a line from α = 0 on, as far as is near.
         split: of which split.
 
     Returns:
-        Height and width, with standard errors over the examples, which all points share.
+        The largest rise, and whether it is there.
     """
-    part = metrics.Profile.of(curve, split=split).between(0, WINDOW)
-
-    def height(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
-        top = int(np.argmax(value))
-        return float(value[top] - value[0]), float(alpha[top])
-
-    def end(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
-        top = int(np.argmax(value))
-        below = np.flatnonzero(value[top:] <= value[0])
-        if top == 0 or not below.size:
-            return (0.0 if top == 0 else np.nan), np.nan
-        after = top + int(below[0])
-        above = value[after - 1] - value[0]
-        share = above / (above + value[0] - value[after]) if above else 0.0
-        return float(alpha[after - 1] + share * (alpha[after] - alpha[after - 1])), np.nan
-
-    found = part.estimate(height)
-    if found.value <= 2 * float(np.nanmax(part.doubt)):  # what rounding and interpolation may do
-        return Barrier(metrics.Estimate(0.0, found.stderr, 0.0), metrics.Estimate(0.0))
-    return Barrier(found, part.estimate(end))
+    return Barrier(
+        metrics.rise(curve, split=split),
+        metrics.decide(curve, "rise", split=split),
+        metrics.decide(curve, "rise", split=split, scope="examples"),
+    )
 
 
 def fig6(study: Study) -> Outcome:
@@ -112,7 +111,11 @@ def fig6(study: Study) -> Outcome:
     title = "convolutional maxout, deterministic objective"
     whole = _resolved(study, run, "fig6-whole", title, 1.0, ("train", "valid"), 1e-3)
     coarse = study.curve(
-        "fig6-coarse", run, at=COARSE, title="convolutional maxout, the original's 20 values of α"
+        "fig6-coarse",
+        run,
+        at=COARSE,
+        about=(_DRAWN,),
+        title="convolutional maxout, the original's 20 values of α",
     )
     title = f"convolutional maxout, α in [0, {WINDOW:g}]"
     near = _resolved(study, run, "fig6-near", title, WINDOW, ("train",), TOLERANCE)
@@ -122,6 +125,7 @@ def fig6(study: Study) -> Outcome:
         at=np.linspace(0, WINDOW, MASKED[study.profile]),
         splits=("train",),
         dropout="fixed",
+        about=(_DRAWN,),
         title=f"convolutional maxout, the same dropout masks at each α in [0, {WINDOW:g}]",
     )
     plain, noisy = barrier(near), barrier(masks)
@@ -142,9 +146,8 @@ def fig6(study: Study) -> Outcome:
         "points are the "
         f"original experiment's 20 values of α. Near the initial point {plain}. With dropout, by "
         "the same masks at "
-        f"every α, {noisy}. ± is one standard error over the examples; all points share them, so "
-        "these differences are "
-        "far more certain than the points, and bands are left out there. "
+        f"every α, {noisy}. All points share their examples, so these differences are far more "
+        "certain than the points, and bands are left out there. "
         f"{CHANGED[study.profile]} {described(run)}",
     )
     results = {"whole": whole, "coarse": coarse, "near": near, "near, masks": masks}
@@ -173,18 +176,18 @@ def _resolved(
             title=title,
         )
 
-    return study.kept(name, (run.identity, end, splits, tolerance, most), measure)
+    return study.kept(name, (run.identity, end, splits, tolerance, most, _DRAWN), measure)
 
 
 def _marked(drawn: Panel, curve: xr.Dataset, found: Barrier) -> Panel:
     """The panel on an axis of its own, with the level of J(0), and where J is back there."""
     profile = metrics.Profile.of(curve, split="train")
-    end = 1.2 * found.end.value if found.end.value > 0 else float(profile.alpha[-1])
+    end = 1.2 * found.end if np.isfinite(found.end) else float(profile.alpha[-1])
     shown = profile.between(0, min(end, float(profile.alpha[-1]))).value
     room = 0.08 * float(np.ptp(shown))
     rules = [Rule(float(shown[0]), "J(0)", on="y")]
-    if found.end.value > 0:
-        rules.append(Rule(found.end.value, f"α = {found.end.value:.3g}"))
+    if np.isfinite(found.end):
+        rules.append(Rule(found.end, f"α = {found.end:.3g}"))
     x = replace(drawn.x, limits=(-0.02 * end, end))
     y = replace(drawn.y, limits=(float(shown.min()) - room, float(shown.max()) + room))
     layers = [layer for layer in drawn.layers if not isinstance(layer, Band)]

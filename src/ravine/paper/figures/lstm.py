@@ -10,7 +10,7 @@ import numpy as np
 
 from ravine.paper import recipes, training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
-from ravine.paper.figures.study import Outcome, Study
+from ravine.paper.figures.study import Outcome, Study, is_whole
 from ravine.paper.models import LSTM
 from ravine.plot import Figure, Panel
 
@@ -99,8 +99,6 @@ def perplexities(run: training.Run) -> str:
 
 def beside_published(run: training.Run) -> float:
     """The test part's perplexity over the published one; NaN for another text, or for a part of the training."""
-    recipe = run.recipe
-    full = replace(recipes.recipe(recipe.name, seed=recipe.seed), profile=recipe.profile)
-    if recipe.plain != full or run.stopped:
+    if not is_whole(run):
         return math.nan
-    return run.test["perplexity"][0] / PUBLISHED[recipe.name]
+    return run.test["perplexity"][0] / PUBLISHED[run.recipe.name]

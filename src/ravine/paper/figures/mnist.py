@@ -272,10 +272,12 @@ def _zoomed(of: Panel, curve: xr.Dataset) -> Panel:
 
 
 def _misfit(curve: xr.Dataset) -> str:
-    """The largest error at the checks, over the range, of the training loss."""
-    values = curve["loss"].sel(split="train").values
-    worst = float(np.nanmax(curve["loss_misfit"].sel(split="train").values)) / float(np.ptp(values))
-    return (
-        f"{worst:.0e} ({curve.sizes['alpha']} "
-        f"points{'' if curve.attrs['resolved'] else ', not resolved'})"
-    )
+    """The largest error at the checks, over the range, of the training loss; and where it is not known."""
+    found = curve["loss_misfit"].sel(split="train").values
+    unknown = int(np.isnan(found).sum())
+    points = f"{curve.sizes['alpha']} points"
+    if unknown == found.size:
+        return f"unknown ({points}, not resolved)"
+    worst = float(np.nanmax(found)) / float(np.ptp(curve["loss"].sel(split="train").values))
+    where = f", unknown on {unknown} of {found.size} pieces" if unknown else ""
+    return f"{worst:.0e} ({points}{where})"

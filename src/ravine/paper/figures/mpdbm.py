@@ -19,7 +19,7 @@ from ravine.paper.models import MPDBM
 from ravine.paper.recipe import Profile
 from ravine.paper.tasks.prediction import Prediction, alone, in_parts
 from ravine.paper.tasks.task import cut_rows
-from ravine.plot import Axis, Curve, Figure, Layer, Markers, Panel
+from ravine.plot import Axis, Figure, Layer, Markers, Panel
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,7 @@ def fig7(study: Study) -> Outcome:
         _per_pixel(learning_curve(run)),
     )
     counts, doubt = line["n_examples"].values, float(metrics.Profile.of(line).doubt.max())
+    known = f"J is known to {doubt:.1g}" if np.isfinite(doubt) else "J did not resolve everywhere"
     figure = Figure(
         panels,
         "Figure 7, left: from initialisation to solution, MP-DBM on MNIST",
@@ -249,7 +250,7 @@ def fig7(study: Study) -> Outcome:
         "= 1), with one draw "
         f"of masks and binary images for all α, of the first {counts[0]:,} training and "
         f"{counts[1]:,} validation "
-        f"images; between the points that were measured J is known to {doubt:.1g}. Points are the "
+        f"images; between the points that were measured {known}. Points are the "
         "original "
         "experiment's 20 values of α. "
         f"The initial parameters lie {outside:.3g} outside the set that the caps allow, of "
@@ -347,7 +348,8 @@ def detour(
     alpha, beta, off, own = (path[name].values for name in ("alpha", "beta", "residual", "loss"))
     from_line = np.hypot(beta * lengths[1], off) / lengths[0]
     far = int(from_line.argmax())
-    on_line, on_plane = _drawn_heights(plane, path)
+    on_line, on_plane = heights(plane, alpha, np.zeros_like(beta)), heights(plane, alpha, beta)
+    on_line[(alpha < 0) | (alpha > 1)] = np.nan
     between = np.flatnonzero((alpha > 0) & (alpha < 1))
     apart = own[between] - on_line[between]
     words = [
@@ -520,15 +522,32 @@ def _measured_path(run: training.Run, plane: ravine.Plane, J: ravine.Objective) 
     return path.assign(loss=("step", np.array(heights), {"units": "nats per pixel"}))
 
 
-def _drawn_heights(plane: xr.Dataset, path: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The plane's J, as it is drawn, at the line's points of the same α as the snapshots, and at their projections."""
-    (panel_,) = ravine.plot.surface(plane, path.drop_vars("loss"), view="3d").panels
-    curves = {layer.label: layer for layer in panel_.layers if isinstance(layer, Curve)}
-    straight, trail = curves["straight line"], curves["training path"]
-    on_line = np.interp(
-        path["alpha"].values, straight.x, np.asarray(straight.z), left=np.nan, right=np.nan
+def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """The training loss of a plane at some places.
+
+    Args:
+        plane: measured on a grid, or resolved.
+        alpha: (places,).
+        beta: (places,).
+
+    Returns:
+        (places,) from the interpolant where there is one, else by straight lines between measured points; NaN off the
+        plane.
+    """
+    inside = np.ones(len(alpha), bool)
+    for dim, at in (("alpha", alpha), ("beta", beta)):
+        inside &= (at >= float(plane[dim].min())) & (at <= float(plane[dim].max()))
+    places = {"alpha": np.unique(alpha[inside]), "beta": np.unique(beta[inside])}
+    whole = bool(plane.attrs.get("resolved", 0)) and inside.any()
+    read = ravine.reconstruct(plane, at=places) if whole else plane.sortby(["alpha", "beta"])
+    field = (
+        read["loss"].sel(split="train") if "train" in read["split"] else read["loss"].isel(split=0)
     )
-    return on_line, np.asarray(trail.z)
+    found = np.full(len(alpha), np.nan)
+    wanted = {"alpha": ("place", alpha[inside]), "beta": ("place", beta[inside])}
+    kept = {dim: xr.DataArray(at, dims=place) for dim, (place, at) in wanted.items()}
+    found[inside] = (field.sel(kept) if whole else field.interp(kept)).values
+    return found
 
 
 def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, ...]:

@@ -266,3 +266,19 @@ class Outcome:
     results: dict[str, xr.Dataset]
     runs: tuple[training.Run, ...]
     remark: str = ""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the trainings, each once."""
+        return tuple(dict.fromkeys(run.recipe.seed for run in self.runs))
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a training is smaller or shorter than the paper's own: then it decides nothing about that."""
+        return not all(map(is_whole, self.runs))
+
+
+def is_whole(run: training.Run) -> bool:
+    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end."""
+    full = recipes.recipe(run.recipe.name, "full", run.recipe.seed)
+    return run.recipe.plain == replace(full, profile=run.recipe.profile) and not run.stopped

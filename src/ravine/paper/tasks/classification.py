@@ -67,6 +67,7 @@ class Classification(Task):
             (inputs[:both], labels[:both]),
         ]
         self.tested_on = parts["test"]
+        self.balanced = is_balanced(labels)
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         inputs, labels = self.trained_on[phase]
@@ -118,7 +119,23 @@ class Classification(Task):
             seed=self.recipe.seed,
             device=self.valid[1].device,
             dtype=dtype,
+            strata=class_of if self.balanced else None,
         )
+
+
+def is_balanced(labels: Tensor) -> bool:
+    """Whether a data set has as many examples of each class, by design: a draw of it could not have other counts.
+
+    Examples:
+        >>> is_balanced(torch.tensor([1, 0, 0, 1])), is_balanced(torch.tensor([1, 0, 0]))
+        (True, False)
+    """
+    return len(labels.unique(return_counts=True)[1].unique()) == 1
+
+
+def class_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The strata of a balanced set: the class of each example of a batch."""
+    return batch[1]
 
 
 def means(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:

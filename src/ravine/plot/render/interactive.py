@@ -57,13 +57,14 @@ def drawn(panels: Sequence[Panel]) -> go.Figure:
 def _dressed(sheet: go.Figure) -> go.Figure:
     return sheet.update_layout(
         template="none",
-        margin={"l": 64, "r": 16, "t": 64, "b": 48},
+        margin={"l": 64, "r": 16, "t": 48, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": _FONT, "size": 13, "color": GREY},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": colour(0)},
         hovermode="x unified",
-        legend={"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 0},
+        # above the plot, which makes room for as many rows as there are, and below the buttons
+        legend={"orientation": "h", "y": 1.07, "yanchor": "bottom", "x": 0},
     )
 
 
