@@ -266,18 +266,23 @@ def fig7_plane(study: Study) -> Outcome:
     effort = EFFORT[study.profile]
     line = _line(study, run)
     found = anomalies({"line": line}, ("loss",), ("train",))
-    plane = ravine.Plane(
-        run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
-    )
-    J = _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
     what = (run.identity, effort.on_plane)
-    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane, J))
+
+    # only where there is something to measure: what was carried here from elsewhere has no snapshots
+    def plane() -> ravine.Plane:
+        farthest = ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
+        return ravine.Plane(run.start, run.solution, farthest)
+
+    def objective() -> ravine.Objective:
+        return _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
+
+    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane(), objective()))
 
     def measure() -> xr.Dataset:
         reach = {axis: _margin(path[axis].values) for axis in ("alpha", "beta")}
         measured = ravine.resolve(
-            J,
-            along=plane,
+            objective(),
+            along=plane(),
             interval=reach,
             tolerance=TOLERANCE,
             max_points=effort.plane,
