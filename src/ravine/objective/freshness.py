@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
-from ravine.objective.attributes import Attributes
 from ravine.objective.forward import Forward
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import Trial, agree
@@ -70,7 +69,9 @@ def _loss(trial: Trial, point: int) -> Tensor:
 
 def _is_plain(model: nn.Module) -> bool:
     """Whether every module is PyTorch's own: those keep nothing of their weights."""
-    return all(type(module).__module__.startswith("torch.nn.modules.") for module in model.modules())
+    return all(
+        type(module).__module__.startswith("torch.nn.modules.") for module in model.modules()
+    )
 
 
 def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | None:
@@ -110,10 +111,8 @@ def _require_own_state(trial: Trial, point: int, before: Tensor) -> None:
     kept = [(buffer, buffer.clone()) for buffer in replica.buffers.values()]
     forward.stand_at(point)
     replica.module.train()
-    try:
+    with contextlib.suppress(Exception):  # whatever training mode lacks, it is not what is measured
         forward.quantities(trial.first, point)
-    except Exception:  # whatever training mode lacks, it is not what is measured
-        pass
     replica.enter_modes()
     now = dict(replica.hidden_tensors())
     other = [name for name, tensor in held.items() if not _is_same(now.get(name), tensor)]
