@@ -6,6 +6,7 @@ of the first call). What can be given back between points is; what cannot is ref
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import torch
