@@ -60,7 +60,9 @@ class Attributes:
         found = []
         for name, module, before in self._modules:
             now = dict(_plain(module))
-            keys = [key for key in now if key not in before or not _is_as_held(before[key], now[key])]
+            keys = [
+                key for key in now if key not in before or not _is_as_held(before[key], now[key])
+            ]
             keys += [key for key in before if key not in now]
             found += [f"{name}.{key}" if name else key for key in keys]
         return sorted(found)

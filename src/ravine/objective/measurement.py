@@ -17,8 +17,8 @@ from ravine.objective.buffers import Buffers, recomputed_statistics, spanning
 from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
-from ravine.objective.freshness import require_fresh
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.freshness import require_fresh
 from ravine.objective.grouping import Grouping
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments

@@ -200,7 +200,10 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 def _address(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # inside torch.func, what wraps a tensor has no storage
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # inside torch.func, what wraps a tensor has no storage
         return 0
 
 
