@@ -222,8 +222,12 @@ def in_words(precision: Precision, device: torch.device) -> str:
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
     """A model on a device; kernels of convolutions on a CUDA card as it reads them fastest, channels last."""
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    return model.to(device, memory_format=layout)
+    there = model.to(device)
+    if device.type == "cuda":
+        for tensor in there.parameters():
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return there
 
 
 def moved(

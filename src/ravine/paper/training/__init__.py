@@ -2,6 +2,6 @@
 
 from ravine.paper.training.deadline import Budget, Deadline
 from ravine.paper.training.run import Run
-from ravine.paper.training.trainer import Training, train
+from ravine.paper.training.trainer import Training, restart, train
 
-__all__ = ["Budget", "Deadline", "Run", "Training", "train"]
+__all__ = ["Budget", "Deadline", "Run", "Training", "restart", "train"]

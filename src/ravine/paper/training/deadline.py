@@ -51,7 +51,7 @@ class Budget:
         clock: tells the seconds.
 
     Raises:
-        ravine.InputError: minutes that are no positive number.
+        ravine.InputError: minutes that are no positive number, or a share outside [0, 1].
 
     Examples:
         >>> budget = Budget(10, trainings=2, clock=lambda: 0.0)
@@ -68,6 +68,9 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
             msg = f"the budget must be a positive number of minutes; got {self.minutes:g}"
+            raise ravine.InputError(msg)
+        if not 0 <= self.share <= 1:
+            msg = f"the share of training must be from 0 to 1; got {self.share:g}"
             raise ravine.InputError(msg)
         now = self.clock()
         about = f"the budget of {self.minutes:g} minutes"

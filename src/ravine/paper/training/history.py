@@ -55,3 +55,24 @@ def as_dataset(rows: Sequence[Row], attrs: Mapping[str, Any]) -> xr.Dataset:
     }
     along = {name: ("record", column) for name, column in columns.items()}
     return xr.Dataset(per_split, {"split": ["train", "valid"], **along}, dict(attrs))
+
+
+def as_line(last: Row, best: Row, criterion: str) -> str:
+    """An epoch in a line for who waits.
+
+    Args:
+        last: what was noted of it.
+        best: what was noted where the solution is.
+        criterion: as in ``solution_among``.
+
+    Returns:
+        Words and numbers.
+    """
+    train = f"{last['train_objective']:.5f} train, " if "train_objective" in last else ""
+    return (
+        f"phase {last['phase']} epoch {last['epoch']}: objective {train}"
+        f"{last['valid_objective']:.5f} valid; valid {criterion} "
+        f"{last[f'valid_{criterion}']:.5g} "
+        f"(solution so far {best[f'valid_{criterion}']:.5g}, epoch {best['epoch']}); "
+        f"{last['seconds']:.1f} s"
+    )

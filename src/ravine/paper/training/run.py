@@ -53,6 +53,23 @@ class Run:
         return str(self.history.attrs.get("device", "the CPU"))
 
     @property
+    def device_type(self) -> str:
+        """The kind of that device, as --device takes it."""
+        return str(self.history.attrs.get("device_type", "cpu"))
+
+    @property
+    def precision(self) -> str:
+        """What its products were computed in, in words, and what that changes of J at the solution; "" for float32."""
+        attrs = self.history.attrs
+        if "precision" not in attrs:
+            return ""
+        trained, exact = np.asarray(attrs["precision_loss"], float)
+        return (
+            f"{attrs['precision']}, by which the validation examples' J at the solution is "
+            f"{trained:.7g}; it is {exact:.7g} in float32"
+        )
+
+    @property
     def identity(self) -> str:
         """What tells its outcome from others: the recipe's hash, and where it was stopped."""
         if not self.stopped:

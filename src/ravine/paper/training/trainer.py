@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +18,9 @@ import ravine
 from ravine.paper.data import Splits, load
 from ravine.paper.device import (
     CPU,
-    computing,
     described,
     each_computed,
     generator_state,
-    in_words,
     moved,
     placed,
     preserved,
@@ -37,9 +33,11 @@ from ravine.paper.recipe import Phase, Recipe, canonical
 from ravine.paper.tasks.by_network import task_for
 from ravine.paper.training.deadline import Deadline
 from ravine.paper.training.files import whole
-from ravine.paper.training.history import Row, as_dataset, solution_among
-from ravine.paper.training.memory import STATE, State, Streams, restore, save, save_params
+from ravine.paper.training.history import Row, as_dataset, as_line, solution_among
+from ravine.paper.training.memory import STATE, Groups, State, Streams, restore, save, save_params
 from ravine.paper.training.run import Run
+from ravine.paper.training.streams import stream
+from ravine.paper.training.watch import Watch, copy
 
 #: A lean training saves its state no more often than this, in seconds: it would take longer than an
 #: epoch on a large GPU.
@@ -79,11 +77,12 @@ class Training:
         model = recipe.network.build(recipe.seed)
         self.task.start(model)  # on the CPU: the start is the same on every device
         self.model = placed(model, self.device)
+        self.watch = Watch(recipe, self.task, self.model, self.device)
         self.params = dict(self.model.named_parameters())
         self.velocity = {name: torch.zeros_like(tensor) for name, tensor in self.params.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.params.items()}
-        self.order = torch.Generator().manual_seed(_stream(recipe.seed, "order"))
-        self.masks = generator_state(self.device, _stream(recipe.seed, "masks"))
+        self.order = torch.Generator().manual_seed(stream(recipe.seed, "order"))
+        self.masks = generator_state(self.device, stream(recipe.seed, "masks"))
         self.state = State(generator=self.device.type)
         if (folder / STATE).exists():
             self.state, streams = restore(folder, self._groups, self.device.type)
@@ -191,11 +190,12 @@ class Training:
         attrs: dict[str, Any] = {"best_step": self._solution()["step"]}
         attrs |= {f"test_{name}": [test[name] for test in tests] for name in names}
         attrs |= {"recipe": canonical(self.recipe), "recipe_hash": self.recipe.hash}
-        attrs |= {"device": described(self.device)}
+        attrs |= {"device": described(self.device), "device_type": self.device.type}
         if stopped:
             attrs |= {"stopped": stopped}
         if self.recipe.precision != "float32":
-            attrs |= self._effect_of_precision()
+            with self.watch.at(self.best):
+                attrs |= self.watch.effect_of_precision()
         return as_dataset(self.state.history, attrs)
 
     # --- the course of it ------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class Training:
         self._note(began)
         if self.state.phase == 0 and not self._sparse:
             self.recorder.record(self.state.update, self.model)
-        say(self._line())
+        say(as_line(self.state.history[-1], self._solution(), self.task.criterion))
 
     def _phase_is_over(self) -> bool:
         state, phase = self.state, self.phase
@@ -237,12 +237,12 @@ class Training:
         state = self.state
         if state.phase == 0:
             self.recorder.keep(state.update, self.model)
-            _copy(self.best, self.params)
+            copy(self.best, self.params)
             self._watch_solution()
         for tensor in self.velocity.values():
             tensor.zero_()
         save_params(self._outcome, self.params)
-        state.tests.append(self._tested())
+        state.tests.append(self.watch.tested())
         if state.phase + 1 == len(self.recipe.phases):
             state.done = True
             return
@@ -256,7 +256,8 @@ class Training:
         if state.phase == 0:
             self.recorder.keep(state.update, self.model)
         save_params(self._outcome, self.best if state.phase == 0 else self.params)
-        why = f"{until.about} was spent after {state.epoch} epochs of phase {state.phase + 1}"
+        epochs = f"{state.epoch} epoch{'' if state.epoch == 1 else 's'}"
+        why = f"{until.about} was spent after {epochs} of phase {state.phase + 1}"
         self._write(self.history(stopped=why))
         say(f"stopped: {why}")
 
@@ -270,7 +271,7 @@ class Training:
         return self.folder / f"{name}.safetensors"
 
     @property
-    def _groups(self) -> dict[str, dict[str, Tensor]]:
+    def _groups(self) -> Groups:
         return {"params": self.params, "velocity": self.velocity, "best": self.best}
 
     def _write(self, history: xr.Dataset) -> None:
@@ -280,11 +281,7 @@ class Training:
     # --- what is watched -------------------------------------------------------------------------
 
     def _note(self, began: float) -> None:
-        """Monitor the model as it stands, and keep its parameters if it is what phase 1 would end with now.
-
-        What is random in that comes from streams of their own, one per split and epoch, so that
-        watching does not change what is watched.
-        """
+        """Monitor the model as it stands, and keep its parameters if it is what phase 1 would end with now."""
         state = self.state
         noted: Row = {
             "phase": state.phase + 1,
@@ -294,76 +291,31 @@ class Training:
             "momentum": self.phase.momentum.at(max(state.epoch, 1)),
         }
         if state.epoch % self.phase.watch_train == 0:
-            noted |= self._watched("train", len(state.history))
-        noted |= self._watched("valid", len(state.history))
+            noted |= self.watch.row("train", state.phase, len(state.history))
+        noted |= self.watch.row("valid", state.phase, len(state.history))
         noted["seconds"] = time.perf_counter() - began
         state.history.append(noted)
         if self._solution() is noted:
-            _copy(self.params, self.best)
-
-    def _watched(self, split: str, row: int) -> Row:
-        """What is monitored of a split, with the stream of random numbers that belongs to a row."""
-        seed = _stream(self.recipe.seed, "monitor", split, row)
-        with computing(self.recipe.precision, self.device):
-            found = self.task.monitor(self.model, split, self.state.phase, seed)
-        return {f"{split}_{name}": value for name, value in found.items()}
+            copy(self.params, self.best)
 
     def _watch_solution(self) -> None:
         """Watch the training examples at the solution, where the model stands, if that was left out."""
         solution, rows = self._solution(), self.state.history
         if "train_objective" not in solution:
             place = next(place for place, row in enumerate(rows) if row is solution)
-            solution |= self._watched("train", place)
-
-    def _tested(self) -> dict[str, float]:
-        with computing(self.recipe.precision, self.device):
-            return self.task.test(self.model)
+            solution |= self.watch.row("train", 0, place)
 
     def _tested_now(self) -> dict[str, float]:
         """What the test part says of what the phase would end with now."""
         if self.state.phase > 0:
-            return self._tested()
-        with self._at_solution():
-            return self._tested()
-
-    def _effect_of_precision(self) -> dict[str, Any]:
-        """J of the validation examples at the solution: as products were computed in training, and in float32."""
-        seed = _stream(self.recipe.seed, "precision")
-        with self._at_solution():
-            with computing(self.recipe.precision, self.device):
-                rounded = self.task.monitor(self.model, "valid", 0, seed)
-            with computing("float32", self.device):
-                exact = self.task.monitor(self.model, "valid", 0, seed)
-        pairs = {
-            f"precision_{name}": [rounded[name], exact[name]] for name in ("loss", "objective")
-        }
-        return {"precision": in_words(self.recipe.precision, self.device), **pairs}
-
-    @contextlib.contextmanager
-    def _at_solution(self) -> Iterator[None]:
-        """The model stands at the solution so far, and afterwards where it stood."""
-        here = {name: tensor.detach().clone() for name, tensor in self.params.items()}
-        _copy(self.best, self.params)
-        try:
-            yield
-        finally:
-            _copy(here, self.params)
+            return self.watch.tested()
+        with self.watch.at(self.best):
+            return self.watch.tested()
 
     def _solution(self) -> Row:
         """What was noted where the solution is, as far as phase 1 has come."""
         patience = self.recipe.phases[0].patience
         return solution_among(self.state.history, patience, self.task.criterion)
-
-    def _line(self) -> str:
-        last, best, criterion = self.state.history[-1], self._solution(), self.task.criterion
-        train = f"{last['train_objective']:.5f} train, " if "train_objective" in last else ""
-        return (
-            f"phase {last['phase']} epoch {last['epoch']}: objective {train}"
-            f"{last['valid_objective']:.5f} valid; valid {criterion} "
-            f"{last[f'valid_{criterion}']:.5g} "
-            f"(solution so far {best[f'valid_{criterion}']:.5g}, epoch {best['epoch']}); "
-            f"{last['seconds']:.1f} s"
-        )
 
 
 def train(
@@ -416,16 +368,20 @@ def train(
     return Run(recipe, run.folder)  # what it knew of its history is over
 
 
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name].detach())
-
-
 def _said(test: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.6g}" for name, value in test.items())
 
 
-def _stream(*what: Any) -> int:
-    """A seed for each purpose, so that no two random streams are one."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
+def restart(run: Run, data: str | os.PathLike[str] | None = None) -> None:
+    """Make a run's initial parameters again, where the run came without them.
+
+    Args:
+        run: with ``recipe.json``, and no trajectory.
+        data: as in ``train``; some networks' start depends on it.
+
+    Raises:
+        ravine.InputError: the data cannot be had.
+    """
+    if not run.start.exists():
+        job = Training(run.recipe, load(run.recipe.data, data), run.folder)
+        job.recorder.keep(0, job.model)
