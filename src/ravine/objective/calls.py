@@ -116,7 +116,8 @@ def logits_of(
         chosen.setdefault("use_cache", False)
     found = model(*positional, **chosen)
     logits = getattr(found, "logits", found)
-    shape = (ids if like is None else like).shape if (ids is not None or like is not None) else ()
+    asked = ids if like is None else like
+    shape = () if asked is None else tuple(asked.shape)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != shape:
         what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         wanted = f"({', '.join(map(str, shape))}, …)"

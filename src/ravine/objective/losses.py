@@ -96,7 +96,7 @@ class _Supervised:
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The unreduced loss, of the shape that it ought to have."""
         loss = self.loss
-        if isinstance(loss, nn.Module) and any(loss.buffers()):
+        if isinstance(loss, nn.Module) and any(True for _ in loss.buffers()):
             loss = copy.deepcopy(loss).to(outputs)  # its weights, where the outputs are
         losses = loss(outputs, targets)
         if not isinstance(losses, Tensor):

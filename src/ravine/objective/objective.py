@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ravine.errors import InputError
 from ravine.objective.buffers import BUFFERS_EXPLAINED, Buffers
@@ -234,7 +234,7 @@ def _require_model(model: Any) -> None:
 def _require_usable(model: nn.Module) -> None:
     """A model whose parameters are there, and whole."""
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, UninitializedTensorMixin):
+        if is_lazy(parameter):
             msg = (
                 f"the model's parameter {name!r} has no shape yet, as lazy layers have: run the "
                 "model on one batch first"
