@@ -11,11 +11,13 @@ from .measuring.projection import project as project
 from .measuring.resolution import resolve as resolve
 from .merging.average import average as average
 from .metrics.walks import straightness as straightness
-from .objective.losses import causal_lm as causal_lm
-from .objective.losses import contexts as contexts
+from .objective.language import causal_lm as causal_lm
+from .objective.language import masked_lm as masked_lm
+from .objective.language import seq2seq_lm as seq2seq_lm
 from .objective.losses import stateful as stateful
 from .objective.losses import supervised as supervised
 from .objective.objective import Objective as Objective
+from .objective.tokens import contexts as contexts
 from .points.checkpoint import Checkpoint as Checkpoint
 from .points.families import between_runs as between_runs
 from .points.families import by_group as by_group

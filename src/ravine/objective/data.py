@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ravine.errors import InputError
 from ravine.objective.batches import Batch, count_examples, is_array
@@ -124,11 +124,28 @@ class Split:
             yield from self._slices(self.tensors, size)
         elif self._is_indexed:
             made = not isinstance(self.source, DataLoader)
-            yield from _indexed(DataLoader(self.source, batch_size=size) if made else self.source)
+            yield from _indexed(self._loader(size) if made else self.source)
         else:
             running = _running(self.source)
             limited = self.limit is not None and self.is_stream
             yield from _up_to(self.limit or 0, running) if limited else running
+
+    def _loader(self, size: int) -> DataLoader[Any]:
+        """A loader of a bare Dataset."""
+
+        def collate(items: list[Any]) -> Any:
+            try:
+                return default_collate(items)
+            except (RuntimeError, TypeError) as problem:
+                msg = (
+                    f"the items of split {self.name!r} cannot be stacked into a batch "
+                    f"({problem}): texts or images of several sizes, or objects. Pass a "
+                    "DataLoader with your own collate_fn, or with batch_size=1, instead of the "
+                    "Dataset."
+                )
+                raise InputError(msg) from problem
+
+        return DataLoader(self.source, batch_size=size, collate_fn=collate)
 
     @property
     def makes_batches(self) -> bool:
@@ -171,7 +188,7 @@ class Split:
             return
         loader = self.source
         if not isinstance(loader, DataLoader):
-            loader = DataLoader(loader, batch_size=size)
+            loader = self._loader(size)
         self._probe_items(loader, self._probed_indices(loader))
 
     def require_same(self, before: Fingerprint | None, seen: Fingerprint) -> None:

@@ -140,7 +140,7 @@ class Fingerprint:
         elif hasattr(other, "tobytes") and hasattr(other, "mode"):  # an image
             yield f"{other.mode}|{other.size}|".encode()
             yield other.tobytes()
-        elif isinstance(leaf, type) or hasattr(other, "__qualname__"):
+        elif callable(other) and hasattr(other, "__qualname__"):
             yield f"{other.__module__}.{other.__qualname__}".encode()
         else:
             yield from self._by_pickle(leaf, depth)

@@ -81,7 +81,8 @@ def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | Non
     forward = trial.forward
     policies = forward.policies
     other = Replica(model, policies.dtype, policies.device)
-    other.take_over(forward.replica)
+    other.span(forward.replica.corners)
+    other.set_modes(policies.dropout)
     there = Forward(other, forward.per_example, policies, forward.split, forward.points)
     there.copies = forward.copies
     there.stand_at(point)
@@ -90,7 +91,7 @@ def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | Non
 
 def _require_unmerged(replica: Replica, model: nn.Module) -> None:
     """Where evaluation mode changes parameters, a state dict says something else in each mode."""
-    changed = [] if model.training else replica.merges()
+    changed = [] if model.training else _merged(replica)
     if changed:
         msg = (
             f"evaluation mode changes the model's parameters ({_few(changed)}), as layers do that "
@@ -105,7 +106,7 @@ def _require_own_state(trial: Trial, point: int, before: Tensor) -> None:
     """Look for what training mode computes anew and evaluation mode reads: it may be of other weights."""
     assert trial.first is not None
     forward, replica = trial.forward, trial.forward.replica
-    hidden = dict(replica.hidden_tensors())
+    hidden = _hidden(replica)
     if not hidden:
         return
     held = {name: tensor.clone() for name, tensor in hidden.items()}
@@ -115,9 +116,9 @@ def _require_own_state(trial: Trial, point: int, before: Tensor) -> None:
     with contextlib.suppress(Exception):  # whatever training mode lacks, it is not what is measured
         forward.quantities(trial.first, point)
     replica.enter_modes()
-    now = dict(replica.hidden_tensors())
+    now = _hidden(replica)
     other = [name for name, tensor in held.items() if not _is_same(now.get(name), tensor)]
-    saved = replica.saved_buffers()
+    saved = _saved(replica)
     for buffer, value in kept:
         if any(buffer is one for one in saved):
             buffer.copy_(value)
@@ -146,6 +147,40 @@ def _require_unread(trial: Trial, point: int, before: Tensor, names: list[str]) 
         "that has not been run yet, compute it in forward, or save it as a buffer."
     )
     raise InputError(msg)
+
+
+def _merged(replica: Replica) -> list[str]:
+    """The parameters that evaluation mode changes."""
+    if not replica.toggles:
+        return []
+    first, *others = replica.corners
+    replica.move_to((1.0, *[0.0] * len(others)))
+    return [
+        name
+        for name, parameter in replica.params.items()
+        if name in first and not torch.equal(parameter, first[name].to(parameter))
+    ]
+
+
+def _hidden(replica: Replica) -> dict[str, Tensor]:
+    """What no checkpoint holds: tensors in plain attributes, and buffers that are not saved."""
+    saved = {id(buffer) for buffer in _saved(replica)}
+    found = {
+        name: buffer
+        for name, buffer in replica.module.named_buffers()
+        if id(buffer) not in saved and buffer.is_floating_point()
+    }
+    return found | dict(replica.attributes.tensors())
+
+
+def _saved(replica: Replica) -> list[Tensor]:
+    """The buffers that a state dict has."""
+    return [
+        buffer
+        for module in replica.module.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
 
 
 def _is_same(now: Tensor | None, before: Tensor) -> bool:

@@ -65,27 +65,14 @@ class _Supervised:
     loss: Callable[[Tensor, Tensor], Tensor]
     name: str
     ignore_index: int | None
+    sums: bool = False
 
     @property
     def units(self) -> dict[str, str]:
         return {"loss": _UNITS.get(self.name, ""), "error": "1"}
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        if not (
-            isinstance(batch, list | tuple)
-            and len(batch) == 2
-            and all(isinstance(b, Tensor) for b in batch)
-        ):
-            what = f"a {type(batch).__name__}" + (
-                f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
-            )
-            msg = (
-                f"supervised() reads batches (inputs, targets) of two tensors; this batch is "
-                f"{what}. "
-                "Write per_example(model, batch) for it."
-            )
-            raise InputError(msg)
-        inputs, targets = batch
+        inputs, targets = _pair(batch)
         outputs = model(inputs)
         if not isinstance(outputs, Tensor):
             msg = (
@@ -93,22 +80,61 @@ class _Supervised:
                 "Write per_example."
             )
             raise InputError(msg)
-        losses = self.loss(outputs, targets)
+        losses = self._losses(outputs, targets)
         if losses.ndim == 0:
             return {"loss": losses}  # whoever reads it says what is wrong
-        if len(losses) != len(targets) or losses.numel() > max(outputs.numel(), targets.numel()):
+        classes = not targets.is_floating_point() and outputs.ndim > 1 and outputs.shape[1] > 1
+        if not (classes and targets.shape == outputs.shape[:1] + outputs.shape[2:]):
+            rows = losses.flatten(1) if losses.ndim > 1 else losses[:, None]
+            return {"loss": rows.sum(1) if self.sums else rows.mean(1)}
+        wrong = (outputs.argmax(1) != targets).to(outputs.dtype)
+        counted = None if self.ignore_index is None else targets != self.ignore_index
+        if counted is None or bool(counted.all()):
+            return {"loss": losses, "error": wrong}
+        return {"loss": _where(counted, losses), "error": _where(counted, wrong)}
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The unreduced loss, of the shape that it ought to have."""
+        loss = self.loss
+        if isinstance(loss, nn.Module) and any(True for _ in loss.buffers()):
+            loss = copy.deepcopy(loss).to(outputs)  # its weights, where the outputs are
+        losses = loss(outputs, targets)
+        if not isinstance(losses, Tensor):
+            msg = f"the loss {self.name} must return a tensor; got {type(losses).__name__}"
+            raise InputError(msg)
+        if losses.ndim and (
+            len(losses) != len(targets) or losses.numel() > max(outputs.numel(), targets.numel())
+        ):
             msg = (
                 f"the loss of outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
                 "has the shape "
                 f"{tuple(losses.shape)}: they broadcast against each other. Give both one shape."
             )
             raise InputError(msg)
-        classes = not targets.is_floating_point() and outputs.ndim > 1 and outputs.shape[1] > 1
-        if not (classes and targets.shape == outputs.shape[:1] + outputs.shape[2:]):
-            return {"loss": losses.flatten(1).mean(1) if losses.ndim > 1 else losses}
-        counted = slice(None) if self.ignore_index is None else targets != self.ignore_index
-        wrong = (outputs.argmax(1) != targets).to(outputs.dtype)
-        return {"loss": losses[counted], "error": wrong[counted]}
+        return losses
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    is_pair = isinstance(batch, list | tuple) and len(batch) == 2
+    if not is_pair or not all(isinstance(part, Tensor) for part in batch):
+        what = f"a {type(batch).__name__}"
+        if isinstance(batch, list | tuple):
+            what += f" of {len(batch)}"
+        msg = (
+            f"supervised() reads batches (inputs, targets) of two tensors; this batch is "
+            f"{what}. "
+            "Write per_example(model, batch) for it."
+        )
+        raise InputError(msg)
+    inputs, targets = batch
+    return inputs, targets
+
+
+def _where(counted: Tensor, values: Tensor) -> Tensor:
+    """(examples, positions), NaN where a target is left out; what is computed and is no number is infinite."""
+    kept = torch.where(values.isnan(), torch.inf, values)
+    rows = torch.where(counted, kept, torch.nan)
+    return rows if rows.ndim > 1 else rows[:, None]
 
 
 def supervised(loss: Callable[..., Tensor]) -> PerExample:
@@ -116,8 +142,9 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
 
     The loss is taken with ``reduction="none"``. For class targets the 0-1 ``error`` is measured
     with it, from the same forward pass, and targets equal to ``ignore_index`` are left out of both.
-    Targets of more than one dimension that are no classes (regression) count as one example per
-    row, the mean over the rest.
+    ``KLDivLoss(reduction="batchmean")`` is summed over classes, as its name says. Targets of more
+    than one dimension that are no classes (regression) count as one example per row, the mean over
+    the rest.
 
     Args:
         loss: a function such as ``F.cross_entropy`` or ``functools.partial`` of one, a module such
@@ -128,7 +155,8 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         ``per_example(model, batch)`` for ``Objective``.
 
     Raises:
-        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples.
+        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples; the loss takes
+            more than outputs and targets, or has parameters of its own.
 
     Examples:
         >>> import torch
@@ -137,187 +165,90 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         >>> found["loss"], found["error"]
         (tensor([1.3863, 1.3863]), tensor([0., 1.]))
     """
-    settings: dict[str, Any]
+    settings, name = _settings(loss)
+    reduction = settings.get("reduction")
+    _require_mean(loss, name, settings)
     if isinstance(loss, nn.Module):
-        settings = {
-            name: getattr(loss, name, None) for name in ("weight", "ignore_index", "reduction")
-        }
-        name = type(loss).__name__
-        if hasattr(loss, "reduction"):
-            loss = copy.copy(loss)
+        if reduction is not None:
+            loss = copy.deepcopy(loss)
             loss.reduction = "none"  # pyright: ignore[reportArgumentType]
-    else:
-        try:
-            parameters = inspect.signature(loss).parameters
-        except (TypeError, ValueError):
-            parameters = {}
-        known = ("weight", "ignore_index", "reduction")
-        settings = {key: parameters[key].default for key in known if key in parameters}
-        bare = loss.func if isinstance(loss, functools.partial) else loss
-        name = getattr(bare, "__name__", type(bare).__name__)
-        if "reduction" in parameters:
-            loss = functools.partial(loss, reduction="none")
-    if isinstance(settings.get("weight"), Tensor):
+    elif "reduction" in settings:
+        loss = functools.partial(loss, reduction="none")
+    ignore_index = settings.get("ignore_index")
+    return _Supervised(
+        loss,
+        name,
+        ignore_index if isinstance(ignore_index, int) else None,
+        sums=reduction == "batchmean",
+    )
+
+
+_KNOWN: Final = ("weight", "ignore_index", "reduction", "size_average", "reduce")
+#: losses that divide by the sum of the weights of a batch's targets
+_BY_WEIGHT: Final = frozenset(["CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"])
+
+
+def _settings(loss: Callable[..., Any]) -> tuple[dict[str, Any], str]:
+    """What a loss is set to, as far as it matters here, and its name."""
+    if isinstance(loss, nn.Module):
+        held = {name: getattr(loss, name) for name in _KNOWN if hasattr(loss, name)}
+        return held, type(loss).__name__
+    bare = loss.func if isinstance(loss, functools.partial) else loss
+    parameters = _parameters(loss)
+    held = {key: parameters[key].default for key in _KNOWN if key in parameters}
+    return held, getattr(bare, "__name__", type(bare).__name__)
+
+
+def _parameters(loss: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(loss).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _require_mean(loss: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> None:
+    """The loss of a data set has to be a mean over its examples."""
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
         msg = (
-            "the loss has class weights, so its mean is not a mean over examples; write "
-            "per_example and return the "
-            "weighted losses if that is the objective"
+            f"the loss {name} has parameters of its own, which would stay where they are along a "
+            "line: make it a part of the model, and write per_example"
         )
         raise InputError(msg)
-    if settings.get("reduction") == "sum":
+    given = _parameters(loss.forward if isinstance(loss, nn.Module) else loss)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        key
+        for key, p in given.items()
+        if p.kind in positional and p.default is inspect.Parameter.empty
+    ]
+    if len(needed) > 2:
+        msg = (
+            f"the loss {name} takes {', '.join(needed)}; supervised() gives outputs and targets. "
+            "Write per_example(model, batch) for it, with reduction='none'."
+        )
+        raise InputError(msg)
+    weight, reduction = settings.get("weight"), settings.get("reduction")
+    if isinstance(weight, Tensor) and (name in _BY_WEIGHT or weight.ndim > 1):
+        msg = (
+            f"the loss {name} has class weights, and its mean over a batch is divided by theirs, so it is "
+            "not a mean over examples; write per_example and return the weighted losses if that is "
+            "the objective"
+            if name in _BY_WEIGHT
+            else f"the loss {name} has weights of shape {tuple(weight.shape)}, which may be of the "
+            "examples of one batch; write per_example"
+        )
+        raise InputError(msg)
+    sums = reduction == "sum" or settings.get("size_average") is False
+    if sums or settings.get("reduce") is False:
         msg = (
             "the loss has reduction='sum'; ravine takes means over examples. Leave the reduction "
             "at its default."
         )
         raise InputError(msg)
-    ignore_index = settings.get("ignore_index")
-    return _Supervised(loss, name, ignore_index if isinstance(ignore_index, int) else None)
-
-
-_IGNORED: Final = -100  # a target that is none, as in cross_entropy and in Hugging Face's labels
-
-
-@dataclass(frozen=True)
-class _CausalLM:
-    pad: int | None
-    name: str = "causal_lm"
-
-    @property
-    def units(self) -> dict[str, str]:
-        return {"loss": "nats per token", "error": "1"}
-
-    def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        inputs, targets, mask = self._read(batch)
-        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-        known = getattr(embeddings, "num_embeddings", None)
-        if known is not None and inputs.numel() and int(inputs.max()) >= known:
-            msg = (
-                f"the text has the token {int(inputs.max())}, and the model knows {known} tokens, "
-                "from 0: was it "
-                "tokenised for another vocabulary?"
-            )
-            raise InputError(msg)
-        if hasattr(model, "config") and known is not None:  # Hugging Face's
-            found = model(input_ids=inputs, attention_mask=mask, use_cache=False)
-        else:
-            found = model(inputs)
-        logits = getattr(found, "logits", found)
-        if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != inputs.shape:
-            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            wanted = f"({inputs.shape[0]}, {inputs.shape[1]}, …)"
-            msg = (
-                f"causal_lm() needs logits of shape (texts, tokens, vocabulary), here {wanted}; "
-                f"got {what}"
-            )
-            raise InputError(msg)
-        real = (targets != _IGNORED).flatten()
-        scores, wanted, kept = logits.flatten(0, 1), targets.flatten(), real
-        if int(real.sum()) < len(real) / 2:  # few are asked for: a copy of those is worth its while
-            scores, wanted, kept = scores[real], wanted[real], slice(None)
-        losses = nn.functional.cross_entropy(
-            scores.float(), wanted, reduction="none", ignore_index=_IGNORED
-        )
-        likeliest = scores.max(-1).indices  # on a CPU faster than argmax
-        return {"loss": losses[kept], "error": (likeliest != wanted).to(losses.dtype)[kept]}
-
-    def _read(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs, the token after each (or none), and the mask of inputs that are no padding."""
-        if isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
-            ids, mask = batch["input_ids"], batch.get("attention_mask")
-            labels: Any = batch.get("labels", ids)
-        elif isinstance(batch, list | tuple) and len(batch) == 2:
-            return batch[0], batch[1], None
-        else:
-            ids = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
-            mask, labels = None, ids
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
-            what = (
-                f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-            )
-            msg = (
-                "causal_lm() reads a dict with 'input_ids' (and 'attention_mask', 'labels'), token "
-                "ids (texts, tokens) "
-                f"alone, or (inputs, targets) as contexts() makes them; got {what}"
-            )
-            raise InputError(msg)
-        if mask is None and self.pad is not None:
-            mask = (ids != self.pad).to(ids.dtype)
-        targets = torch.full_like(ids, _IGNORED)
-        targets[:, :-1] = labels[:, 1:]
-        if mask is not None:  # neither a token of padding nor one that follows padding is predicted
-            padded = ~mask.bool()
-            targets[padded] = _IGNORED
-            targets[:, :-1][padded[:, 1:]] = _IGNORED
-        return ids, targets, mask
-
-
-def causal_lm(*, pad: int | None = None) -> PerExample:
-    """The per-example function of a causal language model: nats per token, and the error of the likeliest next token.
-
-    For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for
-    token ids. The mean is over tokens, so long texts weigh more than short ones; padding is no
-    token. exp(loss) is the perplexity, which the verdict names.
-
-    Args:
-        pad: the id of padding, for batches of bare ids that have any. Dicts say it by
-            ``attention_mask``, or by −100 in ``labels``.
-
-    Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids``, as
-        tokenizers and collators give it; token ids (texts, tokens); or ``(inputs, targets)`` as
-        ``contexts`` cuts them.
-
-    Examples:
-        >>> class Uniform(nn.Module):
-        ...     def forward(self, ids):
-        ...         return torch.zeros(*ids.shape, 8)
-        >>> causal_lm(pad=0)(Uniform(), torch.tensor([[3, 1, 2], [5, 1, 0]]))["loss"]  # ln 8 for each of three tokens
-        tensor([2.0794, 2.0794, 2.0794])
-    """
-    return _CausalLM(pad)
-
-
-def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
-    """One long text cut into contexts, in which every token but the first is predicted exactly once.
-
-    Args:
-        tokens: (tokens,) their ids: a tensor, an array or a list.
-        length: tokens in a context, at most what the model can attend to.
-
-    Returns:
-        Inputs and targets, (contexts, length) each: a source for ``Objective``. Targets are the
-        tokens that follow; behind the end of the text they are −100, which ``causal_lm`` leaves
-        out.
-
-    Raises:
-        InputError: no sequence of whole numbers, or one too short to fill a context.
-
-    Examples:
-        >>> contexts([7, 8, 9, 5], 2)
-        (tensor([[7, 8],
-                [9, 0]]), tensor([[   8,    9],
-                [   5, -100]]))
-    """
-    try:
-        ids = torch.as_tensor(tokens)
-    except (TypeError, ValueError, RuntimeError) as problem:
-        msg = f"tokens must be ids, whole numbers; got {type(tokens).__name__}"
-        raise InputError(msg) from problem
-    if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
+    known = ("mean", "none", "batchmean") if name in ("KLDivLoss", "kl_div") else ("mean", "none")
+    if "reduction" in settings and reduction not in (*known, None, inspect.Parameter.empty):
         msg = (
-            f"tokens must be one sequence of ids, whole numbers; got {ids.dtype} of shape "
-            f"{tuple(ids.shape)}"
+            f"the loss {name} has reduction={reduction!r}; ravine knows {', '.join(known)}. Write "
+            "per_example(model, batch) that gives one loss for each example."
         )
         raise InputError(msg)
-    if length < 1 or len(ids) <= length:
-        msg = (
-            f"the text has {len(ids)} tokens and a context {length}, which takes "
-            f"{max(length, 1) + 1} to fill: give a "
-            "longer text or a shorter context"
-        )
-        raise InputError(msg)
-    count = -(-(len(ids) - 1) // length)
-    inputs = torch.zeros(count * length, dtype=torch.long)
-    targets = torch.full((count * length,), _IGNORED)
-    inputs[: len(ids) - 1], targets[: len(ids) - 1] = ids[:-1], ids[1:]
-    return inputs.view(count, length), targets.view(count, length)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ravine.errors import InputError
 from ravine.objective.buffers import Buffers, recomputed_statistics, spanning
@@ -269,8 +270,26 @@ def _undisturbed(setup: Setup) -> Iterator[None]:
         torch.cuda.init()  # so that its generator is among those that are preserved
     generators = [generator for split in setup.splits for generator in split.generators]
     plain = torch.autocast(setup.device.type, enabled=False)
-    with torch.inference_mode(mode=False), preserved_rng(generators), torch.no_grad(), plain:
+    with ExitStack() as held:
+        held.enter_context(torch.inference_mode(mode=False))
+        held.enter_context(preserved_rng(generators))
+        held.enter_context(torch.no_grad())
+        held.enter_context(plain)
+        held.enter_context(_uncached())
+        if torch.get_default_device() != torch.device("cpu"):
+            # what the caller's function makes belongs where its batch is, not on the meta device, say
+            held.enter_context(setup.device)
         yield
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Leave ``parametrize.cached()`` of the caller's: weights that are kept would be those of one point."""
+    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = kept
 
 
 def _fitted(own: Checkpoint, corner: Checkpoint) -> Checkpoint:

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ravine.errors import InputError
 from ravine.objective.buffers import BUFFERS_EXPLAINED, Buffers
@@ -104,6 +105,7 @@ class Objective(Setup):
         version: str | None = None,
     ) -> None:
         _require_model(model)
+        _require_usable(unwrap(model))
         _require_function(per_example)
         _require_choice("dropout", dropout, get_args(Dropout))
         _require_choice("buffers", buffers, (None, *get_args(Buffers)))
@@ -227,6 +229,24 @@ def _require_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         msg = f"model must be a torch.nn.Module; got {type(model).__name__}"
         raise InputError(msg)
+
+
+def _require_usable(model: nn.Module) -> None:
+    """A model whose parameters are there, and whole."""
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            msg = (
+                f"the model's parameter {name!r} has no shape yet, as lazy layers have: run the "
+                "model on one batch first"
+            )
+            raise InputError(msg)
+        if hasattr(parameter, "full_tensor"):
+            msg = (
+                f"the model's parameter {name!r} is a DTensor, one part of a sharded model: build "
+                "the model as it was before fully_shard for Objective. Sharded state dicts and "
+                "modules may be the ends of a line: they are gathered."
+            )
+            raise InputError(msg)
 
 
 def _require_function(per_example: Any) -> None:

@@ -48,6 +48,8 @@ class Replica:
         self.buffers = dict(self.module.named_buffers())
         #: (parameter or buffer, its value at each corner), for what moves
         self.moving: list[tuple[Tensor, list[Tensor]]] = []
+        #: what it moves between, by name
+        self.corners: Sequence[Mapping[str, Tensor]] = ()
         #: ids of parameters that are brought up to date only when ``refresh`` asks for it
         self.lazy: frozenset[int] = frozenset()
         self._points: dict[int, list[Tensor]] = {}
@@ -67,8 +69,8 @@ class Replica:
         is not too much.
         """
         targets = {**self.params, **self.buffers}
-        self.moving, self._fixed = [], []
-        self._require_values(corners[0])
+        self.moving, self._fixed, self.corners = [], [], corners
+        _require_values(self._unknown, corners[0])
         for name in corners[0]:
             if name not in targets:
                 continue  # evaluation mode makes it, of the weights of the point
@@ -82,28 +84,6 @@ class Replica:
         self._convert()
         self._points = {id(target): points for target, points in self.moving}
         self._homes = self._found_homes()
-
-    def take_over(self, other: Replica) -> None:
-        """Move between the same corners, in the same modes, as another replica of the same model."""
-        mine = {**self.params, **self.buffers}
-        names = {id(t): name for name, t in {**other.params, **other.buffers}.items()}
-        self.moving = [(mine[names[id(target)]], points) for target, points in other.moving]
-        self._fixed = [(mine[names[id(target)]], point) for target, point in other._fixed]
-        for target, point in self._fixed:
-            target.copy_(point)
-        self._points = {id(target): points for target, points in self.moving}
-        self._homes = self._found_homes()
-        self.set_modes(other._dropout)
-
-    def _require_values(self, given: Mapping[str, Tensor]) -> None:
-        """What has no value in the model (it is on the meta device) has to have one at the corners."""
-        lacking = [name for name in self._unknown if name not in given]
-        if lacking:
-            msg = (
-                f"the model is on the meta device, so {lacking[0]!r} has no value, and the "
-                "checkpoints do not hold it either: build the model on a real device"
-            )
-            raise InputError(msg)
 
     def _found_homes(self) -> list[_Home]:
         return [
@@ -262,38 +242,6 @@ class Replica:
         for norm in self.norms().values():
             norm.eval()
 
-    def merges(self) -> list[str]:
-        """The parameters that evaluation mode changes."""
-        if not self.toggles:
-            return []
-        self.move_to((1.0, *[0.0] * (len(self.moving[0][1]) - 1)) if self.moving else (1.0,))
-        held = [(target, points[0]) for target, points in self.moving] + self._fixed
-        names = {id(parameter): name for name, parameter in self.params.items()}
-        return [
-            names[id(target)]
-            for target, point in held
-            if id(target) in names and not torch.equal(target, point.to(target))
-        ]
-
-    def hidden_tensors(self) -> dict[str, Tensor]:
-        """What no checkpoint holds: tensors in plain attributes, and buffers that are not saved."""
-        saved = {id(buffer) for buffer in self.saved_buffers()}
-        found = {
-            name: buffer
-            for name, buffer in self.module.named_buffers()
-            if id(buffer) not in saved and buffer.is_floating_point()
-        }
-        return found | dict(self.attributes.tensors())
-
-    def saved_buffers(self) -> list[Tensor]:
-        """The buffers that a state dict has."""
-        return [
-            buffer
-            for module in self.module.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if name not in module._non_persistent_buffers_set
-        ]
-
 
 @dataclass
 class _Home:
@@ -311,6 +259,17 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return _ROOM
+
+
+def _require_values(unknown: Sequence[str], given: Mapping[str, Tensor]) -> None:
+    """What has no value in the model (it is on the meta device) has to have one at the corners."""
+    lacking = [name for name in unknown if name not in given]
+    if lacking:
+        msg = (
+            f"the model is on the meta device, so {lacking[0]!r} has no value, and the "
+            "checkpoints do not hold it either: build the model on a real device"
+        )
+        raise InputError(msg)
 
 
 def _without_values(model: nn.Module) -> list[str]:
