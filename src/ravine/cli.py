@@ -238,7 +238,7 @@ def project(
     """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
     points = parse_alpha(alpha)
     J = load_objective(objective)  # noqa: N806
-    taken = _open_run(run)
+    taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
     _require_writable(out)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
@@ -543,8 +543,8 @@ def _numbered_checkpoints(folder: Path) -> bool:
         return False
 
 
-def _open_run(place: str) -> ravine.Trajectory:
-    run = ravine.Trajectory.open(place)
+def _open_run(place: str, model: Any) -> ravine.Trajectory:
+    run = ravine.Trajectory.open(place, model=model)
     if len(run) < 2:
         msg = (
             f"{place!r} holds one snapshot, of step {run.steps[0]}; a line from first to last "
@@ -599,8 +599,7 @@ def _print_verdict(curve: Any) -> None:
     start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
     heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "The verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
-    for sentence in (found.headline, *found.sentences):
-        typer.echo(sentence)
+    typer.echo(str(found))
 
 
 def _on_terminal() -> bool | None:

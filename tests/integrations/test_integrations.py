@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -275,8 +276,14 @@ class TestAdapters:
             {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 9}},
             {"target_modules": ["embed_tokens", "v_proj"]},
             {"modules_to_save": ["norm"]},
+            {"use_dora": True},
+            {"init_lora_weights": "pissa"},
+            {"init_lora_weights": "olora"},
+            {"layers_to_transform": [1]},
+            {"trainable_token_indices": [1, 2]},
+            {"target_parameters": ["self_attn.v_proj.weight"]},
         ],
-        ids=["plain", "rslora", "patterns", "embedding", "modules_to_save"],
+        ids=lambda options: next(iter(options), "plain"),
     )
     def test_the_end_is_what_peft_merges(self, tmp_path, options):
         base = tiny_lm()  # its embedding and its head are one tensor
@@ -290,6 +297,21 @@ class TestAdapters:
         assert "model.layers.0.mlp.up_proj.weight" in same  # only what the adapter changes moves
         half = line.at(0.5)["model.layers.0.mlp.up_proj.weight"]
         assert torch.equal(half, base.state_dict()["model.layers.0.mlp.up_proj.weight"])
+
+    @pytest.mark.parametrize("prefix", ["", "module.", "model."])
+    @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["plain", "dora"])
+    def test_a_base_in_bfloat16_and_under_another_prefix(self, tmp_path, prefix, options):
+        narrow = tiny_lm().bfloat16()
+        merged = self.adapted(tmp_path, copy.deepcopy(narrow).float(), **options)
+        merged = merged.merge_and_unload().state_dict()
+        base = {prefix + name: tensor for name, tensor in narrow.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in base.items()}
+        found = ravine.Line(base, tmp_path).at(1.0)
+        for name, tensor in found.items():
+            torch.testing.assert_close(
+                tensor.float(), merged[name.removeprefix(prefix)], rtol=1e-6, atol=1e-7
+            )
+        assert all(torch.equal(base[name], before[name]) for name in base)
 
     def test_convolutions_and_conv1d(self, tmp_path):
         pytest.importorskip("peft")
@@ -347,16 +369,35 @@ class TestAdapters:
         ):
             ravine.Line(wide, tmp_path / "lora")
 
-    def test_what_is_no_sum_is_refused(self, tmp_path):
+    def test_what_cannot_be_merged_is_refused_by_name(self, tmp_path, monkeypatch):
         self.adapted(tmp_path, use_dora=True)
-        with pytest.raises(InputError, match="DoRA"):
-            ravine.Line(tiny_lm(), tmp_path)
+        with monkeypatch.context() as here:
+            here.setattr("importlib.util.find_spec", lambda _: None)
+            with pytest.raises(InputError, match="use_dora = True, not plain LoRA; only peft can"):
+                ravine.Line(tiny_lm(), tmp_path)
+        self.adapted(tmp_path)
         config = json.loads((tmp_path / "adapter_config.json").read_text())
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
-        with pytest.raises(InputError, match="an adapter of type IA3"):
-            ravine.Line(tiny_lm(), tmp_path)
+        for changes, said in (
+            ({"peft_type": "IA3"}, "an adapter of type IA3"),
+            ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+            ({"init_lora_weights": "pissa_niter_4"}, "drawn at random"),
+            ({"init_lora_weights": "corda"}, "data that are not with it"),
+            ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens = .*aLoRA"),
+            ({"layer_replication": [[0, 2]]}, "other layers than the base"),
+            ({"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow = 1.*does not know"),
+        ):
+            (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes))
+            with pytest.raises(InputError, match=said):
+                ravine.Line(tiny_lm(), tmp_path)
         (tmp_path / "adapter_config.json").write_text("{")
         with pytest.raises(InputError, match="is not an adapter's configuration"):
+            ravine.Line(tiny_lm(), tmp_path)
+
+    def test_an_adapter_that_unties_is_refused(self, tmp_path):
+        self.adapted(tmp_path, modules_to_save=["lm_head"])
+        with pytest.raises(
+            InputError, match=r"own 'lm_head.weight' \(modules_to_save\), which is tied"
+        ):
             ravine.Line(tiny_lm(), tmp_path)
 
 

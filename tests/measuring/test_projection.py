@@ -284,7 +284,7 @@ class TestWords:
     def test_a_straight_run_is_straighter(self):
         run = [point(0, 0), point(1, 0.1), point(2, 0)]
         assert straightness(project(run)).startswith(
-            "Training went straighter than a random walk with independent steps: the line captures 0.952"
+            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.952"
         )
 
     def test_a_detour_is_less_straight(self):
@@ -491,7 +491,7 @@ class TestShown:
             )
         )
         assert found.headline.startswith(
-            "Training went straighter than a random walk with independent steps: the line captures 0.800"
+            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.800"
         )
         assert "farthest from the line at step 1, where α = 0.375" in str(found)
         assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)

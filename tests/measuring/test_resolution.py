@@ -62,7 +62,9 @@ SMOOTH = {
 def test_smooth_curves_resolve_to_their_tolerance_from_few_points(name):
     curve = resolved(SMOOTH[name])
     assert curve.attrs["resolved"] == 1
-    assert curve.sizes["alpha"] <= 75
+    truth = SMOOTH[name](torch.linspace(0, 1, 20001, dtype=torch.float64)).diff().sign()
+    extremes = int((truth[1:] != truth[:-1]).sum())  # each is a point of its own
+    assert curve.sizes["alpha"] <= 75 + extremes
     assert worst(curve, SMOOTH[name]) <= 1e-3
 
 
@@ -255,3 +257,55 @@ def test_a_standard_error_read_between_points_is_never_negative():
     read = reconstruct(curve, FINE)
     assert float(read["loss_stderr"].min()) == 0
     assert float(read["loss_noise_floor"].min()) >= 0
+
+
+def outside(curve, points=4001):
+    """How far the reading leaves the range of the two measured points beside it, beyond its misfit; at the worst."""
+    read = reconstruct(curve, np.linspace(*curve["alpha"].values[[0, -1]], points))
+    alpha, held = curve["alpha"].values, curve["loss"].values
+    right = np.clip(np.searchsorted(alpha, read["alpha"].values), 1, len(alpha) - 1)
+    low, high = (edge(held[right - 1], held[right]) for edge in (np.minimum, np.maximum))
+    found = read["loss"].values
+    excess = np.maximum(found - high, low - found) - read["loss_misfit"].values
+    return float(np.nanmax(excess))
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3, -0.7])
+def test_an_extreme_of_the_interpolant_is_measured(tilt):
+    def tilted(model, batch):
+        w = model(batch[0]).flatten()
+        return (w**2 - 1) ** 2 + tilt * w
+
+    line = Line({"weight": torch.tensor([[-1.2]])}, {"weight": torch.tensor([[1.1]])})
+    J = Objective(
+        torch.nn.Linear(1, 1, bias=False), tilted, (torch.ones(12, 1),), dtype=torch.float64
+    )
+    curve = resolve(J, along=line, interval=(-0.1, 1.1))
+    # where 4 w³ − 4 w + tilt = 0
+    roots = np.roots([4.0, 0.0, -4.0, tilt])
+    places = (roots.real[np.abs(roots.imag) < 1e-9] + 1.2) / 2.3
+    inside = places[(places > -0.1) & (places < 1.1)]
+    assert inside.size >= 1
+    assert np.abs(curve["alpha"].values[:, None] - inside).min(0).max() < 1e-6
+    assert curve.sizes["alpha"] <= 25 + len(inside)
+    assert outside(curve) <= 1e-12
+
+
+def test_no_reading_makes_an_extreme_that_no_point_has():
+    """A result whose extremes were not measured says so in its misfit."""
+    line = Line({"weight": torch.tensor([[-1.2]])}, {"weight": torch.tensor([[1.1]])})
+
+    def well(model, batch):
+        return ((model(batch[0]) ** 2 - 1) ** 2).flatten()
+
+    J = Objective(
+        torch.nn.Linear(1, 1, bias=False), well, (torch.ones(12, 1),), dtype=torch.float64
+    )
+    curve = resolve(J, along=line)
+    top = np.abs(curve["alpha"].values - 1.2 / 2.3).argmin()
+    older = curve.isel(alpha=np.delete(np.arange(curve.sizes["alpha"]), top))
+    assert outside(older) <= 1e-12
+    misfit = reconstruct(older, [1.2 / 2.3])["loss_misfit"].item()
+    read = reconstruct(older, [1.2 / 2.3])["loss"].item()
+    beside = older["loss"].interp(alpha=1.2 / 2.3, method="nearest").item()
+    assert 0 < read - beside <= misfit + 1e-12

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made import ALPHA, bumps, flips, profile_of, rough, varying
 
 import ravine
+from made import ALPHA, bumps, flips, profile_of, rough, varying
 from oracles import of_model, point
 from ravine import metrics
 from ravine.metrics.inference import Changes, decided

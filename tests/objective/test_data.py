@@ -20,6 +20,8 @@ from oracles import blobs, mlp
 from ravine import InputError, Line, Objective, evaluate, resolve, supervised
 from ravine.objective.data import Split
 from ravine.objective.fingerprint import Fingerprint
+from ravine.objective.grouping import Grouping
+from ravine.objective.members import Members
 from ravine.objective.randomness import preserved_rng
 
 
@@ -46,6 +48,16 @@ class Stream(IterableDataset):
 
 def probe(source):
     Split.of("data", source).require_repeatable(4)
+
+
+def numbers_in(
+    source, size, of=lambda batch: len(batch[0] if isinstance(batch, list | tuple) else batch)
+):
+    """The examples' own numbers, batch by batch, of a function that gives one loss for each."""
+    held = list(Split.of("x", source).batches(size))
+    members = Members(Grouping(), "x", held)
+    members.learn([{"loss": torch.zeros(of(batch.content))} for batch in held], [], "a point")
+    return [numbers.tolist() for numbers in members.examples]
 
 
 DATA = TensorDataset(*blobs(23))
@@ -255,8 +267,12 @@ class TestNumbers:
         ],
     )
     def test_each_kind_of_source(self, source, expected):
-        found = [batch.examples.tolist() for batch in Split.of("x", source).batches(2)]
-        assert found == expected
+        assert numbers_in(source, 2) == expected
+
+    def test_a_stream_is_numbered_by_what_comes_back(self):
+        """Seven instances of a bag are one example, and one loss."""
+        bags = [(torch.zeros(7, 2), torch.zeros(1)), (torch.zeros(4, 2), torch.zeros(2))]
+        assert numbers_in(bags, 2, of=lambda batch: len(batch[1])) == [[0], [1, 2]]
 
     def test_keys_that_are_no_numbers_get_one_of_their_own(self):
         class Keyed(Dataset):
@@ -287,4 +303,8 @@ class TestNumbers:
                 )
 
         batches = list(Split.of("x", Own(TensorDataset(*blobs(9)), batch_size=5)).batches(1))
-        assert [batch.examples.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+        assert [len(batch.content[0]) for batch in batches] == [4, 5]
+        assert numbers_in(Own(TensorDataset(*blobs(9)), batch_size=5), 1) == [
+            [0, 1, 2, 3],
+            [4, 5, 6, 7, 8],
+        ]

@@ -7,6 +7,7 @@ import io
 import pickle
 import tarfile
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -246,3 +247,48 @@ class TestWhitening:
         (folder / "test_batch").write_bytes(content)
         data.SOURCES["cifar10"].files["test_batch"] = hashlib.sha256(content).hexdigest()
         assert torch.equal(data.load("cifar10", folder.parent)["train"][0], one)
+
+
+class TestArrays:
+    @pytest.fixture
+    def packed(self, tiny, tmp_path, monkeypatch):
+        """The same images and labels as a NumPy archive, in a folder without the official files."""
+        _, batches, _ = tiny
+        test = batches["test_batch"]
+        rest = [batch for name, batch in batches.items() if name != "test_batch"]
+        images = np.concatenate([batch[0] for batch in rest])
+        labels = np.concatenate([batch[1] for batch in rest]).astype(np.uint8)
+        test_labels = np.array(test[1], np.uint8)
+        content = images.tobytes() + test[0].tobytes() + labels.tobytes() + test_labels.tobytes()
+        known = data.SOURCES["cifar10"]
+        arrays = ("tiny.npz", hashlib.sha256(content).hexdigest())
+        monkeypatch.setitem(data.SOURCES, "cifar10", replace(known, arrays=arrays))
+        folder = tmp_path / "packed" / known.folder
+        folder.mkdir(parents=True)
+        np.savez(
+            folder / "tiny.npz",
+            train_images=images,
+            train_labels=labels,
+            test_images=test[0],
+            test_labels=test_labels,
+        )
+        return folder
+
+    def test_they_give_the_tensors_of_the_official_files(self, tiny, packed):
+        official = data.load("cifar10", tiny[0].parent)
+        again = data.load("cifar10", packed.parent)
+        for split, (images, labels) in official.items():
+            assert torch.equal(again[split][0], images)
+            assert torch.equal(again[split][1], labels)
+            assert again[split][1].dtype == labels.dtype
+
+    def test_other_content_is_refused(self, packed):
+        with np.load(packed / "tiny.npz") as held:
+            arrays = dict(held)
+        arrays["train_labels"] = arrays["train_labels"][::-1]
+        np.savez(packed / "tiny.npz", **arrays)
+        with pytest.raises(ravine.InputError, match="damaged or another file"):
+            data.load("cifar10", packed.parent)
+        (packed / "tiny.npz").write_bytes(b"no archive")
+        with pytest.raises(ravine.InputError, match="no archive of CIFAR-10"):
+            data.load("cifar10", packed.parent)

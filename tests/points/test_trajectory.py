@@ -132,7 +132,7 @@ class TestRecording:
         recorder = record(tmp_path, [0, 1])
         kept = recorder.snapshots
 
-        def killed(tensors, path):
+        def killed(tensors, path, metadata):
             path.write_bytes(b"half")
             raise KeyboardInterrupt
 

@@ -71,6 +71,7 @@ def labelled(
             "title": about["title"] or "",
             **objective.describe(),
             "batch_size": next(iter(measured.batches.values())),
+            **({"statistics_from": measured.statistics_from} if measured.statistics_from else {}),
             "dtype": measured.dtype,
             **corner_attrs(along, measured.hashes),
             **along.geometry(measured.gram),

@@ -24,12 +24,13 @@ from ravine.measuring.rounds import Rounds
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
-from ravine.result.interpolant import Patch, Piece, chebyshev_points
+from ravine.result.interpolant import Patch, Piece, chebyshev_points, stationary
 from ravine.result.schema import quantities
 
 _FIRST_DEGREE: Final = 16
 _LAST_DEGREE: Final = 64
 _CHECKS: Final = 8
+_EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
 
 #: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
@@ -87,6 +88,8 @@ def resolve(
     max(|J(α)|, range/1000), or the noise floor where that is larger, or for a 0-1 quantity, which
     is a step function of α, twice its standard error. At the checks a third of that is asked for,
     since they are few; and the series must have decayed, so that a kink between all checks is seen.
+    Where the interpolant then has an extreme between two points, that place is measured too: the
+    height of a barrier is a measured one.
     What was measured is the error at the checks; between them it is larger at times, about
     threefold on networks with few examples, whose ReLU kinks do not average out.
 
@@ -157,9 +160,10 @@ def _resolve_line(
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
     result: xr.Dataset | None = None
+    extrema, rounds = np.array([]), 0
     while opened:
         known = result["alpha"].values if result is not None else np.array([])
-        wanted = _new(np.concatenate([one.wanted for one in opened]), known)
+        wanted = _new(np.concatenate([*(one.wanted for one in opened), extrema]), known)
         if wanted.size and len(known) + len(wanted) > max_points and result is not None:
             break
         if wanted.size:
@@ -172,6 +176,9 @@ def _resolve_line(
         assert result is not None  # the first round always measures
         opened, done = _judged(opened, result, tolerance, _NARROWEST * (high - low))
         closed += done
+        if not opened and rounds < _EXTREMA_ROUNDS:
+            rounds += 1
+            opened, closed, extrema = _with_extrema(closed, result)
     assert result is not None
     closed += [
         (piece, _fit(piece, result, tolerance))
@@ -179,6 +186,50 @@ def _resolve_line(
         for piece in _measured_pieces(one, result)
     ]
     return _labelled(result, closed, tolerance)
+
+
+def _with_extrema(
+    closed: list[tuple[Piece, _Fit]], result: xr.Dataset
+) -> tuple[list[_Open], list[tuple[Piece, _Fit]], np.ndarray]:
+    """Open the pieces whose interpolants have extremes that were not measured, and the places of these.
+
+    An extreme that only the interpolant has is what a barrier is read from: there the curve is checked.
+    """
+    opened: list[_Open] = []
+    still: list[tuple[Piece, _Fit]] = []
+    places: list[np.ndarray] = []
+    for piece, fit in closed:
+        found = _extrema(piece, fit, result) if _is_resolved(piece, fit) else np.array([])
+        places.append(found)
+        if found.size:
+            opened.append(_Open(piece.low, piece.high, piece.degree))
+        else:
+            still.append((piece, fit))
+    return opened, still, np.concatenate(places)
+
+
+def _extrema(piece: Piece, fit: _Fit, result: xr.Dataset) -> np.ndarray:
+    """Where an interpolant leaves the range of its measured neighbours by more than its misfit; one for each gap."""
+    alpha = result["alpha"].values
+    rows, patch = piece.rows(alpha), Patch((piece,))
+    worst: dict[int, tuple[float, float]] = {}
+    for name in quantities(result):
+        floor = np.nan_to_num(result[f"{name}_noise_floor"].values).max(initial=0.0)
+        for split in range(result.sizes["split"]):
+            values, misfit = result[name].values[:, split], fit.misfit[name][split]
+            if is_counted(result, name) or not np.isfinite(misfit):
+                continue
+            log = bool(fit.log[name][split])
+            places = stationary(piece, np.log(values[rows]) if log else values[rows])
+            gaps = np.clip(np.searchsorted(alpha, places), 1, len(alpha) - 1)
+            ends = np.stack([values[gaps - 1], values[gaps]])
+            read = patch.read(values[rows], [places], log=log)
+            excess = np.maximum(read - ends.max(0), ends.min(0) - read)
+            allowed = max(misfit, floor)
+            for place, gap, height in zip(places, gaps, excess / allowed, strict=True):
+                if height > max(1.0, worst.get(int(gap), (0.0, 0.0))[0]):
+                    worst[int(gap)] = (float(height), float(place))
+    return np.array(sorted(place for _, place in worst.values()))
 
 
 @dataclass

@@ -36,7 +36,8 @@ def convexity(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = 
     """How convex the curve is between its ends; the paper says "nearly convex".
 
     The curve is compared with the middle of the chord from α − h to α + h, with h the spacing of
-    the points or 1 % of the interval, whichever is larger.
+    the points or 1 % of the interval, whichever is larger. Noise moves the share towards ½;
+    ``decide(curve, "nonconvex")`` is the question that it does not bias.
 
     Args:
         curve: a line.

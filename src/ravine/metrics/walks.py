@@ -235,8 +235,8 @@ def straightness(path: xr.Dataset) -> str:
         >>> captured = xr.DataArray([0.724, 2 / 3], coords={"walk": ["run", "random walk"]})
         >>> path = xr.Dataset({"residual": ("step", [0.0]), "captured": captured, "max_residual": 0.7 * captured})
         >>> print(straightness(path))
-        Training went straighter than a random walk with independent steps: the line captures 0.724 of it (L/(L +
-        max residual); such a walk 0.667), and it strayed by up to 0.507 of the line's length (0.467).
+        Training went straighter than a random walk with independent steps: fraction captured by the line 0.724
+        (L/(L + max residual); such a walk 0.667); max. deviation from the line 0.507 of its length (0.467).
     """
     if not {"residual", "captured", "max_residual"} <= set(path.data_vars):
         msg = f"expected a result of project(); got variables {sorted(map(str, path.data_vars))}"
@@ -246,11 +246,9 @@ def straightness(path: xr.Dataset) -> str:
         return "How straight training went is undefined: a snapshot is not finite."
     if "random walk" not in path["walk"]:
         return (
-            f"The slice captures {run['captured']:.3f} of training (L/(L + max residual)), which "
-            "strayed by up to "
-            f"{run['max_residual']:.3f} of its length. It does not join two of its snapshots, so "
-            "there is no random "
-            "walk to compare with."
+            f"Fraction of training captured by the slice {run['captured']:.3f} (L/(L + max residual)); "
+            f"max. deviation {run['max_residual']:.3f} of its length. The slice does not join two "
+            "snapshots, so there is no random walk to compare with."
         )
     own = correlated_walk(path)
     nulls = _nulls(path, own)
@@ -265,9 +263,9 @@ def straightness(path: xr.Dataset) -> str:
     captured += [f"one with {words} {null['captured']:.3f}" for words, null in others]
     strayed = ", ".join(f"{null['max_residual']:.3f}" for null in nulls.values())
     return (
-        f"Training went {how} a random walk with {which}: the line captures "
-        f"{run['captured']:.3f} of it (L/(L + max residual); {', '.join(captured)}), and it strayed "
-        f"by up to {run['max_residual']:.3f} of the line's length ({strayed})."
+        f"Training went {how} a random walk with {which}: fraction captured by the line "
+        f"{run['captured']:.3f} (L/(L + max residual); {', '.join(captured)}); max. deviation from the "
+        f"line {run['max_residual']:.3f} of its length ({strayed})."
     )
 
 

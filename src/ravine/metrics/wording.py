@@ -280,13 +280,15 @@ def policies(curve: xr.Dataset) -> str:
     if is_plane(curve):
         first, last, corners = ("origin", "corner b", "corners")
     differ = "differ from those of the saved checkpoints"
+    batches = f"batches of {curve.attrs.get('batch_size', '?')}"  # results of old say no more
+    batches = curve.attrs.get("statistics_from", batches)
     buffers = {
         "start": f"Running statistics are the {first}'s at every point, so values elsewhere {differ}.",
         "end": f"Running statistics are the {last}'s at every point, so values elsewhere {differ}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
-            "Running statistics are estimated anew at every point, in batches of "
-            f"{curve.attrs.get('batch_size', '?')}, so values at the {corners} {differ} too."
+            f"Running statistics are estimated anew at every point, from {batches}, so values at the "
+            f"{corners} {differ} too."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     if not curve.attrs.get("running_statistics", 1):

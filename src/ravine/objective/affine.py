@@ -13,7 +13,7 @@ or it would not pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -167,7 +167,7 @@ class AffinePrefix(TorchFunctionMode):
         self._refused.clear()
         self._held = 0
 
-    def begin(self, number: int, leaves: Iterator[Any], coefficients: tuple[float, ...]) -> None:
+    def begin(self, number: int, leaves: Iterable[Any], coefficients: tuple[float, ...]) -> None:
         """Get ready for one forward pass.
 
         Args:

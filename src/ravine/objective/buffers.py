@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
 
 from ravine.errors import InputError
+from ravine.objective.batches import Batch
 from ravine.objective.data import Split
 from ravine.objective.engine import blocks_of
 from ravine.objective.forward import Forward
-from ravine.objective.replica import running_norms
+from ravine.objective.replica import Replica, running_norms
 from ravine.points.checkpoint import Checkpoint
 from ravine.points.params import is_float, same_values
 
@@ -97,14 +101,38 @@ def _chosen(name: str, held: list[Tensor | None], policy: Buffers | None) -> lis
     return values
 
 
+@dataclass(frozen=True)
+class Recomputed:
+    """Running statistics that were estimated anew.
+
+    Attributes:
+        statistics: for every point, the statistics by buffer name.
+        used: how many batches they are from.
+        left_out: how many had one value for a channel, which has no variance.
+        sizes: least and most examples in a batch, of those that were used.
+    """
+
+    statistics: list[dict[str, Tensor]]
+    used: int
+    left_out: int
+    sizes: tuple[int, int]
+
+    def __str__(self) -> str:
+        least, most = self.sizes
+        each = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        said = f"{self.used:,} batch{'es' if self.used != 1 else ''} of {each}"
+        return f"{said}; {self.left_out:,} of one value left out" if self.left_out else said
+
+
 def recomputed_statistics(
     forward: Forward, split: Split, batch_size: int, tick: Callable[[int], None]
-) -> list[dict[str, Tensor]]:
+) -> Recomputed:
     """Running statistics at every point, by one pass in training mode, batches weighted by size.
 
     The average of the batches' means and variances, from nothing, as
-    ``torch.optim.swa_utils.update_bn`` takes it, but a short last batch counts by its size (and one
-    of a single example, which has no variance, not at all). Because a layer is normalised by its
+    ``torch.optim.swa_utils.update_bn`` takes it, but a batch counts by what the layer is given of it,
+    so a short last one counts less (and one that gives a layer a single value for a channel, which
+    has no variance, is left out). Because a layer is normalised by its
     own batch while the next is estimated, the outcome depends on the batch size; that is the nature
     of the method.
 
@@ -115,15 +143,130 @@ def recomputed_statistics(
         tick: told how many examples × points have been done since it was last told.
 
     Returns:
-        For every point, the statistics by buffer name.
+        The statistics, and what they are from.
 
     Raises:
         InputError: a module has running statistics that are not PyTorch's own, so how to estimate
-            them is unknown.
+            them is unknown; or no batch has a variance.
     """
-    replica, norms, points = forward.replica, forward.replica.norms(), forward.points
+    replica, points = forward.replica, forward.points
+    norms = _known_norms(replica)
+    names = [name for name in replica.buffers if name.rpartition(".")[0] in norms]
+    kept: list[dict[str, Tensor]] = [{} for _ in range(len(points))]
+    weights = [_Weights(norms.values()) for _ in range(len(points))]
+    sizes: list[int] = []
+    left_out: set[int] = set()
+    forward.resets_buffers = False
+    for norm in norms.values():
+        norm.train()
+    try:
+        for block in blocks_of(split, split.batches(batch_size)):
+            held = [forward.placed(batch) for batch in block]
+            for point, coefficients in enumerate(points.coefficients):
+                replica.move_to(coefficients)
+                for norm in norms.values():
+                    norm.train()
+                _put(replica, kept[point])
+                with weights[point]:
+                    for batch in held:
+                        if batch.number in left_out:
+                            continue
+                        found = _taken_in(forward, batch, point, names, weights[point])
+                        if found is None and point:
+                            raise _other_shapes(batch, points.labels[point])
+                        if found is None:
+                            left_out.add(batch.number)
+                        elif not point:
+                            sizes.append(found)
+                kept[point] = {name: replica.buffers[name].clone() for name in names}
+                tick(sum(batch.size for batch in held))
+    finally:
+        replica.set_modes(forward.policies.dropout)
+        forward.resets_buffers = not forward.policies.stateful
+    if not sizes:
+        msg = (
+            f"buffers='recompute' found no variance in split {split.name!r}: each of its "
+            f"{len(left_out):,} batches gives a layer one value for each channel. Use larger "
+            "batches, or choose buffers='start', 'end' or 'interpolate'."
+        )
+        raise InputError(msg)
+    return Recomputed(kept, len(sizes), len(left_out), (min(sizes), max(sizes)))
+
+
+class _NoVariance(Exception):
+    """A layer was given one value for a channel."""
+
+
+class _Weights:
+    """How much of what each layer has seen a batch is: its momentum, while it is watched.
+
+    A layer that is used twice in a forward pass takes in two batches.
+    """
+
+    def __init__(self, norms: Iterable[nn.Module]) -> None:
+        self.seen = {id(norm): 0 for norm in norms}
+        self._norms = list(norms)
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        self._hooks = [norm.register_forward_pre_hook(self._weigh) for norm in self._norms]
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        given = inputs[0]
+        if given.numel() == _channels(norm, given):
+            raise _NoVariance
+        rows = given.shape[0]
+        self.seen[id(norm)] += rows
+        norm.momentum = rows / self.seen[id(norm)]
+
+
+def _channels(norm: Any, given: Tensor) -> int:
+    """How many variances a layer takes of what it is given: an instance norm one for each example too."""
+    by_example = isinstance(norm, _InstanceNorm) and given.ndim > norm._get_no_batch_dim()
+    return norm.num_features * (given.shape[0] if by_example else 1)
+
+
+def _taken_in(
+    forward: Forward, batch: Batch, point: int, names: list[str], weights: _Weights
+) -> int | None:
+    """Run a batch through the layers: how many examples it had; None if it is none that they can take."""
+    # only the first point may meet a batch that has to be undone
+    before = None if point else {name: forward.replica.buffers[name].clone() for name in names}
+    seen = dict(weights.seen)
+    try:
+        found = forward.quantities(batch, point)
+    except _NoVariance:
+        weights.seen = seen
+        _put(forward.replica, before or {})
+        return None
+    return batch.size if batch.is_counted else len(found["loss"])
+
+
+def _put(replica: Replica, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        replica.buffers[name].copy_(value)
+
+
+def _other_shapes(batch: Batch, label: str) -> InputError:
+    return InputError(
+        f"at {label}, batch {batch.number} gives a layer with running statistics one value for a "
+        "channel, and at the first point it gave more: the model's route depends on its "
+        "parameters, and buffers='recompute' cannot be the same there. Choose 'start', 'end' or "
+        "'interpolate'."
+    )
+
+
+def _known_norms(replica: Replica) -> dict[str, Any]:
+    """The layers with running statistics, each of a kind whose estimate is known."""
+    norms = replica.norms()
     strange = [
-        f"{n!r} ({type(m).__name__})" for n, m in norms.items() if not isinstance(m, _NormBase)
+        f"{name!r} ({type(norm).__name__})"
+        for name, norm in norms.items()
+        if not isinstance(norm, _NormBase)
     ]
     if strange:
         msg = (
@@ -131,35 +274,4 @@ def recomputed_statistics(
             "running statistics of its own. Choose 'start', 'end' or 'interpolate'."
         )
         raise InputError(msg)
-    names = [name for name in replica.buffers if name.rpartition(".")[0] in norms]
-    kept: list[dict[str, Tensor]] = [{} for _ in range(len(points))]
-    seen = [dict.fromkeys(map(id, norms.values()), 0) for _ in range(len(points))]
-    counts: dict[int, int] = {}
-
-    def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        """A layer that is used twice in a forward pass takes in two batches."""
-        counts[id(norm)] += len(inputs[0])
-        norm.momentum = len(inputs[0]) / counts[id(norm)]
-
-    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms.values()]
-    forward.resets_buffers = False
-    for norm in norms.values():
-        norm.train()
-    try:
-        for block in blocks_of(split, batch_size):
-            held = [forward.placed(batch) for batch in block]
-            for point, coefficients in enumerate(points.coefficients):
-                replica.move_to(coefficients)
-                for name, value in kept[point].items():
-                    replica.buffers[name].copy_(value)
-                counts = seen[point]
-                for batch in held:
-                    if batch.size > 1:
-                        forward.quantities(batch, point)
-                kept[point] = {name: replica.buffers[name].clone() for name in names}
-                tick(sum(batch.size for batch in held))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        replica.set_modes(forward.policies.dropout)
-    return kept
+    return norms

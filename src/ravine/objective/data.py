@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ravine.errors import InputError
 from ravine.objective.batches import Batch, count_examples, is_array
+from ravine.objective.endless import Watch
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.randomness import stable_seed
 
 _PROBED_ITEMS: Final = 4  # items of a Dataset that are fetched twice
-_ITEM_SHIFT: Final = 20  # an item that is a batch of its own has room for 2²⁰ examples' numbers
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,21 @@ class Split:
         source: a map-style Dataset, a DataLoader, or any iterable of batches that can be iterated
             again; of a tuple of tensors, the tuple.
         tensors: of one length, if the source is a tuple of them; else None.
+        limit: how many examples of a stream to read; None for all.
     """
 
     name: str
     source: Any
     tensors: tuple[Tensor, ...] | None = None
+    limit: int | None = None
 
     @classmethod
-    def of(cls, name: str, source: Any) -> Split:
+    def of(cls, name: str, source: Any, limit: int | None = None) -> Split:
         """A split of a source as the caller gave it.
 
         Args:
             name: how results call it.
+            limit: how many examples to read, of a source that does not say how many it has.
             source: a tuple of tensors or arrays of one length, a map-style Dataset, a DataLoader,
                 or any iterable of batches that can be iterated again.
 
@@ -77,7 +80,7 @@ class Split:
                 "of batches, a Dataset or a DataLoader"
             )
             raise InputError(msg)
-        return cls(name, source)
+        return cls(name, source, limit=limit)
 
     def __len__(self) -> int:
         """How many examples a pass is expected to give; 0 where the source does not say."""
@@ -93,7 +96,20 @@ class Split:
                 return 0
         if isinstance(self.source, list | tuple):
             return sum(count_examples(content) for content in self.source)
-        return 0
+        return self.limit or 0
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether only its end tells how long it is."""
+        has_length = self.tensors is not None or isinstance(self.source, list | tuple)
+        return not has_length and not self._is_indexed and not _says_length(self.source)
+
+    @property
+    def count(self) -> int:
+        """How many examples there are for certain; 0 where that is not known beforehand."""
+        if isinstance(self.source, list | tuple) and self.tensors is None:
+            return 0  # what per_example returns decides
+        return 0 if self.limit else len(self)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """One pass over the source.
@@ -110,7 +126,9 @@ class Split:
             made = not isinstance(self.source, DataLoader)
             yield from _indexed(DataLoader(self.source, batch_size=size) if made else self.source)
         else:
-            yield from _running(self.source)
+            running = _running(self.source)
+            limited = self.limit is not None and self.is_stream
+            yield from _up_to(self.limit or 0, running) if limited else running
 
     @property
     def makes_batches(self) -> bool:
@@ -135,11 +153,12 @@ class Split:
         found = [getattr(owner, "generator", None) for owner in owners]
         return [generator for generator in found if isinstance(generator, torch.Generator)]
 
-    def require_repeatable(self, size: int) -> None:
+    def require_repeatable(self, size: int, tick: Callable[[int], None] = lambda _: None) -> None:
         """Look for a source that gives other examples on a second pass.
 
         Args:
             size: as in ``batches``.
+            tick: told how many examples of a stream have been looked at since it was last told.
 
         Raises:
             InputError: it does, with the reason.
@@ -147,14 +166,13 @@ class Split:
         if self.tensors is not None or isinstance(self.source, list | tuple):
             return
         if not self._is_indexed:
-            first, again = (self._fingerprint(size) for _ in range(2))
+            first, again = (self._fingerprint(size, tick) for _ in range(2))
             self.require_same(first, again)
             return
         loader = self.source
         if not isinstance(loader, DataLoader):
             loader = DataLoader(loader, batch_size=size)
-        self._probe_sampler(loader)
-        self._probe_items(loader)
+        self._probe_items(loader, self._probed_indices(loader))
 
     def require_same(self, before: Fingerprint | None, seen: Fingerprint) -> None:
         """Compare a whole pass with one before it.
@@ -174,11 +192,14 @@ class Split:
             )
             raise InputError(msg)
         if before is not None and before != seen:
-            what = (
-                f"{before.count} examples, then {seen.count}"
-                if before.count != seen.count
-                else "as many, but not the same"
-            )
+            what = f"{before.count} examples, then {seen.count}"
+            if before.count == seen.count:
+                what = "as many, but not the same"
+                if seen.whole:
+                    what += (
+                        ". (What belongs to which example of a batch cannot be told here, so "
+                        "batches are compared whole: give them in the same order on every pass)"
+                    )
             reason = f"two passes gave {what}"
             raise self._unrepeatable(reason)
 
@@ -197,26 +218,55 @@ class Split:
             content = tuple(tensor[first : first + size] for tensor in tensors)
             yield Batch(number, content, np.arange(first, min(first + size, count)))
 
-    def _fingerprint(self, size: int) -> Fingerprint:
-        seen = Fingerprint()
+    def read(self, size: int, *, strict: bool = True) -> tuple[Iterator[Batch], Fingerprint]:
+        """One pass over the source, and a fingerprint that takes in what has been read.
+
+        Args:
+            size: as in ``batches``.
+            strict: whether what cannot be read is an error.
+
+        Returns:
+            The batches in order; the fingerprint, which grows with them.
+        """
+        seen = Fingerprint(strict=strict)
+        return self._watched(size, seen), seen
+
+    def _watched(self, size: int, seen: Fingerprint) -> Iterator[Batch]:
+        watch = Watch() if self.is_stream and self.limit is None else None
         for batch in self.batches(size):
+            total, count = seen.total, seen.count
             seen.add(batch.content)
+            digest = (seen.total - total) % (1 << 64)
+            reason = watch.saw(digest, seen.count - count) if watch else ""
+            if reason:
+                msg = (
+                    f"split {self.name!r} seems to be a stream without an end: {reason}. Say how "
+                    "many examples to read from its start: Objective(..., examples=10_000)."
+                )
+                raise InputError(msg)
+            yield batch
+
+    def _fingerprint(self, size: int, tick: Callable[[int], None]) -> Fingerprint:
+        batches, seen = self.read(size)
+        for batch in batches:
+            tick(batch.size)
         return seen
 
-    def _probe_sampler(self, loader: DataLoader[Any]) -> None:
+    def _probed_indices(self, loader: DataLoader[Any]) -> list[Any]:
+        """What a loader asks its Dataset for: a few of it, if it is the same on every pass."""
         drawn = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-        one, two = (sorted(_flat(drawn)) for _ in range(2))
-        if one != two:
+        one, two = (list(_flat(drawn)) for _ in range(2))
+        if _multiset(one) != _multiset(two):
             reason = "its sampler draws other examples each time (shuffle with drop_last, or with replacement)"
             raise self._unrepeatable(reason)
-
-    def _probe_items(self, loader: DataLoader[Any]) -> None:
-        size = len(self)
-        if size == 0:
+        if not one:
             msg = f"split {self.name!r} is empty"
             raise InputError(msg)
-        spread = range(_PROBED_ITEMS)
-        indices = sorted({round(i * (size - 1) / (_PROBED_ITEMS - 1)) for i in spread})
+        last = len(one) - 1
+        places = {round(i * last / (_PROBED_ITEMS - 1)) for i in range(_PROBED_ITEMS)}
+        return [one[place] for place in sorted(places)]
+
+    def _probe_items(self, loader: DataLoader[Any], indices: list[Any]) -> None:
         prints = []
         for _ in range(2):
             items = [loader.dataset[i] for i in indices]
@@ -247,12 +297,9 @@ def _tensors_of(name: str, parts: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def _running(contents: Iterable[Any]) -> Iterator[Batch]:
-    """The batches of a stream; its examples are numbered as they come."""
-    first = 0
+    """The batches of a stream; its examples are numbered as they come, once their values are known."""
     for number, content in enumerate(contents):
-        rows = count_examples(content)
-        yield Batch(number, content, np.arange(first, first + rows))
-        first += rows
+        yield Batch(number, content)
 
 
 def _indexed(loader: DataLoader[Any]) -> Iterator[Batch]:
@@ -264,16 +311,15 @@ def _indexed(loader: DataLoader[Any]) -> Iterator[Batch]:
     vars(watched)[place] = _Noting(getattr(loader, place), drawn)
     vars(watched)["_iterator"] = None  # that of persistent workers belongs to the caller's loader
     for batch in _running(watched):  # a loader with an __iter__ of its own may draw no indices
-        yield replace(batch, examples=_numbers(drawn.popleft(), batch)) if drawn else batch
+        yield _numbered(batch, drawn.popleft()) if drawn else batch
 
 
-def _numbers(indices: Any, batch: Batch) -> np.ndarray:
-    """The examples' numbers, of a batch of indices or of an item that is a batch of its own."""
+def _numbered(batch: Batch, indices: Any) -> Batch:
+    """The batch with its examples' numbers, of a batch of indices or of an item that is a batch of its own."""
     if isinstance(indices, str) or not isinstance(indices, Iterable):
-        first = _number_of(indices)
-        rows = np.arange(batch.size)
-        return first + rows if len(rows) == 1 else (first << _ITEM_SHIFT) + rows
-    return np.array([_number_of(index) for index in indices], dtype=np.int64)
+        return replace(batch, item=_number_of(indices))
+    numbers = np.array([_number_of(index) for index in indices], dtype=np.int64)
+    return replace(batch, examples=numbers)
 
 
 def _number_of(index: Any) -> int:
@@ -301,6 +347,31 @@ class _Noting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
+
+
+def _multiset(indices: list[Any]) -> Counter[Any]:
+    try:
+        return Counter(indices)
+    except TypeError:  # indices that cannot be hashed, such as slices
+        return Counter(map(repr, indices))
+
+
+def _says_length(source: Any) -> bool:
+    try:
+        return len(source) >= 0
+    except Exception:  # a loader of a stream has a length, and raises
+        return False
+
+
+def _up_to(limit: int, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of the first examples; one whose examples cannot be counted counts as one."""
+    left = limit
+    for batch in batches:
+        rows = batch.size if batch.is_counted else 1
+        yield batch.first(left) if batch.is_counted else batch
+        left -= rows
+        if left <= 0:
+            return
 
 
 def _flat(indices: Iterable[Any]) -> Iterator[Any]:

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import torch
 from torch import Tensor
 
 from ravine.errors import InputError
@@ -22,7 +21,8 @@ from ravine.objective.data import Split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Forward, joined
 from ravine.objective.grouping import Grouping
-from ravine.objective.moments import Membership, Moments
+from ravine.objective.members import Members
+from ravine.objective.moments import Moments
 from ravine.objective.stack import Stack
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed
 
@@ -54,6 +54,8 @@ def measure_split(
     plan: Plan,
     grouping: Grouping,
     tick: Callable[[int], None],
+    *,
+    check_data: bool = True,
 ) -> SplitSums:
     """Read a split once and measure every point on it.
 
@@ -63,6 +65,7 @@ def measure_split(
         plan: how to go about it.
         grouping: which values belong together.
         tick: told how many examples × points have been done since it was last told.
+        check_data: whether examples whose content cannot be read are an error.
 
     Returns:
         The moments of each quantity at every point, and what the examples were.
@@ -70,43 +73,44 @@ def measure_split(
     stack = installed(plan, forward)
     groups = plan.groups(len(forward.points))
     merged: list[dict[str, Moments]] = [{} for _ in groups]
-    fingerprint = Fingerprint()
     clusters: set[int] = set()
-    largest = 0
-    blocks = blocks_of(split, plan.batch_size)
+    sizes: set[int] = set()
+    running = 0
+    batches, fingerprint = split.read(plan.batch_size, strict=check_data)
+    blocks = blocks_of(split, batches)
     # masks are drawn from the global generators, which a reader must not touch meanwhile
     ahead = split.worth_reading_ahead and forward.policies.dropout == "off"
     for block in _read_ahead(blocks) if ahead else blocks:
-        for batch in block:
-            fingerprint.add(batch.content)
-            largest = max(largest, batch.size)
         held = [forward.placed(batch) for batch in block]
         if forward.affine is not None:
             forward.affine.forget()
-        members = _Members(grouping, split.name, held)
+        members = Members(grouping, split.name, held, running)
         tiles = [measure_tile(forward, held, members, group, stack, tick) for group in groups]
         clusters |= members.clusters
-        _require_equal(tiles, groups, forward.points.labels)
+        sizes |= members.sizes
+        running = members.running
         merged = [_merged(before, tile) for before, tile in zip(merged, tiles, strict=True)]
     moments = {name: Moments.joined([group[name] for group in merged]) for name in merged[0]}
+    if not split.count:
+        grouping.require_all_used(split.name, running)
     values = moments["loss"].count if moments else 0
     units = values if grouping.clusters is None else len(clusters)
-    return SplitSums(moments, fingerprint, units, largest)
+    return SplitSums(moments, fingerprint, units, max(sizes, default=0))
 
 
-def blocks_of(split: Split, batch_size: int) -> Iterator[list[Batch]]:
+def blocks_of(split: Split, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
     """The split's batches in runs that are worth moving the model for.
 
     Args:
         split: where the examples come from.
-        batch_size: examples per forward pass, where the batches are made here.
+        batches: of it.
 
     Yields:
         One block at a time, in the split's order.
     """
     block: list[Batch] = []
     examples = size = 0
-    for batch in split.batches(batch_size):
+    for batch in batches:
         block.append(batch)
         examples += batch.size
         size += 0 if split.tensors is not None else batch.nbytes
@@ -120,7 +124,7 @@ def blocks_of(split: Split, batch_size: int) -> Iterator[list[Batch]]:
 def measure_tile(
     forward: Forward,
     held: Sequence[Batch],
-    members: _Members,
+    members: Members,
     points: range,
     stack: Stack | None,
     tick: Callable[[int], None],
@@ -144,22 +148,12 @@ def measure_tile(
     examples = sum(batch.size for batch in held)
     labels = forward.points.labels
     rows: list[dict[str, Tensor]] = []
-    belonging: dict[str, Membership] = {}
     for point, found in zip(points, _by_point(forward, held, points, stack), strict=True):
         ids = members.grouping.taken(found)
-        row = joined(found)
-        if rows:
-            _require_same(_counts(rows[0]), _counts(row), labels[points[0]], labels[point])
-        else:
-            belonging = {
-                name: members.of([tuple(batch[name].shape) for batch in found], ids) for name in row
-            }
-        rows.append(row)
+        members.learn(found, ids, labels[point])
+        rows.append(joined(found))
         tick(examples)
-    return {
-        name: Moments.of(torch.stack([row[name] for row in rows]).numpy(), belonging[name])
-        for name in rows[0]
-    }
+    return {name: members.moments(name, [row[name] for row in rows]) for name in rows[0]}
 
 
 def _by_point(
@@ -177,29 +171,6 @@ def _by_point(
         yield from (list(at_point) for at_point in zip(*by_batch, strict=True))
 
 
-class _Members:
-    """Where the values of a block belong, worked out once for all points."""
-
-    def __init__(self, grouping: Grouping, split: str, held: Sequence[Batch]) -> None:
-        self.grouping = grouping
-        self.clusters: frozenset[int] = frozenset()
-        self._split = split
-        self._held = held
-        self._known: dict[tuple[tuple[int, ...], ...], Membership] = {}
-
-    def of(
-        self, shapes: Sequence[tuple[int, ...]], ids: Sequence[Mapping[str, Tensor]]
-    ) -> Membership:
-        """The membership of a quantity that came in these shapes, batch by batch, with these ids."""
-        key = tuple(shapes)
-        if key not in self._known:
-            given = list(zip(shapes, ids, strict=True))
-            found, clusters = self.grouping.membership(self._split, self._held, given)
-            self._known[key] = found
-            self.clusters |= clusters
-        return self._known[key]
-
-
 def _merged(before: Mapping[str, Moments], tile: dict[str, Moments]) -> dict[str, Moments]:
     if not before:
         return tile
@@ -210,27 +181,6 @@ def _merged(before: Mapping[str, Moments], tile: dict[str, Moments]) -> dict[str
         )
         raise InputError(msg)
     return {name: before[name].merged(moments) for name, moments in tile.items()}
-
-
-def _counts(row: Mapping[str, Tensor]) -> dict[str, int]:
-    return {name: len(values) for name, values in row.items()}
-
-
-def _require_equal(
-    tiles: Sequence[Mapping[str, Moments]], groups: Sequence[range], labels: Sequence[str]
-) -> None:
-    counts = [{name: moments.count for name, moments in tile.items()} for tile in tiles]
-    for group, found in zip(groups, counts, strict=True):
-        _require_same(counts[0], found, labels[0], labels[group[0]])
-
-
-def _require_same(one: dict[str, int], other: dict[str, int], at: str, there: str) -> None:
-    if one != other:
-        msg = (
-            f"per_example gave {one} values at {at} and {other} at {there}, for the same examples; "
-            "a mean over examples needs the same ones at every point"
-        )
-        raise InputError(msg)
 
 
 def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ravine.errors import InputError
 from ravine.objective.affine import AffinePrefix
-from ravine.objective.batches import Batch, leaves, map_tensors
+from ravine.objective.batches import Batch, map_tensors
 from ravine.objective.losses import PerExample
 from ravine.objective.randomness import seed_all, stable_seed
 from ravine.objective.replica import Replica
+from ravine.objective.trees import flatten
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED: Final = frozenset(
@@ -93,6 +94,8 @@ class Forward:
         device, dtype = self.policies.device, self.policies.dtype
 
         def place(tensor: Tensor) -> Tensor:
+            if tensor.is_complex():
+                return tensor.to(device, torch.promote_types(dtype, torch.complex64))
             if not tensor.is_floating_point():
                 return tensor.to(device, non_blocking=True)
             if self.replica.channels_last and tensor.ndim == 4:
@@ -132,7 +135,8 @@ class Forward:
         here = self.points.coefficients[point] if at is None else at
         content = self.prepared(batch, draw, *(here if policies.dropout == "resample" else ()))
         if self.affine is not None:
-            self.affine.begin(batch.number, leaves(content), here)
+            leaves = flatten(content)[0] if self.copies else batch.leaves
+            self.affine.begin(batch.number, leaves, here)
         arguments = [self.replica.module, content]
         if policies.stateful:
             arguments.append(self._carried[point])
@@ -151,7 +155,7 @@ class Forward:
                 )
                 raise InputError(msg)
             answer, self._carried[point] = answer
-        return as_quantities(answer, batch.size)
+        return as_quantities(answer, batch)
 
     def loss(
         self, batch: Batch, point: int, *, at: tuple[float, ...] | None = None, draw: int = 0
@@ -184,12 +188,12 @@ def joined(by_batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat(parts).to("cpu", torch.float64) for name, parts in flat.items()}
 
 
-def as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:
+def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:
     """What the caller's function returned for one batch, checked.
 
     Args:
         answer: a tensor of losses, or a dict of tensors with a ``"loss"`` entry.
-        examples: how many the batch has.
+        batch: what it was given.
 
     Returns:
         One tensor per quantity.
@@ -220,11 +224,15 @@ def as_quantities(answer: Any, examples: int) -> dict[str, Tensor]:
                 "real, dense numbers"
             )
             raise InputError(msg)
-        if values.ndim == 0 or (values.numel() == 1 and examples > 1):
+        # a batch that may be one example, such as a bag or a graph, may have one loss
+        several = batch.is_counted and batch.size > 1
+        if values.ndim == 0 or (values.numel() == 1 and several):
             msg = (
-                f"per_example returned one number for {name!r} and a batch of {examples}; expected "
-                "one value per example. Give the torch loss reduction='none', or use "
-                "ravine.supervised(loss)."
+                f"per_example returned one number for {name!r} and a batch of "
+                f"{batch.size if several else 'any number of examples'}; expected one value per "
+                "example. Give the torch loss reduction='none', or use ravine.supervised(loss). "
+                "Where a batch is one example, such as a series, return shape (1,) and give its "
+                "tensors a first axis of length 1."
             )
             raise InputError(msg)
     return {str(name): values.detach() for name, values in found.items()}

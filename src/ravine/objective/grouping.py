@@ -19,6 +19,11 @@ Ids = Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Callable[[Any], 
 
 #: What one batch gave: the shape of a quantity, and the entries that hold ids.
 _Given = tuple[tuple[int, ...], Mapping[str, Tensor]]
+_Met = tuple[Batch, np.ndarray, _Given]
+
+
+def ROWS(_: Any) -> None:  # noqa: N802  a name for a choice, which is compared and never called
+    """Clusters: the rows of values that are returned as (rows, positions), each an example's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,42 +59,68 @@ class Grouping:
         return [{name: batch.pop(name) for name in self.names} for batch in found]
 
     def membership(
-        self, split: str, held: Sequence[Batch], given: Sequence[_Given]
+        self,
+        split: str,
+        held: Sequence[Batch],
+        examples: Sequence[np.ndarray],
+        given: Sequence[_Given],
+        kept: np.ndarray | None = None,
     ) -> tuple[Membership, frozenset[int]]:
         """Where the values of a block belong, and the numbers of its clusters.
 
         Args:
             split: the examples' split.
             held: the block's batches.
+            examples: for each batch, its examples' own numbers.
             given: for each batch, the shape of the quantity and its ids.
+            kept: (values,) whether there is a value; None where there is one everywhere.
 
         Returns:
-            The membership; no clusters where values are independent.
+            The membership of the values that there are; no clusters where values are independent.
 
         Raises:
             InputError: as many ids as there are neither values nor examples.
         """
-        batches = list(zip(held, given, strict=True))
+        batches = list(zip(held, examples, given, strict=True))
+        chosen = slice(None) if kept is None else kept
         if self.clusters is None:
-            parts = [numbers_of_values(batch.examples, shape) for batch, (shape, _) in batches]
-            members, units = Membership.of(np.concatenate(parts)), frozenset()
+            parts = [numbers_of_values(rows, shape) for _, rows, (shape, _) in batches]
+            members, units = Membership.of(np.concatenate(parts)[chosen]), frozenset()
         else:
-            ids = [
-                one
-                for batch, of in batches
-                for one in _ids("clusters", self.clusters, split, batch, of)
-            ]
-            numbers = numbers_of_ids(ids)
+            if self.clusters is ROWS:
+                parts = [_rows_of_values(rows, shape) for _, rows, (shape, _) in batches]
+                numbers = np.concatenate(parts)[chosen]
+            else:
+                ids = self._ids_of("clusters", self.clusters, split, batches)
+                numbers = numbers_of_ids(ids)[chosen]
             members = Membership.of(numbers, clustered=True)
             units = frozenset(np.unique(numbers).tolist())
         if self.strata is not None:
-            strata = [
-                one
-                for batch, of in batches
-                for one in _ids("strata", self.strata, split, batch, of)
-            ]
+            strata = self._ids_of("strata", self.strata, split, batches)
+            if kept is not None:
+                strata = [one for one, is_kept in zip(strata, kept, strict=True) if is_kept]
             members = members.within(strata)
         return members, units
+
+    @staticmethod
+    def _ids_of(what: str, source: Ids, split: str, batches: Sequence[_Met]) -> list[Hashable]:
+        return [
+            one for batch, rows, of in batches for one in _ids(what, source, split, batch, rows, of)
+        ]
+
+    def require_all_used(self, split: str, examples: int) -> None:
+        """Check ids that are given as arrays against the examples that a pass gave.
+
+        Raises:
+            InputError: there are more ids than examples.
+        """
+        for what, ids in (("clusters", self.clusters), ("strata", self.strata)):
+            if ids is None or isinstance(ids, str) or callable(ids):
+                continue
+            found = len(ids[split] if isinstance(ids, Mapping) else ids)
+            if found > examples:
+                msg = f"{what} has {found} ids for the {examples} examples of split {split!r}; expected one each"
+                raise InputError(msg)
 
     def require_lengths(self, lengths: Mapping[str, int]) -> None:
         """Check ids that are given as arrays against the splits.
@@ -129,17 +160,25 @@ def _array(what: str, ids: Any, split: str, *, several: bool = False) -> Any:
     return ids
 
 
-def _ids(what: str, source: Any, split: str, batch: Batch, given: _Given) -> list[Hashable]:
+def _ids(
+    what: str, source: Any, split: str, batch: Batch, numbers: np.ndarray, given: _Given
+) -> list[Hashable]:
     """One id for each value of a batch."""
     shape, entries = given
+    values, rows = int(np.prod(shape)), len(numbers)
     if isinstance(source, str):
         found = _listed(entries[source].reshape(-1))
     elif callable(source):
         found = _listed(source(batch.content))
     else:
         held = _array(what, source, split)
-        found = _listed([held[int(number)] for number in batch.examples])
-    values, rows = int(np.prod(shape)), len(batch.examples)
+        if numbers.max(initial=-1) >= len(held):
+            msg = (
+                f"{what} has {len(held)} ids, and split {split!r} has an example number "
+                f"{numbers.max()}; expected one id for each example"
+            )
+            raise InputError(msg)
+        found = _listed([held[int(number)] for number in numbers])
     if len(found) == values:
         return found
     if len(found) == rows and shape and shape[0] == rows:
@@ -149,6 +188,13 @@ def _ids(what: str, source: Any, split: str, batch: Batch, given: _Given) -> lis
         "or one per example where each has a row of values"
     )
     raise InputError(msg)
+
+
+def _rows_of_values(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """For each value, the number of its row."""
+    if not shape or shape[0] != len(numbers):
+        return numbers_of_values(numbers, shape)
+    return np.repeat(numbers.astype(np.uint64), int(np.prod(shape[1:])))
 
 
 def _listed(ids: Any) -> list[Hashable]:

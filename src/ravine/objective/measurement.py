@@ -18,6 +18,7 @@ from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.freshness import require_fresh
 from ravine.objective.grouping import Grouping
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
@@ -77,6 +78,7 @@ class Measured:
         hashes: of the corners' tensors.
         gram: inner products of the corners' differences from the first one, over the parameters.
         dtype: of the forward pass.
+        statistics_from: the batches that running statistics were estimated from; "" where they were not.
     """
 
     moments: dict[str, dict[str, Moments]]
@@ -88,6 +90,7 @@ class Measured:
     hashes: list[str]
     gram: np.ndarray
     dtype: str
+    statistics_from: str = ""
 
     def part(self, points: np.ndarray, corners: Sequence[int]) -> Measured:
         """The part of the measurement that belongs to a slice through some of the corners.
@@ -116,6 +119,7 @@ class Measured:
             hashes=[self.hashes[corner] for corner in corners],
             gram=_gram_of(self.gram, corners),
             dtype=self.dtype,
+            statistics_from=self.statistics_from,
         )
 
 
@@ -161,16 +165,17 @@ def measure(
     labels = labels or [f"point {number}" for number in range(len(coefficients))]
     points = Points(coefficients, labels)
     found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    statistics_from = ""
     with _undisturbed(setup):
         if setup.check_data and earlier is None:
             for split in setup.splits:
-                split.require_repeatable(setup.batch_size or DEFAULT_BATCH)
+                split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
         replica = Replica(setup.model, dtype, setup.device)
         spanned = spanning(setup.model, own, fitted, setup.buffers)
         replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
-            points = _with_statistics(setup, replica, policies, points, tick)
+            points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
         exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
@@ -181,7 +186,9 @@ def measure(
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
-            sums = measure_split(forward, split, plan, setup.grouping, tick)
+            sums = measure_split(
+                forward, split, plan, setup.grouping, tick, check_data=setup.check_data
+            )
             before = None if earlier is None else earlier.fingerprints[split.name]
             if setup.check_data or sums.fingerprint.count == 0:
                 split.require_same(before, sums.fingerprint)
@@ -190,7 +197,9 @@ def measure(
             found.fingerprints[split.name] = sums.fingerprint
             found.batches[split.name] = plan.batch_size if split.makes_batches else sums.batch
     found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
-    return found
+    for corner in fitted:
+        corner.require_unchanged()  # nor did a file change while it was measured
+    return replace(found, statistics_from=statistics_from)
 
 
 def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
@@ -218,6 +227,8 @@ def _look(
     looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
+    if not found.plans:  # the model is the same on every split
+        require_fresh(trial, setup.model)
     size = setup.batch_size
     for known in setup.splits if size is None and setup.is_by_example else ():
         if known.name in found.plans and known.tensors is not None:
@@ -236,13 +247,15 @@ def _with_statistics(
     policies: Policies,
     points: Points,
     tick: Callable[[int], None],
-) -> Points:
-    """The points with running statistics that are estimated anew on the first split."""
+) -> tuple[Points, str]:
+    """The points with running statistics that are estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
     forward = Forward(replica, setup.per_example, policies, split.name, points)
-    require_determined(Trial(forward, split, size, _LOOKS), setup.model)
-    statistics = recomputed_statistics(forward, split, size, tick)
-    return Points(points.coefficients, points.labels, statistics)
+    trial = Trial(forward, split, size, _LOOKS)
+    require_determined(trial, setup.model)
+    require_fresh(trial, setup.model)
+    anew = recomputed_statistics(forward, split, size, tick)
+    return Points(points.coefficients, points.labels, anew.statistics), str(anew)
 
 
 @contextmanager

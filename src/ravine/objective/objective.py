@@ -17,7 +17,7 @@ from ravine.errors import InputError
 from ravine.objective.buffers import BUFFERS_EXPLAINED, Buffers
 from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
-from ravine.objective.grouping import Grouping, Ids
+from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
 from ravine.objective.measurement import Dropout, Measured, Setup, measure
 from ravine.objective.replica import running_norms
@@ -61,9 +61,12 @@ class Objective(Setup):
         clusters: what is independent where a value is not, such as the document of a token: standard errors are
             then over whole clusters. One id per example (a dict of splits, where there are several), a function of
             a batch that gives one id per value or per example, or the name of an entry of the dict that
-            ``per_example`` returns. None: values are independent.
+            ``per_example`` returns. None: values are independent, but for ``causal_lm`` and its kind, whose clusters
+            are the rows (texts) of a batch.
         strata: what was balanced by design, such as the class of an image; likewise. Standard errors are then of
             a draw with the same number of examples in each stratum.
+        examples: of a stream, which does not say how many it has: how many to read, from its start. A source that
+            has a length is read whole.
         version: changes when code changes that cannot be hashed; kept in results.
 
     Raises:
@@ -97,6 +100,7 @@ class Objective(Setup):
         check_data: bool = True,
         clusters: Ids | None = None,
         strata: Ids | None = None,
+        examples: int | None = None,
         version: str | None = None,
     ) -> None:
         _require_model(model)
@@ -114,8 +118,12 @@ class Objective(Setup):
             raise InputError(msg)
         if buffers is None:
             _require_no_statistics(inner)
-        splits, grouping = _splits_of(data), Grouping(clusters, strata)
-        grouping.require_lengths({split.name: len(split) for split in splits})
+        limit = None if examples is None else _whole("examples", examples, least=1)
+        splits = _splits_of(data, limit)
+        if clusters is None and getattr(per_example, "gives_rows", False):
+            clusters = ROWS
+        grouping = Grouping(clusters, strata)
+        grouping.require_lengths({split.name: split.count for split in splits})
         super().__init__(
             model=inner,
             per_example=per_example,
@@ -247,7 +255,7 @@ def _require_no_statistics(model: nn.Module) -> None:
         raise InputError(msg)
 
 
-def _splits_of(data: Any) -> tuple[Split, ...]:
+def _splits_of(data: Any, limit: int | None) -> tuple[Split, ...]:
     sources = data if isinstance(data, Mapping) else {"data": data}
     if len({str(name) for name in sources}) < len(sources):
         msg = f"two splits have one name: {', '.join(map(repr, sources))}"
@@ -255,7 +263,7 @@ def _splits_of(data: Any) -> tuple[Split, ...]:
     if not sources:
         msg = "data is empty; expected a source, or a dict of named sources"
         raise InputError(msg)
-    return tuple(Split.of(str(name), source) for name, source in sources.items())
+    return tuple(Split.of(str(name), source, limit) for name, source in sources.items())
 
 
 def _require_choice(what: str, value: object, choices: Sequence[object]) -> None:

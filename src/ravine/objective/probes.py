@@ -13,10 +13,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ravine.errors import InputError
 from ravine.objective.affine import tensors_in
-from ravine.objective.batches import Batch, leaves
+from ravine.objective.batches import Batch, dense_parts
 from ravine.objective.forward import Forward, joined
 from ravine.objective.randomness import seed_all
 from ravine.objective.tuning import Trial, agree
+from ravine.points.params import is_float
 
 DRAWS: Final = 3  # perturbed evaluations at each point whose rounding is looked at
 _HALF: Final = (torch.float16, torch.bfloat16)
@@ -61,16 +62,21 @@ def noise_floors(
     floors: dict[str, dict[int, float]] = {}
     for point in probes:
         found: dict[str, list[Tensor]] = {}
+        in_rows: set[str] = set()
         for draw in range(DRAWS + 1):
             forward.stand_at(point)
             if draw:
                 forward.replica.perturb(generator, narrow)
-            drawn = joined([forward.quantities(batch, point, draw=draw) for batch in held])
+            by_batch = [forward.quantities(batch, point, draw=draw) for batch in held]
+            in_rows |= {name for given in by_batch for name, of in given.items() if of.ndim > 1}
+            drawn = joined(by_batch)
             for name, values in drawn.items():
                 found.setdefault(name, []).append(values)
             forward.forget(point)
         for name, draws in found.items():
             values = torch.stack(draws)
+            if name in in_rows:  # where NaN means that there is no value
+                values = values[:, ~values.isnan().all(0)]
             means = values.mean(1)
             spread, rounding = share * 3 * means.std(), unit * means[0].abs()
             floor = float(torch.stack([spread, rounding]).max())
@@ -176,13 +182,29 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
 def _same(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same numbers."""
     before, after = (
-        [leaf for leaf in leaves(batch.content) if isinstance(leaf, Tensor)]
+        [part for leaf in batch.leaves if isinstance(leaf, Tensor) for part in dense_parts(leaf)]
         for batch in (other, one)
     )
     if len(before) != len(after):
         return False
     pairs = zip(before, after, strict=True)
-    return all(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+    return all(a.shape == b.shape and _equal(a, b) for a, b in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if not is_float(one):
+        return torch.equal(one, other)
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _address(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # inside torch.func, what wraps a tensor has no storage
+        return 0
 
 
 class _UseOf(TorchFunctionMode):
@@ -239,9 +261,7 @@ class _UseOf(TorchFunctionMode):
                 and tensor.device.type != "meta"
                 and type(tensor) in _PLAIN
             ):
-                self.outside = self.outside or self._caller.get(
-                    tensor.untyped_storage().data_ptr(), ""
-                )
+                self.outside = self.outside or self._caller.get(_address(tensor), "")
         answer = func(*args, **(kwargs or {}))
         self._look_at_precision(answer)
         return answer

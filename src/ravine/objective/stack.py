@@ -86,7 +86,7 @@ class Stack:
             raise
         kept = answer if isinstance(answer, Mapping) else {"loss": answer}
         return [
-            as_quantities({name: values[i] for name, values in kept.items()}, batch.size)
+            as_quantities({name: values[i] for name, values in kept.items()}, batch)
             for i in range(len(points))
         ]
 

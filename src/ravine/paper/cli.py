@@ -7,7 +7,9 @@ without it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -49,6 +51,21 @@ def known_plotlyjs(given: str) -> str:
 _PROFILE = typer.Option(
     help="quick (a minute, embedded digits), desk (within an hour), or full: the paper's"
 )
+_DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
+_LEAN = typer.Option(
+    "--lean",
+    help="watch training examples every tenth epoch and keep ten snapshots per factor of 10 of "
+    "updates; a training of its own, with the same steps",
+)
+_PRECISION = typer.Option(
+    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. What "
+    "is measured is float32 in any case"
+)
+_BUDGET = typer.Option(
+    metavar="MINUTES",
+    help="end in time, with everything kept: the training, which takes at least one epoch, and "
+    "after it what is measured. A training that was stopped is gone on with by the next command",
+)
 _OUT = typer.Option(
     help="where trainings, measurements and figures are kept; what is there is not done again"
 )
@@ -77,15 +94,20 @@ def train(
     seed: Annotated[int, typer.Option(help="another seed gives another solution")] = 0,
     folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
+    device: Annotated[str, _DEVICE] = "cpu",
+    lean: Annotated[bool, _LEAN] = False,
+    precision: Annotated[str, _PRECISION] = "float32",
+    budget: Annotated[float | None, _BUDGET] = None,
 ) -> None:
     """Train by a recipe, or go on where it was stopped; what is done is not done again."""
-    from ravine.paper import recipes, training
+    from ravine.paper.training import Budget
 
-    wanted: Any = profile  # recipe() says so if it is none
-    run = training.train(
-        recipes.recipe(name, wanted, seed), out, folder, lambda line: typer.echo(line, err=True)
-    )
-    typer.echo(f"{run.folder}: {run.tested}")
+    _require_storage()
+    study = _study(profile, folder, out, device=device, lean=lean, precision=precision)
+    if budget is not None:
+        study = replace(study, budget=Budget(budget, share=1.0))
+    run = study.trained(name, seed)
+    typer.echo(f"{run.folder}: {run.tested}{f'; stopped: {run.stopped}' if run.stopped else ''}")
 
 
 @paper.command()
@@ -104,13 +126,29 @@ def run(
             help="inline: reports hold the library that draws, 5 MB; or cdn",
         ),
     ] = "inline",
+    device: Annotated[str, _DEVICE] = "cpu",
+    lean: Annotated[bool, _LEAN] = False,
+    precision: Annotated[str, _PRECISION] = "float32",
+    budget: Annotated[float | None, _BUDGET] = None,
+    share: Annotated[
+        float, typer.Option(help="training's part of the budget; 0 measures what is there")
+    ] = 0.6,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="also write what is to be carried away: results.zip, each solution in pieces of "
+            "15 MB, and a log",
+        ),
+    ] = None,
 ) -> None:
     """Make figures of the paper again: train, measure, draw, and judge the paper's claims about them.
 
     Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on
     every curve, and the claims. A run that was stopped goes on where it was.
     """
-    from ravine.paper.figures import FIGURES
+    from ravine.paper import export as exporting
+    from ravine.paper.figures import FIGURES, OutOfTime
     from ravine.paper.publish import publish
 
     chosen = list(FIGURES) if names == ["all"] else names
@@ -118,11 +156,51 @@ def run(
     if unknown:
         msg = f"there is no figure {unknown[0]!r}; there are {', '.join(FIGURES)}, and all"
         raise ravine.InputError(msg)
-    study = _study(profile, folder, out)
-    for name in chosen:
-        made, findings = publish(name, study, plotlyjs)
-        typer.echo(f"{name}, profile {profile}: {made}")
-        _print_findings(findings)
+    _require_storage()
+    log = exporting.Log(lambda line: typer.echo(line, err=True))
+    study = _study(profile, folder, out, device=device, lean=lean, precision=precision, say=log)
+    log(f"{' '.join(chosen)}, {study.variant}, {_machine(device)}")
+    study = _within(study, budget, share, chosen)
+    folders: list[Path] = []
+    unfinished: list[str] = []
+    try:
+        for name in chosen:
+            try:
+                made, findings = publish(name, study, plotlyjs)
+            except OutOfTime as stop:
+                unfinished.append(f"{name} is not finished: {stop}")
+                log(unfinished[-1])
+                continue
+            folders.append(made)
+            typer.echo(f"{name}, profile {study.variant}: {made}")
+            _print_findings(findings)
+    finally:  # whatever happens, what there is is carried away
+        if export is not None:
+            for path in exporting.export(export, study, folders, log.lines):
+                typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+    if unfinished:
+        msg = f"{'; '.join(unfinished)}. With --share 0 the same command measures the rest."
+        raise ravine.InputError(msg)
+
+
+@paper.command()
+def unpack(
+    exported: Annotated[
+        Path, typer.Argument(metavar="DIR", help="what `ravine paper run --export DIR` wrote")
+    ],
+    folder: Annotated[Path | None, _FOLDER] = None,
+    out: Annotated[Path, _OUT] = Path("ravine-paper"),
+) -> None:
+    """Put exported results and solutions back to where `ravine paper check` finds them."""
+    from ravine.paper import export as exporting
+    from ravine.paper.recipes import named
+    from ravine.paper.training import Run, restart
+
+    for place in exporting.unpack(exported, out):
+        recipe = named(place.name)
+        if recipe is not None:
+            restart(Run(recipe, place), folder)
+        typer.echo(str(place))
 
 
 @paper.command()
@@ -148,7 +226,12 @@ def check(
     from ravine.paper.publish import checked, write_page
 
     profiles = ("full", "desk", "quick") if profile is None else (profile,)
-    studies = [_study(name, None, out, fresh=False) for name in profiles]
+    studies = [
+        _study(name, None, out, fresh=False, lean=lean, precision=precision)
+        for name in profiles
+        for precision in ("float32", "tf32", "bf16")
+        for lean in (False, True)
+    ]
     findings = checked(studies)
     _print_findings(findings)
     counts = Counter(found.status for found in findings)
@@ -181,15 +264,61 @@ def fetch(
     typer.echo(f"{name} is embedded" if embedded else str(sources.fetch(name)))
 
 
-def _study(profile: str, folder: Path | None, out: Path, *, fresh: bool = True) -> Study:
+def _study(
+    profile: str,
+    folder: Path | None,
+    out: Path,
+    *,
+    fresh: bool = True,
+    device: str = "cpu",
+    lean: bool = False,
+    precision: str = "float32",
+    say: Callable[[str], Any] = lambda line: typer.echo(line, err=True),
+) -> Study:
+    from ravine.paper.device import Precision, usable
     from ravine.paper.figures import Study
     from ravine.paper.recipe import Profile
 
-    if profile not in get_args(Profile):
-        msg = f"there is no profile {profile!r}; there are {', '.join(get_args(Profile))}"
-        raise ravine.InputError(msg)
+    for what, given, choices in (
+        ("profile", profile, get_args(Profile)),
+        ("precision", precision, get_args(Precision)),
+    ):
+        if given not in choices:
+            msg = f"there is no {what} {given!r}; there are {', '.join(choices)}"
+            raise ravine.InputError(msg)
+    usable(device)
     known: Any = profile
-    return Study(known, out, folder, lambda line: typer.echo(line, err=True), fresh)
+    rounded: Any = precision
+    return Study(known, out, folder, say, fresh, device, lean, rounded)
+
+
+def _within(study: Study, minutes: float | None, share: float, chosen: Sequence[str]) -> Study:
+    """The study with a budget, which the trainings that are still to do share."""
+    from ravine.paper.figures import trainings
+    from ravine.paper.training import Budget
+
+    if minutes is None:
+        return study
+    wanted = dict.fromkeys(pair for name in chosen for pair in trainings(name, study.profile))
+    pending = [pair for pair in wanted if not study.run_of(*pair).done]
+    return replace(study, budget=Budget(minutes, len(pending), share))
+
+
+def _machine(device: str) -> str:
+    from ravine.paper.device import machine, usable
+
+    return machine(usable(device))
+
+
+def _require_storage() -> None:
+    """What results are kept with is asked for before the work, not after it."""
+    lacking = [name for name in ("h5netcdf", "h5py") if find_spec(name) is None]
+    if lacking:
+        msg = (
+            f"{' and '.join(lacking)} must be installed, or no result could be kept: they are "
+            "netCDF-4 files. pip install h5netcdf h5py; where there is no network, bring the wheels"
+        )
+        raise ravine.InputError(msg)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ class Source:
         folder: that the files are in by tradition; by default the data set's name.
         archive: name and SHA-256 of a tar file that the mirrors have instead of the files; it holds
             folder/file.
+        arrays: name of a NumPy archive that may stand in place of the files, and SHA-256 of what is
+            in it: the images and labels of all parts, as bytes.
     """
 
     about: str
@@ -49,6 +52,7 @@ class Source:
     mirrors: tuple[str, ...] = ()
     folder: str = ""
     archive: tuple[str, str] | None = None
+    arrays: tuple[str, str] | None = None
 
 
 SOURCES: Final = {
@@ -93,6 +97,10 @@ SOURCES: Final = {
         archive=(
             "cifar-10-python.tar.gz",
             "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),
+        arrays=(
+            "cifar10.npz",
+            "14a2bd144501de0a338b4c67a69c1d3c335f24e5f4e22c78ea4775ad4d3c9e6a",
         ),
     ),
     "digits": Source(
@@ -170,6 +178,8 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
         [Path(folder)] if folder is not None else [p for p in (named, cache()) if p is not None]
     ):
         inside = known.folder or name
+        if known.arrays is not None and (place / inside / known.arrays[0]).is_file():
+            return place / inside  # its content is checked where it is read
         lacking = [file for file in known.files if not (place / inside / file).is_file()]
         if folder is not None and lacking:
             msg = (
@@ -300,16 +310,46 @@ def _babble() -> Splits:
 
 def _cifar10(place: Path) -> Splits:
     """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py; all 50,000 training images make the whitening."""
-    batches = {
-        file: _batch(place / file, expected) for file, expected in SOURCES["cifar10"].files.items()
-    }
-    test = batches.pop("test_batch")
-    images, labels = (torch.cat(parts) for parts in zip(*batches.values(), strict=True))
-    images = contrast_normalised(images)
+    known = SOURCES["cifar10"]
+    packed = known.arrays is not None and (place / known.arrays[0]).is_file()
+    raw = _arrays(place, known) if packed else _batches(place, known)
+    images = contrast_normalised(raw["train"][0])
     mean, matrix = _kept_whitening(images)
     return {
-        "train": (whitened(images, mean, matrix), labels),
-        "test": (whitened(contrast_normalised(test[0]), mean, matrix), test[1]),
+        "train": (whitened(images, mean, matrix), raw["train"][1]),
+        "test": (whitened(contrast_normalised(raw["test"][0]), mean, matrix), raw["test"][1]),
+    }
+
+
+def _batches(place: Path, known: Source) -> Splits:
+    """CIFAR's official pickles: pixels as numbers from 0 to 255, and labels."""
+    batches = {file: _batch(place / file, expected) for file, expected in known.files.items()}
+    test = batches.pop("test_batch")
+    images, labels = (torch.cat(parts) for parts in zip(*batches.values(), strict=True))
+    return {"train": (images, labels), "test": test}
+
+
+def _arrays(place: Path, known: Source) -> Splits:
+    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``."""
+    name, expected = known.arrays or ("", "")
+    path = place / name
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            arrays = {
+                split: (held[f"{split}_images"], held[f"{split}_labels"].astype(np.uint8))
+                for split in ("train", "test")
+            }
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        msg = f"{str(path)!r} is no archive of CIFAR-10's images and labels ({problem})"
+        raise ravine.InputError(msg) from problem
+    content = hashlib.sha256()
+    for place_of in (0, 1):
+        for split in ("train", "test"):
+            content.update(np.ascontiguousarray(arrays[split][place_of]).tobytes())
+    _require(content.hexdigest(), expected, path)
+    return {
+        split: (torch.from_numpy(images).to(torch.float32), torch.from_numpy(labels).long())
+        for split, (images, labels) in arrays.items()
     }
 
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ravine.paper.figures import FIGURES, NotThere, Outcome, Study
 def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, list[claims.Finding]]:
     """Make a figure and write it: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
 
+    Without plotly the two pages are left out, and that is said.
+
     Args:
         name: of the figure.
         study: where its parts are kept, and how much of them is done.
@@ -28,25 +31,30 @@ def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, li
 
     Raises:
         ravine.InputError: the data cannot be had, or the files cannot be written.
+        OutOfTime: the study's budget was spent before all was measured.
     """
     outcome = FIGURES[name](study)
-    folder = study.out / "figures" / f"{name}-{study.profile}"
-    for suffix in ("png", "pdf", "html"):
+    folder = study.out / "figures" / f"{name}-{study.variant}"
+    for suffix in ("png", "pdf"):
         outcome.figure.save(folder / f"{name}.{suffix}")
-    ravine.write_report(
-        folder,
-        *outcome.results.values(),
-        title=outcome.figure.title,
-        plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
-    )
+    if find_spec("plotly") is None:
+        study.say(f"{name}: plotly is not installed, so there are no pages, only pictures")
+    else:
+        outcome.figure.save(folder / f"{name}.html")
+        ravine.write_report(
+            folder,
+            *outcome.results.values(),
+            title=outcome.figure.title,
+            plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
+        )
     asked = [claim for claim in claims.CLAIMS if claim.figure == name]
     others = _outcomes({figure for claim in asked for figure in claim.beside}, [study])
-    findings = [claim.judged(outcome, study.profile, others) for claim in asked]
+    findings = [claim.judged(outcome, study.variant, others) for claim in asked]
     recipes = {
         run.recipe.folder: json.loads((run.folder / "recipe.json").read_text())
         for run in outcome.runs
     }
-    about = _about(outcome, study.profile) | {"recipes": recipes}
+    about = _about(outcome, study.variant) | {"recipes": recipes}
     (folder / "outcome.json").write_text(claims.as_json(findings, **about), encoding="utf-8")
     return folder, findings
 
@@ -116,21 +124,41 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
 
 
 def _kept(name: str, studies: Sequence[Study]) -> tuple[Outcome | None, str]:
-    """A figure's outcome and its profile."""
+    """A figure's outcome and its variant."""
     for study in studies:
         with contextlib.suppress(NotThere):
-            return FIGURES[name](replace(study, fresh=False)), study.profile
+            return FIGURES[name](replace(study, fresh=False)), study.variant
     return None, ""
 
 
-def _about(outcome: Outcome, profile: str) -> dict[str, Any]:
+def command(outcome: Outcome, variant: str) -> str:
+    """What makes a figure again.
+
+    Args:
+        outcome: the figure.
+        variant: of the study: the profile, and how its trainings differ from the recipes' own.
+
+    Returns:
+        Such as "ravine paper run fig6 --profile full --lean --precision tf32 --device cuda".
+    """
+    profile, *others = variant.split("-")
+    words = [f"ravine paper run {outcome.name} --profile {profile}"]
+    words += ["--lean" if other == "lean" else f"--precision {other}" for other in others]
+    devices = {run.device_type for run in outcome.runs}
+    words += [f"--device {device}" for device in sorted(devices - {"cpu"})]
+    return " ".join(words)
+
+
+def _about(outcome: Outcome, variant: str) -> dict[str, Any]:
     """What a figure is, what makes it again, and how long that took."""
     return {
         "figure": outcome.name,
-        "profile": profile,
+        "profile": variant,
         "title": outcome.figure.title,
         "caption": outcome.figure.caption,
-        "command": f"ravine paper run {outcome.name} --profile {profile}",
+        "command": command(outcome, variant),
+        "trained_on": {run.recipe.folder: run.device for run in outcome.runs},
+        "stopped": {run.recipe.folder: run.stopped for run in outcome.runs if run.stopped},
         "training_seconds": {
             run.recipe.folder: round(float(run.history["seconds"].sum()), 1) for run in outcome.runs
         },
@@ -140,25 +168,36 @@ def _about(outcome: Outcome, profile: str) -> dict[str, Any]:
     }
 
 
-def _section(outcome: Outcome, profile: str, findings: Sequence[claims.Finding]) -> list[str]:
-    about = _about(outcome, profile)
+def _section(outcome: Outcome, variant: str, findings: Sequence[claims.Finding]) -> list[str]:
+    about = _about(outcome, variant)
     found = [finding for finding in findings if finding.answer != "not run"]
     trained, measured = (
         sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring")
     )
-    whole = (
-        f" The paper's own training is not: `ravine paper run {outcome.name} --profile full`, on "
-        "the CPU."
-    )
+    took = f"`{about['command']}`: {_minutes(trained)} of training"
+    if outcome.runs:
+        took += f" on {' and '.join(sorted({run.device for run in outcome.runs}))}"
     return [
         f"## {outcome.figure.title}\n",
         f"![{outcome.figure.title}]({outcome.name}.png)\n",
         f"{outcome.figure.caption}\n",
         *([f"{outcome.remark}\n"] if outcome.remark else []),
-        f"`{about['command']}`: {_minutes(trained)} of training, {_minutes(measured)} of measuring."
-        f"{' That is what was run.' + whole if outcome.runs and profile != 'full' else ''}\n",
+        f"{took}, {_minutes(measured)} of measuring.{_short_of_full(outcome, variant)}\n",
         *([claims.as_markdown(found)] if found else []),
     ]
+
+
+def _short_of_full(outcome: Outcome, variant: str) -> str:
+    """What the figure's trainings lack of the paper's own, if anything."""
+    stopped = [run.stopped for run in outcome.runs if run.stopped]
+    if stopped:
+        return f" The training is not at its end: {stopped[0]}."
+    if outcome.runs and not variant.startswith("full"):
+        return (
+            " That is what was run. The paper's own training is not: "
+            f"`ravine paper run {outcome.name} --profile full`."
+        )
+    return ""
 
 
 def _minutes(seconds: float) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol, get_args
 
 from torch import nn
 
 import ravine
+from ravine.paper.device import Precision
 
 Profile = Literal["quick", "desk", "full"]
 
@@ -142,6 +143,10 @@ class Phase:
             their objective is down to what the training objective was at the end of phase 1.
         epochs: where to stop in any case; None for the paper's own end.
         clip: the largest Euclidean norm of a whole gradient; a longer one is shortened to it.
+        watch_train: the training examples are watched after every so many epochs, and where the
+            phase ends; validation examples after every one.
+        snapshots: None keeps the parameters of every epoch; a number so many updates per factor of
+            10, evenly spaced in their logarithm: many within the first epoch, few later.
     """
 
     rate: Rate
@@ -149,6 +154,8 @@ class Phase:
     patience: int | None
     epochs: int | None = None
     clip: float | None = field(default=None, metadata={_LATER: True})
+    watch_train: int = field(default=1, metadata={_LATER: True})
+    snapshots: int | None = field(default=None, metadata={_LATER: True})
 
 
 class Architecture(Protocol):
@@ -182,6 +189,9 @@ class Recipe:
         phases: one, or two.
         seed: of initial parameters, order and masks.
         version: of the trainer's arithmetic; raised when it would give other bits.
+        precision: of the products while training: "float32", "tf32" (where the card has it) or
+            "bf16" (autocast). Parameters and velocities are float32 in any case, and so is whatever
+            is measured afterwards.
     """
 
     name: str
@@ -194,16 +204,46 @@ class Recipe:
     phases: tuple[Phase, ...]
     seed: int = 0
     version: int = 1
+    precision: Precision = field(default="float32", metadata={_LATER: True})
 
     def __post_init__(self) -> None:
         if self.phases[0].patience is None and self.phases[0].epochs is None:
             msg = f"phase 1 of {self.name} has no end: give it patience, or epochs"
             raise ravine.InputError(msg)
+        if self.precision not in get_args(Precision):
+            msg = (
+                f"the precision of {self.name} must be one of {', '.join(get_args(Precision))}; got "
+                f"{self.precision!r}"
+            )
+            raise ravine.InputError(msg)
+        for phase in self.phases:
+            asked = {"watch_train": phase.watch_train, "snapshots": phase.snapshots}
+            for name, number in asked.items():
+                if number is not None and number < 1:
+                    msg = f"{name} of {self.name} must be a whole number from 1; got {number}"
+                    raise ravine.InputError(msg)
 
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(canonical(self).encode()).hexdigest()
+
+    @property
+    def plain(self) -> Recipe:
+        """The same training in float32, with everything watched and kept."""
+        phases = tuple(replace(phase, watch_train=1, snapshots=None) for phase in self.phases)
+        return replace(self, phases=phases, precision="float32")
+
+    @property
+    def lean(self) -> Recipe:
+        """The same steps, with less watched and kept: training examples every tenth epoch, ten snapshots a decade."""
+        phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in self.phases)
+        return replace(self, phases=phases)
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether less is watched or kept than after every epoch."""
+        return any((phase.watch_train, phase.snapshots) != (1, None) for phase in self.phases)
 
     @property
     def folder(self) -> str:

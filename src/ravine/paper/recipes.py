@@ -8,10 +8,12 @@ but for the convolutional network, which is narrowed, and the MP-DBM, both with 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any, Final, get_args
 
 import ravine
+from ravine.paper.device import Precision
 from ravine.paper.models import (
     CONV,
     LARGE,
@@ -265,3 +267,28 @@ def recipe(name: str, profile: Profile = "full", seed: int = 0) -> Recipe:
         msg = f"there is no profile {profile!r}; there are {', '.join(get_args(Profile))}"
         raise ravine.InputError(msg)
     return replace(_RECIPES[name][profile], profile=profile, seed=seed)
+
+
+def named(folder: str) -> Recipe | None:
+    """The recipe whose outcome is kept in a folder of that name; None if no recipe here is.
+
+    Args:
+        folder: such as ``Recipe.folder`` gives.
+
+    Returns:
+        The recipe, with its seed, lean or not, in its precision.
+
+    Examples:
+        >>> named(recipe("relu-mnist", "desk", seed=3).lean.folder).seed
+        3
+    """
+    stem, _, seed = folder.rpartition("-")[0].partition("-seed")
+    for name, profile in itertools.product(NAMES, get_args(Profile)):
+        if stem != f"{name}-{profile}":
+            continue
+        plain = recipe(name, profile, int(seed or 0))
+        for watched, precision in itertools.product((plain, plain.lean), get_args(Precision)):
+            found = replace(watched, precision=precision)
+            if found.folder == folder:
+                return found
+    return None

@@ -6,30 +6,25 @@ them. No file is ever allowed to run code.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ravine.errors import InputError
+from ravine.points import modules, states
 from ravine.points.formats import registry
 from ravine.points.formats.adapters import Adapter
+from ravine.points.formats.stamps import Stamp
+from ravine.points.modules import unwrap
+from ravine.points.names import LEVELS, by_plain_name, copies, wrapper_of
+from ravine.points.numbers import codes, lifted, require_bounded, require_numbers
 from ravine.points.params import Params, is_float, same_values, version_of
 
 #: What PyTorch calls the running statistics of its normalisation layers.
 RUNNING_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
-
-#: Wrappers leave these in front of every name.
-PREFIXES: Final = ("module.", "_orig_mod.", "model.")
-
-#: Where training scripts put the state dict inside a checkpoint dict; the first is Lightning's.
-_STATE_KEYS: Final = ("state_dict", "model_state_dict", "model")
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Checkpoint:
         buffers: the names known not to be parameters. A file cannot say, so there it is what can be
             told from names and types: running statistics, and whatever is not floating point.
         versions: how often each tensor had been changed in place when it was read.
+        files: those that tensors are mapped from, as they were when they were read.
         adapter: if the source is a low-rank adapter: a change to a base, which is no point until it
             is aligned with that base.
     """
@@ -52,22 +48,26 @@ class Checkpoint:
     ties: dict[str, str] = field(default_factory=dict)
     buffers: frozenset[str] = frozenset()
     versions: dict[str, int] = field(default_factory=dict, repr=False)
+    files: tuple[Stamp, ...] = field(default=(), repr=False)
     adapter: Adapter | None = None
 
     @classmethod
     def read(cls, source: Any) -> Checkpoint:
-        """Read a module, a mapping of tensors, a checkpoint dict, a file or a folder.
+        """Read a module, a mapping of tensors, a checkpoint dict, a file, a folder, or a model of the Hub.
 
         Args:
-            source: an ``nn.Module`` (wrappers such as DDP and ``torch.compile`` are looked
-                through), a state dict or any mapping of names to tensors, a dict that holds one
-                under ``"state_dict"``, ``"model_state_dict"`` or ``"model"``, or the path of a
-                ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file, or of a folder with
-                (sharded) safetensors.
+            source: an ``nn.Module`` (wrappers such as DDP, ``AveragedModel`` and ``torch.compile``
+                are looked through; one that FSDP sharded is gathered, in which every process takes
+                part); a state dict or any mapping of names to tensors; a dict that holds one state
+                dict, under whatever key; or a path. A path is of a ``.safetensors`` file, of one
+                that ``torch.save`` wrote, of an index of shards, or of a folder: with one of these,
+                with an adapter, of ``torch.distributed.checkpoint``, or of DeepSpeed. Where a file
+                holds several state dicts, ``"file.pt::ema"`` names one. ``"hf:org/model@revision"``
+                is a model of the Hugging Face Hub; a path that exists wins.
 
         Raises:
-            InputError: it is none of these, or the file is missing, damaged, or would have to run
-                code.
+            InputError: it is none of these; or the file is missing, damaged, of another tool, holds
+                several state dicts, or would have to run code.
 
         Examples:
             >>> Checkpoint.read(nn.Linear(2, 1)).tensors.keys()
@@ -78,9 +78,9 @@ class Checkpoint:
         if isinstance(source, nn.Module):
             return _from_module(unwrap(source))
         if isinstance(source, str | os.PathLike):
-            return _from_path(Path(source))
+            return from_path(source)
         if isinstance(source, Mapping):
-            return _from_mapping(source, label="a state dict")
+            return _from_named(_named(source, "a state dict"), "a state dict")
         msg = (
             f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
         )
@@ -94,13 +94,20 @@ class Checkpoint:
         }
 
     def require_unchanged(self) -> None:
-        """Raise if a tensor has been changed in place since it was read.
+        """Raise if a tensor, or the file that it is mapped from, has been changed in place since it was read.
 
         Raises:
-            InputError: naming the tensor. A ``state_dict()`` holds the live tensors of its module,
-                so the "initialisation" of a model that was then trained is the solution, and the
-                line is flat.
+            InputError: naming the tensor or the file, or a tensor without values (on the meta
+                device). A ``state_dict()`` holds the live tensors of its module, so the
+                "initialisation" of a model that was then trained is the solution, and the line is
+                flat.
         """
+        for file in self.files:
+            file.require_same()
+        empty = [name for name, tensor in self.params.items() if tensor.is_meta]
+        if empty:
+            msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
+            raise InputError(msg)
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
                 msg = (
@@ -112,23 +119,13 @@ class Checkpoint:
                 raise InputError(msg)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # pyright: ignore[reportAssignmentType]  torch.compile's OptimizedModule
-        else:
-            return model
-
-
 def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     """``other`` under the names of ``reference``, or an error that lists every difference.
 
-    An adapter becomes the model that it makes of the reference. Wrapper prefixes are stripped on
-    either side when that makes the names agree. A tied tensor may stand under any of its names, and
-    buffers may be missing on either side; nothing else may differ.
+    An adapter becomes the model that it makes of the reference. Names of wrappers are stripped on
+    either side, wherever they stand, when that makes the names agree; what then stands beside the
+    wrapped model (a criterion's weight, a metric's count) is left out. A tied tensor may stand
+    under any of its names, and buffers may be missing on either side; nothing else may differ.
 
     Args:
         reference: whose names and ties count.
@@ -141,6 +138,7 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         InputError: names, shapes, types or ties differ.
 
     Examples:
+        >>> import torch
         >>> a = Checkpoint.read({"w": torch.zeros(2)})
         >>> matched(a, Checkpoint.read({"module.w": torch.ones(2)})).tensors
         {'w': tensor([1., 1.])}
@@ -153,9 +151,11 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         )
         raise InputError(msg)
     if other.adapter is not None:
-        adapted = _retied(other.adapter.applied_to(reference.tensors, reference.label), reference)
+        adapted = other.adapter.applied_to(reference.tensors, reference.label)
+        adapted = other.adapter.retied(adapted, reference.tensors, reference.ties)
         kept = {n: v for n, v in reference.versions.items() if adapted[n] is reference.tensors[n]}
-        return replace(reference, tensors=adapted, label=other.label, versions=kept)
+        files = reference.files + other.files
+        return replace(reference, tensors=adapted, label=other.label, versions=kept, files=files)
     renamed = _nearest_names(reference, other)
     found = list(differences(reference, renamed))
     if found:
@@ -164,38 +164,76 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         msg = (
             f"{reference.label} and {other.label} are not points of the same space; {len(found)} "
             f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one "
-            "architecture."
+            f"architecture.{_advice(reference, other)}"
         )
         raise InputError(msg)
-    completed = _completed(renamed, reference.ties)
-    same = list(completed.tensors) == list(other.tensors) and completed.ties == other.ties
-    return (
-        other if same else completed
-    )  # so that one point stays one object, however many lines it ends
+    completed = _completed(renamed, reference)
+    # so that one point stays one object, however many lines it ends
+    return other if _same_names(completed, other) else completed
+
+
+def _same_names(one: Checkpoint, other: Checkpoint) -> bool:
+    return (list(one.tensors), one.ties, one.buffers) == (
+        list(other.tensors),
+        other.ties,
+        other.buffers,
+    )
 
 
 def _nearest_names(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """``other`` under the names by which it differs least; of equals, with the fewest prefixes changed."""
-    best, least = other, (math.inf, 0)
-    for steps, candidate in _candidates(reference, other):
-        missing, extra = _absent(reference, candidate)
-        apart = (len(missing) + len(extra), steps)
-        if apart < least:
+    """``other`` under the names by which it differs least; of equals, those with the least taken out of them."""
+    best, least = other, _apart(reference, other)
+    for wrappers in LEVELS[1:]:
+        candidate = _without(wrappers, reference, other) if least else None
+        apart = least if candidate is None else _apart(reference, candidate)
+        if candidate is not None and apart < least:
             best, least = candidate, apart
     return best
 
 
-def _retied(tensors: dict[str, Tensor], base: Checkpoint) -> dict[str, Tensor]:
-    """Where an adapter changed one of several tied tensors, each of them is the changed one."""
-    for alias, name in base.ties.items():
-        changed = next((n for n in (name, alias) if tensors[n] is not base.tensors[n]), name)
-        tensors[alias] = tensors[name] = tensors[changed]
-    return tensors
+def _without(
+    wrappers: frozenset[str], reference: Checkpoint, other: Checkpoint
+) -> Checkpoint | None:
+    """``other`` under the reference's names, where both are the same without their wrappers' parts."""
+    theirs, own = (by_plain_name(point.tensors, wrappers) for point in (reference, other))
+    if theirs is None or own is None:
+        return None
+    names = {full: theirs.get(key, full) for key, full in own.items()}
+    found = [full for key, full in own.items() if key in theirs and full not in other.buffers]
+    front = wrapper_of(found)
+    beside = [full for key, full in own.items() if key not in theirs and not full.startswith(front)]
+    if beside:
+        _require_one_copy(other, [full.removeprefix(front) for full in found], front)
+    return _rename(other, {full: name for full, name in names.items() if full not in beside})
 
 
-def _completed(checkpoint: Checkpoint, ties: dict[str, str]) -> Checkpoint:
-    """The checkpoint with a tied tensor under each of its names, where it holds it under one of them."""
-    tensors = dict(checkpoint.tensors)
+def _require_one_copy(point: Checkpoint, names: list[str], front: str) -> None:
+    """Refuse to leave out what is a second copy of the model: an average, a teacher, an older one."""
+    others = [found for found in copies(names, point.tensors) if found != front]
+    if others:
+        listed = ", ".join(repr(found.rstrip(".")) for found in (front, *others))
+        msg = (
+            f"{point.label} holds several models of these names, under {listed}. Name one: as a "
+            f"path 'FILE::{others[0].rstrip('.')}', or take the names that begin with it."
+        )
+        raise InputError(msg)
+
+
+def _advice(reference: Checkpoint, other: Checkpoint) -> str:
+    """How to name the part of one checkpoint that is the other, if there is such a part."""
+    for one, two in ((reference, other), (other, reference)):
+        fronts = [found.rstrip(".") for found in copies(list(two.params), one.tensors) if found]
+        if fronts:
+            return (
+                f" {one.label} holds such a model under {fronts[0]!r}: as a path, "
+                f"'FILE::{fronts[0]}' names that part."
+            )
+    return ""
+
+
+def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
+    """With a tied tensor under each of its names, where it has one of them; and with the buffers that either knows."""
+    tensors, ties = dict(checkpoint.tensors), reference.ties
     for alias, name in ties.items():
         if name not in tensors and alias in tensors:
             tensors[name] = tensors[alias]
@@ -204,7 +242,8 @@ def _completed(checkpoint: Checkpoint, ties: dict[str, str]) -> Checkpoint:
         for alias, name in ties.items()
         if alias not in tensors and name in tensors
     }
-    return replace(checkpoint, tensors=tensors, ties={**ties, **checkpoint.ties})
+    buffers = checkpoint.buffers | (reference.buffers & tensors.keys())
+    return replace(checkpoint, tensors=tensors, ties={**ties, **checkpoint.ties}, buffers=buffers)
 
 
 def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
@@ -215,11 +254,12 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
         other: another, already under the names that fit best.
 
     Yields:
-        Missing and extra names, then differing shapes, types and ties.
+        Missing and extra names, then differing shapes, types, quantised weights and ties.
     """
     missing, extra = _absent(reference, other)
     yield from (f"missing in {other.label}: {name!r}" for name in missing)
     yield from (f"only in {other.label}: {name!r}" for name in extra)
+    coded = codes(reference.tensors) | codes(other.tensors)
     for name, tensor in reference.tensors.items():
         found = other.tensors.get(name)
         if found is None:
@@ -228,6 +268,8 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
             yield f"shape at {name!r}: {tuple(tensor.shape)} and {tuple(found.shape)}"
         elif is_float(found) != is_float(tensor):
             yield f"type at {name!r}: {tensor.dtype} and {found.dtype}"
+        elif name in coded and not same_values(tensor, found):
+            yield f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save them"
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():
@@ -239,6 +281,10 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
                 one, two = mate.tensors[alias], mate.tensors[name]
                 if not same_values(one, two):
                     yield f"{name!r} and {alias!r} are tied in {owner}, and differ in the other"
+
+
+def _apart(reference: Checkpoint, other: Checkpoint) -> int:
+    return sum(map(len, _absent(reference, other)))
 
 
 def _absent(reference: Checkpoint, other: Checkpoint) -> tuple[list[str], list[str]]:
@@ -257,42 +303,14 @@ def _lacking(owner: Checkpoint, mate: Checkpoint) -> list[str]:
     ]
 
 
-def _candidates(reference: Checkpoint, other: Checkpoint) -> Iterator[tuple[int, Checkpoint]]:
-    """``other`` under every name it may go by, with the number of prefixes stripped or put back."""
-    for lost, renaming in enumerate(_strippings(reference.tensors)):
-        restored = {new: old for old, new in renaming.items()}
-        for gone, stripping in enumerate(_strippings(other.tensors)):
-            names = {old: restored.get(new, new) for old, new in stripping.items()}
-            yield lost + gone, _rename(other, names)
-
-
-def _strippings(names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Old → new name with nothing stripped, then one more prefix stripped each time, while all names share it."""
-    current = {name: name for name in names}
-    yield current
-    inner = {
-        old: new.replace("._orig_mod.", ".") for old, new in current.items()
-    }  # a compiled submodule
-    if inner != current and len(set(inner.values())) == len(inner):
-        current = inner
-        yield current
-    while current:
-        prefix = next(
-            (p for p in PREFIXES if all(new.startswith(p) for new in current.values())), None
-        )
-        if prefix is None:
-            return
-        current = {old: new.removeprefix(prefix) for old, new in current.items()}
-        yield current
-
-
 def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
+    """With the tensors that have a new name, under it."""
     return replace(
         checkpoint,
-        tensors={names[n]: t for n, t in checkpoint.tensors.items()},
-        ties={names[a]: names[n] for a, n in checkpoint.ties.items()},
-        buffers=frozenset(names[n] for n in checkpoint.buffers),
-        versions={names[n]: v for n, v in checkpoint.versions.items()},
+        tensors={names[n]: t for n, t in checkpoint.tensors.items() if n in names},
+        ties={names[a]: names[n] for a, n in checkpoint.ties.items() if a in names and n in names},
+        buffers=frozenset(names[n] for n in checkpoint.buffers if n in names),
+        versions={names[n]: v for n, v in checkpoint.versions.items() if n in names},
     )
 
 
@@ -300,67 +318,57 @@ def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
 
 
 def _from_module(module: nn.Module) -> Checkpoint:
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    lazy = [name for name, parameter in parameters.items() if _is_lazy(parameter)]
-    if lazy:
-        msg = (
-            f"the module {type(module).__name__} has parameters without a shape yet ({lazy[0]!r}); "
-            "run it once first"
-        )
-        raise InputError(msg)
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    tensors = {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
-    first: dict[int, str] = {}
-    ties = {n: first[id(t)] for n, t in parameters.items() if first.setdefault(id(t), n) != n}
-    return Checkpoint(
-        tensors=tensors,
-        label=f"module {type(module).__name__}",
-        ties=ties,
-        buffers=frozenset(buffers) | {n for n, t in parameters.items() if not is_float(t)},
-        versions={name: version_of(tensor) for name, tensor in tensors.items()},
-    )
+    held, ties, buffers = modules.tensors_of(module)
+    label = f"module {type(module).__name__}"
+    require_numbers(held, label)
+    tensors = {name: lifted(tensor) for name, tensor in held.items()}
+    return Checkpoint(tensors, label, ties, buffers, _versions(tensors))
 
 
-def _from_mapping(mapping: Mapping[Any, Any], label: str) -> Checkpoint:
-    for key in _STATE_KEYS:
-        inner = mapping.get(key)
-        if isinstance(inner, Mapping):
-            return _from_mapping(inner, label)
-    entries = {k: v for k, v in mapping.items() if not str(k).endswith("_extra_state")}
-    strange = [
-        f"{k!r} ({type(v).__name__})" for k, v in entries.items() if not isinstance(v, Tensor)
-    ]
-    if strange or not entries:
-        held = (
-            f"found {', '.join(strange[:5])}{' …' if len(strange) > 5 else ''}"
-            if strange
-            else "it is empty"
-        )
-        msg = (
-            f"{label} is not a mapping of names to tensors: {held}. Expected a state dict, or a "
-            "dict that holds "
-            f"one under {', '.join(map(repr, _STATE_KEYS))}."
-        )
+def _versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    return {name: version_of(tensor) for name, tensor in tensors.items()}
+
+
+def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Checkpoint:
+    """Read a path.
+
+    Args:
+        source: as ``Checkpoint.read`` takes it.
+        settled: whether nobody writes there any more, so that files may be mapped that were written lately.
+
+    Raises:
+        InputError: as ``Checkpoint.read``.
+    """
+    path, wanted = registry.located(source)
+    label = os.fspath(source)
+    held = registry.read(path, settled=settled)
+    if isinstance(held, Adapter):
+        return Checkpoint(dict(held.tensors), label, files=held.files, adapter=held)
+    point = _from_named(_named(held.held, label, wanted, from_file=True), label)
+    marked = held.buffers & point.tensors.keys()
+    return replace(point, files=held.files, buffers=point.buffers | marked)
+
+
+def _named(
+    mapping: Mapping[Any, Any], label: str, wanted: str = "", *, from_file: bool = False
+) -> dict[str, Tensor]:
+    """The state dict in a mapping; of a stranger's file, only if it is not far larger than the file."""
+    chosen = states.chosen(mapping, label, wanted)
+    named = {str(name): tensor for name, tensor in chosen.items()}
+    if len(named) < len(chosen):
+        msg = f"{label} has names that differ in their type only, such as 0 and '0'"
         raise InputError(msg)
-    unusual = [
-        str(n)
-        for n, t in entries.items()
-        if t.layout != torch.strided or t.is_quantized or _is_lazy(t)
-    ]
-    if unusual:
-        msg = (
-            f"{label} holds sparse, quantised or uninitialised tensors, which have no line: "
-            f"{', '.join(unusual[:5])}"
-        )
-        raise InputError(msg)
-    tensors = {str(name): tensor.detach() for name, tensor in entries.items()}
-    return Checkpoint(
-        tensors=tensors,
-        label=label,
-        ties=_shared(tensors),
-        buffers=_not_parameters(tensors),
-        versions={name: version_of(tensor) for name, tensor in tensors.items()},
-    )
+    require_numbers(named, label)
+    if from_file:
+        require_bounded(named, label)
+    return named
+
+
+def _from_named(named: Mapping[str, Tensor], label: str) -> Checkpoint:
+    held = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
+    ties = _shared(held)
+    tensors = {name: lifted(tensor) for name, tensor in held.items()}
+    return Checkpoint(tensors, label, ties, _not_parameters(tensors), _versions(tensors))
 
 
 def _not_parameters(tensors: Mapping[str, Tensor]) -> frozenset[str]:
@@ -382,14 +390,3 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         if first.setdefault(view, name) != name:
             ties[name] = first[view]
     return ties
-
-
-def _from_path(path: Path) -> Checkpoint:
-    held = registry.read(path)
-    if isinstance(held, Adapter):
-        return Checkpoint(dict(held.tensors), held.label, adapter=held)
-    return _from_mapping(held, label=str(path))
-
-
-def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)

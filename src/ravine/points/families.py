@@ -161,6 +161,7 @@ def by_group(
                 for n, t in base.tensors.items()
             },
             label=f"{base.label} with {name} of {source.label}",
+            files=base.files + source.files,
             versions={
                 n: (source if n in members else base).versions.get(n, 0) for n in base.versions
             },

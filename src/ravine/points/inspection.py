@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
 from ravine.errors import InputError
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import Params, all_finite, distance, norm, same_values
+
+_WIDE: Final = 100  # characters of a page
 
 
 @dataclass(frozen=True)
@@ -149,33 +153,66 @@ def _lines(found: Inspection) -> list[str]:
         ("running statistics", _names(start.statistics), _names(end.statistics)),
         ("other buffers", _names(start.other_buffers), _names(end.other_buffers)),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-    lines.append("")
+    lines = [*_table(rows), ""]
     if found.problem:
-        return [*lines, f"No line: {found.problem}"]
+        return [*lines, *_folded(f"No line: {found.problem}")]
     if start.non_finite or end.non_finite:
-        return [*lines, "No line: a checkpoint with NaN or infinity is refused; mend it first."]
-    lines.append(
+        return [*lines, "No line: a checkpoint with NaN or infinity is refused."]
+    lines += _folded(
         f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times "
         "the start's norm."
     )
     for name, length, share in found.moving[:8]:
-        lines.append(f"  {name}: moves {length:.4g}, {100 * share:.1f} % of the squared distance")
+        short = _short(name, _WIDE - 50)
+        lines.append(f"  {short}: moves {length:.4g}, {100 * share:.1f} % of the squared distance")
     if len(found.moving) > 8:
         lines.append(f"  … and {len(found.moving) - 8} more that move less")
     if found.unmoved:
-        lines.append(f"The same at both ends: {_names(found.unmoved)}.")
+        lines += _folded(f"The same at both ends: {_names(found.unmoved)}.")
     if start.statistics or end.statistics:
         lines.append(
             "Running statistics have no value between the ends: Objective needs a buffers= policy."
         )
     if found.dropout:
-        lines.append(
+        lines += _folded(
             f"Dropout in {_names(found.dropout)}: off by default; dropout='fixed' keeps one set of "
             "masks."
         )
     return lines
+
+
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
+    """The rows as text, folded where a cell is long, so that a page stays as wide as a page."""
+    first = max(len(row[0]) for row in rows)
+    most = (_WIDE - first - 4) // 2
+    lines: list[str] = []
+    cells = [[name, *(_cell(text, most) for text in texts)] for name, *texts in rows]
+    second = max(len(part) for _, left, _ in cells for part in left)
+    for name, left, right in cells:
+        for number, (a, b) in enumerate(itertools.zip_longest(left, right, fillvalue="")):
+            head = name if number == 0 else ""
+            lines.append(f"{head:<{first}}  {a:<{second}}  {b}".rstrip())
+    return lines
+
+
+def _cell(text: str, most: int) -> list[str]:
+    """A cell's lines; a long path is folded, a long name loses its middle."""
+    items = text.split(", ")
+    if len(items) == 1:
+        return textwrap.wrap(text, most, break_on_hyphens=False) or [""]
+    return textwrap.wrap(", ".join(_short(item, most - 1) for item in items), most)
+
+
+def _short(name: str, most: int) -> str:
+    front = most // 2
+    return name if len(name) <= most else f"{name[:front]}…{name[front + 1 - most :]}"
+
+
+def _folded(text: str) -> list[str]:
+    folded = (
+        textwrap.wrap(line, _WIDE, subsequent_indent="  ") or [""] for line in text.splitlines()
+    )
+    return list(itertools.chain.from_iterable(folded))
 
 
 def _names(names: Any) -> str:

@@ -13,14 +13,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import safetensors
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from ravine.errors import InputError
 from ravine.files import written_whole
-from ravine.points.checkpoint import Checkpoint, differences, unwrap
+from ravine.points.checkpoint import Checkpoint, differences, from_path
+from ravine.points.formats.safetensors_files import BUFFERS
+from ravine.points.formats.stamps import Stamp
+from ravine.points.lock import FolderLock
+from ravine.points.modules import is_split, passing_buffers
 from ravine.points.params import content_hash
-from ravine.points.trajectory import FORMAT, MANIFEST, VERSION, Snapshot, read_manifest
+from ravine.points.trajectory import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    Snapshot,
+    other_checkpoints,
+    read_manifest,
+)
 
 
 class TrajectoryRecorder:
@@ -29,8 +41,9 @@ class TrajectoryRecorder:
     ``recorder.record(step, model)``, or ``recorder(step, model)`` where a callback is wanted.
     Called every step it keeps those that ``every`` or ``per_decade`` ask for; called once an epoch
     with the default it keeps every epoch. The model is only read. A folder that holds a trajectory
-    is continued. Of several processes that train together (``torch.distributed``) only the first
-    writes.
+    is continued, by one process at a time. Of several processes that train together
+    (``torch.distributed``) only the first writes; call it in each of them, because a model that is
+    sharded (FSDP) is gathered first.
 
     Args:
         folder: where to write; made if need be.
@@ -39,7 +52,7 @@ class TrajectoryRecorder:
             factor of 10.
 
     Raises:
-        InputError: the folder holds something else, ``every`` or ``per_decade`` is below 1, or both
+        InputError: the folder holds other checkpoints, ``every`` or ``per_decade`` is below 1, or both
             are given.
 
     Examples:
@@ -76,9 +89,18 @@ class TrajectoryRecorder:
         self.snapshots = (
             list(read_manifest(self.folder)) if (self.folder / MANIFEST).exists() else []
         )
-        if not self.snapshots and self.folder.exists() and not self.folder.is_dir():
+        if self.folder.exists() and not self.folder.is_dir():
             msg = f"cannot record into {str(self.folder)!r}: it is a file. Choose another folder."
             raise InputError(msg)
+        strange = [] if self.snapshots else other_checkpoints(self.folder)
+        if strange:
+            msg = (
+                f"cannot record into {str(self.folder)!r}: it holds other checkpoints "
+                f"({strange[0]!r}). Choose a folder of its own."
+            )
+            raise InputError(msg)
+        self._manifest = self._stamp()
+        self._lock: FolderLock | None = None
         self._shape: Checkpoint | None = None  # the first snapshot, for comparing names and shapes
 
     def record(self, step: int, model: Any) -> None:
@@ -102,19 +124,15 @@ class TrajectoryRecorder:
 
     def keep(self, step: int, model: Any) -> None:
         """Keep this step whether or not ``every`` or ``per_decade`` ask for it; otherwise as ``record``."""
+        if not _is_first_process() and not is_split(model):
+            return
+        point = Checkpoint.read(model)  # gathered from all processes, if it is split between them
         if not _is_first_process():
             return
-        point = Checkpoint.read(model)
-        if self._shape is None and self.snapshots:
-            self._shape = Checkpoint.read(self.folder / self.snapshots[0].file)
-        if self._shape is not None and (found := list(differences(self._shape, point))):
-            msg = (
-                f"step {step} is no point of the trajectory in {str(self.folder)!r}: {found[0]} "
-                f"({len(found)} in all)."
-                " Record each model in a folder of its own."
-            )
-            raise InputError(msg)
-        passing = _passing_buffers(model)
+        point.require_unchanged()  # and has values
+        self._require_own()
+        self._require_alike(step, point)
+        passing = passing_buffers(model)
         tensors = {
             name: _own(tensor)
             for name, tensor in point.tensors.items()
@@ -126,17 +144,16 @@ class TrajectoryRecorder:
         if self.snapshots and step <= self.snapshots[-1].step:
             msg = (
                 f"step {step} comes after step {self.snapshots[-1].step} in {str(self.folder)!r}, "
-                "with other values. "
-                f"If training went back, recorder.rewind({step}) forgets what came after; else "
-                "choose another folder."
+                f"with other values. If training went back, recorder.rewind({step}) forgets what "
+                "came after; else choose another folder."
             )
             raise InputError(msg)
         path = self.folder / snapshot.file
         with written_whole(path) as partial:
-            save_file(tensors, partial)
+            _write(tensors, sorted(point.buffers & tensors.keys()), partial, path)
         self._keep([*self.snapshots, snapshot])
         if self._shape is None:
-            self._shape = Checkpoint.read(path)
+            self._shape = from_path(path, settled=True)
 
     __call__ = record
 
@@ -163,29 +180,68 @@ class TrajectoryRecorder:
         Args:
             step: the first step to forget.
         """
+        if not _is_first_process():
+            return
         kept = [snapshot for snapshot in self.snapshots if snapshot.step < step]
         lost = [snapshot for snapshot in self.snapshots if snapshot.step >= step]
         self._keep(kept)
         for snapshot in lost:
             (self.folder / snapshot.file).unlink(missing_ok=True)
 
+    def _require_alike(self, step: int, point: Checkpoint) -> None:
+        if self._shape is None and self.snapshots:
+            self._shape = from_path(self.folder / self.snapshots[0].file, settled=True)
+        if self._shape is not None and (found := list(differences(self._shape, point))):
+            msg = (
+                f"step {step} is no point of the trajectory in {str(self.folder)!r}: {found[0]} "
+                f"({len(found)} in all). Record each model in a folder of its own."
+            )
+            raise InputError(msg)
+
+    def _require_own(self) -> None:
+        """Refuse a folder that another training writes to, wrote to since, or that was taken away.
+
+        Raises:
+            InputError: so that two runs do not become one.
+        """
+        if self._manifest is not None and self._stamp() is None:
+            msg = (
+                f"the trajectory in {str(self.folder)!r} is gone, with {len(self.snapshots)} "
+                "snapshots that were recorded. Choose another folder for what follows."
+            )
+            raise InputError(msg)
+        self._lock = FolderLock.on(self.folder)
+        if self._stamp() != self._manifest:
+            msg = (
+                f"another training has recorded into {str(self.folder)!r} since this one looked. "
+                "Choose another folder."
+            )
+            raise InputError(msg)
+
+    def _stamp(self) -> Stamp | None:
+        path = self.folder / MANIFEST
+        return Stamp.of(path) if path.exists() else None
+
     def _keep(self, snapshots: list[Snapshot]) -> None:
+        self._lock = FolderLock.on(self.folder)
         listed = ",\n  ".join(json.dumps(asdict(snapshot)) for snapshot in snapshots)
         text = f'{{"format": "{FORMAT}", "version": {VERSION}, "snapshots": [\n  {listed}\n]}}\n'
         with written_whole(self.folder / MANIFEST) as partial:
             partial.write_text(text, encoding="utf-8")
-        self.snapshots = snapshots
+        self.snapshots, self._manifest = snapshots, self._stamp()
 
 
-def _passing_buffers(model: Any) -> set[str]:
-    """The buffers that a module says are no part of its state; a file of it would take them for parameters."""
-    if not isinstance(model, nn.Module):
-        return set()
-    return {
-        f"{place}.{name}".lstrip(".")
-        for place, module in unwrap(model).named_modules()
-        for name in module._non_persistent_buffers_set
-    }
+def _write(tensors: dict[str, Tensor], buffers: list[str], partial: Path, target: Path) -> None:
+    """The tensors in a file, with the names of those that are no parameters in its metadata.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk.
+    """
+    try:
+        save_file(tensors, partial, {BUFFERS: json.dumps(buffers)} if buffers else None)
+    except (safetensors.SafetensorError, OSError) as problem:
+        msg = f"cannot write {str(target)!r}: {problem}. Make room, or choose another folder."
+        raise InputError(msg) from problem
 
 
 def _is_first_process() -> bool:
@@ -193,6 +249,15 @@ def _is_first_process() -> bool:
         not (distributed.is_available() and distributed.is_initialized())
         or distributed.get_rank() == 0
     )
+
+
+def _as_the_first_says(answer: bool, model: Any) -> bool:
+    """The first process's answer, where a model is split: all take part in gathering it, or none."""
+    if not (distributed.is_available() and distributed.is_initialized() and is_split(model)):
+        return answer
+    answers = [answer]
+    distributed.broadcast_object_list(answers, src=0)
+    return answers[0]
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -225,6 +290,13 @@ class Pace:
             folder, every=1 if every is None else every, per_decade=per_decade
         )
         self._last = -1
+        self._split: bool | None = None  # not known before there is a model
+
+    def takes_part(self, is_first: bool, model: Any) -> bool:
+        """Whether a process has to call: the first one, and all of them where the model is split between them."""
+        if self._split is None:
+            self._split = is_split(model)
+        return is_first or self._split
 
     def start(self, step: int, model: Any) -> None:
         """Training starts, or goes on, after ``step`` updates.
@@ -262,5 +334,6 @@ class Pace:
         self._keep(step, model)
 
     def _keep(self, step: int, model: Any) -> None:
-        if all(snapshot.step != step for snapshot in self.recorder.snapshots):
+        is_new = all(snapshot.step != step for snapshot in self.recorder.snapshots)
+        if _as_the_first_says(is_new, model):
             self.recorder.keep(step, model)

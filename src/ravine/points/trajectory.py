@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from ravine.errors import InputError
-from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params
+from ravine.points.checkpoint import Checkpoint, from_path, matched
+from ravine.points.formats import registry, safetensors_files
+from ravine.points.formats.stamps import Stamp
+from ravine.points.params import Params, content_hash
+from ravine.points.steps import Steps, steps_of
 
 MANIFEST: Final = "trajectory.json"
 
 FORMAT: Final = "ravine trajectory"
 VERSION: Final = 1
+_RECORDED: Final = re.compile(
+    r"step-[0-9]{9,}\.safetensors"
+)  # what a kill may leave without a manifest
 _SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -46,6 +52,7 @@ class Trajectory(Sequence[Checkpoint]):
     Args:
         folder: where the snapshots are.
         snapshots: them, in order.
+        model: of the architecture, if it is to say which tensors are buffers.
 
     Examples:
         >>> import tempfile, torch
@@ -59,23 +66,37 @@ class Trajectory(Sequence[Checkpoint]):
 
     dims: tuple[str, ...] = ("step",)
 
-    def __init__(self, folder: Path, snapshots: Sequence[Snapshot]) -> None:
+    def __init__(
+        self, folder: Path, snapshots: Sequence[Snapshot], model: Checkpoint | None = None
+    ) -> None:
         self.folder = folder
         self.snapshots = tuple(snapshots)
+        self._model = model
+        self._checked: dict[str, Stamp] = {}  # the files whose hash was compared, as they were then
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Trajectory:
+    def open(
+        cls, folder: str | os.PathLike[str], *, steps: Steps | None = None, model: Any = None
+    ) -> Trajectory:
         """Open a folder that a ``TrajectoryRecorder`` wrote, or one of ordinary checkpoints with numbered names.
 
         Args:
             folder: with ``trajectory.json``; or with checkpoints (``Checkpoint.read`` lists the
-                formats, a folder of shards counts as one) whose names hold the step: the number
-                after ``step`` if there is one (``epoch=3-step=500.ckpt``), else the last number
-                (``model_12.pt``). Files without a number (``best.pt``) are passed over.
+                formats, a folder of shards counts as one) whose names hold the step: the number at
+                ``step`` or ``iteration`` (``epoch=3-step=500.ckpt``), else that at ``epoch``, which
+                then is the step, else the plain number (``model_12.pt``, ``ckpt_10k.pt``) that is
+                not the same in all names. Metrics, seeds, versions and sizes are passed over, and
+                so are files without such a number (``best.pt``).
+            steps: name without its ending → step, or a function from one to the other (None passes
+                a file over), where the names leave it open.
+            model: a module of the architecture, which says what is a buffer. Recordings of before
+                ravine 0.2 do not say it of floating-point buffers other than running statistics,
+                nor do ordinary checkpoints; those would count as parameters.
 
         Raises:
-            InputError: there is no such folder, it holds no snapshot, two of one step, or a
-                snapshot that its manifest names is missing.
+            InputError: there is no such folder, it holds no snapshot, the names leave open which
+                number is the step, two are of one step, or a snapshot that its manifest names is
+                missing.
         """
         place = Path(folder)
         if not place.is_dir():
@@ -84,8 +105,9 @@ class Trajectory(Sequence[Checkpoint]):
                 "or of checkpoints"
             )
             raise InputError(msg)
+        known = None if model is None else Checkpoint.read(model)
         if not (place / MANIFEST).exists():
-            return cls(place, _numbered(place))
+            return cls(place, _numbered(place, steps), known)
         snapshots = read_manifest(place)
         lost = [snapshot.file for snapshot in snapshots if not (place / snapshot.file).is_file()]
         if lost or not snapshots:
@@ -99,7 +121,7 @@ class Trajectory(Sequence[Checkpoint]):
                 "run again."
             )
             raise InputError(msg)
-        return cls(place, snapshots)
+        return cls(place, snapshots, known)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -147,16 +169,33 @@ class Trajectory(Sequence[Checkpoint]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Trajectory(self.folder, self.snapshots[index])
-        found = Checkpoint.read(self.folder / self.snapshots[index].file)
-        first = self.snapshots[0]
+            part = Trajectory(self.folder, self.snapshots[index], self._model)
+            part._checked = self._checked
+            return part
+        found, first = self._read(self.snapshots[index]), self.snapshots[0]
         if found.adapter is not None:
             return found  # a change to a base that only a slice knows
-        return (
-            found
-            if self.snapshots[index] is first
-            else matched(Checkpoint.read(self.folder / first.file), found)
-        )
+        if self._model is not None:
+            return matched(self._model, found)
+        return found if self.snapshots[index] is first else matched(self._read(first), found)
+
+    def _read(self, snapshot: Snapshot) -> Checkpoint:
+        """A snapshot as it is stored, compared with its hash once.
+
+        Raises:
+            InputError: it is not what was recorded.
+        """
+        path = self.folder / snapshot.file
+        found = from_path(path, settled=True)
+        if snapshot.hash and self._checked.get(snapshot.file) != found.files[0]:
+            if content_hash(safetensors_files.read_file(path, settled=True).held) != snapshot.hash:
+                msg = (
+                    f"the snapshot of step {snapshot.step}, {str(path)!r}, is damaged: its content "
+                    "is not what was recorded. Copy it again, or leave it out."
+                )
+                raise InputError(msg)
+            self._checked[snapshot.file] = found.files[0]
+        return found
 
     def __iter__(self) -> Iterator[Checkpoint]:
         return (self[index] for index in range(len(self)))
@@ -181,10 +220,8 @@ def read_manifest(folder: Path) -> tuple[Snapshot, ...]:
                 f"{VERSION}"
             )
             raise ValueError(msg)
-        snapshots = tuple(
-            Snapshot(int(s["step"]), str(s["file"]), str(s["hash"])) for s in held["snapshots"]
-        )
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        snapshots = tuple(map(_snapshot, held["snapshots"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         msg = (
             f"{str(path)!r} is not the manifest of a trajectory ({type(problem).__name__}: "
             f"{problem})"
@@ -199,39 +236,56 @@ def read_manifest(folder: Path) -> tuple[Snapshot, ...]:
     return snapshots
 
 
-def _numbered(folder: Path) -> list[Snapshot]:
+def _snapshot(held: Any) -> Snapshot:
+    """An entry of the manifest.
+
+    Raises:
+        TypeError: it is none.
+    """
+    step, file, digest = held["step"], held["file"], held["hash"]
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(file, str) or not file:
+        msg = f"a snapshot of step {str(step)[:40]}, file {str(file)[:80]!r}"
+        raise TypeError(msg)
+    return Snapshot(step, file, str(digest))
+
+
+def _numbered(folder: Path, said: Steps | None) -> list[Snapshot]:
+    files = {path.name: _name_of(path) for path in sorted(folder.iterdir())}
+    named = {file: name for file, name in files.items() if name is not None}
+    steps = steps_of(sorted(set(named.values())), said)
     found: dict[int, str] = {}
-    for path in sorted(folder.iterdir()):
-        step = _step_of(path)
+    for file, name in named.items():
+        step = steps.get(name)
         if step is None:
             continue
         if step in found:
             msg = (
-                f"{found[step]!r} and {path.name!r} in {str(folder)!r} are both of step {step}. "
-                "Leave one checkpoint per step."
+                f"{found[step]!r} and {file!r} in {str(folder)!r} are both of step {step}. Leave "
+                "one checkpoint per step."
             )
             raise InputError(msg)
-        found[step] = path.name
+        found[step] = file
     if not found:
+        read = f"; no step in {', '.join(map(repr, list(named)[:5]))}" if named else ""
         msg = (
             f"the folder {str(folder)!r} holds no trajectory: expected {MANIFEST}, or checkpoints "
-            f"({', '.join(_SUFFIXES)}) with the step in their names, such as step_500.pt"
+            f"({', '.join(_SUFFIXES)}) with the step in their names, such as step_500.pt{read}"
         )
         raise InputError(msg)
     return [Snapshot(step, found[step]) for step in sorted(found)]
 
 
-def _step_of(path: Path) -> int | None:
+def other_checkpoints(folder: Path) -> list[str]:
+    """The checkpoints in a folder that no recorder wrote, by their names."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    held = [path.name for path in found if _name_of(path) is not None]
+    return [name for name in held if not _RECORDED.fullmatch(name)]
+
+
+def _name_of(path: Path) -> str | None:
+    """What a checkpoint is called without its ending; None of what is no checkpoint."""
     if path.name.startswith("."):
         return None
-    if path.is_dir():
-        if not any(path.glob("*.safetensors")):
-            return None
-        name = path.name
-    elif path.suffix in _SUFFIXES:
-        name = path.stem
-    else:
-        return None
-    after_step = re.findall(r"step[=_\-]?(\d+)", name, flags=re.IGNORECASE)
-    numbers = after_step or re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else None
+    if registry.knows(path):
+        return path.name
+    return path.stem if path.is_file() and path.suffix in _SUFFIXES else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from numpy.polynomial import chebyshev
 from scipy.interpolate import BarycentricInterpolator, RBFInterpolator
 
 from ravine.errors import InputError
@@ -143,6 +144,26 @@ def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> 
     # places on a plane
     spread = RBFInterpolator(places[known], logs, kernel="linear", degree=0)(points)
     return np.exp(spread.clip(logs.min(), logs.max()))
+
+
+def stationary(piece: Piece, values: np.ndarray, order: int = 1) -> np.ndarray:
+    """Where the interpolant of a piece is stationary inside it: roots of its derivative.
+
+    Args:
+        piece: the piece.
+        values: (degree + 1,) at its points.
+        order: of the derivative; 2 for inflections.
+
+    Examples:
+        >>> piece = Piece(0.0, 1.0, 2)
+        >>> stationary(piece, (piece.points - 0.25) ** 2).round(12)
+        array([0.25])
+    """
+    unit = chebyshev_points(-1.0, 1.0, piece.degree)
+    series = chebyshev.chebder(chebyshev.chebfit(unit, values, piece.degree), order)
+    found = chebyshev.chebroots(chebyshev.chebtrim(series, 1e-12 * np.ptp(values)))
+    real = found[np.abs(found.imag) < 1e-8].real
+    return (piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]) / 2
 
 
 def is_resolved(result: xr.Dataset) -> bool:

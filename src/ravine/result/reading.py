@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.polynomial import chebyshev
 
 from ravine.errors import InputError
 from ravine.result.axes import read_axes
-from ravine.result.interpolant import Patch, chebyshev_points, patches_of, pieces_of
+from ravine.result.interpolant import Patch, patches_of, pieces_of, stationary
 from ravine.result.schema import dims_of, quantities, validate
 
 
@@ -25,9 +24,10 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
 
     Returns:
         A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
-        largest error that was measured on the piece which the value was read from. Where a piece is
-        not finite or did not resolve, NaN. A count of examples, such as ``error``, is read along straight lines
-        between measured points, and its misfit is the step between them.
+        largest error that was measured on the piece which the value was read from, or if that is more, how far
+        the value lies outside the range of the two measured points beside it: no extremum is made up. Where a
+        piece is not finite or did not resolve, NaN. A count of examples, such as ``error``, is read along
+        straight lines between measured points, and its misfit is the step between them.
 
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
@@ -130,6 +130,17 @@ def _as_measured(
             between = values[after - 1] + part * (values[after] - values[after - 1])
         exact = np.where(part == 0, values[after - 1], between)
         out[key][straight] = np.where(part == 1, values[after], exact)
+    between = np.flatnonzero(resolved & ~np.isin(places, alpha) & (not staircase))
+    right = np.clip(np.searchsorted(alpha, places[between]), 1, len(alpha) - 1)
+    low, high = (
+        edge(held[name].values[right - 1], held[name].values[right])
+        for edge in (np.minimum, np.maximum)
+    )
+    read = out[name][between]
+    outside = np.maximum(np.maximum(read - high, low - read), 0)
+    errors[between] = np.where(
+        np.isnan(errors[between]), np.nan, np.maximum(errors[between], outside)
+    )
     if staircase:  # it may step anywhere between two points
         known = np.flatnonzero(resolved)
         step = np.clip(np.searchsorted(alpha, places[known]), 1, len(alpha) - 1)
@@ -236,13 +247,5 @@ def _roots(curve: xr.Dataset, values: np.ndarray) -> Iterator[float]:
         there = values[piece.rows(curve["alpha"].values)]
         if not np.isfinite(there).all():
             continue
-        unit = chebyshev_points(-1.0, 1.0, piece.degree)
-        series = chebyshev.chebfit(unit, there, piece.degree)
         for order in (1, 2):
-            found = chebyshev.chebroots(
-                chebyshev.chebtrim(chebyshev.chebder(series, order), 1e-12 * np.ptp(there))
-            )
-            real = found[np.abs(found.imag) < 1e-8].real
-            yield from (
-                piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]
-            ) / 2
+            yield from stationary(piece, there, order)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ravine.paper.claims.found import Bound, Found, Status
+from ravine.paper.claims.found import Bound, Found, Status, missing
 from ravine.paper.figures.study import Outcome
 
 
@@ -30,6 +30,7 @@ class Claim:
             bump on the curve in question.
         reason: why that threshold; for a claim without a figure, what deciding it would take.
         beside: figures that it is compared with.
+        ends: whether it is about how a training ends, of which one that was stopped says nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Claim:
     threshold: float | None
     reason: str
     beside: tuple[str, ...] = ()
+    ends: bool = False
 
     def judged(
         self,
@@ -62,8 +64,12 @@ class Claim:
         if outcome is None or not self.figure:
             return Finding(self, profile=profile if self.figure else "")
         with_them = {name: one for name, one in (others or {}).items() if name in self.beside}
-        found = self.found(outcome, with_them) if self.beside else self.found(outcome)
         every = [outcome, *with_them.values()]
+        early = [run.stopped for one in every for run in one.runs if run.stopped]
+        if early and self.ends:
+            found = missing(f"it is about the end of a training that was stopped: {early[0]}")
+        else:
+            found = self.found(outcome, with_them) if self.beside else self.found(outcome)
         seeds = tuple(dict.fromkeys(seed for one in every for seed in one.seeds))
         scaled = any(one.is_scaled for one in every)
         return Finding(self, found, profile, seeds, scaled=scaled)

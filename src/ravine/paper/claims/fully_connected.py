@@ -130,6 +130,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at least",
         0.9,
         "ours: “essentially all” is nine tenths, “a few” is five",
+        ends=True,
     ),
     Claim(
         "maxout-flat-bottom",
@@ -141,6 +142,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at least",
         0.5,
         "“most” is more than half",
+        ends=True,
     ),
     Claim(
         "maxout-94",
@@ -152,6 +154,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         0,
         "no more than the paper's; each count has its binomial error, 14 together",
+        ends=True,
     ),
     *(
         Claim(
@@ -246,6 +249,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "at most",
         None,
         "training by minibatches with dropout stops near a minimum of this line, not in it",
+        ends=True,
     ),
     Claim(
         "random-no-barrier",

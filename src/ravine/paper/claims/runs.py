@@ -21,14 +21,20 @@ _LEAST: Final = 0.01
 
 def learnt(outcome: Outcome, epochs: int) -> Found:
     """The share of the whole fall of the training objective that is done after so many epochs."""
-    objective = _objective(outcome.runs[0])
+    run = outcome.runs[0]
+    objective = _objective(run)
     done = objective[0] - objective[min(epochs, len(objective) - 1)]
-    return exactly(float(done / (objective[0] - objective.min())))
+    if run.recipe.is_lean and np.isnan(done):
+        return missing("a lean training did not watch the training examples after that epoch")
+    return exactly(float(done / (objective[0] - np.nanmin(objective))))
 
 
 def epochs_in_the_flat(outcome: Outcome) -> Found:
     """The share of epochs that end with the training objective within a tenth of its fall from the bottom."""
-    objective = _objective(outcome.runs[0])
+    run = outcome.runs[0]
+    objective = _objective(run)
+    if run.recipe.is_lean:  # of those whose training examples were watched
+        objective = objective[np.isfinite(objective)]
     bottom = objective.min() + 0.1 * (objective[0] - objective.min())
     return exactly(float((objective[1:] <= bottom).mean()))
 

@@ -10,13 +10,14 @@ from typing import Final
 
 from ravine.paper.figures.conv import fig6
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
-from ravine.paper.figures.lstm import fig8
+from ravine.paper.figures.lstm import SIZES, fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.mpdbm import fig7, fig7_plane
-from ravine.paper.figures.study import NotThere, Outcome, Study
+from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
+from ravine.paper.recipe import Profile
 
-__all__ = ["FIGURES", "NotThere", "Outcome", "Study"]
+__all__ = ["FIGURES", "NotThere", "OutOfTime", "Outcome", "Study", "trainings"]
 
 #: Name → the function that makes it.
 FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
@@ -34,3 +35,33 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "linear-dynamics": linear_dynamics,
     "random-walk": random_walk,
 }
+
+#: Name → recipe and seed of each training that it is made from, but for fig8, whose size depends on
+#: the profile. A budget is divided by it.
+_TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
+    "fig1": (("maxout-mnist", 0),),
+    "fig2": (("sigmoid-mnist", 0), ("relu-mnist", 0)),
+    "fig3": (("relu-plain-mnist", 0), ("relu-mnist", 0)),
+    "fig4": (("maxout-mnist", 0), ("maxout-mnist", 1)),
+    "fig5": (("maxout-mnist", 0),),
+    "fig6": (("conv-cifar10", 0),),
+    "fig7": (("mpdbm-mnist", 0),),
+    "fig7-plane": (("mpdbm-mnist", 0),),
+}
+
+
+def trainings(name: str, profile: Profile) -> tuple[tuple[str, int], ...]:
+    """The trainings behind a figure: recipe and seed.
+
+    Args:
+        name: of the figure.
+        profile: "quick", "desk" or "full".
+
+    Returns:
+        Nothing for a figure without any.
+
+    Examples:
+        >>> trainings("fig4", "desk")
+        (('maxout-mnist', 0), ('maxout-mnist', 1))
+    """
+    return ((SIZES[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())

@@ -25,9 +25,12 @@ WINDOW: Final = 0.2
 #: Of the zoomed curve, whose values are all near ln 10: what a barrier of 1e-4 nats takes.
 TOLERANCE: Final = 1e-5
 
-#: Points of each curve, at most. J itself takes fewer; the error rate, of which nothing is read
-#: here, is a step function of α, steepest where the network says next to nothing.
-MOST: Final = 129
+#: Points of each resolved curve, at most, and with masks. J itself takes fewer than 129; the error
+#: rate, of which nothing is read here, is a step function of α, steepest where the network says next
+#: to nothing. ``full`` is for one large GPU: a point of all 50,000 images takes 73 TFLOP, so all
+#: curves 6 PFLOP: some three and a half minutes at 30 TFLOP/s in float32 (assumed, not measured).
+MOST: Final[dict[Profile, int]] = {"quick": 129, "desk": 129, "full": 25}
+MASKED: Final[dict[Profile, int]] = {"quick": 21, "desk": 21, "full": 11}
 
 #: How standard errors take the examples to be drawn, where each class has as many: told apart from measurements that
 #: were made before there were strata.
@@ -119,7 +122,7 @@ def fig6(study: Study) -> Outcome:
     masks = study.curve(
         "fig6-near-masks",
         run,
-        at=np.linspace(0, WINDOW, 21),
+        at=np.linspace(0, WINDOW, MASKED[study.profile]),
         splits=("train",),
         dropout="fixed",
         about=(_DRAWN,),
@@ -160,7 +163,8 @@ def _resolved(
     splits: tuple[str, ...],
     tolerance: float,
 ) -> xr.Dataset:
-    """J on [0, end], at so many points that a desk can pay for them; what is left unresolved is said in the result."""
+    """J on [0, end], at so many points as the profile pays for; what is left unresolved is said in the result."""
+    most = MOST[study.profile]
 
     def measure() -> xr.Dataset:
         return ravine.resolve(
@@ -168,11 +172,11 @@ def _resolved(
             along=ravine.Line(run.start, run.solution),
             interval=(0.0, end),
             tolerance=tolerance,
-            max_points=MOST,
+            max_points=most,
             title=title,
         )
 
-    return study.kept(name, (run.recipe.hash, end, splits, tolerance, MOST, _DRAWN), measure)
+    return study.kept(name, (run.identity, end, splits, tolerance, most, _DRAWN), measure)
 
 
 def _marked(drawn: Panel, curve: xr.Dataset, found: Barrier) -> Panel:

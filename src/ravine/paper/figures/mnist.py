@@ -175,7 +175,7 @@ def fig4(study: Study) -> Outcome:
         one,
         interval=CROSS,
         ends=(one.solution, other.solution),
-        about=(other.recipe.hash,),
+        about=(other.identity,),
         title="maxout, two solutions",
     )
     grid = study.curve(
@@ -183,7 +183,7 @@ def fig4(study: Study) -> Outcome:
         one,
         at=np.linspace(*CROSS, 41),
         ends=(one.solution, other.solution),
-        about=(other.recipe.hash,),
+        about=(other.identity,),
         title="maxout, two solutions, 41 values of α",
     )
     point = random_point(one.recipe)
@@ -237,7 +237,7 @@ def fig5(study: Study) -> Outcome:
     def measure() -> xr.Dataset:
         return ravine.project(run.trajectory, onto=ravine.Line(run.start, run.solution))
 
-    path = study.kept("fig5-path", (run.recipe.hash,), measure)
+    path = study.kept("fig5-path", (run.identity,), measure)
     drawn = ravine.plot.path(path)
     figure = Figure(
         drawn.panels,

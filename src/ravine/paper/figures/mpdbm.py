@@ -12,7 +12,7 @@ import xarray as xr
 
 import ravine
 from ravine import metrics
-from ravine.paper import data, training
+from ravine.paper import training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.models import MPDBM
@@ -41,10 +41,13 @@ class Effort:
 
 #: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is
 #: classified too, and in float64: 25 minutes for the line and its variants, 12 for the plane.
+#: ``full`` is for one large GPU: an example takes 0.47 GFLOP at a point, as much again where it is
+#: classified. At 30 TFLOP/s in float32 (assumed, not measured) the whole is some 2 minutes, the
+#: plane half of it.
 EFFORT: Final[dict[Profile, Effort]] = {
     "quick": Effort(None, 73, 400, None),
     "desk": Effort(400, 41, 700, 250),
-    "full": Effort(None, 129, 2601, None),
+    "full": Effort(None, 65, 441, None),
 }
 
 #: Draws of masks and binary images for each example, where the curve is to depend less on one of
@@ -263,18 +266,23 @@ def fig7_plane(study: Study) -> Outcome:
     effort = EFFORT[study.profile]
     line = _line(study, run)
     found = anomalies({"line": line}, ("loss",), ("train",))
-    plane = ravine.Plane(
-        run.start, run.solution, ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
-    )
-    J = _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
-    what = (run.recipe.hash, effort.on_plane)
-    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane, J))
+    what = (run.identity, effort.on_plane)
+
+    # only where there is something to measure: what was carried here from elsewhere has no snapshots
+    def plane() -> ravine.Plane:
+        farthest = ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
+        return ravine.Plane(run.start, run.solution, farthest)
+
+    def objective() -> ravine.Objective:
+        return _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
+
+    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane(), objective()))
 
     def measure() -> xr.Dataset:
         reach = {axis: _margin(path[axis].values) for axis in ("alpha", "beta")}
         measured = ravine.resolve(
-            J,
-            along=plane,
+            objective(),
+            along=plane(),
             interval=reach,
             tolerance=TOLERANCE,
             max_points=effort.plane,
@@ -285,6 +293,7 @@ def fig7_plane(study: Study) -> Outcome:
     surface = study.kept("fig7-plane", (*what, TOLERANCE, effort.plane), measure)
     drawn = ravine.plot.surface(surface, path, view="3d")
     (panel_,) = drawn.panels
+    kept = ("a", "snapshot") if run.recipe.is_lean else ("an", "epoch")
     figure = Figure(
         (
             replace(
@@ -294,9 +303,10 @@ def fig7_plane(study: Study) -> Outcome:
             ),
         ),
         "Figure 7, right: training on the plane of its extrema, MP-DBM on MNIST",
-        "The objective over the plane that holds the line (α) and the epoch farthest from it (β); "
-        "every point of the "
-        f"path is an epoch at its own J. {detour(surface, path, found)} {drawn.caption} "
+        f"The objective over the plane that holds the line (α) and the {kept[1]} farthest from it "
+        "(β); every point of the "
+        f"path is {' '.join(kept)} at its own J. {detour(surface, path, found, run)} "
+        f"{drawn.caption} "
         f"{CHANGED[study.profile]} "
         f"{described(run)}",
     )
@@ -320,17 +330,25 @@ def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float
     return float(np.hypot(path["alpha"].values - alpha, path["beta"].values * unit)[1:].min())
 
 
-def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str:
+def detour(
+    plane: xr.Dataset,
+    path: xr.Dataset,
+    found: Sequence[Anomaly],
+    run: training.Run | None = None,
+) -> str:
     """How training went around, in words.
 
     Args:
         plane: of the line and of the epoch farthest from it, at right angles.
         path: training on it, with its own ``loss``.
         found: second minima of the line.
+        run: the training; without it every snapshot is an epoch's.
 
     Returns:
         Sentences.
     """
+    moments = _moments(path, run)
+    what = "snapshots" if run is not None and run.recipe.is_lean else "epochs"
     lengths = [float(plane.attrs[f"length_{axis}"]) for axis in "ab"]
     alpha, beta, off, own = (path[name].values for name in ("alpha", "beta", "residual", "loss"))
     from_line = np.hypot(beta * lengths[1], off) / lengths[0]
@@ -341,17 +359,17 @@ def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str
     apart = own[between] - on_line[between]
     words = [
         f"Training strays {from_line[far]:.2g} of the line's length from the line, farthest at "
-        f"epoch {far}, whose J is "
+        f"{moments[far]}, whose J is "
         f"{own[far]:.3g}; at the same α the line's is {on_line[far]:.3g}."
     ]
     if between.size:
         words.append(
             f"J on the path less J on the line at the same α is {apart.min():.2g} to "
             f"{apart.max():.2g} at the "
-            f"{between.size} epochs in between, and negative at {int((apart < 0).sum())} of them."
+            f"{between.size} {what} in between, and negative at {int((apart < 0).sum())} of them."
         )
     words.append(
-        f"Epochs lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half "
+        f"{what.capitalize()} lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half "
         "of them more than "
         f"{np.median(off) / lengths[0]:.2g}; their J differs from the plane's by "
         f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
@@ -361,13 +379,20 @@ def detour(plane: xr.Dataset, path: xr.Dataset, found: Sequence[Anomaly]) -> str
         words.append(
             f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came "
             "no nearer to it than "
-            f"{away.min():.2g} of the line's length, at epoch {1 + int(away.argmin())}, and as "
+            f"{away.min():.2g} of the line's length, at {moments[1 + int(away.argmin())]}, and as "
             "drawn no nearer than "
             f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:
         words.append("The line has no second minimum to go around.")
     return " ".join(words)
+
+
+def _moments(path: xr.Dataset, run: training.Run | None) -> list[str]:
+    """When each snapshot was taken, in words."""
+    if run is None:
+        return [f"epoch {place}" for place in range(path.sizes["step"])]
+    return [run.moment(int(step)) for step in path["step"].values]
 
 
 def projected_start(run: training.Run) -> tuple[dict[str, torch.Tensor], float]:
@@ -447,7 +472,7 @@ def _line(study: Study, run: training.Run) -> xr.Dataset:
 def _path(study: Study, run: training.Run) -> xr.Dataset:
     return study.kept(
         "fig7-path",
-        (run.recipe.hash,),
+        (run.identity,),
         lambda: ravine.project(run.trajectory, onto=ravine.Line(*_ends(run))),
     )
 
@@ -472,7 +497,7 @@ def _measured(
     effort = EFFORT[study.profile]
     grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
     what = (
-        run.recipe.hash,
+        run.identity,
         effort.examples,
         grid,
         interval,
@@ -492,8 +517,8 @@ def _measured(
 
 
 def _task(study: Study, run: training.Run) -> Prediction:
-    network: Any = run.recipe.network
-    return Prediction(network, run.recipe, data.load(run.recipe.data, study.folder))
+    task: Any = study.task(run)
+    return task
 
 
 def _measured_path(run: training.Run, plane: ravine.Plane, J: ravine.Objective) -> xr.Dataset:

@@ -55,13 +55,13 @@ def learning_curve(run: training.Run) -> Panel:
     best = float(epochs[first["step"].values == run.best_step][0])
     training_curve = first["objective"].sel(split="train").values
     diverged = np.nanmax(training_curve) > 10 * training_curve[0]
-    layers = (
-        Rule(best, "solution"),
-        *(
-            Curve(epochs, first["objective"].sel(split=split).values, split, style=style)
-            for style, split in enumerate(("train", "valid"))
-        ),
-    )
+    curves = []
+    for style, split in enumerate(("train", "valid")):
+        values = first["objective"].sel(split=split).values
+        # a lean training does not watch every epoch's training examples
+        seen = np.isfinite(values) if run.recipe.is_lean else np.ones(len(values), bool)
+        curves.append(Curve(epochs[seen], values[seen], split, style=style))
+    layers = (Rule(best, "solution"), *curves)
     return Panel(
         Axis("epoch"),
         Axis("objective as trained (nats)", "log" if diverged else "linear"),
@@ -79,5 +79,17 @@ def described(run: training.Run) -> str:
     return (
         f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, "
         "the solution is epoch "
-        f"{best} of {epochs}; {run.tested}."
+        f"{best} of {epochs}; {run.tested}.{_circumstances(run)}"
     )
+
+
+def _circumstances(run: training.Run) -> str:
+    """What is not as everywhere: the device, the precision, an early stop."""
+    said = ""
+    if run.device_type != "cpu":
+        said += f" Trained on {run.device}."
+    if run.precision:
+        said += f" Products while training: {run.precision}."
+    if run.stopped:
+        said += f" Not trained to its end: {run.stopped}."
+    return said

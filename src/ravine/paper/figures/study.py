@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,19 @@ import xarray as xr
 
 import ravine
 from ravine.paper import data, recipes, training
-from ravine.paper.recipe import Profile
+from ravine.paper.device import Precision, moved, products, usable
+from ravine.paper.recipe import Profile, Recipe
 from ravine.paper.tasks.by_network import task_for
+from ravine.paper.tasks.task import Task
 from ravine.plot import Figure
 
 
 class NotThere(Exception):  # noqa: N818  not an error: the answer to a question
     """A training or a measurement that a study was not to make is not there."""
+
+
+class OutOfTime(Exception):  # noqa: N818  not an error: what was asked for
+    """The budget was spent before a measurement began; what was made until then is kept."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,14 @@ class Study:
         folder: of the data's files, if not found by itself.
         say: told a line where something takes long.
         fresh: whether to train and to measure what is not there.
+        device: where to train and to measure.
+        lean: whether trainings watch and keep less (``Recipe.lean``).
+        precision: of the products while training; what is measured is float32 in any case.
+        budget: the minutes for everything; None takes as long as it takes. Without a share for
+            training, a training that was stopped is measured as it is.
+        runs: folder → the training, as far as this study has been asked for it.
+        measured: the files of the measurements that it has been asked for, in order.
+        took: the seconds of each that it made.
     """
 
     profile: Profile
@@ -41,17 +56,75 @@ class Study:
     folder: str | os.PathLike[str] | None = None
     say: Callable[[str], Any] = field(default=lambda line: None)
     fresh: bool = True
+    device: str = "cpu"
+    lean: bool = False
+    precision: Precision = "float32"
+    budget: training.Budget | None = None
+    runs: dict[Path, training.Run] = field(default_factory=dict, compare=False)
+    measured: list[Path] = field(default_factory=list, compare=False)
+    took: list[float] = field(default_factory=list, compare=False)
+    _loaded: dict[tuple[Any, ...], data.Splits] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def variant(self) -> str:
+        """The profile, and how its trainings differ from the recipes' own: a name for folders.
+
+        Examples:
+            >>> Study("full", Path(), lean=True, precision="bf16").variant
+            'full-lean-bf16'
+        """
+        lean = "-lean" if self.lean else ""
+        rounded = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"{self.profile}{lean}{rounded}"
+
+    def recipe(self, name: str, seed: int = 0) -> Recipe:
+        """A recipe as this study trains by it."""
+        plain = recipes.recipe(name, self.profile, seed)
+        return replace(plain.lean if self.lean else plain, precision=self.precision)
+
+    def run_of(self, name: str, seed: int = 0) -> training.Run:
+        """A training as it lies in the folder, whether or not anything is there."""
+        recipe = self.recipe(name, seed)
+        return training.Run(recipe, self.out / recipe.folder)
 
     def trained(self, name: str, seed: int = 0) -> training.Run:
-        """The training by a recipe: found, or done now.
+        """The training by a recipe: found, or done now; once, so that a stopped one is not gone on with.
 
         Raises:
             NotThere: it is not there, and nothing is to be done.
         """
-        recipe = recipes.recipe(name, self.profile, seed)
-        if not self.fresh and not training.Run(recipe, self.out / recipe.folder).done:
-            raise NotThere(recipe.folder)
-        return training.train(recipe, self.out, self.folder, self.say)
+        found = self.run_of(name, seed)
+        if found.folder not in self.runs:
+            self.runs[found.folder] = self._trained(found)
+        return self.runs[found.folder]
+
+    def _trained(self, found: training.Run) -> training.Run:
+        as_it_is = not self.fresh or (self.budget is not None and self.budget.share == 0)
+        if found.there and (found.done or as_it_is):
+            return found
+        if not self.fresh:
+            raise NotThere(found.recipe.folder)
+        return training.train(
+            found.recipe,
+            self.out,
+            say=self.say,
+            device=self.device,
+            until=None if self.budget is None else self.budget.training(),
+            parts=self.parts(found.recipe.data),
+        )
+
+    def parts(self, name: str) -> data.Splits:
+        """A data set, loaded once and kept on the device."""
+        key = name, self.folder, self.device
+        if key not in self._loaded:
+            self._loaded[key] = moved(data.load(name, self.folder), usable(self.device))
+        return self._loaded[key]
+
+    def task(self, run: training.Run) -> Task:
+        """What a training's network was trained for, with its data on the device."""
+        return task_for(run.recipe.network, run.recipe, self.parts(run.recipe.data))
 
     def objective(
         self,
@@ -72,12 +145,10 @@ class Study:
         Returns:
             The objective.
         """
-        parts = data.load(run.recipe.data, self.folder)
-        task = task_for(run.recipe.network, run.recipe, parts)
-        return task.objective(splits, dropout=dropout, dtype=dtype)
+        return self.task(run).objective(splits, dropout=dropout, dtype=dtype)
 
     def kept(self, name: str, what: Sequence[Any], measure: Callable[[], xr.Dataset]) -> xr.Dataset:
-        """A measurement that was kept, or is made now and kept.
+        """A measurement that was kept, or is made now, in float32 without TF32, and kept.
 
         Args:
             name: of the measurement.
@@ -89,17 +160,29 @@ class Study:
 
         Raises:
             NotThere: it is not there, and nothing is to be done.
+            OutOfTime: it is not there, and the budget does not leave the time for it.
         """
         digest = hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:12]
         path = self.out / "measurements" / f"{name}-{self.profile}-{digest}.nc"
-        if path.exists():
-            return ravine.open_result(path)
+        if not path.exists():
+            self._make(name, path, measure)
+        self.measured.append(path)
+        return ravine.open_result(path)
+
+    def _make(self, name: str, path: Path, measure: Callable[[], xr.Dataset]) -> None:
         if not self.fresh:
             raise NotThere(path.name)
+        # none says before how long it takes: as long as the longest until now, to end in time
+        if self.budget is not None and not self.budget.whole.leaves(max(self.took, default=0.0)):
+            msg = f"{self.budget.whole.about} does not leave the time to measure {name}"
+            raise OutOfTime(msg)
         self.say(f"measuring {name}")
-        found = measure()
+        began = time.monotonic()
+        with products("float32"):
+            found = measure()
         ravine.save_result(found, path)
-        return found
+        self.took.append(time.monotonic() - began)
+        self.say(f"measured {name} in {self.took[-1]:.1f} s")
 
     def curve(
         self,
@@ -114,6 +197,7 @@ class Study:
         dropout: Literal["off", "fixed", "resample"] = "off",
         dtype: torch.dtype | None = None,
         tolerance: float = 1e-3,
+        most: int | None = None,
         about: Sequence[Any] = (),
     ) -> xr.Dataset:
         """J along a line, from a training's start to its solution if no other ends are given.
@@ -129,6 +213,7 @@ class Study:
             dropout: as in ``objective``.
             dtype: as in ``objective``.
             tolerance: of resolving.
+            most: points that resolving may take; None leaves it to ``resolve``.
             about: what else tells the ends apart from others.
 
         Returns:
@@ -136,13 +221,14 @@ class Study:
         """
         grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
         what = (
-            run.recipe.hash,
+            run.identity,
             grid,
             interval,
             tuple(splits),
             dropout,
             str(dtype),
             tolerance,
+            *(() if most is None else (most,)),
             *about,
         )
 
@@ -152,7 +238,12 @@ class Study:
             if interval is None:
                 return ravine.evaluate(J, along=line, at=at, title=title)
             return ravine.resolve(
-                J, along=line, interval=interval, tolerance=tolerance, title=title
+                J,
+                along=line,
+                interval=interval,
+                tolerance=tolerance,
+                max_points=most,
+                title=title,
             )
 
         return self.kept(name, what, measure)
@@ -188,6 +279,6 @@ class Outcome:
 
 
 def is_whole(run: training.Run) -> bool:
-    """Whether a training is by the paper's own recipe, in whatever profile that was asked for."""
+    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end."""
     full = recipes.recipe(run.recipe.name, "full", run.recipe.seed)
-    return run.recipe == replace(full, profile=run.recipe.profile)
+    return run.recipe.plain == replace(full, profile=run.recipe.profile) and not run.stopped

@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 import ravine
 from ravine.paper.data import Splits
+from ravine.paper.device import drawing
 from ravine.paper.recipe import Architecture, Recipe
-from ravine.paper.tasks.task import Dropout, Task, cut_rows, drawing
+from ravine.paper.tasks.task import Dropout, Task, cut_rows
 
 _MONITORED: Final = 250  # examples per forward pass when nothing is learned
 
@@ -70,7 +71,8 @@ class Classification(Task):
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         inputs, labels = self.trained_on[phase]
-        for batch in torch.randperm(len(labels), generator=order).split(self.recipe.batch_size):
+        shuffled = torch.randperm(len(labels), generator=order).to(labels.device)
+        for batch in shuffled.split(self.recipe.batch_size):
             yield F.cross_entropy(model(inputs[batch]), labels[batch])
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
@@ -89,7 +91,7 @@ class Classification(Task):
         loss, error = means(model.eval(), *examples)
         objective = loss
         if self.network.noisy:
-            with drawing(seed):
+            with drawing(seed, examples[1].device):
                 objective, _ = means(model.train(), *examples)
         return {"objective": objective, "loss": loss, "error": error}
 
@@ -115,6 +117,7 @@ class Classification(Task):
             {split: parts[split] for split in splits},
             dropout=dropout,
             seed=self.recipe.seed,
+            device=self.valid[1].device,
             dtype=dtype,
             strata=class_of if self.balanced else None,
         )

@@ -12,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 import ravine
 from ravine.paper.data import Splits
+from ravine.paper.device import drawing
 from ravine.paper.models import LSTM
 from ravine.paper.models.lstm import State
 from ravine.paper.recipe import Recipe
-from ravine.paper.tasks.task import Dropout, Task, drawing
+from ravine.paper.tasks.task import Dropout, Task
 
 #: Time steps in one forward pass when nothing is learned; of a single stream, so many more.
 _READ: Final = 35
@@ -81,7 +82,7 @@ class LanguageModel(Task):
         watched = windows(self.watched[split], _READ)
         loss = objective = mean_loss(model.eval(), watched)
         if self.network.keep < 1:
-            with drawing(seed):
+            with drawing(seed, self.tested_on.device):
                 objective = mean_loss(model.train(), watched)
         return {"objective": objective, "loss": loss, "perplexity": math.exp(loss)}
 
@@ -116,6 +117,7 @@ class LanguageModel(Task):
             {split: windows(self.streams[split], _READ) for split in splits},
             dropout=dropout,
             seed=self.recipe.seed,
+            device=self.tested_on.device,
             dtype=dtype,
         )
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 import ravine
 from ravine.paper.data import Splits
+from ravine.paper.device import drawing
 from ravine.paper.models import MPDBM
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipe import Recipe
-from ravine.paper.tasks.task import Dropout, Task, cut_rows, drawing
+from ravine.paper.tasks.task import Dropout, Task, cut_rows
 
 #: From the machine and a batch to quantities of each example.
 PerExample = Callable[[Any, Any], dict[str, Tensor]]
@@ -74,7 +75,8 @@ def alone(model: Any, batch: Any) -> dict[str, Tensor]:
     Returns:
         ``loss``, in nats per pixel.
     """
-    return {"loss": sum(prediction_costs(model, *batch[:-1]), torch.zeros(()))}
+    pixels, label = prediction_costs(model, *batch[:-1])
+    return {"loss": pixels + label}
 
 
 def in_parts(model: Any, batch: Any) -> dict[str, Tensor]:
@@ -145,11 +147,13 @@ class Prediction(Task):
         self.recipe = recipe
         self.trained_on = images[: recipe.train], labels[: recipe.train]
         watched = min(recipe.train, recipe.valid)
+        # on the CPU: what is drawn for them is part of J, which is the same on every device
         self.watched = {
-            "train": (images[:watched], labels[:watched]),
-            "valid": (images[recipe.train : both], labels[recipe.train : both]),
+            "train": (images[:watched].cpu(), labels[:watched].cpu()),
+            "valid": (images[recipe.train : both].cpu(), labels[recipe.train : both].cpu()),
         }
         self.tested_on = parts["test"]
+        self.device = labels.device
         self.fixed = {split: self.drawn(split, 0) for split in self.watched}
 
     def start(self, model: nn.Module) -> None:
@@ -158,17 +162,19 @@ class Prediction(Task):
         Args:
             model: a ``Boltzmann``.
         """
-        share = self.trained_on[0].double().mean(0).clamp(1e-7, 1 - 1e-7)
+        share = self.trained_on[0].cpu().double().mean(0).clamp(1e-7, 1 - 1e-7)
         with torch.no_grad():
             model.get_parameter("b_v").copy_(share.logit())
 
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         images, labels = self.trained_on
-        for batch in torch.randperm(len(labels), generator=order).split(self.recipe.batch_size):
-            costs = prediction_costs(
-                _boltzmann(model), images[batch].bernoulli(), labels[batch], *self._masks(batch)
+        shuffled = torch.randperm(len(labels), generator=order).to(self.device)
+        for batch in shuffled.split(self.recipe.batch_size):
+            binary = images[batch].bernoulli()
+            of_pixels, of_label = prediction_costs(
+                _boltzmann(model), binary, labels[batch], *self._masks(batch)
             )
-            yield sum(costs, torch.zeros(())).mean()
+            yield (of_pixels + of_label).mean()
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
         """What feeds a unit and is longer than its cap is cut to it.
@@ -259,7 +265,13 @@ class Prediction(Task):
             for split in splits
         }
         return ravine.Objective(
-            model, costs or per_example, data, seed=self.recipe.seed, dtype=dtype, batch_size=_READ
+            model,
+            costs or per_example,
+            data,
+            seed=self.recipe.seed,
+            device=self.device,
+            dtype=dtype,
+            batch_size=_READ,
         )
 
     def drawn(self, split: str, number: int) -> tuple[Tensor, ...]:
@@ -277,19 +289,19 @@ class Prediction(Task):
             [self.recipe.seed, sorted(self.watched).index(split), number]
         ).generate_state(2)
         with drawing(int(words.view(np.uint64)[0] >> 1)):
-            return (
+            drawn = (
                 images.bernoulli() if split == "train" else images,
                 labels,
                 *self._masks(labels),
                 images,
             )
+        return tuple(tensor.to(self.device) for tensor in drawn)
 
     def _masks(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """What is dropped of so many examples, from the global generator."""
-        share = self.network.dropped
-        return torch.rand(len(examples), self.network.inputs) < share, torch.rand(
-            len(examples)
-        ) < share
+        """What is dropped of so many examples, from the global generator of their device."""
+        share, count, of = self.network.dropped, len(examples), examples.device
+        pixels = torch.rand(count, self.network.inputs, device=of) < share
+        return pixels, torch.rand(count, device=of) < share
 
 
 def _boltzmann(model: nn.Module) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
@@ -18,9 +17,9 @@ Dropout = Literal["off", "fixed", "resample"]
 class Task(ABC):
     """What is trained: examples, the objective of a minibatch, constraints, and what is watched.
 
-    A task has no random state of its own. Whatever it draws in ``epoch``, it draws from ``order``
-    or from torch's global generator (as dropout does): the trainer saves both, so that a killed run
-    goes on to the same bits.
+    A task has no random state of its own. Whatever it draws in ``epoch``, it draws from ``order``,
+    which is the CPU's on every device, or from torch's global generator of the device that its data
+    are on (as dropout does): the trainer saves both, so that a killed run goes on to the same bits.
 
     Attributes:
         criterion: the quantity, of the validation examples, by which the best epoch is told; less
@@ -123,25 +122,6 @@ def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:
     for name, cap in caps.items():
         tensor = params[name]
         norms = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
-        if bool((norms > cap).any()):
+        # a factor of 1 keeps the bits; to ask a GPU whether any other is needed would make it wait
+        if tensor.device.type != "cpu" or bool((norms > cap).any()):
             tensor.mul_((cap / norms).clamp_(max=1).reshape(-1, *[1] * (tensor.ndim - 1)))
-
-
-@contextlib.contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Random numbers from a stream of that seed; the global one is afterwards as it was.
-
-    Args:
-        seed: of the stream.
-
-    Examples:
-        >>> with drawing(0):
-        ...     one = torch.rand(())
-        >>> with drawing(0):
-        ...     again = torch.rand(())
-        >>> bool(one == again)
-        True
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -1,9 +1,11 @@
-"""Adapters: low-rank changes to a base model, as peft saves them, and the change to each parameter they amount to."""
+"""Adapters: changes to a base model as peft saves them, and the adapted model's tensors.
+
+Plain LoRA, W + s B A, is computed here, in at least float32 and without a model. What is anything else is left to
+peft itself, which made it, or refused by name.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +16,21 @@ import torch
 from torch import Tensor
 
 from ravine.errors import InputError
-from ravine.points.formats.safetensors_files import read_file
+from ravine.points.formats import peft_merge, safetensors_files, torch_files
+from ravine.points.formats.adapter_configs import (
+    beyond_plain,
+    is_target,
+    keeps_copy,
+    rank_of,
+    read_config,
+    require_bounded,
+    scale,
+)
+from ravine.points.formats.stamps import Stamp
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
+_OLD: Final = "adapter_model.bin"
 
 _PREFIX: Final = "base_model.model."
 _FACTOR: Final = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?$")
@@ -28,31 +41,43 @@ def reads(path: Path) -> bool:
     return path.is_dir() and (path / CONFIG).is_file()
 
 
-def read(path: Path) -> Adapter:
+def read(path: Path, *, settled: bool = False) -> Adapter:
     """The adapter.
 
     Raises:
         InputError: its weights are missing, or its configuration is damaged.
     """
-    if not (path / WEIGHTS).is_file():
+    config = read_config(path / CONFIG)
+    if (path / WEIGHTS).is_file():
+        stored = safetensors_files.read_file(path / WEIGHTS, settled=settled)
+    elif (path / _OLD).is_file():
+        stored = torch_files.read(path / _OLD, settled=settled)
+    else:
         msg = f"the adapter in {str(path)!r} lacks {WEIGHTS!r}; save it with save_pretrained()"
         raise InputError(msg)
-    return Adapter(read_file(path / WEIGHTS), _read_config(path), str(path))
+    strange = [name for name, value in stored.held.items() if not isinstance(value, Tensor)]
+    if strange:
+        msg = f"the adapter in {str(path)!r} holds {strange[0]!r}, which is no tensor"
+        raise InputError(msg)
+    tensors = {str(name): tensor for name, tensor in stored.held.items()}
+    return Adapter(tensors, config, str(path), stored.files)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: W + s B A for some matrices W of a base, and new values for some other tensors.
+    """A change to a base model, in peft's format.
 
     Attributes:
         tensors: as stored.
         config: as stored.
-        label: where it came from.
+        label: the folder it came from.
+        files: those that its tensors are mapped from, as they were.
     """
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     label: str
+    files: tuple[Stamp, ...] = ()
 
     def applied_to(self, base: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
         """The tensors of the adapted model; those that the adapter leaves alone are the base's own.
@@ -65,48 +90,95 @@ class Adapter:
             Name → tensor, under the base's names.
 
         Raises:
-            InputError: the adapter is for another model, or of a kind whose change is no sum.
+            InputError: the adapter is for another model, or of a kind that cannot be merged.
         """
-        low_rank = self._factors()
+        modules = {name.rpartition(".")[0] for name in base}
+        require_bounded(self.config, modules, self.label)
+        beyond = beyond_plain(self.config) or self._unlike()
+        if beyond:
+            return self._by_peft(beyond, base, owner)
         adapted = dict(base)
-        for name, tensor in self.tensors.items():
-            if _FACTOR.match(name):
-                continue
-            plain = name.removeprefix(_PREFIX).replace(
-                ".base_layer.", "."
-            )  # peft keeps embeddings whole, too
-            target = self._find(plain, base, owner)
+        for name, tensor in self._whole().items():
+            target = self._find(name, base, owner)
             self._require_shape(target, base[target], tensor.shape, owner)
             adapted[target] = tensor
-        for module, factors in low_rank.items():
+        for module, factors in self._factors().items():
             adapted |= self._changed(module, factors, adapted, owner)
         return adapted
 
+    def retied(
+        self, adapted: dict[str, Tensor], base: Mapping[str, Tensor], ties: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """The adapted tensors, where a change to one of several tied ones is a change to each.
+
+        Raises:
+            InputError: the adapter unties them.
+        """
+        for alias, name in ties.items():
+            changed = [n for n in (name, alias) if adapted[n] is not base[n]]
+            apart = len(changed) == 2 and not torch.equal(adapted[name], adapted[alias])
+            if apart or (len(changed) == 1 and keeps_copy(self.config, changed[0])):
+                msg = (
+                    f"{self.label} has its own {changed[-1]!r} (modules_to_save), which is tied to "
+                    f"{name if changed[-1] == alias else alias!r} in the base: its model is no point "
+                    "of the base's space. Untie them in the base, and save it so."
+                )
+                raise InputError(msg)
+            if changed:
+                adapted[alias] = adapted[name] = adapted[changed[0]]
+        return adapted
+
+    def _whole(self) -> dict[str, Tensor]:
+        """The tensors that stand for the base's own: of ``modules_to_save``, and embeddings, which peft keeps too."""
+        return {
+            name.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
+            for name, tensor in self.tensors.items()
+            if not _FACTOR.match(name)
+        }
+
     def _factors(self) -> dict[str, dict[str, Tensor]]:
-        kind = str(self.config.get("peft_type", "")).upper()
-        if kind != "LORA":
-            found = f"an adapter of type {kind or 'unknown'}"
-            raise self._unknown(found)
-        if self.config.get("use_dora"):
-            found = "a DoRA adapter, whose change is no sum"
-            raise self._unknown(found)
         factors: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self.tensors.items():
             if factor := _FACTOR.match(name):
                 factors.setdefault(factor[1].removeprefix(_PREFIX), {})[factor[2]] = tensor
-            elif "lora_" in name:
-                found = f"an adapter with {name!r}"
-                raise self._unknown(found)
-        if not factors:
-            found = "an adapter without lora_A and lora_B"
-            raise self._unknown(found)
         return factors
 
-    def _unknown(self, what: str) -> InputError:
-        return InputError(
-            f"{self.label} holds {what}; expected LoRA. Merge it with peft's merge_and_unload() "
-            "and save the model."
-        )
+    def _unlike(self) -> str:
+        """What in the tensors is no plain LoRA, or is not as its configuration says; "" if nothing."""
+        factors = self._factors()
+        if not factors:
+            return "no lora_A and lora_B"
+        for name in self._whole():
+            if "lora_" in name or "trainable_tokens" in name:
+                return f"the tensor {name!r}"
+        for module, parts in factors.items():
+            ranks = {
+                t.shape[0] if n.endswith("A") else t.shape[-1]
+                for n, t in parts.items()
+                if t.dim() == 2
+            }
+            if not is_target(self.config, module):
+                return f"factors for {module!r}, which is no target module"
+            if ranks - {rank_of(self.config, module)}:
+                return f"factors of rank {max(ranks)} for {module!r}, where r = {rank_of(self.config, module)}"
+        return ""
+
+    def _by_peft(self, beyond: str, base: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+        merge = peft_merge.Merge(Path(self.label), self.config, self.tensors, beyond)
+        merge.require_possible()
+        fronts = {self._front(module, base, owner) for module in self._factors()}
+        if len(fronts) > 1:
+            msg = f"{self.label} names its modules in several ways; is it for {owner}?"
+            raise InputError(msg)
+        return merge.onto(base, *(fronts or {("", "")}).pop())
+
+    def _front(self, module: str, base: Mapping[str, Tensor], owner: str) -> tuple[str, str]:
+        """What stands before the base's names and not the adapter's, and the other way round."""
+        name = f"{module}.weight"
+        found = self._find(name, base, owner)
+        if found.endswith(name):
+            return found.removesuffix(name), ""
+        return "", name.removesuffix(found)
 
     def _changed(
         self, module: str, factors: Mapping[str, Tensor], base: Mapping[str, Tensor], owner: str
@@ -119,26 +191,16 @@ class Adapter:
         target = self._find(f"{module}.weight", base, owner)
         weight = base[target]
         wide = torch.promote_types(weight.dtype, torch.float32)
-        down, up = down.to(wide), up.to(wide)
+        down, up = down.to(wide), up.to(wide).flatten(1)  # of a convolution: B is one of 1 × 1
         rank = down.shape[0]
-        change = torch.einsum(
-            "or,r...->o...", up.flatten(1), down
-        )  # of a convolution: B is one of 1 × 1
+        if up.dim() != 2 or up.shape[1] != rank:
+            msg = f"{self.label} has factors for {module!r} of shapes {tuple(down.shape)} and {tuple(up.shape)}"
+            raise InputError(msg)
+        change = torch.einsum("or,r...->o...", up, down)
         if embedding or self.config.get("fan_in_fan_out"):
             change = change.T
         self._require_shape(target, weight, change.shape, owner)
-        return {target: weight.to(wide) + self._scale(module, rank) * change}
-
-    def _scale(self, module: str, rank: int) -> float:
-        alpha = self._for(module, "alpha_pattern", self.config.get("lora_alpha", 1))
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-
-    def _for(self, module: str, patterns: str, default: Any) -> Any:
-        found = self.config.get(patterns) or {}
-        hits = (
-            value for pattern, value in found.items() if re.match(rf"(.*\.)?({pattern})$", module)
-        )
-        return next(hits, default)
+        return {target: weight.to(wide) + scale(self.config, module, rank) * change}
 
     def _find(self, name: str, base: Mapping[str, Tensor], owner: str) -> str:
         """The base's own name for a parameter, which may stand under another prefix there."""
@@ -150,8 +212,7 @@ class Adapter:
         what = f"{len(near)} parameters that end in it" if near else "no such parameter"
         msg = (
             f"{self.label} changes {name!r}, and {owner} has {what}: is it the model that the "
-            "adapter was trained on"
-            f"{self._trained_on()}?"
+            f"adapter was trained on{self._trained_on()}?"
         )
         raise InputError(msg)
 
@@ -161,30 +222,13 @@ class Adapter:
 
     def _trained_on(self) -> str:
         base = self.config.get("base_model_name_or_path")
-        return f", {base!r}" if base else ""
+        return f", {str(base)[:200]!r}" if base else ""
 
     def _require_shape(self, name: str, tensor: Tensor, shape: torch.Size, owner: str) -> None:
         if tensor.shape != shape:
             msg = (
-                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in "
-                f"{owner} it has "
-                f"{tuple(tensor.shape)}: is it the model that the adapter was trained "
+                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in {owner} "
+                f"it has {tuple(tensor.shape)}: is it the model that the adapter was trained "
                 f"on{self._trained_on()}?"
             )
             raise InputError(msg)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    try:
-        held = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(held, dict):
-            raise TypeError(type(held).__name__)
-    except (OSError, ValueError, TypeError) as problem:
-        msg = f"{str(folder / CONFIG)!r} is not an adapter's configuration ({problem})"
-        raise InputError(msg) from problem
-    return held

@@ -3,68 +3,97 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
 
 from ravine.errors import InputError
+from ravine.points.formats.quiet import quiet
+from ravine.points.formats.stamps import Stamp
+from ravine.points.formats.stored import Stored
+
+#: How transformers calls the one file of a folder.
+_WEIGHTS: Final = "pytorch_model.bin"
 
 
 def reads(path: Path) -> bool:
-    """Whether it may be one: any file."""
-    return path.is_file()
+    """Whether it may be one: any file, or a folder with the one that transformers writes."""
+    return path.is_file() or (path / _WEIGHTS).is_file()
 
 
-def read(path: Path) -> Mapping[Any, Any]:
-    """``torch.load`` with ``weights_only=True``: data and nothing else, mapped where the format allows."""
+def read(path: Path, *, settled: bool = False) -> Stored:
+    """``torch.load`` with ``weights_only=True``: data and nothing else, on the CPU, mapped where the format allows.
+
+    Args:
+        path: of the file.
+        settled: whether nobody writes to it any more; else a fresh file is copied into memory.
+
+    Raises:
+        InputError: it is damaged, holds no mapping, or would have to run code.
+    """
+    path = path / _WEIGHTS if path.is_dir() else path
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of pickle protocols: what matters is raised below
-            mapped = zipfile.is_zipfile(path)  # the format of before torch 1.6 cannot be mapped
+        stamp = Stamp.of(path)
+        mapped = _can_be_mapped(path) and (settled or not (stamp.is_fresh and stamp.is_small))
+        with quiet(UserWarning):  # of pickle protocols: what matters is raised below
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as problem:
-        said = str(problem)
-        is_pickle = (
-            zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"
-        )  # its first opcode, PROTO
-        if "GLOBAL" in said or "allowed global" in said or ("Unsupported" in said and is_pickle):
-            msg = (
-                f"{str(path)!r} would have to run code to be read, and was not read. If you trust "
-                "it, convert "
-                "it once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path), "
-                "or take "
-                "['state_dict'] of what it holds; or allow its classes by "
-                "torch.serialization.add_safe_globals."
-            )
-            raise InputError(msg) from problem
-        raise _no_checkpoint(path, problem) from problem
     except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as problem:
+        Exception
+    ) as problem:  # a stranger's bytes: the unpickler raises whatever they make it raise
+        if "Unsupported operand 149" in str(problem):  # FRAME, of protocol 4
+            raise _another_protocol(path) from problem
+        if isinstance(problem, pickle.UnpicklingError) and _wants_code(path, str(problem)):
+            raise _would_run_code(path) from problem
         raise _no_checkpoint(path, problem) from problem
+    if isinstance(loaded, list | tuple):
+        loaded = {str(number): entry for number, entry in enumerate(loaded)}
     if not isinstance(loaded, Mapping):
         msg = f"{str(path)!r} holds a {type(loaded).__name__}; expected a state dict"
         raise InputError(msg)
-    return loaded
+    if not mapped:
+        stamp.require_same()
+    return Stored(loaded, (stamp,) if mapped else ())
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether the tensors' bytes stand in the file as they are: not before torch 1.6, nor where they are compressed."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def _wants_code(path: Path, said: str) -> bool:
+    is_pickle = zipfile.is_zipfile(path) or _first_byte(path) == b"\x80"  # its first opcode, PROTO
+    return "GLOBAL" in said or "allowed global" in said or ("Unsupported" in said and is_pickle)
+
+
+def _another_protocol(path: Path) -> InputError:
+    return InputError(
+        f"{str(path)!r} would have to run code to be read, and was not read: it was saved by a pickle protocol "
+        "above 3. Where it was written, save its tensors again: torch.save(model.state_dict(), new_path, "
+        "pickle_protocol=2)."
+    )
+
+
+def _would_run_code(path: Path) -> InputError:
+    return InputError(
+        f"{str(path)!r} would have to run code to be read, and was not read. Where it was written, save its "
+        "tensors alone: torch.save(model.state_dict(), new_path); or allow its classes by "
+        "torch.serialization.add_safe_globals."
+    )
 
 
 def _no_checkpoint(path: Path, problem: Exception) -> InputError:
+    """Of damage; torch's own words only where they are about it, never its advice to load without ``weights_only``."""
     said = (
-        str(problem).strip() if not isinstance(problem, KeyError) else ""
+        "" if isinstance(problem, KeyError) else str(problem).strip()
     )  # a KeyError says only its key
-    reason = f" ({said.splitlines()[0]})" if said else ""
+    first = said.splitlines()[0][:200] if said else ""
+    reason = "" if not first or "eights only" in first or "weights_only" in first else f" ({first})"
     return InputError(f"{str(path)!r} is not a checkpoint, or is damaged{reason}")
 
 

@@ -1,0 +1,149 @@
+"""Members: which example, cluster and stratum each value of a block belongs to, learnt from what came back.
+
+How many examples a batch has is not always written on it: a graph, a bag, a packed row. So it is read
+off the losses that the caller's function returns, at the first point, and has to be the same at every
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ravine.errors import InputError
+from ravine.objective.batches import Batch
+from ravine.objective.grouping import Grouping
+from ravine.objective.moments import Membership, Moments
+
+_ITEM_SHIFT: Final = 20  # an item that is a batch of its own has room for 2²⁰ examples' numbers
+
+_Shapes = list[tuple[int, ...]]
+
+
+class Members:
+    """Where the values of a block belong, worked out once for all points.
+
+    Args:
+        grouping: which values belong together.
+        split: the examples' split.
+        held: the block's batches.
+        running: how many examples of a stream came before.
+    """
+
+    def __init__(
+        self, grouping: Grouping, split: str, held: Sequence[Batch], running: int = 0
+    ) -> None:
+        self.grouping = grouping
+        self.clusters: frozenset[int] = frozenset()
+        #: how many examples of a stream there were up to the end of the block
+        self.running = running
+        #: examples in the block's batches
+        self.sizes: frozenset[int] = frozenset()
+        self._split = split
+        self._held = held
+        self._first = ""
+        self._shapes: dict[str, _Shapes] = {}
+        self._ids: list[dict[str, Tensor]] = []
+        #: for each batch, its examples' own numbers
+        self.examples: list[np.ndarray] = []
+        self._holes: dict[str, np.ndarray] = {}
+        self._known: dict[tuple[tuple[tuple[int, ...], ...], bytes], Membership] = {}
+
+    def learn(
+        self, found: Sequence[Mapping[str, Tensor]], ids: list[dict[str, Tensor]], label: str
+    ) -> None:
+        """Take note of what came back at a point.
+
+        Args:
+            found: quantity → values, batch by batch.
+            ids: entry → ids, likewise.
+            label: of the point.
+
+        Raises:
+            InputError: it is not what came back at the first point.
+        """
+        shapes = {name: [tuple(batch[name].shape) for batch in found] for name in found[0]}
+        if not self._shapes:
+            self._shapes, self._ids, self._first = shapes, ids, label
+            self._number(shapes["loss"])
+        elif shapes != self._shapes:
+            msg = (
+                f"per_example gave {_counts(self._shapes)} values at {self._first} and "
+                f"{_counts(shapes)} at {label}, for the same examples; a mean over examples needs "
+                "the same ones at every point"
+            )
+            raise InputError(msg)
+
+    def moments(self, name: str, rows: Sequence[Tensor]) -> Moments:
+        """The moments of a quantity.
+
+        Args:
+            name: of the quantity.
+            rows: its values at each point of a tile, flat.
+
+        Raises:
+            InputError: there is a value where there was none at the points before.
+        """
+        values = torch.stack(list(rows)).numpy()
+        holes = self._holes_of(name, values)
+        if holes is not None:
+            values = values[:, ~holes]
+        return Moments.of(values, self._membership(name, holes))
+
+    def _holes_of(self, name: str, values: np.ndarray) -> np.ndarray | None:
+        """(values,) where rows have no value: NaN at every point. None where the values have no rows."""
+        if all(len(shape) < 2 for shape in self._shapes[name]):
+            return None
+        if name not in self._holes:
+            self._holes[name] = np.logical_and.reduce(np.isnan(values), axis=0)
+        holes = self._holes[name]
+        if holes.any() and not np.isnan(values[:, holes]).all():
+            msg = (
+                f"per_example gave NaN for {name!r} at every point from {self._first} on, and "
+                "numbers at later ones, in the same places: is it not finite there, or are there "
+                "other holes? NaN in (rows, positions) means that there is no value at any point."
+            )
+            raise InputError(msg)
+        return holes if holes.any() else None
+
+    def _membership(self, name: str, holes: np.ndarray | None) -> Membership:
+        shapes = self._shapes[name]
+        key = tuple(shapes), b"" if holes is None else np.packbits(holes).tobytes()
+        if key not in self._known:
+            found, clusters = self.grouping.membership(
+                self._split,
+                self._held,
+                self.examples,
+                list(zip(shapes, self._ids, strict=True)),
+                None if holes is None else ~holes,
+            )
+            self._known[key] = found
+            self.clusters |= clusters
+        return self._known[key]
+
+    def _number(self, shapes: _Shapes) -> None:
+        """The examples' numbers: their own where the source says them, else as they come."""
+        for batch, shape in zip(self._held, shapes, strict=True):
+            if batch.examples is not None:
+                numbers = batch.examples
+            elif batch.item is not None:
+                rows = np.arange(shape[0])
+                numbers = (
+                    batch.item + rows if len(rows) == 1 else (batch.item << _ITEM_SHIFT) + rows
+                )
+            else:
+                numbers = np.arange(self.running, self.running + shape[0])
+            self.running += len(numbers)
+            self.examples.append(numbers)
+        self.sizes = frozenset(
+            batch.size if batch.is_counted else len(numbers)
+            for batch, numbers in zip(self._held, self.examples, strict=True)
+        )
+
+
+def _counts(shapes: Mapping[str, _Shapes]) -> dict[str, int]:
+    return {name: sum(int(np.prod(shape)) for shape in given) for name, given in shapes.items()}
