@@ -7,12 +7,15 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/ravine demo --out out/demo
 
+# A worker for each core, a thread of PyTorch for each worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
+
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The long simulations too: levels and power of every decision.
 test-all: lint
-	$(BIN)/pytest -m 'calibration or not calibration'
+	$(PYTEST) -m 'calibration or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -29,6 +32,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/size.py
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/mnist.py
 
 # The site, in out/site/index.html. The pages' snippets are run by `make test`; RAVINE_WRITE_DOCS=1 there writes anew what
 # they print.

@@ -599,8 +599,7 @@ def _print_verdict(curve: Any) -> None:
     start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
     heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "The verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
-    for sentence in (found.headline, *found.sentences):
-        typer.echo(sentence)
+    typer.echo(str(found))
 
 
 def _on_terminal() -> bool | None:

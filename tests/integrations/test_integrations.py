@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -297,6 +298,21 @@ class TestAdapters:
         half = line.at(0.5)["model.layers.0.mlp.up_proj.weight"]
         assert torch.equal(half, base.state_dict()["model.layers.0.mlp.up_proj.weight"])
 
+    @pytest.mark.parametrize("prefix", ["", "module.", "model."])
+    @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["plain", "dora"])
+    def test_a_base_in_bfloat16_and_under_another_prefix(self, tmp_path, prefix, options):
+        narrow = tiny_lm().bfloat16()
+        merged = self.adapted(tmp_path, copy.deepcopy(narrow).float(), **options)
+        merged = merged.merge_and_unload().state_dict()
+        base = {prefix + name: tensor for name, tensor in narrow.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in base.items()}
+        found = ravine.Line(base, tmp_path).at(1.0)
+        for name, tensor in found.items():
+            torch.testing.assert_close(
+                tensor.float(), merged[name.removeprefix(prefix)], rtol=1e-6, atol=1e-7
+            )
+        assert all(torch.equal(base[name], before[name]) for name in base)
+
     def test_convolutions_and_conv1d(self, tmp_path):
         pytest.importorskip("peft")
         from transformers.pytorch_utils import Conv1D
@@ -359,6 +375,7 @@ class TestAdapters:
             here.setattr("importlib.util.find_spec", lambda _: None)
             with pytest.raises(InputError, match="use_dora = True, not plain LoRA; only peft can"):
                 ravine.Line(tiny_lm(), tmp_path)
+        self.adapted(tmp_path)
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         for changes, said in (
             ({"peft_type": "IA3"}, "an adapter of type IA3"),
@@ -369,8 +386,7 @@ class TestAdapters:
             ({"layer_replication": [[0, 2]]}, "other layers than the base"),
             ({"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow = 1.*does not know"),
         ):
-            settings = config | {"use_dora": False} | changes
-            (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+            (tmp_path / "adapter_config.json").write_text(json.dumps(config | changes))
             with pytest.raises(InputError, match=said):
                 ravine.Line(tiny_lm(), tmp_path)
         (tmp_path / "adapter_config.json").write_text("{")

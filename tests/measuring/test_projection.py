@@ -255,6 +255,18 @@ class TestRandomWalk:
         crossed = (0.8 ** np.abs(np.arange(3)[:, None] - steps[None])).sum()
         assert float(CorrelatedWalk(0.8).products(np.array([3]), 7)[0]) == pytest.approx(crossed)
 
+    @pytest.mark.parametrize("dimensions", [20, 200])
+    def test_a_walk_in_few_dimensions_is_called_a_walk(self, dimensions):
+        """It scatters about what is expected in very many, by as much as its own turns tell."""
+        called = 0
+        for seed in range(20):
+            path = project(walk(60, dimensions, seed=seed))
+            found = correlated_walk(path)
+            assert found is not None
+            assert dimensions / 3 < found[0].dimensions < 3 * dimensions
+            called += "about as straight" in straightness(path)
+        assert called >= 17  # two standard deviations: 19 of 20
+
     def test_how_a_run_turns(self):
         path = project([point(0, 0), point(1, 0), point(1, 2), point(4, 2)])
         np.testing.assert_allclose(path["step_cosine"][2:], [0, 0], atol=1e-15)
@@ -272,7 +284,7 @@ class TestWords:
     def test_a_straight_run_is_straighter(self):
         run = [point(0, 0), point(1, 0.1), point(2, 0)]
         assert straightness(project(run)).startswith(
-            "Training went straighter than a random walk with independent steps: the line captures 0.952"
+            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.952"
         )
 
     def test_a_detour_is_less_straight(self):
@@ -479,7 +491,7 @@ class TestShown:
             )
         )
         assert found.headline.startswith(
-            "Training went straighter than a random walk with independent steps: the line captures 0.800"
+            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.800"
         )
         assert "farthest from the line at step 1, where α = 0.375" in str(found)
         assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)

@@ -374,3 +374,12 @@ def test_describing_a_figure_imports_no_renderer_and_no_torch():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_figure_in_a_notebook_is_a_picture_with_its_caption():
+    panel = plot.Panel(plot.Axis("x"), plot.Axis("y"), (plot.Curve(ALPHA, ALPHA),))
+    page = plot.Figure((panel,), "a <title>", "a <caption>")._repr_html_()
+    assert page.startswith('<figure><img src="data:image/png;base64,')
+    assert "a &lt;caption&gt;" in page
+    assert "<title>" not in page
+    assert repr(plot.Figure((panel,), "t")) == "Figure('t', 1 panel)"

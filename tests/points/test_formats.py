@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ravine import Checkpoint, InputError, Line
+from ravine import Checkpoint, InputError, Line, TrajectoryRecorder
 
 
 def state(value=1.0):
@@ -75,6 +75,12 @@ def test_a_damaged_index_is_refused(tmp_path, held):
     (folder / "model.bin.index.json").write_text(json.dumps(held))
     with pytest.raises(InputError, match=r"model\.bin\.index\.json"):
         Checkpoint.read(folder)
+
+
+def test_the_file_of_transformers_beside_others(tmp_path):
+    save_file(state(), tmp_path / "model.safetensors")
+    save_file(state(2.0), tmp_path / "consolidated.safetensors")
+    assert same(tmp_path)
 
 
 def test_one_file_of_transformers_in_a_folder(tmp_path):
@@ -294,19 +300,58 @@ def test_complex_numbers_have_a_line(tmp_path):
         {"fc.qweight": torch.zeros(2, 3, dtype=torch.int32), "fc.scales": torch.ones(3)},
         {"fc.weight": torch.zeros(2, 3, dtype=torch.int8), "fc.weight_scale": torch.ones(1)},
         {"fc.weight": torch.zeros(2, 3, dtype=torch.uint8), "fc.weight.absmax": torch.ones(1)},
-        {
-            "fc.weight": torch.zeros(2, 3).to(torch.float8_e4m3fn),
-            "fc.weight_scale_inv": torch.ones(1),
-        },
         {"mlp.gate_up_proj_blocks": torch.zeros(2, dtype=torch.uint8), "n": torch.ones(1)},
     ],
-    ids=["GPTQ", "int8", "bitsandbytes", "FP8 in blocks", "MXFP4"],
+    ids=["GPTQ", "int8", "bitsandbytes", "MXFP4"],
 )
 def test_codes_are_no_numbers(tmp_path, held):
     save_file(held, tmp_path / "q.safetensors")
     for source in (held, tmp_path / "q.safetensors"):
-        with pytest.raises(InputError, match="quantised weights"):
-            Checkpoint.read(source)
+        other = {name: (tensor.float() + 1).to(tensor.dtype) for name, tensor in held.items()}
+        with pytest.raises(InputError, match="quantised weights at .*codes cannot be mixed"):
+            Line(source, other)
+
+
+def test_float8_with_scales_is_no_number():
+    weight = torch.zeros(2, 3).to(torch.float8_e4m3fn)
+    with pytest.raises(InputError, match="float8 weights with scales beside them"):
+        Checkpoint.read({"fc.weight": weight, "fc.weight_scale_inv": torch.ones(1)})
+
+
+def test_points_without_values_are_refused(tmp_path):
+    shapes = {"w": torch.zeros(2, device="meta")}
+    with pytest.raises(InputError, match="names and shapes only, no values"):
+        Line(shapes, {"w": torch.ones(2)}).at(0.5)
+    with pytest.raises(InputError, match="names and shapes only, no values"):
+        TrajectoryRecorder(tmp_path).record(0, shapes)
+
+
+def test_packed_floats_are_refused():
+    packed = torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(InputError, match="packed"):
+        Checkpoint.read({"w": packed})
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "empty"),
+        ("::ema", "empty"),
+        ("x" * 5000, "there is no checkpoint"),
+        ("a\0.pt", "there is no checkpoint"),
+        ("/dev/null", "neither a file nor a folder"),
+        ("nowhere.pt::ema", r"no checkpoint 'nowhere\.pt'"),
+    ],
+)
+def test_paths_that_name_nothing(source, said):
+    with pytest.raises(InputError, match=said):
+        Checkpoint.read(source)
+
+
+def test_what_was_trained_beside_quantised_weights_has_a_line():
+    frozen = {"fc.weight": torch.zeros(2, 3, dtype=torch.uint8), "fc.weight.absmax": torch.ones(1)}
+    line = Line(frozen | {"lora": torch.zeros(2)}, frozen | {"lora": torch.ones(2)})
+    assert line.length == pytest.approx(2**0.5)
 
 
 def test_blocks_and_scales_of_an_architecture_are_numbers():
@@ -322,6 +367,9 @@ def test_a_kilobyte_does_not_ask_for_a_terabyte(tmp_path):
     torch.save({"w": torch.zeros(1).expand(1 << 38)}, tmp_path / "bomb.pt")
     with pytest.raises(InputError, match=r"'w' of shape \(274877906944,\) with 4 bytes behind it"):
         Checkpoint.read(tmp_path / "bomb.pt")
+    torch.save({"w": torch.zeros(1).to(torch.float8_e5m2).expand(1 << 38)}, tmp_path / "small.pt")
+    with pytest.raises(InputError, match=r"with 1 bytes behind it"):
+        Checkpoint.read(tmp_path / "small.pt")
     torch.save({"ids": torch.arange(4.0).expand(2, 4), "w": torch.ones(2)}, tmp_path / "fine.pt")
     assert Checkpoint.read(tmp_path / "fine.pt").tensors["ids"].shape == (2, 4)
 

@@ -195,6 +195,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, fully_shard
 import ravine
+from ravine.points.recorder import Pace
 
 def net():
     torch.manual_seed(0)
@@ -213,6 +214,16 @@ def worker(rank, folder):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(1)
+    pace = Pace(f"{folder}/paced")
+    pace.start(0, one)
+    pace.after_epoch(3, one)
+    pace.end(3, one)  # the same step: the first process skips it, and none may wait for it
+    try:
+        ravine.Checkpoint.read(one.module)
+    except ravine.InputError as problem:
+        assert "inside an FSDP model" in str(problem)
+    else:
+        raise AssertionError("a part was taken for the whole")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -226,6 +237,7 @@ def test_sharded_models_are_recorded_whole(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SHARDED)
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=300, capture_output=True)
+    assert Trajectory.open(tmp_path / "paced").steps == (0, 3)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     for name in ("one", "two"):

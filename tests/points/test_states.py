@@ -92,6 +92,21 @@ def test_a_name_chooses_a_part_of_a_flat_file(tmp_path):
     assert value_of(f"{tmp_path / 'sd.ckpt'}::vae") == 2.0
 
 
+@pytest.mark.parametrize(
+    "held", [{**state(), "extra": state()}, {"model": {**state(), "sub": state()}, "epoch": 3}]
+)
+def test_weights_beside_a_state_dict_are_not_passed_over(held):
+    with pytest.raises(
+        InputError, match=r"holds tensors \('weight', 2 in all\) beside the state dict"
+    ):
+        Checkpoint.read(held)
+
+
+def test_names_that_become_one_are_refused():
+    with pytest.raises(InputError, match="differ in their type only"):
+        Checkpoint.read({0: torch.ones(2), "0": torch.zeros(2)})
+
+
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     torch.save(SEVERAL["model and ema"], tmp_path / "a.pt")
     with pytest.raises(InputError, match="no state dict 'swa' .*there are 'model', 'ema'"):

@@ -14,6 +14,7 @@ except ImportError:  # the same classes under their older name
         Trainer,
     )
 
+from ravine.points.modules import is_fsdp
 from ravine.points.recorder import Pace
 
 
@@ -21,8 +22,8 @@ class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]
     """Records the module's parameters and buffers while Lightning trains it.
 
     A step is an optimiser update, whatever the accumulation of gradients. Only the first process of
-    several writes. When training resumes from a checkpoint, what was recorded after that checkpoint
-    is forgotten and recorded again.
+    several writes; a module that FSDP shards is gathered first. When training resumes from a
+    checkpoint, what was recorded after that checkpoint is forgotten and recorded again.
 
     Args:
         folder: where to write; a folder for each run.
@@ -49,20 +50,30 @@ class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record where training starts."""
-        if trainer.is_global_zero:
-            self.pace.start(trainer.global_step, pl_module)
+        model = _whole(trainer, pl_module)
+        if self.pace.takes_part(trainer.is_global_zero, model):
+            self.pace.start(trainer.global_step, model)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Record the step if it is wanted."""
-        if trainer.is_global_zero:
-            self.pace.after_step(trainer.global_step, pl_module)
+        model = _whole(trainer, pl_module)
+        if self.pace.takes_part(trainer.is_global_zero, model):
+            self.pace.after_step(trainer.global_step, model)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch if epochs are wanted."""
-        if trainer.is_global_zero:
-            self.pace.after_epoch(trainer.global_step, pl_module)
+        model = _whole(trainer, pl_module)
+        if self.pace.takes_part(trainer.is_global_zero, model):
+            self.pace.after_epoch(trainer.global_step, model)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record where training ends."""
-        if trainer.is_global_zero:
-            self.pace.end(trainer.global_step, pl_module)
+        model = _whole(trainer, pl_module)
+        if self.pace.takes_part(trainer.is_global_zero, model):
+            self.pace.end(trainer.global_step, model)
+
+
+def _whole(trainer: Trainer, module: LightningModule) -> Any:
+    """What can be gathered: FSDP's wrapper, where the strategy put one around the module."""
+    wrapped = getattr(trainer, "model", None)
+    return wrapped if wrapped is not None and is_fsdp(wrapped) else module

@@ -14,8 +14,9 @@ class TrainerRecorder(TrainerCallback):
     """Records the model's parameters and buffers while the Trainer trains it.
 
     A step is an optimiser update (``state.global_step``), whatever the accumulation of gradients.
-    Only the first process of several writes. When training resumes from a checkpoint, what was
-    recorded after that checkpoint is forgotten and recorded again.
+    Only the first process of several writes; a model that FSDP shards is gathered first. When
+    training resumes from a checkpoint, what was recorded after that checkpoint is forgotten and
+    recorded again.
 
     Args:
         folder: where to write; a folder for each run.
@@ -42,20 +43,20 @@ class TrainerRecorder(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record where training starts."""
-        if state.is_world_process_zero:
+        if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.start(state.global_step, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the step if it is wanted."""
-        if state.is_world_process_zero:
+        if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.after_step(state.global_step, kwargs["model"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the epoch if epochs are wanted."""
-        if state.is_world_process_zero:
+        if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.after_epoch(state.global_step, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record where training ends."""
-        if state.is_world_process_zero:
+        if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.end(state.global_step, kwargs["model"])

@@ -130,7 +130,7 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
     deciding = place if lower[place] > limit else bound
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = np.where(pairs.later, (pairs.value - limit) / (pair * pairs.stderr), -np.inf)
-    height = max(float(value[top]), 0.0)
+    height = _real(float(value[top]), sample)
     sure = np.where(pairs.later, pairs.value - pairs.doubt, -np.inf)
     loose = np.where(pairs.later, pairs.value + pairs.doubt, -np.inf)
     return Bounds(
@@ -301,6 +301,12 @@ def _p(drawn: np.ndarray, observed: float) -> float:
 def _margin(sample: Sample, of: Family, times: float, level: float) -> np.ndarray:
     margin = upper_margin(times, of.stderr, of.spread, sample.floor)
     return np.maximum(margin, _binomial(sample, level))
+
+
+def _real(height: float, sample: Sample) -> float:
+    """A height that is not below 0, nor the last bits of two equal means."""
+    largest = float(np.abs(sample.profile.value).max(initial=0.0))
+    return height if height > 1e-14 * largest else 0.0
 
 
 def _binomial(sample: Sample, level: float) -> float:

@@ -60,7 +60,7 @@ def decide(
         >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),), dtype=torch.float64)
         >>> line = ravine.Line({"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])})
         >>> found = decide(ravine.resolve(J, along=line), "barrier", above=0.5)
-        >>> found.answer, round(found.value, 6), found.at
+        >>> found.answer, round(found.value, 6), round(found.at, 6)
         ('shown', 1.0, 0.5)
 
     References:

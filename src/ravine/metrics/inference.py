@@ -253,13 +253,15 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
         )
     if found.lower > asked.above or found.upper <= asked.above:
         lopsided = f"a few examples decide the difference (skewness {skew:.2g} of its mean)"
-        return replace(told, reason=lopsided, examples=_for_skewness(sample.profile.units, skew))
+        return replace(
+            told, reason=lopsided, examples=_for_skewness(profile, found, skew, asked.above)
+        )
     if found.certain_lower <= asked.above < found.certain_upper:
         return replace(told, reason=_interpolation(found.certain_upper))
     return replace(
         told,
         reason="the bounds lie on both sides",
-        examples=_for_precision(profile.units, found, asked.above),
+        examples=_for_precision(profile.units, found, asked.above, 1.0),
     )
 
 
@@ -307,17 +309,27 @@ def widened(times: float, skew: float) -> float:
     return 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)
 
 
-def _for_skewness(units: int, skew: float) -> int:
-    return int(np.ceil(units * (skew / LOPSIDED) ** 2))
+def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> int | None:
+    """About how many examples leave so little skewness that the bounds, wider by it, decide."""
+    wide = widened(found.times, skew)
+    if np.isfinite(wide):
+        return _for_precision(profile.units, found, above, wide)
+    return int(np.ceil(profile.units * (skew / LOPSIDED) ** 2))
 
 
-def _for_precision(units: int, found: Bounds, above: float) -> int | None:
-    """About how many examples would bring the bound to the limit."""
+def _for_precision(units: int, found: Bounds, above: float, wide: float) -> int | None:
+    """About how many examples would bring the bound to the limit: more than there are."""
     gap = abs(found.value - above)
     if not gap or not np.isfinite(found.stderr):
         return None
-    needed = units * (found.times * found.stderr / gap) ** 2
-    return int(float(f"{needed:.2g}")) if needed < 1e15 else None
+    needed = max(units * (wide * found.times * found.stderr / gap) ** 2, units + 1)
+    return _rounded_up(needed) if needed < 1e15 else None
+
+
+def _rounded_up(count: float) -> int:
+    """To two digits."""
+    unit = 10 ** max(int(np.log10(count)) - 1, 0)
+    return int(np.ceil(count / unit)) * unit
 
 
 def _draws_for(level: float) -> int:

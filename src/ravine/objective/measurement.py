@@ -18,6 +18,7 @@ from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.freshness import require_fresh
 from ravine.objective.grouping import Grouping
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
@@ -226,6 +227,8 @@ def _look(
     looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
+    if not found.plans:  # the model is the same on every split
+        require_fresh(trial, setup.model)
     size = setup.batch_size
     for known in setup.splits if size is None and setup.is_by_example else ():
         if known.name in found.plans and known.tensors is not None:
@@ -248,7 +251,9 @@ def _with_statistics(
     """The points with running statistics that are estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
     forward = Forward(replica, setup.per_example, policies, split.name, points)
-    require_determined(Trial(forward, split, size, _LOOKS), setup.model)
+    trial = Trial(forward, split, size, _LOOKS)
+    require_determined(trial, setup.model)
+    require_fresh(trial, setup.model)
     anew = recomputed_statistics(forward, split, size, tick)
     return Points(points.coefficients, points.labels, anew.statistics), str(anew)
 

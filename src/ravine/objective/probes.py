@@ -197,6 +197,16 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
+def _address(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # inside torch.func, what wraps a tensor has no storage
+        return 0
+
+
 class _UseOf(TorchFunctionMode):
     """Notes whether anything in a module runs or is given to a torch function; and anything of the caller's own."""
 
@@ -251,9 +261,7 @@ class _UseOf(TorchFunctionMode):
                 and tensor.device.type != "meta"
                 and type(tensor) in _PLAIN
             ):
-                self.outside = self.outside or self._caller.get(
-                    tensor.untyped_storage().data_ptr(), ""
-                )
+                self.outside = self.outside or self._caller.get(_address(tensor), "")
         answer = func(*args, **(kwargs or {}))
         self._look_at_precision(answer)
         return answer

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
+from ravine.objective.attributes import Attributes, moves_on_mode
 from ravine.points.params import combine, is_float, pieces, same_values
 
 _NOISE: Final = 1 << 20  # random numbers that are drawn to perturb all parameters
@@ -34,6 +35,15 @@ class Replica:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         self.module = _replicate(model, dtype, device)
+        #: whether modules do something of their own when their mode changes, with their weights perhaps
+        self.toggles = bool(moves_on_mode(self.module))
+        #: whether what a forward pass leaves in plain attributes is taken away at every move
+        self.resets = False
+        if self.toggles:
+            self.module.train()  # parameters as they are trained, and saved
+        self.attributes = Attributes(self.module)
+        self._dropout = "off"
+        self._unknown = _without_values(model)
         self.params = dict(self.module.named_parameters())
         self.buffers = dict(self.module.named_buffers())
         #: (parameter or buffer, its value at each corner), for what moves
@@ -58,7 +68,10 @@ class Replica:
         """
         targets = {**self.params, **self.buffers}
         self.moving, self._fixed = [], []
+        self._require_values(corners[0])
         for name in corners[0]:
+            if name not in targets:
+                continue  # evaluation mode makes it, of the weights of the point
             target = targets[name]
             points = [corner[name] for corner in corners]
             if not is_float(target) or all(same_values(points[0], other) for other in points[1:]):
@@ -68,7 +81,32 @@ class Replica:
             self.moving.append((target, points))
         self._convert()
         self._points = {id(target): points for target, points in self.moving}
-        self._homes = [
+        self._homes = self._found_homes()
+
+    def take_over(self, other: Replica) -> None:
+        """Move between the same corners, in the same modes, as another replica of the same model."""
+        mine = {**self.params, **self.buffers}
+        names = {id(t): name for name, t in {**other.params, **other.buffers}.items()}
+        self.moving = [(mine[names[id(target)]], points) for target, points in other.moving]
+        self._fixed = [(mine[names[id(target)]], point) for target, point in other._fixed]
+        for target, point in self._fixed:
+            target.copy_(point)
+        self._points = {id(target): points for target, points in self.moving}
+        self._homes = self._found_homes()
+        self.set_modes(other._dropout)
+
+    def _require_values(self, given: Mapping[str, Tensor]) -> None:
+        """What has no value in the model (it is on the meta device) has to have one at the corners."""
+        lacking = [name for name in self._unknown if name not in given]
+        if lacking:
+            msg = (
+                f"the model is on the meta device, so {lacking[0]!r} has no value, and the "
+                "checkpoints do not hold it either: build the model on a real device"
+            )
+            raise InputError(msg)
+
+    def _found_homes(self) -> list[_Home]:
+        return [
             _Home(owner, name, buffer, buffer.clone(), buffer._version)
             for owner in self.module.modules()
             for name, buffer in owner.named_buffers(recurse=False)
@@ -114,15 +152,30 @@ class Replica:
     def move_to(self, coefficients: tuple[float, ...]) -> None:
         """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers."""
         self.restore_buffers()
-        if self._shaken:
+        if self.resets:
+            self.attributes.restore()
+        if self.toggles:
+            self.module.train()  # evaluation mode may have written to any parameter
+        if self._shaken or self.toggles:
             for target, point in self._fixed:
                 target.copy_(point)
             self._shaken = False
         self._here = coefficients
-        self._stale = set(self.lazy)
+        self._stale = set() if self.toggles else set(self.lazy)
         for target, points in self.moving:
             if id(target) not in self._stale:
                 combine(points, coefficients, target)
+        if self.toggles:
+            self.enter_modes()
+            self._keep_buffers()
+
+    def _keep_buffers(self) -> None:
+        """What evaluation mode made of the weights is what forward passes start from."""
+        for home in self._homes:
+            now = home.owner._buffers.get(home.name)
+            if now is None or (now is home.buffer and now._version == home.version):
+                continue
+            home.buffer, home.value, home.version = now, now.clone(), now._version
 
     def restore_buffers(self) -> None:
         """Undo what a forward pass wrote to buffers, or put in their place."""
@@ -170,7 +223,10 @@ class Replica:
                 is held in.
         """
         self._shaken = True
-        noise = torch.empty(_NOISE, dtype=torch.float32).uniform_(-1, 1, generator=generator)
+        if self.toggles:
+            self.module.train()
+        noise = torch.empty(_NOISE, dtype=torch.float32, device="cpu")
+        noise.uniform_(-1, 1, generator=generator)
         start = 0
         for target in filter(is_float, self.params.values()):
             unit = torch.finfo(within or target.dtype).eps
@@ -184,6 +240,9 @@ class Replica:
                     else noise.repeat(-(-count // _NOISE))[:count]
                 )
                 piece.add_(piece * unit * drawn.view(piece.shape).to(piece))
+        if self.toggles:
+            self.enter_modes()
+            self._keep_buffers()
 
     def norms(self) -> dict[str, nn.Module]:
         """The modules that carry running statistics, by name."""
@@ -191,9 +250,49 @@ class Replica:
 
     def set_modes(self, dropout: str) -> None:
         """Evaluation mode; with dropout, training mode for all but the modules with running statistics."""
-        self.module.train(dropout != "off")
+        self._dropout = dropout
+        self.enter_modes()
+        if self.toggles:
+            self._keep_buffers()
+        self.attributes = Attributes(self.module)
+
+    def enter_modes(self) -> None:
+        """The modes that were set last."""
+        self.module.train(self._dropout != "off")
         for norm in self.norms().values():
             norm.eval()
+
+    def merges(self) -> list[str]:
+        """The parameters that evaluation mode changes."""
+        if not self.toggles:
+            return []
+        self.move_to((1.0, *[0.0] * (len(self.moving[0][1]) - 1)) if self.moving else (1.0,))
+        held = [(target, points[0]) for target, points in self.moving] + self._fixed
+        names = {id(parameter): name for name, parameter in self.params.items()}
+        return [
+            names[id(target)]
+            for target, point in held
+            if id(target) in names and not torch.equal(target, point.to(target))
+        ]
+
+    def hidden_tensors(self) -> dict[str, Tensor]:
+        """What no checkpoint holds: tensors in plain attributes, and buffers that are not saved."""
+        saved = {id(buffer) for buffer in self.saved_buffers()}
+        found = {
+            name: buffer
+            for name, buffer in self.module.named_buffers()
+            if id(buffer) not in saved and buffer.is_floating_point()
+        }
+        return found | dict(self.attributes.tensors())
+
+    def saved_buffers(self) -> list[Tensor]:
+        """The buffers that a state dict has."""
+        return [
+            buffer
+            for module in self.module.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name not in module._non_persistent_buffers_set
+        ]
 
 
 @dataclass
@@ -212,6 +311,17 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     return _ROOM
+
+
+def _without_values(model: nn.Module) -> list[str]:
+    """The buffers on the meta device, and plain tensors there."""
+    plain = [
+        f"{name}.{key}" if name else key
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor) and value.device.type == "meta"
+    ]
+    return plain + [name for name, buffer in model.named_buffers() if buffer.device.type == "meta"]
 
 
 def running_norms(model: nn.Module) -> dict[str, nn.Module]:
@@ -252,6 +362,9 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
             )
             raise InputError(msg)
         # weight_norm of old keeps its product here, and computes it anew in every forward pass
+        if value.device.type == "meta":
+            made[id(value)] = torch.empty_like(value)
+            continue
         made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
     try:
         copied = copy.deepcopy(model, made)

@@ -276,7 +276,7 @@ def _affine(trial: Trial) -> _Layer | None:
     forward, batch = trial.forward, trial.first
     corners = len(forward.points.coefficients[0])
     exact = forward.policies.dtype in (torch.float32, torch.float64)
-    if batch is None or not exact or len(forward.points) <= corners:
+    if batch is None or not exact or len(forward.points) <= corners or forward.replica.toggles:
         return None
     inside = tuple(2 * (i + 1.1) / (corners * (corners + 1.2)) for i in range(corners - 1))
     at = (*inside, 1 - sum(inside))  # not a corner, where every combination is a copy
@@ -454,6 +454,7 @@ def _points_at_once(trial: Trial, plan: Plan) -> int:
     forward, policies, count = trial.forward, trial.forward.policies, len(trial.forward.points)
     settled = not policies.stateful and policies.dropout != "resample"
     settled = settled and forward.points.statistics is None
+    settled = settled and not (forward.replica.toggles or forward.replica.resets)
     if policies.device.type not in STACKED_ON or count < 2 or not settled:
         return 1
     stack = Stack(forward.replica, forward.per_example)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -82,8 +84,22 @@ class Figure:
 
         return interactive.drawn(self.panels)
 
+    def __repr__(self) -> str:
+        count = len(self.panels)
+        return f"Figure({self.title!r}, {count} panel{'s' if count != 1 else ''})"
+
     def _repr_png_(self) -> bytes:
         return self._encoded("png")
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the picture with its caption, which needs no script and is kept in the file."""
+        picture = base64.b64encode(self._encoded("png")).decode()
+        words = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
+        source = f"data:image/png;base64,{picture}"
+        return (
+            f'<figure><img src="{source}" alt="{escape(self.title)}" style="max-width: 100%">'
+            f"{words}</figure>"
+        )
 
     def _encoded(self, kind: str) -> bytes:
         if kind == "html":

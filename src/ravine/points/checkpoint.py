@@ -20,7 +20,7 @@ from ravine.points.formats.adapters import Adapter
 from ravine.points.formats.stamps import Stamp
 from ravine.points.modules import unwrap
 from ravine.points.names import LEVELS, by_plain_name, copies, wrapper_of
-from ravine.points.numbers import lifted, require_bounded, require_numbers
+from ravine.points.numbers import codes, lifted, require_bounded, require_numbers
 from ravine.points.params import Params, is_float, same_values, version_of
 
 #: What PyTorch calls the running statistics of its normalisation layers.
@@ -67,7 +67,7 @@ class Checkpoint:
 
         Raises:
             InputError: it is none of these; or the file is missing, damaged, of another tool, holds
-                several state dicts or quantised weights, or would have to run code.
+                several state dicts, or would have to run code.
 
         Examples:
             >>> Checkpoint.read(nn.Linear(2, 1)).tensors.keys()
@@ -80,7 +80,7 @@ class Checkpoint:
         if isinstance(source, str | os.PathLike):
             return from_path(source)
         if isinstance(source, Mapping):
-            return _from_mapping(source, label="a state dict")
+            return _from_named(_named(source, "a state dict"), "a state dict")
         msg = (
             f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
         )
@@ -97,12 +97,17 @@ class Checkpoint:
         """Raise if a tensor, or the file that it is mapped from, has been changed in place since it was read.
 
         Raises:
-            InputError: naming the tensor or the file. A ``state_dict()`` holds the live tensors of its module,
-                so the "initialisation" of a model that was then trained is the solution, and the
-                line is flat.
+            InputError: naming the tensor or the file, or a tensor without values (on the meta
+                device). A ``state_dict()`` holds the live tensors of its module, so the
+                "initialisation" of a model that was then trained is the solution, and the line is
+                flat.
         """
         for file in self.files:
             file.require_same()
+        empty = [name for name, tensor in self.params.items() if tensor.is_meta]
+        if empty:
+            msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
+            raise InputError(msg)
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
                 msg = (
@@ -249,11 +254,12 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
         other: another, already under the names that fit best.
 
     Yields:
-        Missing and extra names, then differing shapes, types and ties.
+        Missing and extra names, then differing shapes, types, quantised weights and ties.
     """
     missing, extra = _absent(reference, other)
     yield from (f"missing in {other.label}: {name!r}" for name in missing)
     yield from (f"only in {other.label}: {name!r}" for name in extra)
+    coded = codes(reference.tensors) | codes(other.tensors)
     for name, tensor in reference.tensors.items():
         found = other.tensors.get(name)
         if found is None:
@@ -262,6 +268,8 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
             yield f"shape at {name!r}: {tuple(tensor.shape)} and {tuple(found.shape)}"
         elif is_float(found) != is_float(tensor):
             yield f"type at {name!r}: {tensor.dtype} and {found.dtype}"
+        elif name in coded and not same_values(tensor, found):
+            yield f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save them"
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():
@@ -336,16 +344,27 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
     held = registry.read(path, settled=settled)
     if isinstance(held, Adapter):
         return Checkpoint(dict(held.tensors), label, files=held.files, adapter=held)
-    point = _from_mapping(held.held, label, wanted)
-    require_bounded(point.tensors, label)
+    point = _from_named(_named(held.held, label, wanted, from_file=True), label)
     marked = held.buffers & point.tensors.keys()
     return replace(point, files=held.files, buffers=point.buffers | marked)
 
 
-def _from_mapping(mapping: Mapping[Any, Any], label: str, wanted: str = "") -> Checkpoint:
+def _named(
+    mapping: Mapping[Any, Any], label: str, wanted: str = "", *, from_file: bool = False
+) -> dict[str, Tensor]:
+    """The state dict in a mapping; of a stranger's file, only if it is not far larger than the file."""
     chosen = states.chosen(mapping, label, wanted)
     named = {str(name): tensor for name, tensor in chosen.items()}
+    if len(named) < len(chosen):
+        msg = f"{label} has names that differ in their type only, such as 0 and '0'"
+        raise InputError(msg)
     require_numbers(named, label)
+    if from_file:
+        require_bounded(named, label)
+    return named
+
+
+def _from_named(named: Mapping[str, Tensor], label: str) -> Checkpoint:
     held = {name: modules.whole(tensor.detach()) for name, tensor in named.items()}
     ties = _shared(held)
     tensors = {name: lifted(tensor) for name, tensor in held.items()}

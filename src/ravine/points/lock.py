@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import weakref
@@ -92,5 +93,8 @@ def _lock(file: IO[str]) -> None:
 
 def _let_go(file: IO[str], path: Path, owner: int) -> None:
     if owner == os.getpid():
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # Windows takes no open file away; without its lock it does no harm
+            path.unlink(missing_ok=True)
     file.close()

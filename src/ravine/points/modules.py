@@ -37,9 +37,15 @@ def tensors_of(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], fr
     Raises:
         InputError: a parameter has no shape yet, or only a part of it is in this process and it cannot be gathered.
     """
-    if _is_fsdp(module):
+    if is_fsdp(module):
         return _gathered(module)
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    if any(_is_flattened(parameter) for parameter in parameters.values()):
+        msg = (
+            f"the module {type(module).__name__} is inside an FSDP model, and holds one process's "
+            "part of its parameters. Give the FSDP model."
+        )
+        raise InputError(msg)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     for name, tensor in {**parameters, **buffers}.items():
         _require_whole(name, tensor, f"the module {type(module).__name__}")
@@ -69,7 +75,8 @@ def is_sharded(tensor: Tensor) -> bool:
 def is_split(model: Any) -> bool:
     """Whether a module or a state dict is held in parts by several processes."""
     if isinstance(model, nn.Module):
-        return _is_fsdp(model) or any(map(is_sharded, model.parameters()))
+        parts = (is_sharded(p) or _is_flattened(p) for p in model.parameters())
+        return is_fsdp(model) or any(parts)
     held = model.values() if isinstance(model, Mapping) else ()
     return any(isinstance(value, Tensor) and is_sharded(value) for value in held)
 
@@ -97,7 +104,12 @@ def _require_whole(name: str, tensor: Tensor, owner: str) -> None:
         raise InputError(msg)
 
 
-def _is_fsdp(module: nn.Module) -> bool:
+def _is_flattened(parameter: Tensor) -> bool:
+    return getattr(parameter, "_fsdp_flattened", False)  # FSDP's own mark
+
+
+def is_fsdp(module: nn.Module) -> bool:
+    """Whether FSDP (the first of the two, which wraps) is around or inside a module."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # who wraps by it has imported it
     sharded = getattr(fsdp, "FullyShardedDataParallel", None)
     return sharded is not None and any(isinstance(part, sharded) for part in module.modules())

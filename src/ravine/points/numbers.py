@@ -24,38 +24,42 @@ _SPREAD: Final = 1 << 26
 
 
 def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
-    """Refuse what cannot be mixed: a weighted mean of codes is no weight.
+    """Refuse tensors that no arithmetic of points takes.
 
     Raises:
-        InputError: a tensor is sparse, quantised, without a shape, or a code.
-
-    Examples:
-        >>> require_numbers({"fc.qweight": torch.zeros(2, dtype=torch.int32)}, "a.pt")
-        Traceback (most recent call last):
-        ravine.errors.InputError: a.pt holds quantised weights ('fc.qweight'), ...
+        InputError: one is sparse, nested, packed, quantised by torch, without a shape, or float8 with a scale.
     """
-    unusual = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.layout != torch.strided
-        or tensor.is_quantized
-        or tensor.is_nested
-        or is_lazy(tensor)
-    ]
+    unusual = [name for name, tensor in tensors.items() if _is_unusual(tensor)]
     if unusual:
         msg = (
-            f"{label} holds sparse, nested, quantised or uninitialised tensors, which have no line: "
+            f"{label} holds sparse, nested, packed, quantised or uninitialised tensors, which have no line: "
             f"{', '.join(unusual[:5])}"
         )
         raise InputError(msg)
-    codes = [name for name, tensor in tensors.items() if _is_code(name, tensor, tensors)]
-    if codes:
-        shown = ", ".join(map(repr, codes[:3]))
+
+    scaled = [name for name, tensor in tensors.items() if _is_scaled(name, tensor, tensors)]
+    if scaled:
         msg = (
-            f"{label} holds quantised weights ({shown}), codes that cannot be mixed: expected "
-            "numbers. Dequantise the model and save it, or give the checkpoint it was made from."
+            f"{label} holds float8 weights with scales beside them ({scaled[0]!r}, {len(scaled)} in "
+            "all), whose product is the weight. Multiply them out, and save that."
         )
         raise InputError(msg)
+
+
+def _is_unusual(tensor: Tensor) -> bool:
+    is_whole = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    is_packed = "float4" in str(tensor.dtype) or "bits" in str(tensor.dtype)
+    return not is_whole or is_packed or is_lazy(tensor)
+
+
+def codes(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The names of quantised weights: codes, of which a weighted mean is no weight.
+
+    Examples:
+        >>> codes({"fc.qweight": torch.zeros(2, dtype=torch.int32), "fc.scales": torch.ones(2)})
+        {'fc.qweight'}
+    """
+    return {name for name, tensor in tensors.items() if _is_code(name, tensor)}
 
 
 def lifted(tensor: Tensor) -> Tensor:
@@ -93,11 +97,14 @@ def _beyond(tensor: Tensor) -> int:
     return max(tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes(), 0)
 
 
-def _is_code(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+def _is_code(name: str, tensor: Tensor) -> bool:
     if _CODES.search(name):
         return True
-    is_packed = "float4" in str(tensor.dtype) or "bits" in str(tensor.dtype)
     is_weight = name.rpartition(".")[2] == "weight" and tensor.dim() > 1
+    return is_weight and not is_float(tensor)
+
+
+def _is_scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
     scales = [f"{name}_scale", f"{name}_scale_inv"]
-    is_scaled = tensor.element_size() == 1 and any(scale in tensors for scale in scales)
-    return is_packed or is_scaled or (is_weight and not is_float(tensor))
+    is_float8 = tensor.is_floating_point() and tensor.element_size() == 1
+    return is_float8 and any(scale in tensors for scale in scales)

@@ -129,6 +129,7 @@ class TrajectoryRecorder:
         point = Checkpoint.read(model)  # gathered from all processes, if it is split between them
         if not _is_first_process():
             return
+        point.require_unchanged()  # and has values
         self._require_own()
         self._require_alike(step, point)
         passing = passing_buffers(model)
@@ -179,6 +180,8 @@ class TrajectoryRecorder:
         Args:
             step: the first step to forget.
         """
+        if not _is_first_process():
+            return
         kept = [snapshot for snapshot in self.snapshots if snapshot.step < step]
         lost = [snapshot for snapshot in self.snapshots if snapshot.step >= step]
         self._keep(kept)
@@ -248,6 +251,15 @@ def _is_first_process() -> bool:
     )
 
 
+def _as_the_first_says(answer: bool, model: Any) -> bool:
+    """The first process's answer, where a model is split: all take part in gathering it, or none."""
+    if not (distributed.is_available() and distributed.is_initialized() and is_split(model)):
+        return answer
+    answers = [answer]
+    distributed.broadcast_object_list(answers, src=0)
+    return answers[0]
+
+
 def _own(tensor: Tensor) -> Tensor:
     """The tensor in host memory of its own, as safetensors wants it; copied only where it is not."""
     local = tensor.detach().cpu().contiguous()
@@ -278,6 +290,13 @@ class Pace:
             folder, every=1 if every is None else every, per_decade=per_decade
         )
         self._last = -1
+        self._split: bool | None = None  # not known before there is a model
+
+    def takes_part(self, is_first: bool, model: Any) -> bool:
+        """Whether a process has to call: the first one, and all of them where the model is split between them."""
+        if self._split is None:
+            self._split = is_split(model)
+        return is_first or self._split
 
     def start(self, step: int, model: Any) -> None:
         """Training starts, or goes on, after ``step`` updates.
@@ -315,5 +334,6 @@ class Pace:
         self._keep(step, model)
 
     def _keep(self, step: int, model: Any) -> None:
-        if all(snapshot.step != step for snapshot in self.recorder.snapshots):
+        is_new = all(snapshot.step != step for snapshot in self.recorder.snapshots)
+        if _as_the_first_says(is_new, model):
             self.recorder.keep(step, model)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from ravine.errors import InputError
+from ravine.points.params import is_float
 
 #: What training keeps beside the model, by how a word of its key begins: their tensors are no model's.
 _BESIDE: Final = re.compile(
@@ -40,12 +41,15 @@ def chosen(held: Mapping[Any, Any], label: str, wanted: str = "") -> Mapping[Any
         >>> chosen({"model": {"w": torch.zeros(1)}, "ema": {"w": torch.ones(1)}}, "a.pt", "ema")
         {'w': tensor([1.])}
     """
-    found = dict(_states(held))
+    walked = list(_containers(held))
+    found = {place: _tensors(here) for place, here in walked if _is_state(here)}
     if wanted:
         return _named(found, label, wanted)
     if "" in found:
         return found[""]
     distinct = _distinct(_substantial(found))
+    if distinct:
+        _require_none_beside(walked, label, next(iter(distinct)))
     if len(distinct) == 1:
         return next(iter(distinct.values()))
     if distinct:
@@ -58,18 +62,39 @@ def chosen(held: Mapping[Any, Any], label: str, wanted: str = "") -> Mapping[Any
     raise _none(held, label)
 
 
-def _states(held: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every state dict below, by its place; each container is looked into once, also one that holds itself."""
+def _containers(held: Any) -> Iterator[tuple[str, Any]]:
+    """Every state dict and what may hold one, by its place; each is looked into once, also one that holds itself."""
     waiting, seen = [("", held, 0)], set[int]()
     while waiting:
         place, here, depth = waiting.pop(0)
         here = here.state_dict() if isinstance(here, nn.Module) else here
-        if _is_state(here):
-            yield place, _tensors(here)
-        elif depth < _DEEPEST and id(here) not in seen:
+        yield place, here
+        if not _is_state(here) and depth < _DEEPEST and id(here) not in seen:
             seen.add(id(here))
             front = f"{place}." if place else ""
             waiting.extend((front + key, value, depth + 1) for key, value in _entries(here))
+
+
+def _require_none_beside(walked: list[tuple[str, Any]], label: str, first: str) -> None:
+    """Refuse to choose a state dict inside a mapping that has weights of its own.
+
+    Raises:
+        InputError: naming one of those.
+    """
+    for _, here in walked:
+        entries = () if _is_state(here) else _entries(here)
+        beside = [key for key, value in entries if isinstance(value, Tensor) and _is_weight(value)]
+        if beside:
+            msg = (
+                f"{label} holds tensors ({beside[0]!r}, {len(beside)} in all) beside the state dict "
+                f"{first!r}. If that is the one, name it: as a path 'FILE::{first}', as a mapping "
+                f"[{first!r}]."
+            )
+            raise InputError(msg)
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.dim() > 0 and is_float(tensor)
 
 
 def _entries(held: Any) -> Iterator[tuple[str, Any]]:
@@ -97,11 +122,7 @@ def _tensors(held: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _substantial(found: dict[str, Any]) -> dict[str, Any]:
     """Those with more than single numbers (counts and metrics), where there are such."""
-    large = {
-        place: state
-        for place, state in found.items()
-        if any(tensor.dim() and tensor.is_floating_point() for tensor in state.values())
-    }
+    large = {place: state for place, state in found.items() if any(map(_is_weight, state.values()))}
     return large or found
 
 
@@ -133,8 +154,9 @@ def _named(found: dict[str, Any], label: str, wanted: str) -> Mapping[Any, Any]:
     if held:
         msg = f"{label} has names that begin with {front!r} in {_few(held)}. Name one of them."
         raise InputError(msg)
-    there = _few([place for place in found if place]) or "one, without a name"
-    msg = f"{label} holds no state dict {wanted!r} and no name that begins with {front!r}; there are {there}"
+    named = _few([place for place in found if place])
+    there = f"there are {named}" if named else "there is one, without a name"
+    msg = f"{label} holds no state dict {wanted!r} and no name that begins with {front!r}; {there}"
     raise InputError(msg)
 
 

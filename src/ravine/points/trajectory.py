@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ravine.errors import InputError
 from ravine.points.checkpoint import Checkpoint, from_path, matched
-from ravine.points.formats import registry
+from ravine.points.formats import registry, safetensors_files
 from ravine.points.formats.stamps import Stamp
 from ravine.points.params import Params, content_hash
 from ravine.points.steps import Steps, steps_of
@@ -169,7 +169,9 @@ class Trajectory(Sequence[Checkpoint]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Trajectory(self.folder, self.snapshots[index], self._model)
+            part = Trajectory(self.folder, self.snapshots[index], self._model)
+            part._checked = self._checked
+            return part
         found, first = self._read(self.snapshots[index]), self.snapshots[0]
         if found.adapter is not None:
             return found  # a change to a base that only a slice knows
@@ -186,7 +188,7 @@ class Trajectory(Sequence[Checkpoint]):
         path = self.folder / snapshot.file
         found = from_path(path, settled=True)
         if snapshot.hash and self._checked.get(snapshot.file) != found.files[0]:
-            if content_hash(found.tensors) != snapshot.hash:
+            if content_hash(safetensors_files.read_file(path, settled=True).held) != snapshot.hash:
                 msg = (
                     f"the snapshot of step {snapshot.step}, {str(path)!r}, is damaged: its content "
                     "is not what was recorded. Copy it again, or leave it out."

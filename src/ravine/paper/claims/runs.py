@@ -16,7 +16,7 @@ from ravine.paper.claims.found import LEVEL, Found, exactly, missing
 from ravine.paper.figures.study import Outcome
 
 #: Walks in 10⁵ dimensions scatter by less than this about what is expected of them in very many.
-_SCATTER: Final = 0.01
+_LEAST: Final = 0.01
 
 
 def learnt(outcome: Outcome, epochs: int) -> Found:
@@ -100,21 +100,25 @@ def captured(path: xr.Dataset, about: float = 2 / 3, within: float = 0.1) -> Fou
 
     Returns:
         L/(L + largest residual), the run's less the walk's: of the walk with the run's own step correlation where that
-        is known. A random walk has 0.
+        is known. A random walk has 0, but for its scatter: the bounds are those of walks in as many directions.
     """
     run = float(path["captured"].sel(walk="run"))
-    null, which = _null(path)
+    null, scatter, which = _null(path)
     remark = f"the line captures {run:.3f} of the run, and {null:.3f} of a random walk with {which}"
     ahead = run - null
-    found = Found(ahead, ahead - _SCATTER, ahead + _SCATTER, remark=remark)
+    margin = max(_LEAST, float(stats.norm.isf(LEVEL)) * scatter)
+    found = Found(ahead, ahead - margin, ahead + margin, remark=remark)
     return found if abs(run - about) <= within else replace(found, status="does not hold")
 
 
-def _null(path: xr.Dataset) -> tuple[float, str]:
+def _null(path: xr.Dataset) -> tuple[float, float, str]:
+    """What is captured of a random walk, how that scatters, and which walk it is."""
     own = metrics.correlated_walk(path)
     if own is not None:
-        return own[1]["captured"], "its step correlation"
-    return float(path["captured"].sel(walk="random walk")), "independent steps"
+        walk, shares = own
+        which = f"its step correlation, turning in {walk.dimensions:.2g} dimensions"
+        return shares["captured"], walk.scatter, which
+    return float(path["captured"].sel(walk="random walk")), 0.0, "independent steps"
 
 
 def walk_or_line(path: xr.Dataset) -> Found:
@@ -124,9 +128,9 @@ def walk_or_line(path: xr.Dataset) -> Found:
         The root mean square distance from the walk, over the sum of that and the one from the line: 0 for a random walk
         in very many dimensions, 1 for a run along the line; 1/2 is as near to the one as to the other.
     """
-    within = path["alpha"].values <= 1
-    alpha = path["alpha"].values[within].clip(0, 1)
-    residual = path["residual"].values[within] / float(path.attrs["length"])
+    residual = path["residual"].values / float(path.attrs["length"])
+    last = int(np.argmin(np.hypot(path["alpha"].values - 1, residual)))  # the line's end
+    alpha, residual = path["alpha"].values[: last + 1].clip(0, 1), residual[: last + 1]
     walk = float(np.sqrt(((residual - np.sqrt(alpha * (1 - alpha))) ** 2).mean()))
     line = float(np.sqrt((residual**2).mean()))
     if not np.isfinite(walk + line):

@@ -176,7 +176,9 @@ class Adapter:
         """What stands before the base's names and not the adapter's, and the other way round."""
         name = f"{module}.weight"
         found = self._find(name, base, owner)
-        return found.removesuffix(name), name.removesuffix(found)
+        if found.endswith(name):
+            return found.removesuffix(name), ""
+        return "", name.removesuffix(found)
 
     def _changed(
         self, module: str, factors: Mapping[str, Tensor], base: Mapping[str, Tensor], owner: str

@@ -69,7 +69,7 @@ def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothi
     return Stored(_nested(held, metadata.planner_data))
 
 
-class _Metadata(pickle.Unpickler):
+class _Metadata(pickle._Unpickler):  # the one in C reserves whatever memory a few bytes ask it for
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in _ALLOWED.get(module, ()):
@@ -112,6 +112,7 @@ def _require_there(path: Path, metadata: Any, wanted: Mapping[str, Any]) -> None
 
 
 def _load(path: Path, metadata: Any, held: dict[str, Tensor]) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import StorageMeta
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -122,8 +123,13 @@ def _load(path: Path, metadata: Any, held: dict[str, Tensor]) -> None:
 
     if metadata.storage_meta is None:
         metadata.storage_meta = StorageMeta()
-    with quiet(UserWarning):  # that one process loads
-        load(dict(held), storage_reader=Reader(path), no_dist=True)
+    try:
+        with quiet(UserWarning):  # that one process loads
+            load(dict(held), storage_reader=Reader(path), no_dist=True)
+    except CheckpointException as problem:  # no Exception, but a BaseException
+        first = next(iter(problem.failures.values()))[0]
+        msg = str(first).strip() or type(first).__name__
+        raise ValueError(msg) from problem
 
 
 def _nested(held: Mapping[str, Tensor], places: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def located(source: str | os.PathLike[str]) -> tuple[Path, str]:
         ravine.errors.InputError: there is no checkpoint 'nowhere.pt'
     """
     text = os.fspath(source)
-    if not text:
+    if not text or text.startswith(_INSIDE):
         msg = "the path of a checkpoint is empty"
         raise InputError(msg)
     if _exists(Path(text)):
@@ -86,7 +86,10 @@ def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
     for known in FORMATS:
         if known.reads(path):
             return known.read(path, settled=settled)
-    there = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    if not path.is_dir():
+        msg = f"{str(path)!r} is neither a file nor a folder"
+        raise InputError(msg)
+    there = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(there[:6]) + (f", … ({len(there)})" if len(there) > 6 else "")
     msg = (
         f"the folder {str(path)!r} is no checkpoint: expected one *.safetensors, pytorch_model.bin, "

@@ -1,4 +1,4 @@
-"""A safetensors file, or a folder with exactly one."""
+"""A safetensors file, or a folder with exactly one or with transformers' own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from ravine.points.formats.stored import Stored
 BUFFERS: Final = "ravine.buffers"
 
 
+#: How transformers calls the one file of a folder, whatever lies beside it.
+_WEIGHTS: Final = "model.safetensors"
+
+
 def reads(path: Path) -> bool:
     """Whether it is one."""
-    if path.is_dir():
-        return len(list(path.glob("*.safetensors"))) == 1
-    return path.suffix == ".safetensors"
+    return _file_of(path) is not None
 
 
 def read(path: Path, *, settled: bool = False) -> Stored:
@@ -30,7 +32,18 @@ def read(path: Path, *, settled: bool = False) -> Stored:
     Raises:
         InputError: the file is damaged.
     """
-    return read_file(next(path.glob("*.safetensors")) if path.is_dir() else path, settled=settled)
+    file = _file_of(path)
+    assert file is not None  # ``reads`` said so
+    return read_file(file, settled=settled)
+
+
+def _file_of(path: Path) -> Path | None:
+    if not path.is_dir():
+        return path if path.suffix == ".safetensors" else None
+    if (path / _WEIGHTS).is_file():
+        return path / _WEIGHTS
+    found = list(path.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else None
 
 
 def read_file(path: Path, *, settled: bool = False) -> Stored:

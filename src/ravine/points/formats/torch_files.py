@@ -73,17 +73,16 @@ def _wants_code(path: Path, said: str) -> bool:
 
 def _another_protocol(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was saved by a pickle protocol that torch cannot read without running code. "
-        "If you trust it, save it again: torch.save(torch.load(path, weights_only=False), new_path, "
+        f"{str(path)!r} would have to run code to be read, and was not read: it was saved by a pickle protocol "
+        "above 3. Where it was written, save its tensors again: torch.save(model.state_dict(), new_path, "
         "pickle_protocol=2)."
     )
 
 
 def _would_run_code(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} would have to run code to be read, and was not read. If you trust it, "
-        "convert it once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path), "
-        "or take ['state_dict'] of what it holds; or allow its classes by "
+        f"{str(path)!r} would have to run code to be read, and was not read. Where it was written, save its "
+        "tensors alone: torch.save(model.state_dict(), new_path); or allow its classes by "
         "torch.serialization.add_safe_globals."
     )
 

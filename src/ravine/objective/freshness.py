@@ -1,0 +1,168 @@
+"""Freshness: whether a model's answer at a point depends on the points that were visited before.
+
+Layers may keep what they made of their weights (a merged matrix, an expanded filter, class embeddings
+of the first call). What can be given back between points is; what cannot is refused by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from ravine.errors import InputError
+from ravine.objective.forward import Forward
+from ravine.objective.replica import Replica
+from ravine.objective.tuning import Trial, agree
+
+_WITHIN: Final = 1e-5
+_SMALL: Final = 256 << 20  # bytes of a model of which a second copy is no matter
+
+
+def require_fresh(trial: Trial, model: nn.Module) -> None:
+    """Look, on a few examples, for state that a model derives from its weights.
+
+    Args:
+        trial: of a split, after the test of determinism.
+        model: the caller's.
+
+    Raises:
+        InputError: the value at a point is not the point's own.
+    """
+    forward, batch = trial.forward, trial.first
+    if batch is None:
+        return
+    replica = forward.replica
+    _require_unmerged(replica, model)
+    if forward.policies.dropout == "resample" or forward.policies.stateful:
+        return
+    start, far = 0, _farthest(forward)
+    before = _loss(trial, start)
+    replica.resets = replica.resets or bool(replica.attributes.changed())
+    _require_own_state(trial, start, before)
+    if far == start:
+        return
+    there = _loss(trial, far)
+    again = _loss(trial, start)
+    if not agree(again, before, _WITHIN):
+        raise _stale(forward, start, before, again)
+    if _is_plain(model) or sum(p.nbytes for p in replica.params.values()) > _SMALL:
+        return
+    fresh = _of_a_fresh_copy(trial, model, far)
+    if fresh is not None and not agree(there, fresh, _WITHIN):
+        raise _stale(forward, far, fresh, there)
+
+
+def _farthest(forward: Forward) -> int:
+    """The point that is farthest from the first."""
+    first, *_ = coefficients = forward.points.coefficients
+    apart = [sum(abs(a - b) for a, b in zip(first, at, strict=True)) for at in coefficients]
+    return max(range(len(apart)), key=apart.__getitem__)
+
+
+def _loss(trial: Trial, point: int) -> Tensor:
+    assert trial.first is not None  # an empty split is not run
+    trial.forward.stand_at(point)
+    return trial.forward.loss(trial.first, point).clone()
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether every module is PyTorch's own: those keep nothing of their weights."""
+    return all(
+        type(module).__module__.startswith("torch.nn.modules.") for module in model.modules()
+    )
+
+
+def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | None:
+    """The losses of a copy of the caller's model that has been at one point only; None where none can be made."""
+    assert trial.first is not None
+    forward = trial.forward
+    policies = forward.policies
+    other = Replica(model, policies.dtype, policies.device)
+    other.take_over(forward.replica)
+    there = Forward(other, forward.per_example, policies, forward.split, forward.points)
+    there.copies = forward.copies
+    there.stand_at(point)
+    return there.loss(trial.first, point)
+
+
+def _require_unmerged(replica: Replica, model: nn.Module) -> None:
+    """Where evaluation mode changes parameters, a state dict says something else in each mode."""
+    changed = [] if model.training else replica.merges()
+    if changed:
+        msg = (
+            f"evaluation mode changes the model's parameters ({_few(changed)}), as layers do that "
+            "merge an update into their weights, so a state dict means something else in each "
+            "mode. Give the model in training mode, model.train(), and checkpoints that were "
+            "saved in training mode; ravine goes to evaluation mode at every point."
+        )
+        raise InputError(msg)
+
+
+def _require_own_state(trial: Trial, point: int, before: Tensor) -> None:
+    """Look for what training mode computes anew and evaluation mode reads: it may be of other weights."""
+    assert trial.first is not None
+    forward, replica = trial.forward, trial.forward.replica
+    hidden = dict(replica.hidden_tensors())
+    if not hidden:
+        return
+    held = {name: tensor.clone() for name, tensor in hidden.items()}
+    kept = [(buffer, buffer.clone()) for buffer in replica.buffers.values()]
+    forward.stand_at(point)
+    replica.module.train()
+    with contextlib.suppress(Exception):  # whatever training mode lacks, it is not what is measured
+        forward.quantities(trial.first, point)
+    replica.enter_modes()
+    now = dict(replica.hidden_tensors())
+    other = [name for name, tensor in held.items() if not _is_same(now.get(name), tensor)]
+    saved = replica.saved_buffers()
+    for buffer, value in kept:
+        if any(buffer is one for one in saved):
+            buffer.copy_(value)
+    if other:
+        _require_unread(trial, point, before, other)
+    for buffer, value in kept:
+        buffer.copy_(value)
+    for name, tensor in hidden.items():
+        if not _is_same(tensor, held[name]):
+            tensor.copy_(held[name])
+    replica.attributes.restore()
+    forward.forget(point)
+
+
+def _require_unread(trial: Trial, point: int, before: Tensor, names: list[str]) -> None:
+    assert trial.first is not None
+    forward = trial.forward
+    forward.resets_buffers = False
+    found = forward.loss(trial.first, point)
+    forward.resets_buffers = not forward.policies.stateful
+    if agree(found, before, _WITHIN):
+        return
+    msg = (
+        f"the model keeps {_few(names)}, which training mode computes anew, evaluation mode only "
+        "reads, and no checkpoint holds: at other weights it would be out of date. Give a model "
+        "that has not been run yet, compute it in forward, or save it as a buffer."
+    )
+    raise InputError(msg)
+
+
+def _is_same(now: Tensor | None, before: Tensor) -> bool:
+    return now is not None and now.shape == before.shape and torch.equal(now, before)
+
+
+def _stale(forward: Forward, point: int, own: Tensor, found: Tensor) -> InputError:
+    names = forward.replica.attributes.changed()
+    kept = f" It changes {_few(names)} while it runs." if names else ""
+    return InputError(
+        f"the model's loss at {forward.points.labels[point]} is {float(own.mean()):.6g} by "
+        f"itself, and {float(found.mean()):.6g} "
+        f"after a visit to another point: it keeps something that it made of other weights.{kept} "
+        "Compute it in forward, or reset it where parameters are loaded."
+    )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
