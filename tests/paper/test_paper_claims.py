@@ -123,14 +123,14 @@ class TestAnswers:
     def test_whole_is_the_papers_own_recipe_in_any_profile(self):
         from ravine.paper.recipes import recipe
 
-        def of(recipe, stopped=False):
-            return SimpleNamespace(recipe=recipe, stopped=stopped)
+        def is_whole(recipe, stopped=""):
+            return study.is_whole(SimpleNamespace(recipe=recipe, stopped=stopped))
 
-        assert not study.is_whole(of(recipe("maxout-mnist", "desk")))
-        assert study.is_whole(of(recipe("maxout-mnist", seed=3)))
-        assert study.is_whole(of(recipe("maxout-mnist").lean))
-        assert study.is_whole(of(recipe("lstm-small-ptb", "desk")))
-        assert not study.is_whole(of(recipe("maxout-mnist"), stopped=True))
+        assert not is_whole(recipe("maxout-mnist", "desk"))
+        assert is_whole(recipe("maxout-mnist", seed=3))
+        assert is_whole(recipe("lstm-small-ptb", "desk"))
+        assert is_whole(replace(recipe("maxout-mnist").lean, precision="bf16"))
+        assert not is_whole(recipe("maxout-mnist"), stopped="the time was spent")
 
 
 class TestNumbers:

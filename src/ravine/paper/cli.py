@@ -159,7 +159,10 @@ def run(
     _require_storage()
     log = exporting.Log(lambda line: typer.echo(line, err=True))
     study = _study(profile, folder, out, device=device, lean=lean, precision=precision, say=log)
-    log(f"{' '.join(chosen)}, {study.variant}, {_machine(device)}")
+    begun = f"{' '.join(chosen)}, {study.variant}, {_machine(device)}"
+    log.lines.append(begun)
+    if device != "cpu" or export is not None:
+        typer.echo(begun, err=True)
     study = _within(study, budget, share, chosen)
     folders: list[Path] = []
     unfinished: list[str] = []
