@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from made import ALPHA, profile_of, rough
 from ravine import metrics
@@ -80,8 +81,9 @@ class TestAnswers:
     def test_a_finding_is_written_with_its_bounds_and_scope(self):
         judged = claim(estimated(0.4, 0.1)).judged(outcome(), "full")
         (row,) = json.loads(claims.as_json([judged], figure="fig1"))["claims"]
-        assert row["lower"] == pytest.approx(0.4 - 1.644854 * 0.1, rel=1e-5)
-        assert row["upper"] == pytest.approx(0.4 + 1.644854 * 0.1, rel=1e-5)
+        times = stats.t.isf(0.05, 127)  # an error is of 256 groups, taken as half as many
+        assert row["lower"] == pytest.approx(0.4 - times * 0.1, rel=1e-3)
+        assert row["upper"] == pytest.approx(0.4 + times * 0.1, rel=1e-3)
         assert (row["scope"], row["status"], row["examples"]["status"]) == (
             "population",
             "undecided",
@@ -89,7 +91,7 @@ class TestAnswers:
         )
         table = claims.as_markdown([judged])
         assert "**undecided; on these examples: holds**" in table
-        assert "[0.236, 0.564]" in table
+        assert "[0.234, 0.566]" in table
         assert "for other examples like these, seed 0" in table
 
     def test_what_is_said_of_a_thing_presupposes_it(self):
@@ -121,10 +123,14 @@ class TestAnswers:
     def test_whole_is_the_papers_own_recipe_in_any_profile(self):
         from ravine.paper.recipes import recipe
 
-        run = SimpleNamespace(recipe=recipe("maxout-mnist", "desk"))
-        assert not study.is_whole(run)
-        assert study.is_whole(SimpleNamespace(recipe=recipe("maxout-mnist", seed=3)))
-        assert study.is_whole(SimpleNamespace(recipe=recipe("lstm-small-ptb", "desk")))
+        def of(recipe, stopped=False):
+            return SimpleNamespace(recipe=recipe, stopped=stopped)
+
+        assert not study.is_whole(of(recipe("maxout-mnist", "desk")))
+        assert study.is_whole(of(recipe("maxout-mnist", seed=3)))
+        assert study.is_whole(of(recipe("maxout-mnist").lean))
+        assert study.is_whole(of(recipe("lstm-small-ptb", "desk")))
+        assert not study.is_whole(of(recipe("maxout-mnist"), stopped=True))
 
 
 class TestNumbers:
@@ -389,17 +395,17 @@ class TestNoise:
 
     def test_a_distance_from_the_hull_keeps_its_bounds(self):
         bent = (1 + np.cos(np.pi * ALPHA)) / 2
-        outside, bias = self.bounds(bent, 25, 300)
-        assert outside.max() <= at_most(0.05, 25)
+        outside, bias = self.bounds(bent, 12, 300)
+        assert outside.max() <= at_most(0.05, 12)
         assert abs(bias) < 0.03
 
     def test_a_convex_curve_is_not_shown_to_be_anything_else(self):
-        outside, _ = self.bounds((1 - ALPHA) ** 2, 25, 300)
-        assert outside[0] <= at_most(0.05, 25)
+        outside, _ = self.bounds((1 - ALPHA) ** 2, 12, 300)
+        assert outside[0] <= at_most(0.05, 12)
 
     @pytest.mark.calibration
     @pytest.mark.parametrize("bent", [False, True])
     def test_the_level_holds(self, bent):
         truth = (1 + np.cos(np.pi * ALPHA)) / 2 if bent else 1 - ALPHA
-        outside, _ = self.bounds(truth, 300, 300, seed=5)
-        assert outside.max() <= at_most(0.05, 300)
+        outside, _ = self.bounds(truth, 200, 300, seed=5)
+        assert outside.max() <= at_most(0.05, 200)

@@ -345,7 +345,7 @@ def _arrays(place: Path, known: Source) -> Splits:
     content = hashlib.sha256()
     for place_of in (0, 1):
         for split in ("train", "test"):
-            content.update(np.ascontiguousarray(arrays[split][place_of]))
+            content.update(np.ascontiguousarray(arrays[split][place_of]).tobytes())
     _require(content.hexdigest(), expected, path)
     return {
         split: (torch.from_numpy(images).to(torch.float32), torch.from_numpy(labels).long())

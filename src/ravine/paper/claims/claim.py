@@ -135,7 +135,7 @@ class Finding:
             >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: estimated(0.25, 0.1), "at most",
             ...               0.5, "…")
             >>> Finding(claim, claim.found(None)).verdict
-            'a number: 0.25 [0.0855, 0.414] (holds if at most 0.5)'
+            'a number: 0.25 [0.0843, 0.416] (holds if at most 0.5)'
         """
         if not self.claim.figure:
             return self.claim.asks

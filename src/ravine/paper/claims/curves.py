@@ -237,7 +237,9 @@ def line_search_regret(curve: xr.Dataset, steps: tuple[float, float] = (0.05, 0.
     start = int(np.argmin(np.abs(profile.alpha)))
     gain = float(profile.value[start] - profile.value.min())
     doubt = 2 * float(profile.doubt.max()) / gain
-    return measured(profile, lambda alpha, value: _regret(alpha, value, steps), doubt)
+    return measured(
+        profile, lambda alpha, value: _regret(alpha, value, steps), doubt, subadditive=False
+    )
 
 
 def _regret(alpha: np.ndarray, value: np.ndarray, steps: tuple[float, float]) -> float:
@@ -280,7 +282,8 @@ def separation(outcome: Outcome) -> Found:
 def ends_of_minima(curve: xr.Dataset) -> Found:
     """How far below the two solutions the bottoms of their valleys lie, in nats; there must be a barrier between."""
     profile = train(curve)
-    found = measured(profile, _below_the_ends, 2 * float(profile.doubt.max()))
+    doubt = 2 * float(profile.doubt.max())
+    found = measured(profile, _below_the_ends, doubt, subadditive=False)
     between = decided(profile, "barrier", bump(profile))
     return replace(given(between, found, "there is no barrier between"), threshold=bump(profile))
 

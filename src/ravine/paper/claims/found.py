@@ -22,7 +22,8 @@ Scope = Literal["population", "examples", "run"]
 #: The largest share of wrong answers, either way: that of ``metrics.decide``.
 LEVEL: Final = 0.05
 
-_TIMES: Final = float(stats.norm.isf(LEVEL))
+#: Of examples, that half-samples are taken of.
+_GROUPS: Final = 256
 
 #: As ``metrics.decide`` has it: of fewer, nothing is said of others.
 _FEWEST: Final = 10
@@ -128,7 +129,7 @@ def _of(decision: metrics.Decision, unit: float) -> Found:
     )
 
 
-def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = _FEWEST) -> Found:
+def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**6) -> Found:
     """A number with a standard error over the examples.
 
     Args:
@@ -140,12 +141,21 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = _FEW
     Examples:
         >>> found = estimated(1.0, 0.1)
         >>> round(found.lower, 3), round(found.upper, 3), found.here
-        (0.836, 1.164, Found(number=1.0, lower=1.0, upper=1.0, scope='examples', ...))
+        (0.834, 1.166, Found(number=1.0, lower=1.0, upper=1.0, scope='examples', ...))
     """
     here = Found(value, *_around(value, doubt, doubt), "examples")
-    margin = doubt + _TIMES * stderr if units >= _FEWEST else np.nan
+    margin = doubt + _times(units) * stderr if units >= _FEWEST else np.nan
     few = "" if units >= _FEWEST else f"{units} independent examples are too few to speak of others"
     return Found(value, *_around(value, margin, margin), "population", remark=few, here=here)
+
+
+def _times(units: int) -> float:
+    """How many standard errors a bound is away: more for few examples, as ``metrics.decide`` has it.
+
+    An error is of 256 groups of examples at most, and tails may be above the normal's.
+    """
+    freedom = 0.5 * units / (1 + units / _GROUPS) - 1
+    return float(stats.t.isf(LEVEL, max(freedom, 1)))
 
 
 def _around(value: float, below: float, above: float) -> tuple[float, float]:
@@ -155,7 +165,11 @@ def _around(value: float, below: float, above: float) -> tuple[float, float]:
 
 
 def measured(
-    profile: metrics.Profile, measure: Callable[[np.ndarray, np.ndarray], float], doubt: float = 0.0
+    profile: metrics.Profile,
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    doubt: float = 0.0,
+    *,
+    subadditive: bool = True,
 ) -> Found:
     """A measure of a curve that noise makes larger, as it does a distance or a maximum; corrected for that.
 
@@ -163,24 +177,34 @@ def measured(
         profile: the curve.
         measure: (alpha, value) → the number.
         doubt: as in ``estimated``.
+        subadditive: whether the measure of a sum of two curves is at most the sum of theirs, as it is for the largest
+            of some differences. Then the curve's own is at least what was measured less that of the noise alone.
 
     Returns:
-        The number less the bias that the replicates show. The upper bound takes nothing off for it, the lower bound as
-        much as there can be.
+        The number less the bias that the replicates show. The upper bound takes nothing off for it.
     """
     if not np.isfinite(profile.value).all():
         return Found(np.nan, np.nan, np.nan, "population", status="undecided", remark="not finite")
-    value = measure(profile.alpha, profile.value)
+    value, noise = measure(profile.alpha, profile.value), profile.drawn.T
     here = Found(value, *_around(value, doubt, doubt), "examples")
-    drawn = np.array([measure(profile.alpha, profile.value + column) for column in profile.drawn.T])
+    drawn = np.array([measure(profile.alpha, profile.value + column) for column in noise])
     known = drawn[np.isfinite(drawn)]
     if profile.units < _FEWEST or len(known) < max(2, len(drawn) // 2) or not np.isfinite(value):
         few = "the error over other examples is not known"
         return Found(value, np.nan, np.nan, "population", remark=few, here=here)
     bias = max(float(known.mean()) - value, 0.0)
-    margin = doubt + _TIMES * float(known.std(ddof=1))
-    bounds = _around(value, margin + _BIAS * bias, margin)
-    return Found(value - bias, *bounds, "population", here=here)
+    margin = _times(profile.units) * float(known.std(ddof=1))
+    below = margin + _BIAS * bias
+    if subadditive:
+        every = profile.replicates[:, 1:] if profile.balanced else profile.replicates
+        alone = [
+            measure(profile.alpha, column) for column in every.T
+        ]  # a quantile needs more than an error does
+        few = _times(profile.units) / float(stats.norm.isf(LEVEL))
+        below = few * float(np.quantile(alone, 1 - LEVEL, method="higher"))
+    return Found(
+        value - bias, *_around(value, doubt + below, doubt + margin), "population", here=here
+    )
 
 
 def worst(found: Iterable[Found]) -> Found:
