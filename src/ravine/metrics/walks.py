@@ -154,7 +154,8 @@ def _dimensions(cosines: np.ndarray) -> float:
         return np.inf
     variance = float((np.diff(cosines) ** 2).mean()) / 2
     mean = float(cosines.mean())
-    return (1 - mean**2) ** 2 / variance if variance > 0 else np.inf
+    turned = (1 - mean**2) ** 2
+    return turned / variance if variance > 0 < turned else np.inf
 
 
 def correlated_walk(path: xr.Dataset) -> tuple[CorrelatedWalk, dict[str, float]] | None:

@@ -135,5 +135,7 @@ def walk_or_line(path: xr.Dataset) -> Found:
     line = float(np.sqrt((residual**2).mean()))
     if not np.isfinite(walk + line):
         return missing("a snapshot is not finite")
+    if not walk + line:
+        return missing("no snapshot was taken between the line's ends")
     remark = f"root mean square distance {walk:.3g} from a random walk's and {line:.3g} from none"
     return exactly(walk / (walk + line), remark=f"{remark}, over the line's length")
