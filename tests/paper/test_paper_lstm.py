@@ -336,7 +336,8 @@ def test_figure_8_is_drawn_and_its_claims_are_judged(tmp_path):
     assert "published" not in outcome.figure.caption  # this text is no published one
     found = {claim.name: claim.judged(outcome) for claim in claims.CLAIMS if claim.figure == "fig8"}
     assert found["lstm-no-obstacle"].arm == "holds"  # of a network that is not the paper's
-    assert found["lstm-nothing-hides"].number < 1e-3
+    assert 0 < found["lstm-nothing-hides"].number < 1  # of what counts as a bump
+    assert found["lstm-nothing-hides"].arm == "holds"
     assert found["lstm-performs"].status == "not run"  # nor has it a published perplexity
     again = FIGURES["fig8"](Study("quick", tmp_path, fresh=False))
     assert again.results["coarse"].identical(outcome.results["coarse"])
