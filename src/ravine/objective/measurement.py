@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -63,6 +64,10 @@ class Setup:
     def is_by_example(self) -> bool:
         """Whether the batches are no part of the objective."""
         return self.dropout == "off" and self.buffers != "recompute" and not self.is_stateful
+
+
+#: The batch size that timing found fastest for an objective: it is timed once, and the objective is not changed.
+_FASTEST: Final[WeakKeyDictionary[Setup, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -231,10 +236,12 @@ def _look(
     if not found.plans:  # the model is the same on every split
         require_fresh(trial, setup.model)
     size = setup.batch_size
-    for known in setup.splits if size is None and setup.is_by_example else ():
-        if known.name in found.plans and known.tensors is not None:
-            size = found.plans[known.name].batch_size  # measured once for all
-    found.plans[split.name] = plan_for(trial, given_size=size, tunable=setup.is_by_example)
+    if size is None and setup.is_by_example:
+        size = _FASTEST.get(setup)
+    plan = plan_for(trial, given_size=size, tunable=setup.is_by_example)
+    if plan.timed:
+        _FASTEST[setup] = plan.batch_size
+    found.plans[split.name] = plan
     reference = None
     if exact is not None:
         policies = replace(forward.policies, dtype=torch.float64)

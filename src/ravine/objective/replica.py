@@ -205,19 +205,21 @@ class Replica:
         self._shaken = True
         if self.toggles:
             self.module.train()
-        noise = torch.empty(_NOISE, dtype=torch.float32, device="cpu")
+        targets = list(filter(is_float, self.params.values()))
+        size = min(_NOISE, sum(target.numel() for target in targets))
+        noise = torch.empty(size, dtype=torch.float32, device="cpu")
         noise.uniform_(-1, 1, generator=generator)
         start = 0
-        for target in filter(is_float, self.params.values()):
+        for target in targets:
             unit = torch.finfo(within or target.dtype).eps
             # pieces of another layout are copies
             for piece in pieces(target) if target.is_contiguous() else [target]:
                 count = piece.numel()
-                start = (start + count) % max(_NOISE - count, 1)  # other numbers for a like tensor
+                start = (start + count) % max(size - count, 1)  # other numbers for a like tensor
                 drawn = (
                     noise[start : start + count]
-                    if count <= _NOISE
-                    else noise.repeat(-(-count // _NOISE))[:count]
+                    if count <= size
+                    else noise.repeat(-(-count // size))[:count]
                 )
                 piece.add_(piece * unit * drawn.view(piece.shape).to(piece))
         if self.toggles:
