@@ -1,7 +1,8 @@
 """Axes: which dimensions of which tensors count the same units, found by unification.
 
 An axis is a leaf (its units may be permuted together), a product (a view: heads × features, row-major),
-or a chain (a concatenation: one after another). Two axes that an operation pairs index by index are
+a chain (a concatenation: one after another), or a family (the same axis of several things that are stacked along
+another axis, such as queries, keys and values: each has units of its own). Two axes that an operation pairs index by index are
 unified, as types are in type inference: a leaf takes on whatever structure it meets, and everything that
 shares it sees that. What cannot be followed stays in place, with the reason.
 """
@@ -12,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-Kind = Literal["leaf", "product", "chain"]
+Kind = Literal["leaf", "product", "chain", "family"]
 Axes = tuple["Axis", ...]
 
 
@@ -27,7 +28,8 @@ class Axis:
         size: how many indices it has.
         reason: why its indices have to stay in place; None where they need not.
         kind: what it is made of.
-        parts: of a product or a chain.
+        parts: of a product, a chain or a family.
+        over: of a family, the axis along which its members are stacked.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Axis:
         reason: str | None = None,
         kind: Kind = "leaf",
         parts: Sequence[Axis] = (),
+        over: Axis | None = None,
     ) -> None:
         self.size = size
         self.reason = reason
         self.kind: Kind = kind
         self.parts = tuple(parts)
+        self.over = over
         self._same: Axis | None = None
 
     @property
@@ -63,7 +67,7 @@ class Axis:
         here = self.root
         if here.kind == "leaf":
             return f"{'=' if here.reason else ''}{here.size}"
-        between = "×" if here.kind == "product" else "+"
+        between = {"product": "×", "chain": "+", "family": "|"}[here.kind]
         return f"({between.join(map(repr, here.parts))})"
 
 
@@ -160,10 +164,65 @@ def unify(one: Axis, other: Axis) -> None:
         one.become(other)
     elif other.kind == "leaf":
         other.become(one)
+    elif "family" in (one.kind, other.kind):
+        _unify_families(one, other)
     elif "chain" in (one.kind, other.kind):
         _unify_chains(segments(one), segments(other))
     else:
         _unify_products(factors(one), factors(other))
+
+
+def _unify_families(one: Axis, other: Axis) -> None:
+    if one.kind != "family":
+        one, other = other, one
+    alike = other.kind == "family" and _same(one.over, other.over)
+    others = other.parts if alike else [other] * len(one.parts)
+    for first, second in zip(one.parts, others, strict=True):
+        unify(first, second)
+
+
+def _same(one: Axis | None, other: Axis | None) -> bool:
+    return one is not None and other is not None and one.root is other.root
+
+
+def _family(parts: Sequence[Axis], over: Axis | None) -> Axis:
+    return Axis(parts[0].size, kind="family", parts=parts, over=over)
+
+
+def become_family(leaf: Axis, over: Axis) -> None:
+    """Give a leaf units of its own for every index of another axis.
+
+    Examples:
+        >>> three, features = Axis(3), Axis(8)
+        >>> become_family(features, three)
+        >>> features, member(product([three, features]), three, 1)
+        ((8|8|8), 8)
+    """
+    leaf.parts = tuple(Axis(leaf.size, leaf.reason) for _ in range(over.size))
+    leaf.kind, leaf.over = "family", over
+
+
+def member(axis: Axis, over: Axis, number: int) -> Axis:
+    """An axis at one index of another: of families over that one, the member."""
+    here = axis.root
+    if here is over.root:
+        return Axis(1)
+    if here.kind == "family" and _same(here.over, over):
+        return here.parts[number]
+    if here.kind == "product":
+        return product([member(part, over, number) for part in here.parts])
+    if here.kind == "chain":
+        return chain([member(part, over, number) for part in here.parts])
+    return here
+
+
+def families(axis: Axis) -> Iterator[Axis]:
+    """The families in an axis."""
+    here = axis.root
+    if here.kind == "family":
+        yield here
+    for part in here.parts:
+        yield from families(part)
 
 
 def _unify_chains(ones: list[Axis], others: list[Axis]) -> None:
@@ -207,6 +266,9 @@ def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
             raise Unlike
         first, rest = cut(outer, size // each)
         return product([first, *inner]), product([rest, *inner])
+    if here.kind == "family":
+        firsts, rests = zip(*(cut(part, size) for part in here.parts), strict=True)
+        return _family(firsts, here.over), _family(rests, here.over)
     before: list[Axis] = []
     after = segments(here)
     while after and after[0].size <= size:
@@ -249,6 +311,9 @@ def split(axis: Axis, size: int) -> tuple[Axis, Axis]:
         return parts
     if here.kind == "product":
         return _split_product(factors(here), size)
+    if here.kind == "family":
+        firsts, rests = zip(*(split(part, size) for part in here.parts), strict=True)
+        return _family(firsts, here.over), _family(rests, here.over)
     parts = segments(here)
     if len(parts) != size or len({part.size for part in parts}) != 1:
         raise Unlike

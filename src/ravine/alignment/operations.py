@@ -7,15 +7,30 @@ without a rule keeps everything in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from ravine.alignment.axes import Axes, Axis, Unlike, chain, cut, product, stay, tie, viewed
+from ravine.alignment.axes import (
+    Axes,
+    Axis,
+    Unlike,
+    become_family,
+    chain,
+    cut,
+    families,
+    leaves,
+    member,
+    product,
+    stay,
+    tie,
+    viewed,
+)
 from ravine.alignment.calls import POSITION, UNIFORM, Call, Stacked, fresh, is_pointwise
 
 Rule = Callable[[Call], Any]
 
 RULES: Final[dict[str, Rule]] = {}
+_MOST_STACKED: Final = 16  # queries, keys, values; gates; a few branches
 
 
 def axes_after(call: Call) -> Any:
@@ -141,7 +156,7 @@ def unsqueeze(call: Call) -> Axes:
     """A new axis of one index."""
     axes, dim = call.axes("self"), call["dim"]
     place = dim if dim >= 0 else dim + len(axes) + 1
-    return (*axes[:place], Axis(1), *axes[place:])
+    return _inserted(axes, place, Axis(1))
 
 
 @_rule("squeeze")
@@ -196,6 +211,9 @@ def split_up(call: Call) -> list[Axes]:
     """A chain taken apart."""
     axes, dim = call.axes("self"), call["dim"]
     rest = axes[dim]
+    if {value.shape[dim] for value in call.node.meta["val"]} == {1} and _is_stack(axes, dim):
+        members = _members(axes, dim, range(rest.size))
+        return [_inserted(one, dim % len(axes), Axis(1)) for one in members]
     found = []
     for value in call.node.meta["val"]:
         size = value.shape[dim]
@@ -216,6 +234,8 @@ def part(call: Call) -> Axes:
         return _with(axes, dim, _position(length))
     start = call["start"] or 0
     start = max(start + size, 0) if start < 0 else start
+    if length == 1 and _is_stack(axes, dim):
+        return _inserted(_members(axes, dim, [start])[0], dim % len(axes), Axis(1))
     rest = axes[dim]
     if start:
         _, rest = _cut(rest, start)
@@ -241,17 +261,41 @@ def select(call: Call) -> Axes:
     stacked = call.stacked("self")
     if stacked is not None and call["dim"] == 0:
         return stacked.layers[call["index"]]
-    axes, dim = call.axes("self"), call["dim"]
-    _stay([axes[dim]])
-    return _without(axes, [dim])
+    return _members(call.axes("self"), call["dim"], [call["index"]])[0]
 
 
 @_rule("unbind")
 def unbind(call: Call) -> list[Axes]:
     """Every index of an axis by itself."""
     axes, dim = call.axes("self"), call["dim"]
-    _stay([axes[dim]])
-    return [_without(axes, [dim])] * axes[dim].size
+    return _members(axes, dim, range(axes[dim].size))
+
+
+def _members(axes: Axes, dim: int, numbers: Iterable[int]) -> list[Axes]:
+    """What stands at some indices of an axis.
+
+    Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what is stacked there has
+    units of its own.
+    """
+    over, rest = axes[dim].root, _without(axes, [dim])
+    for leaf in _inside(axes, dim) if over.reason is None and _is_stack(axes, dim) else ():
+        become_family(leaf, over)
+    _stay([over])
+    return [tuple(member(axis, over, n % over.size) for axis in rest) for n in numbers]
+
+
+def _is_stack(axes: Axes, dim: int) -> bool:
+    """Whether an axis tells things apart that have units of their own."""
+    over = axes[dim].root
+    is_over = any(one.over.root is over for axis in axes for one in families(axis))
+    is_new = over.kind == "leaf" and over.reason is None and 1 < over.size <= _MOST_STACKED
+    return is_over or (is_new and bool(_inside(axes, dim)))
+
+
+def _inside(axes: Axes, dim: int) -> list[Axis]:
+    """The units that could be members of a family over an axis."""
+    found = [leaf for axis in _without(axes, [dim]) for leaf in leaves(axis)]
+    return [leaf for leaf in found if leaf.reason is None and leaf.size > 1]
 
 
 @_rule("index_select", "gather")
@@ -297,6 +341,10 @@ def pad(call: Call) -> Axes:
 def _with(axes: Axes, dim: int, axis: Axis) -> Axes:
     place = dim % len(axes)
     return (*axes[:place], axis, *axes[place + 1 :])
+
+
+def _inserted(axes: Axes, place: int, axis: Axis) -> Axes:
+    return (*axes[:place], axis, *axes[place:])
 
 
 def _without(axes: Axes, dims: Sequence[int]) -> Axes:

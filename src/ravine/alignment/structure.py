@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from ravine.alignment.axes import Axes, Axis, leaves, stay, tie
+from ravine.alignment.axes import Axes, Axis, families, leaves, member, stay, tie
 from ravine.alignment.calls import POSITION, Call, fresh
 from ravine.alignment.operations import axes_after, is_view
 
@@ -63,9 +63,10 @@ class Structure:
         Yields:
             A view, and the number of the set of units along each of its axes.
         """
+        stacks = {id(one.over.root) for axis in axes for one in families(axis)}
         for place, axis in enumerate(axes):
             here = axis.root
-            if not any(id(leaf) in self.numbers for leaf in leaves(here)):
+            if not self._is_known(here, stacks):
                 continue  # all of it stays in place
             if here.kind == "product":
                 sizes = [part.size for part in here.parts]
@@ -80,7 +81,27 @@ class Structure:
                     inner = (*axes[:place], part, *axes[place + 1 :])
                     yield from self.blocks(cut, inner)
                 return
+        for axis in axes:
+            if axis.root.kind == "family" and self._is_known(axis, ()):
+                yield from self._members(tensor, axes, axis.root.over)
+                return
         yield tensor, tuple(self.numbers.get(id(axis.root), -1) for axis in axes)
+
+    def _members(
+        self, tensor: Tensor, axes: Axes, over: Axis
+    ) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """The blocks of a stack, one member after the other; of one that has one order only, all at once."""
+        places = [place for place, axis in enumerate(axes) if axis.root is over.root]
+        if not places:
+            yield from self.blocks(tensor, tuple(member(axis, over, 0) for axis in axes))
+            return
+        for number in range(over.size):
+            inner = tuple(member(axis, over, number) for axis in axes)
+            yield from self.blocks(tensor.narrow(places[0], number, 1), inner)
+
+    def _is_known(self, axis: Axis, stacks: Collection[int]) -> bool:
+        """Whether anything in an axis may move, or numbers what does."""
+        return any(id(leaf) in self.numbers or id(leaf) in stacks for leaf in leaves(axis))
 
 
 def structure_of(
@@ -113,8 +134,11 @@ def structure_of(
         if node.op == "call_function" and not isinstance(found, list) and found is not None
     }
     seen = [*given.values(), *between.values(), *statistics]
+    _settle(seen)
     units, numbers = _units(seen, given)
-    return Structure(given, units, _kept(given), _activations(program, between), numbers)
+    parameters = {*program.graph_signature.parameters}
+    kept = _kept({name: axes for name, axes in given.items() if name in parameters})
+    return Structure(given, units, kept, _activations(program, between), numbers)
 
 
 def _inputs(
@@ -132,7 +156,9 @@ def _inputs(
         spec = specs[node.name]
         name = spec.target or ""
         is_free = spec.kind == InputKind.PARAMETER or name in movable
-        axes = fresh(node.meta.get("val"), None if is_free else POSITION)
+        is_constant = spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+        reason = f"it meets the constant {name!r}" if is_constant else POSITION
+        axes = fresh(node.meta.get("val"), None if is_free else reason)
         known[node] = axes
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and axes is not None:
             given[name] = axes
@@ -168,6 +194,21 @@ def _whole(found: Any) -> Axes:
     if isinstance(found, list):
         return tuple(axis for part in found for axis in _whole(part))
     return found if isinstance(found, tuple) else found.merged()
+
+
+def _settle(seen: Sequence[Axes]) -> None:
+    """Give the members of a family one order where a tensor has it without the axis that tells them apart."""
+    changed = True
+    while changed:
+        changed = False
+        for axes in seen:
+            there = {id(leaf) for axis in axes for leaf in leaves(axis)}
+            for one in [found for axis in axes for found in families(axis)]:
+                apart = {id(part.root) for part in one.parts}
+                if id(one.over.root) not in there and len(apart) > 1:
+                    changed = True
+                    for part in one.parts[1:]:
+                        tie(one.parts[0], part)
 
 
 def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units], dict[int, int]]:
