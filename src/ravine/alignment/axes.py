@@ -2,9 +2,9 @@
 
 An axis is a leaf (its units may be permuted together), a product (a view: heads × features, row-major),
 a chain (a concatenation: one after another), or a family (the same axis of several things that are stacked along
-another axis, such as queries, keys and values: each has units of its own). Two axes that an operation pairs index by index are
-unified, as types are in type inference: a leaf takes on whatever structure it meets, and everything that
-shares it sees that. What cannot be followed stays in place, with the reason.
+another axis, such as queries, keys and values: each has units of its own). Two axes that an operation pairs
+index by index are unified, as types are in type inference: a leaf takes on whatever structure it meets, and
+everything that shares it sees that. What cannot be followed stays in place, with the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Axis:
         reason: why its indices have to stay in place; None where they need not.
         kind: what it is made of.
         parts: of a product, a chain or a family.
-        over: of a family, the axis along which its members are stacked.
+        over: of a family, the axis along which its members are stacked; of others, themselves.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Axis:
         self.reason = reason
         self.kind: Kind = kind
         self.parts = tuple(parts)
-        self.over = over
+        self.over = over or self
         self._same: Axis | None = None
 
     @property
@@ -175,17 +175,13 @@ def unify(one: Axis, other: Axis) -> None:
 def _unify_families(one: Axis, other: Axis) -> None:
     if one.kind != "family":
         one, other = other, one
-    alike = other.kind == "family" and _same(one.over, other.over)
+    alike = other.kind == "family" and one.over.root is other.over.root
     others = other.parts if alike else [other] * len(one.parts)
     for first, second in zip(one.parts, others, strict=True):
         unify(first, second)
 
 
-def _same(one: Axis | None, other: Axis | None) -> bool:
-    return one is not None and other is not None and one.root is other.root
-
-
-def _family(parts: Sequence[Axis], over: Axis | None) -> Axis:
+def _family(parts: Sequence[Axis], over: Axis) -> Axis:
     return Axis(parts[0].size, kind="family", parts=parts, over=over)
 
 
@@ -207,7 +203,7 @@ def member(axis: Axis, over: Axis, number: int) -> Axis:
     here = axis.root
     if here is over.root:
         return Axis(1)
-    if here.kind == "family" and _same(here.over, over):
+    if here.kind == "family" and here.over.root is over.root:
         return here.parts[number]
     if here.kind == "product":
         return product([member(part, over, number) for part in here.parts])

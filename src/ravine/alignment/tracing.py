@@ -135,7 +135,7 @@ def outputs(
     Raises:
         InputError: the model fails.
     """
-    held = model.state_dict(keep_vars=True) | dict(model.named_buffers())
+    held = dict(model.named_parameters()) | dict(model.named_buffers())  # tied tensors once
     given = {name: t.to(held[name]) for name, t in tensors.items() if name in held}
     # written to by a model that counts, say: never the caller's
     given |= {n: t.clone() for n, t in model.named_buffers() if n not in given}
