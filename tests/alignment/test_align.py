@@ -12,7 +12,6 @@ from zoo import (
     IMAGES,
     ROWS,
     SEQUENCES,
-    TOKENS,
     ZOO,
     Attention,
     Grouped,

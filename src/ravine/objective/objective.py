@@ -200,6 +200,27 @@ class Objective(Setup):
         vars(other)["buffers"] = buffers
         return other
 
+    def on(self, *names: str) -> Objective:
+        """The same objective on some of its splits.
+
+        Where running statistics are recomputed, the first split stays: they are estimated from it.
+
+        Args:
+            names: of the splits.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        known = [split.name for split in self.splits]
+        strange = [name for name in names if name not in known]
+        if strange or not names:
+            msg = f"the objective has the splits {known}; got {', '.join(map(repr, strange)) or 'none'}"
+            raise InputError(msg)
+        wanted = {*names, *(known[:1] if self.buffers == "recompute" else ())}
+        other = copy.copy(self)
+        vars(other)["splits"] = tuple(split for split in self.splits if split.name in wanted)
+        return other
+
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
         function = self.per_example
