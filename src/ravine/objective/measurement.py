@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from ravine.errors import InputError
 from ravine.objective.buffers import Buffers, recomputed_statistics, spanning
+from ravine.objective.correction import Correction, corrections
 from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
@@ -53,6 +54,7 @@ class Setup:
     check_data: bool
     grouping: Grouping
     version: str | None
+    correction: Literal["repair"] | None = None
 
     @property
     def is_stateful(self) -> bool:
@@ -62,7 +64,8 @@ class Setup:
     @property
     def is_by_example(self) -> bool:
         """Whether the batches are no part of the objective."""
-        return self.dropout == "off" and self.buffers != "recompute" and not self.is_stateful
+        independent = self.buffers != "recompute" and self.correction is None
+        return self.dropout == "off" and independent and not self.is_stateful
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,15 @@ def measure(
             for split in setup.splits:
                 split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
         replica = Replica(setup.model, dtype, setup.device)
+        correction = Correction(replica) if setup.correction else None
         spanned = spanning(setup.model, own, fitted, setup.buffers)
         replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
             points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
+        if correction is not None:
+            points = _with_corrections(setup, replica, correction, policies, points, tick)
+            statistics_from = f"split {setup.splits[0].name!r}"
         exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
@@ -257,6 +264,24 @@ def _with_statistics(
     require_fresh(trial, setup.model)
     anew = recomputed_statistics(forward, split, size, tick)
     return Points(points.coefficients, points.labels, anew.statistics), str(anew)
+
+
+def _with_corrections(
+    setup: Setup,
+    replica: Replica,
+    correction: Correction,
+    policies: Policies,
+    points: Points,
+    tick: Callable[[int], None],
+) -> Points:
+    """The points with the scales and shifts of their units, from the first split."""
+    split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
+    forward = Forward(replica, setup.per_example, policies, split.name, points)
+    trial = Trial(forward, split, size, _LOOKS)
+    require_determined(trial, setup.model)
+    require_fresh(trial, setup.model)
+    found = corrections(correction, forward, split, size, tick)
+    return Points(points.coefficients, points.labels, found)
 
 
 @contextmanager
