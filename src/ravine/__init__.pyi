@@ -1,6 +1,7 @@
 from . import metrics as metrics
 from . import plot as plot
 from .alignment.align import align as align
+from .alignment.comparison import compare_alignment as compare_alignment
 from .errors import InputError as InputError
 from .measuring.comparison import compare as compare
 from .measuring.directions import black_sheep as black_sheep

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ravine.alignment.activations import activation_pairs
 from ravine.alignment.matching import Matching, Orders, Pair, permuted, shuffled, unpermuted
 from ravine.alignment.structure import Structure, structure_of
-from ravine.alignment.tracing import arguments, outputs, shell_of, traced
+from ravine.alignment.tracing import arguments, call_of, outputs, shell_of, traced
 from ravine.errors import InputError
+from ravine.objective.objective import Objective
 from ravine.points.checkpoint import RUNNING_STATISTICS, Checkpoint, matched
 from ravine.points.params import all_finite, distance, is_float, same_values
 
@@ -54,8 +55,9 @@ def align(
     b: Any,
     *,
     to: Any,
-    model: nn.Module,
+    model: nn.Module | None = None,
     batch: Any = None,
+    objective: Objective | None = None,
     method: Method = "weights",
     seed: int = 0,
     starts: int = 3,
@@ -73,6 +75,7 @@ def align(
         model: their architecture. It is not changed.
         batch: what the model is called with: a tensor, a tuple of arguments, or a dict of named ones. The outputs
             on it before and after have to agree.
+        objective: instead of a model and a batch: an objective's own, the first batch of its first split.
         method: ``"weights"`` raises the inner product of the parameters (and so reduces the distance), one set of
             units at a time; ``"activations"`` raises the correlations of the units' activations on the batch.
         seed: of the sequence in which sets of units are visited, and of random starts.
@@ -99,11 +102,16 @@ def align(
     References:
         Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1 (weights) and section 3.1 (activations).
     """
-    _require_choices(model, method, starts)
+    _require_choices(method, starts)
+    if objective is not None and model is None and batch is None:
+        model, (args, kwargs) = objective.model, call_of(objective)
+        shell = shell_of(model)
+    else:
+        model = _required(model, objective)
+        shell = shell_of(model)
+        args, kwargs = arguments(shell, batch)
     own = Checkpoint.read(model)
     fixed, moving = _fitted(own, Checkpoint.read(to)), _fitted(own, Checkpoint.read(b))
-    shell = shell_of(model)
-    args, kwargs = arguments(shell, batch)
     expected, rounding = _expected(shell, moving, args, kwargs)
     program = traced(shell, args, kwargs)
     structure = structure_of(program, own.ties, _movable(own, fixed, moving))
@@ -136,10 +144,17 @@ def align(
     )
 
 
-def _require_choices(model: Any, method: str, starts: int) -> None:
+def _required(model: Any, objective: Objective | None) -> nn.Module:
+    if objective is not None:
+        msg = "give an objective, or a model and a batch, not both"
+        raise InputError(msg)
     if not isinstance(model, nn.Module):
         msg = f"model must be a torch.nn.Module; got {type(model).__name__}"
         raise InputError(msg)
+    return model
+
+
+def _require_choices(method: str, starts: int) -> None:
     if method not in ("weights", "activations"):
         msg = f"method must be 'weights' or 'activations'; got {method!r}"
         raise InputError(msg)

@@ -15,6 +15,9 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from ravine.errors import InputError
+from ravine.objective.objective import Objective
+from ravine.objective.randomness import preserved_rng
+from ravine.objective.tuning import DEFAULT_BATCH
 from ravine.points.modules import unwrap
 
 #: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose their heads.
@@ -69,6 +72,41 @@ def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, 
         )
         raise InputError(msg) from problem
     return plain, named
+
+
+def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What an objective calls its model with, on the first batch of its first split.
+
+    Args:
+        objective: whose per-example function is run, on a copy of the model.
+
+    Raises:
+        InputError: the function fails, or never calls the model.
+    """
+    shell, split = shell_of(objective.model), objective.splits[0]
+    batch = next(iter(split.batches(objective.batch_size or DEFAULT_BATCH)))
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    content = batch.mapped(lambda tensor: tensor.to(objective.device)).content
+    state = [None] if objective.is_stateful else []
+    shell.to(objective.device)
+    hook = shell.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    try:
+        with torch.no_grad(), preserved_rng([]):
+            objective.per_example(shell, content, *state)
+    except Exception as problem:
+        msg = f"per_example fails on a batch of {split.name!r}: {type(problem).__name__}: {problem}"
+        raise InputError(msg) from problem
+    finally:
+        hook.remove()
+    if not calls:
+        msg = "per_example never calls the model itself, so its graph is unknown: give model and batch"
+        raise InputError(msg)
+    args, kwargs = calls[0]
+    if "use_cache" in inspect.signature(shell.forward).parameters:
+        kwargs = {"use_cache": False} | kwargs
+    return args, kwargs
 
 
 def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
