@@ -86,6 +86,7 @@ class Correction:
             if isinstance(module, nn.Linear | _ConvNd):
                 self._install(name, module)
         replica.buffers = dict(replica.module.named_buffers())
+        replica.is_corrected = True
 
     def _install(self, name: str, module: Any) -> None:
         weight = module.weight
