@@ -71,6 +71,7 @@ def test_a_greedy_soup_says_each_decision(made: Path, capsys: Any) -> None:
     assert list(said["weights"]) == ["seed1.pt"]
     assert [step["accepted"] for step in said["steps"]] == [True, False]
     assert said["judgement"]["answer"] == "tied"
+    assert json.loads((made / "soup.safetensors.decisions.json").read_text()) == said
     kept = library.Checkpoint.read("soup.safetensors").tensors
     assert all(torch.equal(kept[n], tensor) for n, tensor in torch.load("seed1.pt").items())
     assert ravine(*words, "--method", "uniform") == 0

@@ -329,8 +329,11 @@ def soup(
     named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
     found = ravine.soup(J, named, select=select, judge=judge, **asked)
     saved = ravine.save_checkpoint(found, out, like=points[0])
+    said = json.dumps({"file": str(saved), "command": _command(), **_souped(found)})
+    decisions = saved.with_name(f"{saved.name}.decisions.json")
+    decisions.write_text(f"{said}\n", encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps({"file": str(saved), **_souped(found)}))
+        typer.echo(said)
         return
     for step in _souped(found)["steps"]:
         mark = "+" if step["accepted"] else "−"
@@ -340,7 +343,7 @@ def soup(
         f"On {judge}, against the best member: {judged.answer}; difference {judged.difference:.4g} "
         f"± {judged.stderr:.2g} [{judged.lower:.4g}, {judged.upper:.4g}] ({judged.reason})."
     )
-    typer.echo(f"The soup: {saved}")
+    typer.echo(f"The soup: {saved}; its decisions: {decisions}")
 
 
 def _souped(found: Any) -> dict[str, Any]:
@@ -371,7 +374,14 @@ def average(
     shares = None if weights is None else _numbers(weights)
     if decay is not None:
         shares = ravine.decay_weights(len(points), decay)  # pyright: ignore[reportArgumentType]
-    saved = ravine.save_checkpoint(ravine.average(points, shares), out, like=points[0])
+    mean = ravine.average(points, shares)
+    saved = ravine.save_checkpoint(mean, out, like=points[0])
+    if any(name.endswith("running_mean") for name in mean):
+        typer.echo(
+            "Running statistics are averaged like parameters; re-estimate them on data, or use ravine "
+            "soup with an objective of buffers='recompute'.",
+            err=True,
+        )
     typer.echo(f"The average of {len(points)} checkpoints: {saved}")
 
 

@@ -148,4 +148,13 @@ def test_learned_weights_and_running_statistics_do_not_go_together() -> None:
     with pytest.raises(ravine.InputError, match="without running statistics"):
         ravine.soup(J, [model, model], method="learned")
     other = nn.Sequential(nn.Linear(SIZE, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
-    assert ravine.soup(J, [model, other], method="greedy").weights
+    found = ravine.soup(J, [model, other], method="uniform")
+    x = data["train"][0]  # pyright: ignore[reportOptionalSubscript]
+    hidden = x @ found.params["0.weight"].T + found.params["0.bias"]
+    # what is written are the statistics of the average itself, on the first split
+    torch.testing.assert_close(
+        found.tensors["1.running_mean"], hidden.mean(0), atol=1e-5, rtol=1e-4
+    )
+    assert found.judgement is not None
+    written = J.with_buffers("start").on("test")(found)["test"]
+    assert written == pytest.approx(J.on("test")(found)["test"], rel=1e-5)

@@ -282,11 +282,20 @@ def _expected(
             "mode?), so nothing shows that it is the same function"
         )
         raise InputError(msg)
-    moved = 0.0
+    moved = max(_last_place(part) for part in found)
     for draw in range(_DRAWS):
         shaken = _shaken(shell, point, draw)
         moved = max(moved, _error(found, outputs(shell, shaken, args, kwargs)))
     return found, _MARGIN * moved
+
+
+def _last_place(output: Tensor) -> float:
+    """One unit of rounding of an output's largest value."""
+    if not is_float(output) or not output.numel():
+        return 0.0
+    sizes = output.abs()
+    largest = float(sizes[sizes.isfinite()].max()) if bool(sizes.isfinite().any()) else 0.0
+    return torch.finfo(output.dtype).eps * largest
 
 
 def _shaken(shell: nn.Module, point: Checkpoint, seed: int) -> Mapping[str, Tensor]:

@@ -442,6 +442,20 @@ def linear(call: Call) -> Axes:
     return (*given[:-1], weight[0])
 
 
+@_rule("_trilinear")
+def trilinear(call: Call) -> Axes:
+    """Three tensors spread over common axes, multiplied, and summed over some (a bilinear layer)."""
+    spread = []
+    for number in "123":
+        axes = call.axes(f"i{number}")
+        for place in sorted(call[f"expand{number}"]):
+            axes = _inserted(axes, place, Axis(1))
+        spread.append(axes)
+    sizes = [max(axis.size for axis in together) for together in zip(*spread, strict=True)]
+    whole = broadcast(spread, sizes)
+    return _without(whole, call["sumdim"])
+
+
 @_rule("embedding")
 def embedding(call: Call) -> Axes:
     """A row by number."""

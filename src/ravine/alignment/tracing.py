@@ -127,6 +127,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
         try:
             program = torch.export.export(model, args, kwargs, strict=False)
             return program.run_decompositions(_decompositions())
+        except InputError:
+            raise
         except Exception as problem:
             first = str(problem).strip().partition("\n")[0]
             msg = (
@@ -138,6 +140,9 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
 
 
 def _decompositions() -> Any:
+    if not hasattr(torch.export, "default_decompositions"):
+        msg = f"alignment needs PyTorch 2.6 or newer; this is {torch.__version__}"
+        raise InputError(msg)
     table = torch.export.default_decompositions()
     for name in (*_WHOLE, *_WHOLE_NORMS):
         packet = getattr(torch.ops.aten, name)

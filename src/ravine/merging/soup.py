@@ -14,6 +14,7 @@ from ravine.measuring.comparison import Comparison, compare
 from ravine.merging.average import average, task_arithmetic
 from ravine.merging.learning import learned_weights
 from ravine.metrics.inference import LEVEL
+from ravine.objective.measurement import statistics_at
 from ravine.objective.objective import Objective
 from ravine.objective.replica import running_norms
 from ravine.points.checkpoint import Checkpoint, matched
@@ -125,7 +126,8 @@ def soup(
         seed: of the order of the batches, where weights are learned.
 
     Returns:
-        The average as a point, with its history.
+        The average as a point, with its history. Under ``buffers="recompute"`` it has the running statistics that were
+        estimated for it.
 
     Raises:
         InputError: fewer than two points, no such split, method or rule, or selecting and judging on one split.
@@ -164,6 +166,8 @@ def soup(
         split=judge,
         level=level,
     )
+    if objective.buffers == "recompute":  # what was judged is what is written
+        made = {**made, **statistics_at(objective, Checkpoint.read(made))}
     about = {"method": method, "rule": rule, "select": select, "judge": judge}
     history = _history(kitchen, shares, steps, judged, about)
     point = replace(Checkpoint.read(made), label=f"soup of {len(shares)}", versions={})

@@ -210,6 +210,29 @@ def measure(
     return replace(found, statistics_from=statistics_from)
 
 
+def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
+    """The running statistics that the policy ``"recompute"`` gives a point, by the names of its buffers.
+
+    Args:
+        setup: of the objective.
+        corner: the point.
+
+    Raises:
+        InputError: the point does not fit the model, or no batch has a variance.
+    """
+    own = Checkpoint.read(setup.model)
+    fitted = _fitted(own, corner)
+    dtype = setup.dtype or _widest([own.params, fitted.params])
+    policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
+    points = Points([(1.0,)], [corner.label])
+    with _undisturbed(setup):
+        replica = Replica(setup.model, dtype, setup.device)
+        replica.span(spanning(setup.model, own, [fitted], setup.buffers))
+        replica.set_modes(setup.dropout)
+        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None)
+    return dict(points.statistics[0]) if points.statistics else {}
+
+
 def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
     """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
     size = sum(tensor.numel() for tensor in own.params.values())
