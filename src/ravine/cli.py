@@ -385,6 +385,36 @@ def average(
     typer.echo(f"The average of {len(points)} checkpoints: {saved}")
 
 
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="rebasin or repair")],
+    profile: Annotated[
+        str, typer.Option(help="quick (a minute, embedded digits) or desk (MNIST, CIFAR-10)")
+    ] = "quick",
+    out: Annotated[Path, _OUT] = Path("ravine-study"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
+    ] = None,
+) -> None:
+    """Published numbers on aligned and repaired networks made again, each beside ours with its error."""
+    from ravine.studies.study import measured, plan_of
+
+    plan = plan_of(name, profile)
+    _require_writable(out)
+    rows = measured(
+        plan, out / f"{name}-{profile}", data, lambda said: typer.echo(f"· {said}", err=True)
+    )
+    typer.echo("loss at α = ½ less the mean of the ends' (test, nats); a barrier above 0.02")
+    for row in rows:
+        beside = f"  published: {row.published}" if row.published else ""
+        typer.echo(
+            f"{row.arm:24} {row.stage:21} {row.loss:8.4f} ± {row.loss_stderr:<7.2g} accuracy "
+            f"{row.accuracy:5.1f} %  {', '.join(row.decisions)}{beside}"
+        )
+        if row.differs:
+            typer.echo(f"{'':24} differs: {row.differs}")
+
+
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
