@@ -13,6 +13,7 @@ from ravine.studies.networks import mlp
 from ravine.studies.study import STAGES, Arm, measured, plan_of
 
 
+@pytest.mark.calibration
 def test_a_study_measures_each_stage_and_resumes(tmp_path: Path) -> None:
     arms = (Arm("MLP 2×32", lambda: mlp(64, 32, 2), {"aligned": "0"}, "other data"),)
     plan = replace(plan_of("rebasin", "quick"), arms=arms, pairs=2, epochs=20)
