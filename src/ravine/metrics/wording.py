@@ -302,7 +302,13 @@ def policies(curve: xr.Dataset) -> str:
         "fixed": "Dropout is on, with the same masks at every point.",
         "resample": "Dropout is on, with other masks at every point, whose noise is in the curve.",
     }.get(str(curve.attrs.get("dropout", "")), "")
-    return " ".join(filter(None, [buffers, dropout]))
+    correction = {
+        "repair": (
+            "Between the ends, each unit's mean and standard deviation are set to the interpolation of "
+            f"the ends' (REPAIR), estimated on {curve.attrs.get('statistics_from', 'the first split')}."
+        ),
+    }.get(str(curve.attrs.get("correction", "")), "")
+    return " ".join(filter(None, [buffers, dropout, correction]))
 
 
 def _interval(part: Profile) -> str:

@@ -60,6 +60,8 @@ class Replica:
         self._homes: list[_Home] = []
         #: whether images have their channels last in memory
         self.channels_last = False
+        #: whether units have a scale and a shift, of a ``Correction``
+        self.is_corrected = False
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
