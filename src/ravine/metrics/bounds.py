@@ -91,8 +91,8 @@ def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: 
         widest=float(max(start.stderr.max(), end.stderr.max())),
         times=joint * max(first, last),
         skew=worse_skew(start.skew[deciding], end.skew[deciding]),
-        certain_lower=float(np.max(both_sure)) - sample.floor,
-        certain_upper=float(np.max(both_certain)) + sample.floor,
+        certain_lower=max(float(np.max(both_sure)) - sample.floor, 0.0),
+        certain_upper=max(float(np.max(both_certain)) + sample.floor, 0.0),
     )
 
 
@@ -143,8 +143,8 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         widest=float(pairs.stderr.max()),
         times=joint * pair,
         skew=_skew_between(sample, *map(int, deciding)),
-        certain_lower=float(sure.max()) - sample.floor,
-        certain_upper=float(loose.max()) + sample.floor,
+        certain_lower=max(float(sure.max()) - sample.floor, 0.0),
+        certain_upper=max(float(loose.max()) + sample.floor, 0.0),
     )
 
 
@@ -179,8 +179,8 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
             _skew_between(sample, deciding[0], deciding[1]),
             _skew_between(sample, deciding[1], deciding[2]),
         ),
-        certain_lower=sure - sample.floor,
-        certain_upper=loose + sample.floor,
+        certain_lower=max(sure - sample.floor, 0.0),
+        certain_upper=max(loose + sample.floor, 0.0),
     )
 
 
@@ -312,7 +312,7 @@ def _real(height: float, sample: Sample) -> float:
 def _binomial(sample: Sample, level: float) -> float:
     """No flip seen is not no flip: the bound on a share of which none was seen."""
     profile = sample.profile
-    return -np.log(level) / max(profile.units, 1) if profile.counted else 0.0
+    return -np.log(level) / max(profile.units, 1) if profile.is_share else 0.0
 
 
 def worse_skew(one: float, other: float) -> float:

@@ -169,6 +169,14 @@ class Moments:
         )
 
     @property
+    def is_share(self) -> bool:
+        """Whether every value was 0 or 1: of whole numbers, those whose squares sum to what they sum to."""
+        if not self.counted:
+            return False
+        squares = self.square + self.count * self.mean**2
+        return bool((np.abs(squares - self.count * self.mean) < 0.5).all())  # else 2 apart, or more
+
+    @property
     def stderr(self) -> np.ndarray:
         """(points,) standard error of the mean; NaN for fewer than two values."""
         if self.count < 2:
