@@ -289,7 +289,9 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
         return replace(
             told, reason=lopsided, examples=_for_skewness(profile, found, skew, asked.above)
         )
-    if found.certain_lower <= asked.above < found.certain_upper:
+    # a share is rounded to whole examples, which more examples mend
+    rounded = profile.is_share and not sample.profile.misfit.any()
+    if not rounded and found.certain_lower <= asked.above < found.certain_upper:
         return replace(told, reason=_interpolation(found.certain_upper))
     return replace(
         told,
