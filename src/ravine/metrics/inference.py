@@ -245,7 +245,7 @@ def _with_the_rest(found: Decision, part: Profile) -> Decision:
 
 
 def _of_these(asked: Decision, found: Bounds) -> Decision:
-    lower, upper = found.certain_lower, found.certain_upper
+    lower, upper = min(found.certain_lower, found.value), found.certain_upper
     told = replace(asked, value=found.value, lower=lower, upper=upper, at=found.at)
     if lower > asked.above:
         return replace(
