@@ -268,6 +268,7 @@ def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def numbers_of_ids(ids: Sequence[Hashable]) -> np.ndarray:
     """(values,) uint64: a number for each id, the same for equal ids and on every machine."""
     known = {
-        one: one if isinstance(one, int) and one >= 0 else stable_seed(one) for one in set(ids)
+        one: one if isinstance(one, int) and 0 <= one < 1 << 64 else stable_seed(one)
+        for one in set(ids)
     }
     return np.array([known[one] for one in ids], dtype=np.uint64)
