@@ -20,7 +20,7 @@ from ravine.metrics.inference import decided
 
 LEVEL = 0.05
 HILL = np.sin(np.pi * ALPHA) ** 2
-REPEATS = {30: 200, 300: 200, 3000: 60}
+REPEATS = {30: 200, 300: 200, 3000: 50}
 
 #: From per-example curves to what measuring them gives.
 Measured = Callable[[np.ndarray], Profile]

@@ -28,7 +28,9 @@ FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
 _LAST_BITS: Final = 1e-13  # of a value: means that differ by less may be equal
 
 FEWEST_UNITS: Final = 10
-LOPSIDED: Final = 0.2  # skewness of a difference's mean: beyond, no bound keeps its level
+LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
+_FAIR: Final = 0.15  # up to this skewness the expansion of the bound holds
+_STEEP: Final = 12.0  # and beyond, it grows so fast with the skewness
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,10 @@ def widened(times: float, skew: float) -> float:
     """By how much bounds are wider where a few examples decide: twice what the Edgeworth expansion asks for.
 
     A one-sided bound c standard errors away needs s (2 c² + 1) / 6 more at a skewness s of the mean
-    (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond ``LOPSIDED`` nothing is said.
+    (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond 0.15 the largest examples decide, and
+    the larger ones that were not drawn are missing: bounds grow by exp(12 (s − 0.15)), with which a single difference
+    of log-normal numbers (σ from 1 to 2.5, 15 to 3,000 examples) is wrong in at most 5 % by simulation; without it, in
+    up to 23 %. Beyond ``LOPSIDED`` nothing is said.
 
     Args:
         times: c, how many standard errors a bound is away.
@@ -341,15 +346,24 @@ def widened(times: float, skew: float) -> float:
         return 1.0
     if abs(skew) >= LOPSIDED or not np.isfinite(times):
         return np.inf
-    return 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)
+    expansion = 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)
+    return expansion * float(np.exp(_STEEP * max(abs(skew) - _FAIR, 0.0)))
 
 
 def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> int | None:
     """About how many examples leave so little skewness that the bounds, wider by it, decide."""
     wide = widened(found.times, skew)
-    if np.isfinite(wide):
-        return _for_precision(profile, found, above, wide)
-    return int(np.ceil(profile.units * (skew / LOPSIDED) ** 2))
+    fair = int(
+        np.ceil(profile.units * (skew / _FAIR) ** 2)
+    )  # it falls with the root of their number
+    if not np.isfinite(wide):
+        return fair
+    as_lopsided, as_fair = (
+        _for_precision(profile, found, above, of) for of in (wide, widened(found.times, _FAIR))
+    )
+    if as_lopsided is None or as_fair is None:
+        return None
+    return min(as_lopsided, max(as_fair, fair))
 
 
 def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> int | None:
