@@ -1,5 +1,6 @@
 from . import metrics as metrics
 from . import plot as plot
+from . import store as store
 from .errors import InputError as InputError
 from .measuring.comparison import compare as compare
 from .measuring.directions import black_sheep as black_sheep

@@ -227,7 +227,7 @@ def measure(
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
             if keeper is not None:
-                installed(Plan(plan.batch_size, copies=plan.copies), forward)
+                installed(replace(plan, affine=None, at_once=1), forward)
                 _show_values(forward, split, keeper)
             sums = measure_split(
                 forward,
@@ -289,8 +289,8 @@ def _look(
 
     plan = planned() if keeper is None else keeper.plan(split.name, planned)
     found.plans[split.name] = plan
-    # as the plan leaves it, or as trying plans did, rounding would look otherwise
-    installed(Plan(plan.batch_size, copies=plan.copies), forward)
+    # a plan that was kept lays out the model as trying plans does: rounding is to look the same
+    installed(replace(plan, affine=None, at_once=1), forward)
     reference = None
     if exact is not None:
         policies = replace(forward.policies, dtype=torch.float64)

@@ -47,6 +47,37 @@ def objective_key(subject: Subject) -> str:
     return digest_of(said).hex()
 
 
+def require_keepable(setup: Setup) -> None:
+    """Check that a store can tell by content what is measured.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if setup.is_stateful:
+        msg = (
+            "per_example carries state from batch to batch, so there are no parts of the measurement "
+            "that a store could keep: use store=None (--store none)"
+        )
+        raise InputError(msg)
+    if not setup.check_data and setup.version is None:
+        msg = (
+            "with check_data=False a store cannot tell whether the data has changed. Give "
+            "Objective(..., version='1'), and another version whenever the data changes; or use no "
+            "store."
+        )
+        raise InputError(msg)
+    _code(setup)
+
+
+def why_not(setup: Setup) -> str:
+    """Why a store cannot keep what an objective gives; "" if it can."""
+    try:
+        require_keepable(setup)
+    except InputError as problem:
+        return str(problem)
+    return ""
+
+
 def point_key(subject: Subject, number: int) -> list[Any]:
     """What a point is made of: its corners' contents and their shares, in whatever slice it lies."""
     coefficients = subject.points.coefficients[number]

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from ravine.errors import InputError
 from ravine.objective.measurement import Subject
 from ravine.objective.tiles import Sums, Told, support_of
 from ravine.objective.tuning import Plan
-from ravine.store.keys import digest_of, objective_key, point_key
+from ravine.store.keys import digest_of, objective_key, point_key, require_keepable
 from ravine.store.rows import checked, packed, packed_told, unpacked, unpacked_told
 
 _APPLICATION: Final = 0x52415649  # "RAVI"
@@ -67,6 +67,7 @@ class Ledger:
         self.largest = largest
         self.values: dict[tuple[str, str, str], str] = {}
         self._committed = time.monotonic()
+        self._made = [place for place in (self.path, self.path.parent) if not place.exists()]
         self._connection = _opened(self.path)
 
     def __enter__(self) -> Ledger:
@@ -82,11 +83,23 @@ class Ledger:
             with self._told_plainly():
                 self._connection.commit()
                 self._bound()
+                (kept,) = self._connection.execute("SELECT count(*) FROM tiles").fetchone()
+                if value is not None and not isinstance(value, Exception):
+                    value.add_note(f"what was measured is kept in {self.path}")
         except InputError:
             if kind is None:
                 raise
+            kept = 1
         finally:
             self._connection.close()
+        if not kept:
+            self._take_away()
+
+    def _take_away(self) -> None:
+        """Leave nothing of a file, or of its folder, that was made for nothing."""
+        for place in self._made:
+            with suppress(OSError):
+                place.rmdir() if place.is_dir() else place.unlink()
 
     def keeper(self, subject: Subject) -> Keeper:
         """The part of the ledger that belongs to a measurement.
@@ -94,7 +107,7 @@ class Ledger:
         Raises:
             InputError: it cannot be told by content what is measured.
         """
-        _require_keepable(subject)
+        require_keepable(subject.setup)
         found = Keeper(self, subject)
         self._keepers.append(found)
         said = json.dumps({"model": type(subject.setup.model).__name__})
@@ -336,23 +349,6 @@ FROM objectives JOIN tiles ON tiles.objective = objectives.key GROUP BY objectiv
 def _require_there(path: str | os.PathLike[str]) -> None:
     if not Path(path).is_file():
         msg = f"there is no store {str(path)!r}"
-        raise InputError(msg)
-
-
-def _require_keepable(subject: Subject) -> None:
-    setup = subject.setup
-    if setup.is_stateful:
-        msg = (
-            "per_example carries state from batch to batch, so there are no parts of the measurement "
-            "that a store could keep: use store=None (--store none)"
-        )
-        raise InputError(msg)
-    if not setup.check_data and setup.version is None:
-        msg = (
-            "with check_data=False a store cannot tell whether the data has changed. Give "
-            "Objective(..., version='1'), and another version whenever the data changes; or use no "
-            "store."
-        )
         raise InputError(msg)
 
 
