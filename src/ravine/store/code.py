@@ -8,7 +8,8 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from sysconfig import get_paths
@@ -273,12 +274,16 @@ def _release(name: str) -> str:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "builtins":
         return sys.version.partition(" ")[0]
-    try:
-        return version(_distributions().get(top, [top])[0])
-    except PackageNotFoundError:
-        return ""
+    own = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
+    if own is not None:
+        return str(own)
+    for name in _names_of_distribution(top):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return ""
 
 
-@functools.cache
-def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()
+def _names_of_distribution(top: str) -> Iterator[str]:
+    """What the package that a module is in may be called; a look through all that is installed takes long."""
+    yield top
+    yield from packages_distributions().get(top, ())
