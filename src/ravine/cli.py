@@ -65,6 +65,13 @@ _STORE = typer.Option(
 _STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
 _FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
 _OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
+_FILE = typer.Option(
+    "--out",
+    help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
+)
+_METHOD = typer.Option(
+    help="weights: the least distance; activations: the highest correlations on a batch"
+)
 _RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
 
 
@@ -221,6 +228,15 @@ def barriers(
         list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")
     ],
     alpha: Annotated[str, _ALPHA] = "0:1:25",
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="each line also with its end aligned to its start (units permuted, the same function), and repaired",
+        ),
+    ] = False,
+    method: Annotated[str, _METHOD] = "weights",
+    seed: Annotated[int, typer.Option(help="of the alignment's search")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -239,6 +255,17 @@ def barriers(
             f"are runs ({runs[0]!r})"
         )
         raise ravine.InputError(msg)
+    if align:
+        _require_no_runs(runs)
+        if store not in (None, "none") or fresh:
+            msg = (
+                "--align keeps no store: leave --store and --fresh out, or measure without --align"
+            )
+            raise ravine.InputError(msg)
+        _require_own(out, overwrite=overwrite)
+        found = _aligned_barriers(J, points, at, method, seed, title)
+        _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
+        return
     along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
     _require_own(out, overwrite=overwrite)
     keeping = _kept(J, store, fresh, out)
@@ -255,6 +282,182 @@ def barriers(
         _print_averages(
             J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found)
         )
+
+
+def _require_no_runs(runs: list[str]) -> None:
+    if runs:
+        msg = f"--align is for checkpoints; {runs[0]!r} is a run"
+        raise ravine.InputError(msg)
+
+
+def _aligned_barriers(
+    J: ravine.Objective,  # noqa: N803
+    points: list[str],
+    at: np.ndarray,
+    method: Any,
+    seed: int,
+    title: str,
+) -> Any:
+    """Lines as they are, aligned, and repaired, in one result."""
+    pairs = len(points) * (len(points) - 1) // 2
+    typer.echo(f"· {pairs} pairs, as they are and aligned, {len(at)} points each", err=True)
+    return ravine.compare_alignment(
+        J,
+        points,
+        at,
+        method=method,
+        seed=seed,
+        title=title or None,
+        command=_command(),
+        progress=_on_terminal(),
+    )
+
+
+@app.command()
+def align(
+    objective: Annotated[str, _OBJECTIVE],
+    a: Annotated[str, typer.Argument(help="the checkpoint that stays as it is")],
+    b: Annotated[str, typer.Argument(help="the checkpoint whose units are permuted to match")],
+    out: Annotated[Path, _FILE],
+    method: Annotated[str, _METHOD] = "weights",
+    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Permute the units of B to match A, prove that it is the same function, and write it."""
+    J = load_objective(objective)  # noqa: N806
+    found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
+    saved = ravine.save_checkpoint(found, out, like=b)
+    if as_json:
+        numbers = ("method", "before", "after", "permuted", "error", "rounding", "kept")
+        said = {name: getattr(found, name) for name in numbers}
+        typer.echo(json.dumps({"file": str(saved), **said}))
+        return
+    typer.echo(
+        f"{found.permuted} sets of units matched by {found.method}. Distance to {a}: {found.before:.4g} "
+        f"before, {found.after:.4g} after. Outputs on the batch agree to {found.error:.2g} (rounding: "
+        f"up to {found.rounding:.2g})."
+    )
+    for name, why in found.kept.items():
+        typer.echo(f"Left in place: {name} ({why})")
+    typer.echo(f"The aligned checkpoint: {saved}")
+
+
+@app.command()
+def soup(
+    objective: Annotated[str, _OBJECTIVE],
+    points: Annotated[list[str], typer.Argument(help="checkpoints")],
+    out: Annotated[Path, _FILE],
+    method: Annotated[str, typer.Option(help="uniform, greedy or learned")] = "greedy",
+    select: Annotated[str, typer.Option(help="the split on which members are chosen")] = "valid",
+    judge: Annotated[str, typer.Option(help="the split on which the outcome is judged")] = "test",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="how much worse is not worse; by default 1 % of the best member's loss"),
+    ] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help="decided: worse is excluded; best: the mean is no worse, as published"),
+    ] = "decided",
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Average checkpoints, each step decided on one split and the outcome judged on another."""
+    J = load_objective(objective)  # noqa: N806
+    asked: dict[str, Any] = {"method": method, "rule": rule, "tolerance": tolerance}
+    named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
+    found = ravine.soup(J, named, select=select, judge=judge, **asked)
+    saved = ravine.save_checkpoint(found, out, like=points[0])
+    said = json.dumps({"file": str(saved), "command": _command(), **_souped(found)})
+    decisions = saved.with_name(f"{saved.name}.decisions.json")
+    decisions.write_text(f"{said}\n", encoding="utf-8")
+    if as_json:
+        typer.echo(said)
+        return
+    for step in _souped(found)["steps"]:
+        mark = "+" if step["accepted"] else "−"
+        typer.echo(f"{mark} {step['step']}: {step['value']:.4g} on {select} ({step['reason']})")
+    judged: Any = found.judgement
+    typer.echo(
+        f"On {judge}, against the best member: {judged.answer}; difference {judged.difference:.4g} "
+        f"± {judged.stderr:.2g} [{judged.lower:.4g}, {judged.upper:.4g}] ({judged.reason})."
+    )
+    typer.echo(f"The soup: {saved}; its decisions: {decisions}")
+
+
+def _souped(found: Any) -> dict[str, Any]:
+    """A soup's decisions in plain values; None for a number that JSON has not."""
+    table = found.history.drop_dims("member").to_dataframe().reset_index()
+    steps = json.loads(table.to_json(orient="records"))
+    return {"weights": found.weights, "steps": steps, "judgement": asdict(found.judgement)}
+
+
+@app.command()
+def average(
+    points: Annotated[
+        list[str], typer.Argument(help="checkpoints; with --decay the earliest first")
+    ],
+    out: Annotated[Path, _FILE],
+    weights: Annotated[
+        str | None, typer.Option(help="one a checkpoint, summing to 1, such as 0.25,0.75")
+    ] = None,
+    decay: Annotated[
+        str | None,
+        typer.Option(help="weights that stand for a decay of the rate: linear, cosine or sqrt"),
+    ] = None,
+) -> None:
+    """Write the weighted mean of checkpoints; nothing is measured."""
+    if weights is not None and decay is not None:
+        msg = "--weights and --decay do not go together; give one of them"
+        raise ravine.InputError(msg)
+    shares = None if weights is None else _numbers(weights)
+    if decay is not None:
+        shares = ravine.decay_weights(len(points), decay)  # pyright: ignore[reportArgumentType]
+    mean = ravine.average(points, shares)
+    saved = ravine.save_checkpoint(mean, out, like=points[0])
+    if any(name.endswith("running_mean") for name in mean):
+        typer.echo(
+            "Running statistics are averaged like parameters; re-estimate them on data, or use ravine "
+            "soup with an objective of buffers='recompute'.",
+            err=True,
+        )
+    typer.echo(f"The average of {len(points)} checkpoints: {saved}")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="rebasin or repair")],
+    profile: Annotated[
+        str, typer.Option(help="quick (a minute, embedded digits) or desk (MNIST, CIFAR-10)")
+    ] = "quick",
+    out: Annotated[Path, _OUT] = Path("ravine-study"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
+    ] = None,
+) -> None:
+    """Published numbers on aligned and repaired networks made again, each beside ours with its error."""
+    from ravine.studies.study import measured, plan_of
+
+    plan = plan_of(name, profile)
+    _require_writable(out)
+    rows = measured(
+        plan, out / f"{name}-{profile}", data, lambda said: typer.echo(f"· {said}", err=True)
+    )
+    typer.echo("loss at α = ½ less the mean of the ends' (test, nats); a barrier above 0.02")
+    for row in rows:
+        beside = f"  published: {row.published}" if row.published else ""
+        typer.echo(
+            f"{row.arm:24} {row.stage:21} {row.loss:8.4f} ± {row.loss_stderr:<7.2g} accuracy "
+            f"{row.accuracy:5.1f} %  {', '.join(row.decisions)}{beside}"
+        )
+        if row.differs:
+            typer.echo(f"{'':24} differs: {row.differs}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as problem:
+        msg = f"--weights must be numbers such as 0.25,0.75; got {text!r}"
+        raise ravine.InputError(msg) from problem
 
 
 @app.command()

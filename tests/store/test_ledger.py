@@ -191,6 +191,7 @@ def one_label_changed():
         {"dropout": "fixed"},
         {"dropout": "fixed", "seed": 1},
         {"version": "2"},
+        {"correction": "repair"},
         {"clusters": np.arange(60) // 2},
         {"strata": np.arange(60) % 2},
     ],

@@ -32,6 +32,7 @@ class Comparison:
         p: two-sided, of no difference.
         above: differences up to this are none.
         examples: about how many would decide; None where none are needed.
+        is_no_worse: whether b being worse by more than ``above`` is excluded.
         quantity: which quantity.
         split: which split.
         level: of each bound.
@@ -46,6 +47,7 @@ class Comparison:
     p: float
     above: float
     examples: int | None
+    is_no_worse: bool
     quantity: str
     split: str
     level: float
@@ -119,6 +121,7 @@ def _compared(
     lower, upper = difference - margin, difference + margin
     away = abs(difference) / stderr if stderr else np.inf if difference else 0.0
     answer, reason, examples = "undecided", "the bounds lie on both sides", None
+    can_speak = np.isfinite(difference) and units >= FEWEST_UNITS and not abs(skew) >= LOPSIDED
     if not np.isfinite(difference):
         reason = "a point is not finite"
     elif units < FEWEST_UNITS:
@@ -147,6 +150,7 @@ def _compared(
         p=float(2 * stats.t.sf(away, freedom)),
         above=above,
         examples=examples,
+        is_no_worse=bool(can_speak and upper <= above),
         quantity=quantity,
         split=split,
         level=level,

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from ravine.errors import InputError
 from ravine.objective.buffers import Buffers, recomputed_statistics, spanning
+from ravine.objective.correction import Correction, corrections
 from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
@@ -57,6 +59,7 @@ class Setup:
     check_data: bool
     grouping: Grouping
     version: str | None
+    correction: Literal["repair"] | None = None
 
     @property
     def is_stateful(self) -> bool:
@@ -66,7 +69,12 @@ class Setup:
     @property
     def is_by_example(self) -> bool:
         """Whether the batches are no part of the objective."""
-        return self.dropout == "off" and self.buffers != "recompute" and not self.is_stateful
+        independent = self.buffers != "recompute" and self.correction is None
+        return self.dropout == "off" and independent and not self.is_stateful
+
+
+#: The batch size that timing found fastest for an objective: it is timed once, and the objective is not changed.
+_FASTEST: Final[WeakKeyDictionary[Setup, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -209,11 +217,15 @@ def measure(
             for split in setup.splits:
                 split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
         replica = Replica(setup.model, dtype, setup.device)
+        correction = Correction(replica) if setup.correction else None
         spanned = spanning(setup.model, own, fitted, setup.buffers)
         replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
             points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
+        if correction is not None:
+            points = _with_corrections(setup, replica, correction, policies, points, tick)
+            statistics_from = f"split {setup.splits[0].name!r}"
         if store is not None:
             keeper = store.keeper(Subject(setup, points, found.hashes, dtype))
         exact: Replica | None = None
@@ -250,6 +262,29 @@ def measure(
     return replace(found, statistics_from=statistics_from)
 
 
+def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
+    """The running statistics that the policy ``"recompute"`` gives a point, by the names of its buffers.
+
+    Args:
+        setup: of the objective.
+        corner: the point.
+
+    Raises:
+        InputError: the point does not fit the model, or no batch has a variance.
+    """
+    own = Checkpoint.read(setup.model)
+    fitted = _fitted(own, corner)
+    dtype = setup.dtype or _widest([own.params, fitted.params])
+    policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
+    points = Points([(1.0,)], [corner.label])
+    with _undisturbed(setup):
+        replica = Replica(setup.model, dtype, setup.device)
+        replica.span(spanning(setup.model, own, [fitted], setup.buffers))
+        replica.set_modes(setup.dropout)
+        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None)
+    return dict(points.statistics[0]) if points.statistics else {}
+
+
 def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
     """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
     size = sum(tensor.numel() for tensor in own.params.values())
@@ -279,12 +314,13 @@ def _look(
     if not found.plans:  # the model is the same on every split
         require_fresh(trial, setup.model)
     size = setup.batch_size
-    for known in setup.splits if size is None and setup.is_by_example else ():
-        if known.name in found.plans and known.tensors is not None:
-            size = found.plans[known.name].batch_size  # measured once for all
+    if size is None and setup.is_by_example:
+        size = _FASTEST.get(setup)
 
     def planned() -> Plan:
         plan = plan_for(trial, given_size=size, tunable=setup.is_by_example)
+        if plan.timed:
+            _FASTEST[setup] = plan.batch_size
         return plan if keeper is None else in_short_tiles(plan, trial)
 
     plan = planned() if keeper is None else keeper.plan(split.name, planned)
@@ -348,6 +384,24 @@ def _with_statistics(
     require_fresh(trial, setup.model)
     anew = recomputed_statistics(forward, split, size, tick)
     return Points(points.coefficients, points.labels, anew.statistics), str(anew)
+
+
+def _with_corrections(
+    setup: Setup,
+    replica: Replica,
+    correction: Correction,
+    policies: Policies,
+    points: Points,
+    tick: Callable[[int], None],
+) -> Points:
+    """The points with the scales and shifts of their units, from the first split."""
+    split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
+    forward = Forward(replica, setup.per_example, policies, split.name, points)
+    trial = Trial(forward, split, size, _LOOKS)
+    require_determined(trial, setup.model)
+    require_fresh(trial, setup.model)
+    found = corrections(correction, forward, split, size, tick)
+    return Points(points.coefficients, points.labels, found)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _errors(
 ) -> dict[str, float]:
     """How far rounding moves the mean of each quantity over a split, by the same examples in float64.
 
-    A count of examples is left out: one that flips here would be taken for as many as there are examples like it.
+    A share of examples is left out: one that flips here would be taken for as many as there are examples like it.
     """
     exact.stand_at(point)
     try:
@@ -106,11 +106,17 @@ def _errors(
         if name not in truth or truth[name].shape != values.shape or len(values) < 2:
             continue
         apart = values - truth[name]
-        if (values == values.round()).all() or not apart.isfinite().all():
+        counted = _is_share(values) and _is_share(truth[name])
+        if counted or not apart.isfinite().all():
             continue
         spread = float(apart.std()) / max(len(apart), split) ** 0.5
         errors[name] = abs(float(apart.mean())) + 3 * spread
     return errors
+
+
+def _is_share(values: Tensor) -> bool:
+    """Whether every value is 0 or 1; whole numbers alone may be a loss that was cut off, at 100, say."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def require_determined(trial: Trial, model: nn.Module) -> None:

@@ -35,6 +35,7 @@ def objective_key(subject: Subject) -> str:
         "version": setup.version,
         "dropout": setup.dropout,
         "buffers": setup.buffers,
+        "correction": setup.correction,
         "seed": setup.seed,
         "dtype": str(subject.dtype),
         # of batches that are no part of the objective the size does not count
@@ -92,6 +93,8 @@ def _deciding(subject: Subject) -> Any:
     policy = subject.setup.buffers
     if policy == "interpolate":
         return policy
+    if subject.setup.correction is not None:
+        return list(subject.hashes)
     ends = {"start": subject.hashes[:1], "end": subject.hashes[-1:]}
     return ends.get(policy or "", [subject.hashes[0], subject.hashes[-1]] if policy else [])
 
