@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint
+from ravine.store.ledger import ledger_at
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def compare(
     quantity: str = "loss",
     split: str | None = None,
     level: float = LEVEL,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> Comparison:
     """Whether b is better than a: the paired difference of two points.
 
@@ -71,6 +75,8 @@ def compare(
         quantity: of what.
         split: by default the first.
         level: of each one-sided bound.
+        store: as in ``evaluate``.
+        fresh: likewise.
 
     Returns:
         The comparison.
@@ -88,7 +94,8 @@ def compare(
         ('better', -1.051)
     """
     points = [Checkpoint.read(point) for point in (a, b)]
-    measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)])
+    with ledger_at(store, fresh=fresh) as ledger:
+        measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)
     chosen = next(iter(measured.moments)) if split is None else split
     known = {name: list(found) for name, found in measured.moments.items()}
     if chosen not in known or quantity not in known[chosen]:
