@@ -349,7 +349,7 @@ class TestLeanness:
         assert same(plain.final, lean.final)
         assert plain.test == lean.test
 
-    def test_training_examples_are_watched_every_tenth_epoch_and_at_the_solution(self, tmp_path):
+    def test_training_examples_are_watched_at_first_then_seldom_and_at_the_solution(self, tmp_path):
         job = small(epochs=12, second=2)
         plain, lean = train(job, tmp_path).history, train(job.lean, tmp_path).history
         best = lean.attrs["best_step"]
@@ -360,7 +360,7 @@ class TestLeanness:
             first = few["phase"].values == 1
             epochs = few["epoch"].values
             solution = int(epochs[first][few["step"].values[first] == best][0])
-            assert set(epochs[first & seen]) == {0, 10, solution}
+            assert set(epochs[first & seen]) == {*range(11), solution}
             np.testing.assert_array_equal(
                 whole.sel(split="train").values[seen], few.sel(split="train").values[seen]
             )
@@ -374,9 +374,20 @@ class TestLeanness:
     def test_a_share_of_learning_that_was_not_watched_is_not_run(self, tmp_path):
         run = train(small(epochs=12).lean, tmp_path)
         outcome = SimpleNamespace(runs=(run,))
-        assert learnt(outcome, 5).status == "not run"
-        assert 0 < learnt(outcome, 10).number <= 1
-        assert 0 <= epochs_in_the_flat(outcome).number <= 1
+        assert learnt(outcome, 11).status == "not run"
+        assert 0 < learnt(outcome, 5).number <= 1
+
+    def test_epochs_that_were_not_watched_count_as_what_lies_between_their_neighbours(self):
+        epochs = np.arange(21)
+        objective = np.where(epochs < 5, 1.0, 0.0)
+        objective[11:20] = np.nan
+        split = np.stack([objective, objective], axis=1)
+        history = xr.Dataset(
+            {"objective": (("record", "split"), split)},
+            {"split": ["train", "valid"], "phase": ("record", np.ones(21))},
+        )
+        run = SimpleNamespace(history=history, recipe=SimpleNamespace(is_lean=True))
+        assert epochs_in_the_flat(SimpleNamespace(runs=(run,))).number == 16 / 20
 
     def test_its_learning_curve_is_drawn_through_what_was_watched(self, tmp_path):
         from ravine.paper.figures.parts import learning_curve

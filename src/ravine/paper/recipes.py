@@ -19,6 +19,7 @@ from ravine.paper.models import (
     LARGE,
     LSTM,
     MAXOUT,
+    MAXOUT_PLAIN,
     MEDIUM,
     MPDBM,
     MPDBM_MNIST,
@@ -29,7 +30,17 @@ from ravine.paper.models import (
     ConvNetwork,
     Network,
 )
-from ravine.paper.recipe import Divided, Momentum, PerEpoch, PerUpdate, Phase, Profile, Recipe
+from ravine.paper.recipe import (
+    Branch,
+    Divided,
+    Later,
+    Momentum,
+    PerEpoch,
+    PerUpdate,
+    Phase,
+    Profile,
+    Recipe,
+)
 
 #: pylearn2, scripts/papers/maxout/mnist_pi.yaml and mnist_pi_continued.yaml. Phase 2 starts with
 #: the learning rate and the momentum that the original's phase 1 had at its best epoch, 243.
@@ -93,6 +104,28 @@ def _on_digits(full: Recipe, network: Network) -> Recipe:
         batch_size=20,
         phases=_capped(full.phases, (40, 10)),
     )
+
+
+def _without_masks() -> dict[Profile, Recipe]:
+    """The maxout network without dropout, phase 1 alone; ``desk`` is ours, for minutes."""
+    full = replace(
+        _MAXOUT, name="maxout-plain-mnist", network=MAXOUT_PLAIN, phases=_MAXOUT.phases[:1]
+    )
+    desk = replace(full, phases=_capped(full.phases, (30,)))
+    return {"full": full, "desk": desk, "quick": _on_digits(full, MAXOUT_PLAIN)}
+
+
+def _trunk() -> dict[Profile, Recipe]:
+    """What pairs of trainings part from: the maxout network, phase 1, snapshots dense at first.
+
+    ``desk`` is ours: a fifth of the images, 20 epochs, so that many pairs take minutes.
+    """
+    phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in _MAXOUT.phases[:1])
+    full = replace(_MAXOUT, name="maxout-trunk-mnist", phases=phases)
+    desk = replace(full, train=10_000, phases=_capped(full.phases, (20,)))
+    quick = _on_digits(full, MAXOUT)
+    quick = replace(quick, phases=_capped(quick.phases, (6,)))
+    return {"full": full, "desk": desk, "quick": quick}
 
 
 def _on_ptb(
@@ -222,6 +255,8 @@ def _mpdbm(name: str, network: MPDBM) -> dict[Profile, Recipe]:
 #: Name → profile → recipe.
 _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
     "maxout-mnist": _on_mnist(_MAXOUT, MAXOUT),
+    "maxout-plain-mnist": _without_masks(),
+    "maxout-trunk-mnist": _trunk(),
     "relu-mnist": _on_mnist(_RELU, RELU),
     "relu-plain-mnist": _on_mnist(replace(_RELU, name="relu-plain-mnist"), RELU_PLAIN),
     "sigmoid-mnist": _on_mnist(replace(_RELU, name="sigmoid-mnist"), SIGMOID),
@@ -267,6 +302,43 @@ def recipe(name: str, profile: Profile = "full", seed: int = 0) -> Recipe:
         msg = f"there is no profile {profile!r}; there are {', '.join(get_args(Profile))}"
         raise ravine.InputError(msg)
     return replace(_RECIPES[name][profile], profile=profile, seed=seed)
+
+
+def branch(
+    trunk: Recipe, step: int, *, seed: int = 0, factor: float = 1.0, epochs: int | None = None
+) -> Recipe:
+    """A training that leaves another one, with an order and masks of its own.
+
+    Args:
+        trunk: the other one.
+        step: after so many updates of its phase 1; it starts there at rest.
+        seed: of its order and masks.
+        factor: of the rate that the trunk would have had.
+        epochs: that it lasts, and its last one's parameters are the solution; None has the trunk's
+            own end.
+
+    Returns:
+        The recipe.
+
+    Examples:
+        >>> child = branch(recipe("maxout-mnist"), 10_000, factor=10.0, epochs=1)
+        >>> child.name, round(child.phases[0].rate.at(0, 1), 4)
+        ('maxout-mnist-10000x10', 0.9608)
+    """
+    first = trunk.phases[0]
+    before = step * trunk.batch_size // trunk.train
+    momentum = first.momentum.at(before + 1)
+    phase = replace(
+        first,
+        rate=Later(first.rate, step, before, factor),
+        momentum=Momentum(momentum, momentum, 1) if epochs is not None else first.momentum,
+        patience=None if epochs is not None else first.patience,
+        epochs=first.epochs if epochs is None else epochs,
+        watch_train=1 if epochs is not None else first.watch_train,
+    )
+    multiplied = "" if factor == 1 else f"x{factor:g}"
+    name = f"{trunk.name}-{step}{multiplied}"
+    return replace(trunk, name=name, phases=(phase,), seed=seed, branch=Branch(trunk, step))
 
 
 def named(folder: str) -> Recipe | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ravine.paper.figures.branches import higher_rate, overfitting, parting
 from ravine.paper.figures.conv import fig6
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
 from ravine.paper.figures.lstm import SIZES, fig8
@@ -30,6 +31,9 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig7": fig7,
     "fig7-plane": fig7_plane,
     "fig8": fig8,
+    "higher-rate": higher_rate,
+    "overfitting": overfitting,
+    "parting": parting,
     "linear-lines": linear_lines,
     "linear-plane": linear_plane,
     "linear-dynamics": linear_dynamics,
@@ -37,7 +41,7 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
 }
 
 #: Name → recipe and seed of each training that it is made from, but for fig8, whose size depends on
-#: the profile. A budget is divided by it.
+#: the profile, and for the branches of these. A budget is divided by it.
 _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig1": (("maxout-mnist", 0),),
     "fig2": (("sigmoid-mnist", 0), ("relu-mnist", 0)),
@@ -47,6 +51,9 @@ _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig6": (("conv-cifar10", 0),),
     "fig7": (("mpdbm-mnist", 0),),
     "fig7-plane": (("mpdbm-mnist", 0),),
+    "higher-rate": (("maxout-mnist", 0),),
+    "overfitting": (("maxout-plain-mnist", 0), ("maxout-mnist", 0)),
+    "parting": (("maxout-trunk-mnist", 0), ("maxout-trunk-mnist", 1)),
 }
 
 

@@ -86,16 +86,26 @@ class Study:
 
     def run_of(self, name: str, seed: int = 0) -> training.Run:
         """A training as it lies in the folder, whether or not anything is there."""
-        recipe = self.recipe(name, seed)
+        return self._lying(self.recipe(name, seed))
+
+    def _lying(self, recipe: Recipe) -> training.Run:
         return training.Run(recipe, self.out / recipe.folder)
 
     def trained(self, name: str, seed: int = 0) -> training.Run:
+        """The training by a recipe of that name: as ``trained_by``.
+
+        Raises:
+            NotThere: it is not there, and nothing is to be done.
+        """
+        return self.trained_by(self.recipe(name, seed))
+
+    def trained_by(self, recipe: Recipe) -> training.Run:
         """The training by a recipe: found, or done now; once, so that a stopped one is not gone on with.
 
         Raises:
             NotThere: it is not there, and nothing is to be done.
         """
-        found = self.run_of(name, seed)
+        found = self._lying(recipe)
         if found.folder not in self.runs:
             self.runs[found.folder] = self._trained(found)
         return self.runs[found.folder]
@@ -279,6 +289,11 @@ class Outcome:
 
 
 def is_whole(run: training.Run) -> bool:
-    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end."""
-    full = recipes.recipe(run.recipe.name, "full", run.recipe.seed)
-    return run.recipe.plain == replace(full, profile=run.recipe.profile) and not run.stopped
+    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end.
+
+    One that leaves another training is as whole as that one is, by its recipe.
+    """
+    branch = run.recipe.branch
+    recipe = run.recipe if branch is None else branch.trunk
+    full = recipes.recipe(recipe.name, "full", recipe.seed)
+    return recipe.plain == replace(full.plain, profile=recipe.profile) and not run.stopped

@@ -82,6 +82,26 @@ class Run:
         """The parameters before training and while it went on, in phase 1."""
         return ravine.Trajectory.open(self.folder / "trajectory")
 
+    def after(self, step: int) -> ravine.Params:
+        """The parameters after so many updates of phase 1.
+
+        Args:
+            step: of which a snapshot was kept.
+
+        Returns:
+            The parameters.
+
+        Raises:
+            ravine.InputError: there is no such snapshot.
+        """
+        if not (self.folder / "trajectory").is_dir():
+            msg = (
+                f"{str(self.folder)!r} has no snapshots, and one after {step} updates is needed: "
+                f"train {self.recipe.name} into that folder first"
+            )
+            raise ravine.InputError(msg)
+        return self.trajectory.at(step=step)
+
     @property
     def start(self) -> Path:
         """The initial parameters, θ_i."""
