@@ -38,7 +38,7 @@ PINNED = {
     "sigmoid-mnist desk": "aa06cef09e2ed8e6",
     "sigmoid-mnist quick": "99227cb24a84dff0",
     "conv-cifar10 full": "eac6715286fec02b",
-    "conv-cifar10 desk": "bbd0d026d94b257c",
+    "conv-cifar10 desk": "9651a831204e0c60",
     "conv-cifar10 quick": "67fee4fa379b0521",
     "mpdbm-mnist full": "4115678ab2306bd1",
     "mpdbm-mnist desk": "6ecce8767d8cc642",

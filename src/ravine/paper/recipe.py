@@ -284,7 +284,11 @@ class Recipe:
 
     @property
     def lean(self) -> Recipe:
-        """The same steps, with less watched and kept: training examples ten times, then every tenth epoch; ten snapshots a decade."""
+        """The same steps, with less watched and kept.
+
+        Training examples are watched after the first ten epochs, then every tenth; ten snapshots are
+        kept a decade.
+        """
         phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in self.phases)
         return replace(self, phases=phases)
 

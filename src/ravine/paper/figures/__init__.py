@@ -11,8 +11,10 @@ from typing import Final
 from ravine.paper.figures.branches import higher_rate, overfitting, parting
 from ravine.paper.figures.conv import fig6
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
-from ravine.paper.figures.lstm import SIZES, fig8
+from ravine.paper.figures.lstm import SIZES as LSTMS
+from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
+from ravine.paper.figures.mpdbm import SIZES as MACHINES
 from ravine.paper.figures.mpdbm import fig7, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
@@ -40,8 +42,8 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "random-walk": random_walk,
 }
 
-#: Name → recipe and seed of each training that it is made from, but for fig8, whose size depends on
-#: the profile, and for the branches of these. A budget is divided by it.
+#: Name → recipe and seed of each training that it is made from, but for figures whose network
+#: depends on the profile, and for the branches of these. A budget is divided by it.
 _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig1": (("maxout-mnist", 0),),
     "fig2": (("sigmoid-mnist", 0), ("relu-mnist", 0)),
@@ -49,8 +51,6 @@ _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig4": (("maxout-mnist", 0), ("maxout-mnist", 1)),
     "fig5": (("maxout-mnist", 0),),
     "fig6": (("conv-cifar10", 0),),
-    "fig7": (("mpdbm-mnist", 0),),
-    "fig7-plane": (("mpdbm-mnist", 0),),
     "higher-rate": (("maxout-mnist", 0),),
     "overfitting": (("maxout-plain-mnist", 0), ("maxout-mnist", 0)),
     "parting": (("maxout-trunk-mnist", 0), ("maxout-trunk-mnist", 1)),
@@ -71,4 +71,5 @@ def trainings(name: str, profile: Profile) -> tuple[tuple[str, int], ...]:
         >>> trainings("fig4", "desk")
         (('maxout-mnist', 0), ('maxout-mnist', 1))
     """
-    return ((SIZES[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())
+    sized = {"fig7": MACHINES, "fig7-plane": MACHINES, "fig8": LSTMS}
+    return ((sized[name][profile], 0),) if name in sized else _TRAININGS.get(name, ())

@@ -124,7 +124,8 @@ def parting(study: Study) -> Outcome:
         "Pairs of trainings that part, maxout on MNIST",
         "Left: the deterministic objective of the training examples between the solutions of two "
         "trainings that share their first k updates and then have another order and other masks. "
-        f"{APART.capitalize()} have other initial parameters too. Right: the barrier, how far J rises above the higher end, with bounds at 95 % each. "
+        f"{APART.capitalize()} have other initial parameters too. Right: the barrier, how far J rises "
+        "above the higher end, with bounds at 95 % each. "
         f"{described(trunk)}",
     )
     return Outcome("parting", figure, results, tuple(runs))
