@@ -15,7 +15,7 @@ from ravine.paper.figures.lstm import SIZES as LSTMS
 from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.mpdbm import SIZES as MACHINES
-from ravine.paper.figures.mpdbm import fig7, fig7_plane
+from ravine.paper.figures.mpdbm import fig7, fig7_above, fig7_path, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
 from ravine.paper.recipe import Profile
@@ -32,6 +32,8 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig6": fig6,
     "fig7": fig7,
     "fig7-plane": fig7_plane,
+    "fig7-above": fig7_above,
+    "fig7-path": fig7_path,
     "fig8": fig8,
     "higher-rate": higher_rate,
     "overfitting": overfitting,
@@ -71,5 +73,6 @@ def trainings(name: str, profile: Profile) -> tuple[tuple[str, int], ...]:
         >>> trainings("fig4", "desk")
         (('maxout-mnist', 0), ('maxout-mnist', 1))
     """
-    sized = {"fig7": MACHINES, "fig7-plane": MACHINES, "fig8": LSTMS}
-    return ((sized[name][profile], 0),) if name in sized else _TRAININGS.get(name, ())
+    if name.startswith("fig7"):
+        return ((MACHINES[profile], 0),)
+    return ((LSTMS[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())

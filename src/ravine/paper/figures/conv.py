@@ -136,7 +136,7 @@ def fig6(study: Study) -> Outcome:
     plain, noisy = barrier(near), barrier(masks)
     panels = (
         with_points(panel(whole, "from initial to final parameters"), coarse, within=(0.0, 1.0)),
-        _marked(_beside(panel(near, "near the initial point"), biases), near, plain),
+        _marked(_beside(panel(near, "near the initial point"), near, biases), near, plain),
         _marked(
             with_points(panel(masks, "the same with dropout masks, as trained"), masks),
             masks,
@@ -189,14 +189,15 @@ def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
     return found.assign_attrs(variance=float(biases.double().var(correction=0)))
 
 
-def _beside(drawn: Panel, biases: xr.Dataset) -> Panel:
-    """The panel with J of the output biases alone, and what it would be with as many examples of each class."""
+def _beside(drawn: Panel, near: xr.Dataset, biases: xr.Dataset) -> Panel:
+    """The panel with what the output biases alone add to J(0), and would with as many examples of each class."""
     alpha = biases["alpha"].values
     alone = biases["loss"].sel(split="train").values
-    balanced = alone[0] + 0.5 * alpha**2 * float(biases.attrs["variance"])
+    start = float(metrics.Profile.of(near, split="train").value[0])
+    balanced = 0.5 * alpha**2 * float(biases.attrs["variance"])
     curves = (
-        Curve(alpha, balanced, "½ α² Var(b)", style=3),
-        Curve(alpha, alone, "output biases alone", style=2),
+        Curve(alpha, start + balanced, "J(0) + ½ α² Var(b)", style=3),
+        Curve(alpha, start + alone - alone[0], "J(0) + output biases alone", style=2),
     )
     return replace(drawn, layers=(*drawn.layers, *curves))
 

@@ -310,18 +310,44 @@ def _zoomed(drawn: Panel, curve: xr.Dataset) -> Panel:
 def _errors(results: dict[str, xr.Dataset]) -> Panel:
     """The share of training images given another label, along both wide lines."""
     curves = []
-    for style, name in enumerate((RAW, CUT)):
+    for style, name in enumerate((RAW, CUT), start=2):
         profile = metrics.Profile.of(results[with_error(name)], "error")
         curves.append(Curve(profile.alpha, profile.value, name, style=style))
     return Panel(Axis("α"), Axis("share given another label"), tuple(curves), "error by mean field")
 
 
-def fig7_plane(study: Study) -> Outcome:
-    """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
+@dataclass(frozen=True)
+class _OnPlane:
+    """What the three pictures of training on its own plane are made from."""
+
+    run: training.Run
+    line: xr.Dataset
+    plane: xr.Dataset
+    path: xr.Dataset
+
+    @property
+    def found(self) -> list[Anomaly]:
+        """Second minima of the line."""
+        return anomalies({"line": self.line}, ("loss",), ("train",))
+
+    @property
+    def results(self) -> dict[str, xr.Dataset]:
+        """By name."""
+        return {"plane": self.plane, "path": self.path, "line": self.line}
+
+    def words(self, study: Study) -> str:
+        """What is said below each of the pictures."""
+        kept = "a snapshot" if self.run.recipe.is_lean else "an epoch"
+        return (
+            f"β leads to the snapshot farthest from the line; every point of the path is {kept} at "
+            f"its own J. {detour(self.plane, self.path, self.found, self.run)} "
+            f"{CHANGED[study.profile]} {described(self.run)}"
+        )
+
+
+def _on_plane(study: Study) -> _OnPlane:
     run = study.trained(SIZES[study.profile])
     effort = EFFORT[study.profile]
-    line = _line(study, run)
-    found = anomalies({"line": line}, ("loss",), ("train",))
     what = (run.identity, effort.on_plane)
 
     # only where there is something to measure: what was carried here from elsewhere has no snapshots
@@ -347,32 +373,49 @@ def fig7_plane(study: Study) -> Outcome:
         return measured.assign_attrs(_CORNERS)
 
     surface = study.kept("fig7-plane", (*what, TOLERANCE, effort.plane), measure)
-    drawn = ravine.plot.surface(surface, path, view="3d")
-    flat = ravine.plot.surface(surface, path)
-    kept = ("a", "snapshot") if run.recipe.is_lean else ("an", "epoch")
+    return _OnPlane(run, _line(study, run), surface, path)
+
+
+def fig7_plane(study: Study) -> Outcome:
+    """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
+    seen = _on_plane(study)
+    drawn = ravine.plot.surface(seen.plane, seen.path, view="3d")
     figure = Figure(
-        (
-            _plane_panel(drawn.panels[0], found, "as in the paper, from the side"),
-            _plane_panel(flat.panels[0], found, "the same from above"),
-            _first_epoch(surface, path, run),
-            _along_training(path, line, run),
-        ),
+        (_plane_panel(drawn.panels[0], seen.found),),
         "Figure 7, right: training on the plane of its extrema, MP-DBM on MNIST",
-        f"The objective over the plane that holds the line (α) and the {kept[1]} farthest from it "
-        "(β); every point of the "
-        f"path is {' '.join(kept)} at its own J. Below, the same snapshots by their distance from "
-        "the line, with those of the first epoch marked, and J on the path beside J on the line at "
-        f"the same α. {detour(surface, path, found, run)} "
-        f"{drawn.caption} "
-        f"{CHANGED[study.profile]} "
-        f"{described(run)}",
+        f"The objective over the plane that holds the line (α), from the side. {seen.words(study)} "
+        f"{drawn.caption}",
     )
-    return Outcome("fig7-plane", figure, {"plane": surface, "path": path, "line": line}, (run,))
+    return Outcome("fig7-plane", figure, seen.results, (seen.run,))
 
 
-def _plane_panel(drawn: Panel, found: Sequence[Anomaly], title: str) -> Panel:
+def fig7_above(study: Study) -> Outcome:
+    """The same plane from above, with contour lines."""
+    seen = _on_plane(study)
+    drawn = ravine.plot.surface(seen.plane, seen.path)
+    figure = Figure(
+        (_plane_panel(drawn.panels[0], seen.found),),
+        "Figure 7, right, from above",
+        f"The plane of the figure before, with contour lines. {drawn.caption}",
+    )
+    return Outcome("fig7-above", figure, seen.results, (seen.run,))
+
+
+def fig7_path(study: Study) -> Outcome:
+    """How training left the line in its first epoch, and J on its path beside J on the line."""
+    seen = _on_plane(study)
+    figure = Figure(
+        (_first_epoch(seen.plane, seen.path, seen.run), _along_training(seen)),
+        "Figure 7: how training left the line, MP-DBM on MNIST",
+        "Left: the snapshots by their distance from the line, those of the first epoch marked. Right: "
+        f"J at the snapshots, and on the line at the same α. {seen.words(study)}",
+    )
+    return Outcome("fig7-path", figure, seen.results, (seen.run,))
+
+
+def _plane_panel(drawn: Panel, found: Sequence[Anomaly]) -> Panel:
     layers = _renamed(drawn.layers, found)
-    return replace(drawn, z=replace(drawn.z or Axis(""), label=_UNIT), layers=layers, title=title)
+    return replace(drawn, z=replace(drawn.z or Axis(""), label=_UNIT), layers=layers)
 
 
 def _first_epoch(plane: xr.Dataset, path: xr.Dataset, run: training.Run) -> Panel:
@@ -403,10 +446,10 @@ def off_line(plane: xr.Dataset, path: xr.Dataset) -> np.ndarray:
     return np.hypot(path["beta"].values * other, path["residual"].values) / length
 
 
-def _along_training(path: xr.Dataset, line: xr.Dataset, run: training.Run) -> Panel:
+def _along_training(seen: _OnPlane) -> Panel:
     """J at the snapshots, and on the line at the same α."""
-    whole = metrics.Profile.of(line)
-    alpha, own = path["alpha"].values, path["loss"].values
+    whole = metrics.Profile.of(seen.line)
+    alpha, own = seen.path["alpha"].values, seen.path["loss"].values
     layers = (
         Curve(whole.alpha, whole.value, "on the line", style=2),
         Curve(alpha, own, "training"),
