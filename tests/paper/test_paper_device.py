@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import load_file
 from torch.nn import functional as F
 

@@ -29,7 +29,7 @@ RAISED: Final[dict[Profile, tuple[int, ...]]] = {
 #: Updates after which pairs part: ours. Those of which the trunk keeps snapshots.
 PARTED: Final[dict[Profile, tuple[int, ...]]] = {
     "full": (0, 10, 100, 501, 1_000, 5_012),
-    "desk": (0, 10, 32, 100, 316, 1_000),
+    "desk": (0, 10, 100, 1_000),
     "quick": (0, 10, 50),
 }
 
@@ -176,7 +176,7 @@ def _barriers(results: dict[str, xr.Dataset], epoch: float) -> Panel:
         Markers(places, value),
     )
     return Panel(
-        Axis(f"k, updates before the two part ({1 / epoch:g} an epoch)", names=names),
+        Axis(f"k, shared updates ({1 / epoch:g} an epoch)", names=names),
         Axis("barrier (nats)", limits=(-0.03 * room, room)),
         layers,
         "barrier against k",

@@ -428,7 +428,7 @@ def _first_epoch(plane: xr.Dataset, path: xr.Dataset, run: training.Run) -> Pane
         Markers(alpha[first], away[first], label="snapshots of the first epoch", style=1),
     )
     return Panel(
-        Axis("α"), Axis("distance from the line / its length"), layers, "how training left the line"
+        Axis("α"), Axis("distance / length of the line"), layers, "how training left the line"
     )
 
 

@@ -90,9 +90,10 @@ def _panel(outcome: Outcome, name: str) -> Panel:
     """A panel without its bands, which are legible only at its own size."""
     place, title = SHOWN[name]
     panel = outcome.figure.panels[place]
-    kept = tuple(
-        layer
-        for layer in panel.layers
-        if name in {"fig5", "parting"} or not isinstance(layer, Band)
-    )
-    return replace(panel, layers=kept, title=title)
+    layers = []
+    for layer in panel.layers:
+        if isinstance(layer, Curve) and name == "higher-rate":
+            layers.append(replace(layer, label=f"learning rate {layer.label}"))
+        elif name in {"fig5", "parting"} or not isinstance(layer, Band):
+            layers.append(layer)
+    return replace(panel, layers=tuple(layers), title=title)
