@@ -239,6 +239,8 @@ class Recipe:
             "bf16" (autocast). Parameters and velocities are float32 in any case, and so is whatever
             is measured afterwards.
         branch: where it leaves another training; None starts from initial parameters.
+        even: all batches have one size. What does not fill one is left out, of the training examples
+            others in each epoch, and of the validation examples the last where they are watched.
     """
 
     name: str
@@ -253,6 +255,7 @@ class Recipe:
     version: int = 1
     precision: Precision = field(default="float32", metadata={_LATER: True})
     branch: Branch | None = field(default=None, metadata={_LATER: True})
+    even: bool = field(default=False, metadata={_LATER: True})
 
     def __post_init__(self) -> None:
         if self.phases[0].patience is None and self.phases[0].epochs is None:

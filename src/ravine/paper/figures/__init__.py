@@ -14,8 +14,16 @@ from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_pl
 from ravine.paper.figures.lstm import SIZES as LSTMS
 from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
+from ravine.paper.figures.mpdbm import (
+    SEEDS,
+    SMALL,
+    fig7,
+    fig7_above,
+    fig7_path,
+    fig7_plane,
+    fig7_small,
+)
 from ravine.paper.figures.mpdbm import SIZES as MACHINES
-from ravine.paper.figures.mpdbm import fig7, fig7_above, fig7_path, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
 from ravine.paper.recipe import Profile
@@ -34,6 +42,7 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig7-plane": fig7_plane,
     "fig7-above": fig7_above,
     "fig7-path": fig7_path,
+    "fig7-small": fig7_small,
     "fig8": fig8,
     "higher-rate": higher_rate,
     "overfitting": overfitting,
@@ -73,6 +82,8 @@ def trainings(name: str, profile: Profile) -> tuple[tuple[str, int], ...]:
         >>> trainings("fig4", "desk")
         (('maxout-mnist', 0), ('maxout-mnist', 1))
     """
+    if name == "fig7-small":
+        return tuple((SMALL, seed) for seed in SEEDS)
     if name.startswith("fig7"):
         return ((MACHINES[profile], 0),)
     return ((LSTMS[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())

@@ -19,7 +19,7 @@ from ravine.paper.models import MPDBM
 from ravine.paper.recipe import Profile
 from ravine.paper.tasks.prediction import Prediction, alone, in_parts
 from ravine.paper.tasks.task import cut_rows
-from ravine.plot import Axis, Curve, Figure, Layer, Markers, Panel
+from ravine.plot import Axis, Curve, Figure, Layer, Markers, Panel, Rule
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,13 @@ class Effort:
     on_plane: int | None
 
 
-#: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is
-#: classified too, and in float64: 25 minutes for the line and its variants, 12 for the plane.
 #: ``full`` is for one large GPU: an example takes 0.47 GFLOP at a point, as much again where it is
-#: classified. At 30 TFLOP/s in float32 (assumed, not measured) the whole is some 2 minutes, the
-#: plane half of it.
+#: classified. At 30 TFLOP/s in float32 (assumed, not measured) the whole is some 3 minutes, the
+#: plane a third of it.
 EFFORT: Final[dict[Profile, Effort]] = {
     "quick": Effort(None, 73, 400, None),
-    "desk": Effort(400, 41, 700, 250),
-    "full": Effort(None, 65, 441, None),
+    "desk": Effort(400, 97, 700, 250),
+    "full": Effort(None, 97, 441, None),
 }
 
 #: Draws of masks and binary images for each example, where the curve is to depend less on one of
@@ -77,6 +75,10 @@ SIZES: Final[dict[Profile, str]] = {
     "desk": "mpdbm-small-mnist",
     "full": "mpdbm-mnist",
 }
+
+#: A machine so small that three seeds take minutes on a desk.
+SMALL: Final = "mpdbm-tiny-mnist"
+SEEDS: Final = (0, 1, 2)
 
 #: The line beyond both its ends: ours, the paper does not say what it drew.
 WIDE: Final = (-1.5, 2.0)
@@ -242,7 +244,7 @@ def fig7(study: Study) -> Outcome:
         with_points(_scaled(results[RAW], RAW), coarse, within=WIDE),
         _scaled(results[CUT], CUT),
         _zoomed(panel(results[CUT], "the same, left of the solution", label=_UNIT), results[CUT]),
-        _errors(results),
+        _errors({name: results[with_error(name)] for name in (RAW, CUT)}, first=2),
         _per_pixel(learning_curve(run)),
     )
     counts, doubt = line["n_examples"].values, float(metrics.Profile.of(line).doubt.max())
@@ -290,6 +292,48 @@ def said_left(name: str, curve: xr.Dataset) -> str:
     )
 
 
+def fig7_small(study: Study) -> Outcome:
+    """A small machine, by three seeds: the line on beyond both ends, from the start cut to the caps."""
+    runs = [study.trained(SMALL, seed) for seed in SEEDS]
+    results: dict[str, xr.Dataset] = {}
+    for run in runs:
+        seed = run.recipe.seed
+        wide = _wide(study, run, f"small-{seed}", CUT, cut=True)
+        results |= {of_seed(name, seed): curve for name, curve in wide.items()}
+    lines = [results[of_seed(CUT, seed)] for seed in SEEDS]
+    errors = {f"seed {seed}": results[of_seed(with_error(CUT), seed)] for seed in SEEDS}
+    panels = (
+        _of_seeds(lines, CUT),
+        _zoomed(_of_seeds(lines, "the same, left of the start"), lines[0]),
+        _errors(errors),
+        _per_pixel(learning_curve(runs[0])),
+    )
+    words = " ".join(
+        said_left(f"of seed {seed}", line) for seed, line in zip(SEEDS, lines, strict=True)
+    )
+    figure = Figure(
+        panels,
+        "Figure 7: a small MP-DBM, which may have a second minimum",
+        f"The multi-prediction objective on [{WIDE[0]:g}, {WIDE[1]:g}] along the line {CUT}, for a "
+        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} {described(runs[0])}",
+    )
+    return Outcome("fig7-small", figure, results, tuple(runs))
+
+
+def of_seed(name: str, seed: int) -> str:
+    """The name of a result of ``fig7_small``."""
+    return f"{name}, seed {seed}"
+
+
+def _of_seeds(lines: Sequence[xr.Dataset], title: str) -> Panel:
+    curves = []
+    for style, line in enumerate(lines):
+        profile = metrics.Profile.of(line)
+        curves.append(Curve(profile.alpha, profile.value, f"seed {style}", style=style))
+    rules = (Rule(0.0, "start"), Rule(1.0, "solution"))
+    return Panel(Axis("α"), Axis(_UNIT, "log"), (*rules, *curves), title)
+
+
 def _scaled(curve: xr.Dataset, title: str) -> Panel:
     """The panel of a line, logarithmic where its values span more than a decade."""
     wide = float(curve["loss"].max() / curve["loss"].min()) > DECADE
@@ -304,14 +348,15 @@ def _zoomed(drawn: Panel, curve: xr.Dataset) -> Panel:
     high = start if start > low else float(shown.max())
     room = 0.1 * (high - low)
     x = replace(drawn.x, limits=(WIDE[0], 0.05))
-    return replace(drawn, x=x, y=replace(drawn.y, limits=(low - room, high + 2 * room)))
+    y = replace(drawn.y, scale="linear", limits=(low - room, high + 2 * room))
+    return replace(drawn, x=x, y=y)
 
 
-def _errors(results: dict[str, xr.Dataset]) -> Panel:
-    """The share of training images given another label, along both wide lines."""
+def _errors(lines: dict[str, xr.Dataset], first: int = 0) -> Panel:
+    """The share of training images given another label, along wide lines; ``first`` is the first one's style."""
     curves = []
-    for style, name in enumerate((RAW, CUT), start=2):
-        profile = metrics.Profile.of(results[with_error(name)], "error")
+    for style, (name, line) in enumerate(lines.items(), start=first):
+        profile = metrics.Profile.of(line, "error")
         curves.append(Curve(profile.alpha, profile.value, name, style=style))
     return Panel(Axis("α"), Axis("share given another label"), tuple(curves), "error by mean field")
 
@@ -609,7 +654,9 @@ def start_over_cap(run: training.Run) -> float:
 
 
 def _line(study: Study, run: training.Run) -> xr.Dataset:
-    return _measured(study, run, "line", "MP-DBM", interval=(0.0, 1.0), splits=_BOTH)
+    return _measured(
+        study, run, "line", "MP-DBM", interval=(0.0, 1.0), splits=_BOTH, costs=in_parts
+    )
 
 
 def _wide(
