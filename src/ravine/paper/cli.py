@@ -54,7 +54,7 @@ _PROFILE = typer.Option(
 _DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
     "--lean",
-    help="watch training examples every tenth epoch and keep ten snapshots per factor of 10 of "
+    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per factor of 10 of "
     "updates; a training of its own, with the same steps",
 )
 _PRECISION = typer.Option(

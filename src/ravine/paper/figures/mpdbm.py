@@ -45,7 +45,7 @@ class Effort:
 EFFORT: Final[dict[Profile, Effort]] = {
     "quick": Effort(None, 73, 400, None),
     "desk": Effort(400, 97, 700, 250),
-    "full": Effort(None, 97, 441, None),
+    "full": Effort(None, 65, 441, None),
 }
 
 #: Draws of masks and binary images for each example, where the curve is to depend less on one of
@@ -99,6 +99,7 @@ CHANGED: Final[dict[Profile, str]] = {
 DECADE: Final = 10.0
 
 _UNIT: Final = "J (nats per pixel)"
+_OFF: Final = "distance / length of the line"
 _BOTH: Final = ("train", "valid")
 _CORNERS: Final = {
     "origin": "initial parameters",
@@ -450,10 +451,18 @@ def fig7_path(study: Study) -> Outcome:
     """How training left the line in its first epoch, and J on its path beside J on the line."""
     seen = _on_plane(study)
     figure = Figure(
-        (_first_epoch(seen.plane, seen.path, seen.run), _along_training(seen)),
+        (
+            _first_epoch(seen.plane, seen.path, seen.run),
+            _along_training(seen),
+            _by_update(seen, off_line(seen.plane, seen.path), _OFF),
+            _by_update(seen, seen.path["loss"].values, _UNIT),
+        ),
         "Figure 7: how training left the line, MP-DBM on MNIST",
-        "Left: the snapshots by their distance from the line, those of the first epoch marked. Right: "
-        f"J at the snapshots, and on the line at the same α. {seen.words(study)}",
+        "Above: the snapshots by their distance from the line, those of the first epoch marked; and J at "
+        "the snapshots, and on the line at the same α. Below: the same against the update, from the "
+        f"first one on. The first snapshot after the start, of update {int(seen.path['step'][1]):,}, is at "
+        f"α = {float(seen.path['alpha'][1]):.3g}: the first update cuts what feeds each unit to its cap. "
+        f"{seen.words(study)}",
     )
     return Outcome("fig7-path", figure, seen.results, (seen.run,))
 
@@ -472,9 +481,7 @@ def _first_epoch(plane: xr.Dataset, path: xr.Dataset, run: training.Run) -> Pane
         Markers(alpha[~first], away[~first], label="snapshots after the first epoch"),
         Markers(alpha[first], away[first], label="snapshots of the first epoch", style=1),
     )
-    return Panel(
-        Axis("α"), Axis("distance / length of the line"), layers, "how training left the line"
-    )
+    return Panel(Axis("α"), Axis(_OFF), layers, "how training left the line")
 
 
 def off_line(plane: xr.Dataset, path: xr.Dataset) -> np.ndarray:
@@ -501,6 +508,18 @@ def _along_training(seen: _OnPlane) -> Panel:
         Markers(alpha, own),
     )
     return Panel(Axis("α"), Axis(_UNIT), layers, "J on the path and on the line")
+
+
+def _by_update(seen: _OnPlane, values: np.ndarray, label: str) -> Panel:
+    """What snapshots are like, against the update that each was taken after, without the start."""
+    step = seen.path["step"].values.astype(float)
+    epoch = float(-(-seen.run.recipe.train // seen.run.recipe.batch_size))
+    layers = (
+        Rule(epoch, "epoch 1"),
+        Curve(step[1:], values[1:], "training"),
+        Markers(step[1:], values[1:]),
+    )
+    return Panel(Axis("update", "log"), Axis(label), layers, "update by update")
 
 
 def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
