@@ -110,6 +110,13 @@ class Study:
             self.runs[found.folder] = self._trained(found)
         return self.runs[found.folder]
 
+    def done(self, name: str, seeds: Sequence[int]) -> list[training.Run]:
+        """Those trainings by a recipe of that name that are at their end already; none is begun."""
+        found = [self.run_of(name, seed) for seed in seeds]
+        there = [run for run in found if run.done]
+        self.runs.update({run.folder: run for run in there})
+        return there
+
     def _trained(self, found: training.Run) -> training.Run:
         as_it_is = not self.fresh or (self.budget is not None and self.budget.share == 0)
         if found.there and (found.done or as_it_is):
