@@ -98,10 +98,10 @@ def second_place(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> floa
 
 
 def placed_minimum(
-    curve: xr.Dataset, low: float, high: float, errors: xr.Dataset | None = None
+    curve: xr.Dataset, part: tuple[float, float], errors: xr.Dataset | None = None
 ) -> Found:
     """As ``second_minimum``, with where it is and what it is like beside it; ``errors`` has the error rate."""
-    found, place = second_minimum(curve, low, high), second_place(curve, low, high)
+    found, place = second_minimum(curve, *part), second_place(curve, *part)
     if np.isnan(place):
         return found
     profile, solution = train(curve), train(curve).between(1, 1)
@@ -112,11 +112,11 @@ def placed_minimum(
     return replace(found, remark="; ".join(filter(None, [said, found.remark])))
 
 
-def error_there(curve: xr.Dataset, errors: xr.Dataset, low: float, high: float) -> Found:
+def error_there(curve: xr.Dataset, errors: xr.Dataset, part: tuple[float, float]) -> Found:
     """The share of training images that are given another label at that minimum, at the nearest measured point."""
-    place = second_place(curve, low, high)
+    place = second_place(curve, *part)
     error = _error(errors, place) if np.isfinite(place) else exactly(np.nan)
-    return given(second_minimum(curve, low, high), error, _NO_MINIMUM)
+    return given(second_minimum(curve, *part), error, _NO_MINIMUM)
 
 
 def _error(errors: xr.Dataset, place: float) -> Found:

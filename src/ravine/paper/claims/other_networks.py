@@ -160,7 +160,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
             "fig7",
             f"depth of the second minimum of J {where} in nats per pixel, MP-DBM",
             lambda o, line=line, part=part: placed_minimum(
-                o.results[line], *part, o.results.get(with_error(line))
+                o.results[line], part, o.results.get(with_error(line))
             ),
             "at least",
             None,
@@ -175,7 +175,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "fig7",
         "share of training images given another label at the second minimum to the left of the start "
         "that is cut to the caps; not run where there is none",
-        lambda o: error_there(o.results[CUT], o.results[with_error(CUT)], *LEFT),
+        lambda o: error_there(o.results[CUT], o.results[with_error(CUT)], LEFT),
         "at least",
         0.5,
         "ours: more are wrong than right",
