@@ -20,7 +20,7 @@ from ravine import cli
 from ravine.paper import claims, device, export, publish, recipes
 from ravine.paper.claims.runs import epochs_in_the_flat, learnt
 from ravine.paper.data import load
-from ravine.paper.figures import FIGURES, OutOfTime, Study, mpdbm, trainings
+from ravine.paper.figures import FIGURES, OutOfTime, Study, mpdbm_measures, trainings
 from ravine.paper.figures.study import is_whole
 from ravine.paper.models import CONV, Layer, Network
 from ravine.paper.recipe import Momentum, PerUpdate, Phase, Recipe, canonical
@@ -512,7 +512,7 @@ class TestCommands:
         """Also where plotly is missing: there are pictures then, and no pages."""
         monkeypatch.setattr(recipes, "recipe", tiny)
         monkeypatch.setattr(publish, "find_spec", lambda name: None)
-        monkeypatch.setitem(mpdbm.EFFORT, "full", mpdbm.Effort(10, 25, 100, 10))
+        monkeypatch.setitem(mpdbm_measures.EFFORT, "full", mpdbm_measures.Effort(10, 25, 100, 10))
         monkeypatch.chdir(tmp_path)
         full = ["--profile", "full", "--device", "cpu", "--lean", "--precision", precision]
         carried = ["--budget", "9", "--export", "carried"]

@@ -15,18 +15,9 @@ from safetensors.torch import load_file
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
-from ravine.paper.figures.mpdbm import (
-    CUT,
-    RAW,
-    WIDE,
-    Anomaly,
-    anomalies,
-    closest_approach,
-    detour,
-    projected_start,
-    said,
-    with_error,
-)
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, projected_start, with_error
+from ravine.paper.figures.mpdbm_plane import detour
+from ravine.paper.figures.second_minima import Anomaly, anomalies, closest_approach, said
 from ravine.paper.models import MPDBM_MNIST
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipes import recipe

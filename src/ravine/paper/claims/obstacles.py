@@ -12,7 +12,9 @@ from ravine import metrics
 from ravine.paper.claims.curves import bump, inner, resolved, train
 from ravine.paper.claims.found import Found, decided, estimated, exactly, given, missing, worst
 from ravine.paper.figures.conv import NEAR
-from ravine.paper.figures.mpdbm import CUT, WIDE, closest_approach, nearest_as_drawn
+from ravine.paper.figures.mpdbm_measures import CUT, WIDE
+from ravine.paper.figures.mpdbm_plane import nearest_as_drawn
+from ravine.paper.figures.second_minima import closest_approach
 from ravine.paper.figures.study import Outcome
 
 # --- figure 6 --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ravine.paper.claims.obstacles import (
 )
 from ravine.paper.claims.runs import share_wrong
 from ravine.paper.figures.lstm import beside_published
-from ravine.paper.figures.mpdbm import CUT, RAW, WIDE, performance, with_error
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, performance, with_error
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.

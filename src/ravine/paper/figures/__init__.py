@@ -14,16 +14,9 @@ from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_pl
 from ravine.paper.figures.lstm import SIZES as LSTMS
 from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
-from ravine.paper.figures.mpdbm import (
-    SEEDS,
-    SMALL,
-    fig7,
-    fig7_above,
-    fig7_path,
-    fig7_plane,
-    fig7_small,
-)
-from ravine.paper.figures.mpdbm import SIZES as MACHINES
+from ravine.paper.figures.mpdbm import SEEDS, SMALL, fig7, fig7_small
+from ravine.paper.figures.mpdbm_measures import SIZES as MACHINES
+from ravine.paper.figures.mpdbm_plane import fig7_above, fig7_path, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
 from ravine.paper.recipe import Profile
