@@ -12,7 +12,7 @@ from ravine import metrics
 from ravine.paper.claims.curves import bump, inner, resolved, train
 from ravine.paper.claims.found import Found, decided, estimated, exactly, given, missing, worst
 from ravine.paper.figures.conv import NEAR
-from ravine.paper.figures.mpdbm_measures import CUT, WIDE
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE
 from ravine.paper.figures.mpdbm_plane import nearest_as_drawn
 from ravine.paper.figures.second_minima import closest_approach
 from ravine.paper.figures.study import Outcome
@@ -99,30 +99,29 @@ def second_place(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> floa
     return max(deep, key=lambda decision: decision.value).at if deep else np.nan
 
 
-def placed_minimum(
-    curve: xr.Dataset, part: tuple[float, float], errors: xr.Dataset | None = None
-) -> Found:
-    """As ``second_minimum``, with where it is and what it is like beside it; ``errors`` has the error rate."""
+def placed_minimum(curve: xr.Dataset, part: tuple[float, float]) -> Found:
+    """As ``second_minimum``, with where it is and what it is like beside it."""
     found, place = second_minimum(curve, *part), second_place(curve, *part)
     if np.isnan(place):
         return found
     profile, solution = train(curve), train(curve).between(1, 1)
     value = float(np.interp(place, profile.alpha, profile.value))
-    said = f"at α = {place:.3g}, where J is {value:.3g} and {float(solution.value[0]):.3g} at α = 1"
-    if errors is not None:
-        said += f", and the error {_error(errors, place).number:.2g}"
+    said = (
+        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; the "
+        f"error there is {_error(curve, place).number:.2g}"
+    )
     return replace(found, remark="; ".join(filter(None, [said, found.remark])))
 
 
-def error_there(curve: xr.Dataset, errors: xr.Dataset, part: tuple[float, float]) -> Found:
-    """The share of training images that are given another label at that minimum, at the nearest measured point."""
+def error_there(curve: xr.Dataset, part: tuple[float, float]) -> Found:
+    """The share of training images that are given another label at that minimum."""
     place = second_place(curve, *part)
-    error = _error(errors, place) if np.isfinite(place) else exactly(np.nan)
+    error = _error(curve, place) if np.isfinite(place) else exactly(np.nan)
     return given(second_minimum(curve, *part), error, _NO_MINIMUM)
 
 
-def _error(errors: xr.Dataset, place: float) -> Found:
-    profile = metrics.Profile.of(errors, "error", "train")
+def _error(curve: xr.Dataset, place: float) -> Found:
+    profile = metrics.Profile.of(curve, "error", "train")
     nearest = int(np.argmin(np.abs(profile.alpha - place)))
     value, stderr = float(profile.value[nearest]), float(profile.stderr[nearest])
     return estimated(value, stderr, units=profile.units)
@@ -130,7 +129,7 @@ def _error(errors: xr.Dataset, place: float) -> Found:
 
 def passed_at(outcome: Outcome) -> Found:
     """How near training came to that minimum, over the line's length."""
-    line, place = outcome.results["line"], second_place(outcome.results["line"])
+    line, place = outcome.results[RAW], second_place(outcome.results[RAW])
     near = np.nan
     if np.isfinite(place):
         near = closest_approach(outcome.results["path"], place)[0]

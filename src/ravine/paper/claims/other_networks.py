@@ -25,7 +25,7 @@ from ravine.paper.claims.obstacles import (
 )
 from ravine.paper.claims.runs import share_wrong
 from ravine.paper.figures.lstm import beside_published
-from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, performance, with_error
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, performance
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
@@ -36,7 +36,7 @@ _FAR: Final = "ours: as far as what counts as straying from the line elsewhere"
 
 #: What the sentence on the second minimum may mean: name, line, part of it, in words.
 READINGS: Final = (
-    ("", "line", (0.0, 1.0), "on [0, 1]"),
+    ("", RAW, (0.0, 1.0), f"on [0, 1], {RAW}"),
     ("-cut", CUT, (0.0, 1.0), f"on [0, 1], {CUT}"),
     ("-left", RAW, LEFT, f"on [{LEFT[0]:g}, 0], {RAW}"),
     ("-left-cut", CUT, LEFT, f"on [{LEFT[0]:g}, 0], {CUT}"),
@@ -159,9 +159,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
             "Here we find a secondary local minimum with high error",
             "fig7",
             f"depth of the second minimum of J {where} in nats per pixel, MP-DBM",
-            lambda o, line=line, part=part: placed_minimum(
-                o.results[line], part, o.results.get(with_error(line))
-            ),
+            lambda o, line=line, part=part: placed_minimum(o.results[line], part),
             "at least",
             None,
             "what is shallower would not count as an obstacle elsewhere; " + _NO_BUMP,
@@ -175,7 +173,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "fig7",
         "share of training images given another label at the second minimum to the left of the start "
         "that is cut to the caps; not run where there is none",
-        lambda o: error_there(o.results[CUT], o.results[with_error(CUT)], LEFT),
+        lambda o: error_there(o.results[CUT], LEFT),
         "at least",
         0.5,
         "ours: more are wrong than right",

@@ -125,10 +125,20 @@ def parting(study: Study) -> Outcome:
         "Left: the deterministic objective of the training examples between the solutions of two "
         "trainings that share their first k updates and then have another order and other masks. "
         f"{APART.capitalize()} have other initial parameters too. Right: the barrier, how far J rises "
-        "above the higher end, with bounds at 95 % each. "
+        f"above the higher end, with bounds at 95 % each. {_answers(results)} "
         f"{described(trunk)}",
     )
     return Outcome("parting", figure, results, tuple(runs))
+
+
+def _answers(results: dict[str, xr.Dataset]) -> str:
+    """Which of the barriers are there, in words."""
+    found = {name: metrics.decide(curve, "barrier").answer for name, curve in results.items()}
+    named = {
+        answer: ", ".join(name for name, own in found.items() if own == answer)
+        for answer in dict.fromkeys(found.values())
+    }
+    return f"A barrier is {'; '.join(f'{answer} for {names}' for answer, names in named.items())}."
 
 
 def parted(step: int) -> str:

@@ -24,7 +24,6 @@ from ravine.paper.figures.mpdbm_measures import (
     measured,
     path_of,
     wide_of,
-    with_error,
 )
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.second_minima import anomalies, said
@@ -63,8 +62,8 @@ def fig7(study: Study) -> Outcome:
     results = {
         "line": line,
         "coarse": coarse,
-        **wide_of(study, run, "wide", RAW, cut=False),
-        **wide_of(study, run, "wide-cut", CUT, cut=True),
+        RAW: wide_of(study, run, "wide", RAW, cut=False),
+        CUT: wide_of(study, run, "wide-cut", CUT, cut=True),
         "several draws": measured(
             study,
             run,
@@ -88,8 +87,7 @@ def fig7(study: Study) -> Outcome:
             costs=in_parts,
             dtype=torch.float64,  # what changes so near to an end is small
         )
-    wide = {RAW, CUT, with_error(RAW), with_error(CUT)}
-    searched = {name: curve for name, curve in results.items() if name not in wide}
+    searched = {name: curve for name, curve in results.items() if name not in (RAW, CUT)}
     found = anomalies(searched)
     low, high = WIDE
     panels = (
@@ -97,7 +95,7 @@ def fig7(study: Study) -> Outcome:
         with_points(_scaled(results[RAW], RAW), coarse, within=WIDE),
         _scaled(results[CUT], CUT),
         _zoomed(panel(results[CUT], "the same, left of the solution", label=UNIT), results[CUT]),
-        _errors({name: results[with_error(name)] for name in (RAW, CUT)}, first=2),
+        _errors({name: results[name] for name in (RAW, CUT)}, first=2),
         _per_pixel(learning_curve(run)),
     )
     counts, doubt = line["n_examples"].values, float(metrics.Profile.of(line).doubt.max())
@@ -148,22 +146,18 @@ def said_left(name: str, curve: xr.Dataset) -> str:
 def fig7_small(study: Study) -> Outcome:
     """A small machine, by three seeds: the line on beyond both ends, from the start cut to the caps."""
     runs = [study.trained(SMALL, seed) for seed in SEEDS]
-    results: dict[str, xr.Dataset] = {}
-    for run in runs:
-        seed = run.recipe.seed
-        wide = wide_of(study, run, f"small-{seed}", CUT, cut=True)
-        results |= {of_seed(name, seed): curve for name, curve in wide.items()}
-    lines = [results[of_seed(CUT, seed)] for seed in SEEDS]
-    errors = {f"seed {seed}": results[of_seed(with_error(CUT), seed)] for seed in SEEDS}
+    results = {
+        of_seed(run.recipe.seed): wide_of(study, run, f"small-{run.recipe.seed}", CUT, cut=True)
+        for run in runs
+    }
+    lines = list(results.values())
     panels = (
         _of_seeds(lines, CUT),
         _zoomed(_of_seeds(lines, "the same, left of the start"), lines[0]),
-        _errors(errors),
+        _errors(results),
         _per_pixel(learning_curve(runs[0])),
     )
-    words = " ".join(
-        said_left(f"of seed {seed}", line) for seed, line in zip(SEEDS, lines, strict=True)
-    )
+    words = " ".join(said_left(f"of {name}", line) for name, line in results.items())
     figure = Figure(
         panels,
         "Figure 7: a small MP-DBM, which may have a second minimum",
@@ -173,9 +167,9 @@ def fig7_small(study: Study) -> Outcome:
     return Outcome("fig7-small", figure, results, tuple(runs))
 
 
-def of_seed(name: str, seed: int) -> str:
+def of_seed(seed: int) -> str:
     """The name of a result of ``fig7_small``."""
-    return f"{name}, seed {seed}"
+    return f"seed {seed}"
 
 
 def _of_seeds(lines: Sequence[xr.Dataset], title: str) -> Panel:
