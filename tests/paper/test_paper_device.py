@@ -268,6 +268,7 @@ class TestBudget:
         until = Deadline(50, "the budget of a test", lambda: now[0])
         run = train(small(epochs=4, second=30), tmp_path, say=say, until=until)
         assert "of phase 2" in run.stopped
+        assert (run.done, run.solved) == (False, True)
         assert run.final.exists()
         assert len(run.test_errors) == 2
 
@@ -287,6 +288,7 @@ class TestBudget:
     def test_a_stopped_training_decides_nothing_about_the_papers_own(self, tmp_path, monkeypatch):
         monkeypatch.setattr(recipes, "recipe", lambda *_: small(profile="full"))
         stopped = train(small(profile="full").lean, tmp_path, until=within(0))
+        assert not stopped.solved
         assert not is_whole(stopped)
         assert is_whole(train(stopped.recipe, tmp_path))
 

@@ -288,6 +288,9 @@ _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
 
 NAMES: Final = tuple(_RECIPES)
 
+#: Networks that the paper does not have, whatever the profile: smaller machines than its own.
+OURS: Final = ("mpdbm-small-mnist", "mpdbm-tiny-mnist")
+
 
 def recipe(name: str, profile: Profile = "full", seed: int = 0) -> Recipe:
     """A recipe by name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +11,7 @@ import xarray as xr
 from ravine import metrics
 from ravine.paper.claims.claim import Claim
 from ravine.paper.claims.curves import barriers, train
-from ravine.paper.claims.found import Found, estimated, given, missing
+from ravine.paper.claims.found import Found, estimated, given, least, missing
 from ravine.paper.figures.branches import APART, FACTORS, INITIAL, RAISED, epoch_of, parted, raised
 from ravine.paper.figures.study import Outcome
 
@@ -44,18 +43,6 @@ def difference(one: metrics.Profile, other: metrics.Profile) -> Found:
     found = both.estimate(lambda alpha, value: (float(value[1] - value[0]), 1.0))
     doubt = float(np.nan_to_num(one.floor[0]) + np.nan_to_num(other.floor[0]))
     return estimated(found.value, found.stderr, doubt, one.units)
-
-
-def least(found: Iterable[Found]) -> Found:
-    """The smallest of several numbers that are all to be large: known from below only where each is."""
-    every = list(found)
-    inner = [one.here for one in every if one.here is not None]
-    return replace(
-        min(every, key=lambda one: one.number),
-        lower=float(np.min([one.lower for one in every])),
-        upper=float(np.nanmin([one.upper for one in every])),
-        here=least(inner) if len(inner) == len(every) else None,
-    )
 
 
 def _raised(outcome: Outcome) -> dict[tuple[int, float], xr.Dataset]:

@@ -19,7 +19,7 @@ from ravine.paper.figures.parts import COARSE, described, learning_curve, panel,
 from ravine.paper.figures.study import Outcome, Study
 from ravine.paper.recipe import Profile
 from ravine.paper.tasks.classification import class_of
-from ravine.plot import Band, Curve, Figure, Panel, Rule
+from ravine.plot import Axis, Band, Curve, Figure, Panel, Rule
 
 #: What "near the initial point" is: ours, the paper has no number.
 NEAR: Final = 0.1
@@ -136,12 +136,13 @@ def fig6(study: Study) -> Outcome:
     plain, noisy = barrier(near), barrier(masks)
     panels = (
         with_points(panel(whole, "from initial to final parameters"), coarse, within=(0.0, 1.0)),
-        _marked(_beside(panel(near, "near the initial point"), near, biases), near, plain),
+        _marked(panel(near, "near the initial point"), near, plain),
         _marked(
             with_points(panel(masks, "the same with dropout masks, as trained"), masks),
             masks,
             noisy,
         ),
+        _beside(near, biases),
         learning_curve(run),
     )
     figure = Figure(
@@ -150,9 +151,7 @@ def fig6(study: Study) -> Outcome:
         "The deterministic objective from initial (α = 0) to final parameters (α = 1), resolved; "
         "points are the original experiment's 20 values of α. Near the initial point, by all of the "
         f"{int(near['n_examples'].values[0]):,} training examples: {plain}. With dropout, by the same "
-        f"masks at every α: {noisy}. The logits there are little more than α times the output biases, "
-        "whose J is drawn beside the curve; with as many examples of each class it would rise by "
-        f"½ α² Var(b), with Var(b) = {float(biases.attrs['variance']):.3g}. "
+        f"masks at every α: {noisy}. {said_of_biases(near, biases)} "
         f"{CHANGED[study.profile]} {described(run)}",
     )
     results = {
@@ -189,17 +188,36 @@ def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
     return found.assign_attrs(variance=float(biases.double().var(correction=0)))
 
 
-def _beside(drawn: Panel, near: xr.Dataset, biases: xr.Dataset) -> Panel:
-    """The panel with what the output biases alone add to J(0), and would with as many examples of each class."""
+def _beside(near: xr.Dataset, biases: xr.Dataset) -> Panel:
+    """What J adds to J(0), beside what the output biases alone add, and would with as many examples of each class."""
+    profile = metrics.Profile.of(near, split="train")
     alpha = biases["alpha"].values
     alone = biases["loss"].sel(split="train").values
-    start = float(metrics.Profile.of(near, split="train").value[0])
     balanced = 0.5 * alpha**2 * float(biases.attrs["variance"])
     curves = (
-        Curve(alpha, start + balanced, "J(0) + ½ α² Var(b)", style=3),
-        Curve(alpha, start + alone - alone[0], "J(0) + output biases alone", style=2),
+        Curve(profile.alpha, profile.value - profile.value[0], "train"),
+        Curve(alpha, alone - alone[0], "output biases alone", style=2),
+        Curve(alpha, balanced, "½ α² Var(b)", style=3),
     )
-    return replace(drawn, layers=(*drawn.layers, *curves))
+    most = 1.3 * float(max(balanced.max(), (alone - alone[0]).max()))
+    y = Axis("J − J(0) (nats)", limits=(-most, most))
+    return Panel(Axis("α"), y, curves, "beside the output biases alone")
+
+
+def said_of_biases(near: xr.Dataset, biases: xr.Dataset) -> str:
+    """What the output biases alone would do to J, in words."""
+    profile = metrics.Profile.of(near, split="train")
+    place = metrics.rise_of(profile).height.at
+    at = place if np.isfinite(place) else WINDOW
+    alone = biases["loss"].sel(split="train").values
+    adds = float(np.interp(at, biases["alpha"].values, alone) - alone[0])
+    there = float(np.interp(at, profile.alpha, profile.value) - profile.value[0])
+    return (
+        "Near the start the output biases b alone, logits α b whatever the image, would make J rise: "
+        "with as many examples of each class by ½ α² Var(b), where Var(b) = "
+        f"{float(biases.attrs['variance']):.3g}. At α = {at:.3g} they alone would add {adds:.2g} nats, "
+        f"and J is {there:+.2g} from J(0): the rest of the network takes away the difference."
+    )
 
 
 def _resolved(

@@ -94,7 +94,7 @@ def fig7(study: Study) -> Outcome:
         with_points(panel(line, "the line", label=UNIT), coarse, within=(0.0, 1.0)),
         with_points(_scaled(results[RAW], RAW), coarse, within=WIDE),
         _scaled(results[CUT], CUT),
-        _zoomed(panel(results[CUT], "the same, left of the solution", label=UNIT), results[CUT]),
+        _zoomed(panel(results[CUT], "the same, left of the start", label=UNIT), [results[CUT]]),
         _errors({name: results[name] for name in (RAW, CUT)}, first=2),
         _per_pixel(learning_curve(run)),
     )
@@ -153,7 +153,7 @@ def fig7_small(study: Study) -> Outcome:
     lines = list(results.values())
     panels = (
         _of_seeds(lines, CUT),
-        _zoomed(_of_seeds(lines, "the same, left of the start"), lines[0]),
+        _zoomed(_of_seeds(lines, "the same, left of the start"), lines),
         _errors(results),
         _per_pixel(learning_curve(runs[0])),
     )
@@ -187,15 +187,14 @@ def _scaled(curve: xr.Dataset, title: str) -> Panel:
     return panel(curve, title, "log" if wide else "linear", label=UNIT)
 
 
-def _zoomed(drawn: Panel, curve: xr.Dataset) -> Panel:
-    """The panel from its left end to the start, and no higher than a second minimum there may be climbed out of."""
-    profile = metrics.Profile.of(curve)
-    shown = profile.between(WIDE[0], 0.0).value
-    low, start = float(shown.min()), float(shown[-1])
-    high = start if start > low else float(shown.max())
+def _zoomed(drawn: Panel, lines: Sequence[xr.Dataset]) -> Panel:
+    """The panel from its left end to the start, and no higher than J there and halfway to it."""
+    profiles = [metrics.Profile.of(line) for line in lines]
+    low = min(float(one.between(WIDE[0], 0).value.min()) for one in profiles)
+    high = max(float(one.between(-0.5, 0).value.max()) for one in profiles)
     room = 0.1 * (high - low)
     x = replace(drawn.x, limits=(WIDE[0], 0.05))
-    y = replace(drawn.y, scale="linear", limits=(low - room, high + 2 * room))
+    y = replace(drawn.y, scale="linear", limits=(low - room, high + room))
     return replace(drawn, x=x, y=y)
 
 

@@ -296,11 +296,13 @@ class Outcome:
 
 
 def is_whole(run: training.Run) -> bool:
-    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end.
+    """Whether a training is by the paper's own recipe, in whatever leanness and precision, and has its solution.
 
     One that leaves another training is as whole as that one is, by its recipe.
     """
     branch = run.recipe.branch
     recipe = run.recipe if branch is None else branch.trunk
+    if recipe.name in recipes.OURS:
+        return False
     full = recipes.recipe(recipe.name, "full", recipe.seed)
-    return recipe.plain == replace(full.plain, profile=recipe.profile) and not run.stopped
+    return recipe.plain == replace(full.plain, profile=recipe.profile) and run.solved

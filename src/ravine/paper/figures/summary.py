@@ -24,7 +24,7 @@ LINES: Final[dict[str, dict[str, str]]] = {
 #: Figure → which of its panels, and what stands above it here.
 SHOWN: Final[dict[str, tuple[int, str]]] = {
     "fig6": (1, "convolutional maxout near the start"),
-    "fig7": (2, "MP-DBM, from the start cut to the caps"),
+    "fig7-small": (0, "small MP-DBM, from the start cut to the caps"),
     "fig5": (0, "maxout: how far training strays"),
     "higher-rate": (-1, "maxout: an epoch at a higher rate"),
     "parting": (1, "maxout: pairs that part after k updates"),
@@ -58,8 +58,8 @@ def summary(outcomes: Mapping[str, Outcome]) -> Figure:
         "The paper in one figure",
         "From left to right and top to bottom: J of the training examples along the straight line from "
         "initial to final parameters, less its end and over its fall; J near the start of the "
-        "convolutional network, beside what its output biases alone do; J of the MP-DBM on beyond both "
-        "ends of the line; training's distance from the line, beside a random walk's; J on the way of an "
+        "convolutional network; J of a small MP-DBM on beyond both ends of the line, by three seeds; "
+        "training's distance from the line, beside a random walk's; J on the way of an "
         "epoch at 1, 3 and 10 times the learning rate; and the barrier between two trainings against the "
         f"updates that they share.{arms}",
     )

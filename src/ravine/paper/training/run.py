@@ -48,6 +48,11 @@ class Run:
         return str(self.history.attrs.get("stopped", ""))
 
     @property
+    def solved(self) -> bool:
+        """Whether phase 1 is at its end: then the solution is the recipe's, even if a budget ended phase 2."""
+        return self.done or bool((self.history["phase"].values > 1).any())
+
+    @property
     def device(self) -> str:
         """What it was trained on, in words."""
         return str(self.history.attrs.get("device", "the CPU"))
