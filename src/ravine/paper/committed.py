@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import xarray as xr
 
 import ravine
-from ravine.paper.figures import Study
+from ravine.paper.figures import FIGURES, NotThere, Study
 
 #: Where ``Study`` keeps measurements under its output root.
-MEASUREMENTS = "measurements"
+MEASUREMENTS: Final = "measurements"
+
+
+#: Measurements that are drawn or searched, and that no bound is read from.
+WITHOUT_BOUNDS: Final = (
+    "fig1-coarse",
+    "fig1-masks",
+    "fig1-fresh-masks",
+    "fig6-coarse",
+    "fig7-coarse",
+    "fig7-draws",
+    "fig7-undoubled",
+    "fig7-start",
+    "fig7-end",
+)
+
+_KEPT: Final = ("history.nc", "recipe.json")
 
 
 def commit(studies: Iterable[Study], folder: Path) -> list[Path]:
-    """Copy what figures were made from, made small, into another output root.
+    """Copy what figures of trainings were made from, made small, into another output root.
 
-    From there ``ravine paper check`` makes the same page without any training: measurements,
-    histories and recipes are there, parameters are not.
+    From there ``ravine paper check`` makes their page without any training: measurements, histories
+    and recipes are there, parameters are not. What takes no training is made again in seconds.
 
     Args:
-        studies: that have been asked for their figures.
+        studies: in each of which figures are looked for; nothing is made afresh.
         folder: the other root; measurements there that no figure takes any more are removed.
 
     Returns:
@@ -34,35 +52,46 @@ def commit(studies: Iterable[Study], folder: Path) -> list[Path]:
     """
     written: list[Path] = []
     for study in studies:
-        for path in dict.fromkeys(study.measured):
-            target = folder / MEASUREMENTS / path.name
-            written.append(ravine.save_result(small(ravine.open_result(path)), target))
-        for run in study.runs.values():
-            written += [
-                _copied(run.folder / name, folder / run.recipe.folder / name) for name in _KEPT
-            ]
+        for make in FIGURES.values():
+            looked = replace(study, fresh=False, runs={}, measured=[])
+            try:
+                outcome = make(looked)
+            except NotThere:
+                continue
+            if outcome.runs:
+                written += _copied_all(looked, folder)
     for path in (folder / MEASUREMENTS).glob("*.nc"):
         if path not in written:
             path.unlink()
+    return list(dict.fromkeys(written))
+
+
+def _copied_all(study: Study, folder: Path) -> list[Path]:
+    """What a study was asked for by a figure."""
+    written: list[Path] = []
+    for path in study.measured:
+        bounds = not path.name.startswith(WITHOUT_BOUNDS)
+        result = small(ravine.open_result(path), bounds=bounds)
+        written.append(ravine.save_result(result, folder / MEASUREMENTS / path.name))
+    for run in study.runs.values():
+        written += [_copied(run.folder / name, folder / run.recipe.folder / name) for name in _KEPT]
     return written
 
 
-_KEPT = ("history.nc", "recipe.json")
-
-
-def small(result: xr.Dataset) -> xr.Dataset:
-    """A result in a tenth of the space, with the replicates of a line's loss alone, in single precision.
+def small(result: xr.Dataset, *, bounds: bool = True) -> xr.Dataset:
+    """A result in a fraction of the space, with the replicates of a line's loss alone, in single precision.
 
     The others are set to NaN: an error that is not known. Standard errors stay.
 
     Args:
         result: of any kind.
+        bounds: whether any are to be read from it; else no replicates are kept.
 
     Returns:
         A copy.
     """
     names = [str(name) for name in result.data_vars if str(name).endswith("_replicates")]
-    kept = {} if "beta" in result.dims else {"loss_replicates"}
+    kept = {"loss_replicates"} if bounds and "beta" not in result.dims else set[str]()
     changed = {}
     for name in names:
         values = result[name].astype(np.float32)

@@ -73,7 +73,7 @@ _NONE = "there is no barrier"
 
 
 def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Found:
-    """How deep a local minimum on [low, high] is, on either side of the lowest point of [0, 1], in nats.
+    """How deep a local minimum on [low, high] is, on either side of the lowest point from the start on, in nats.
 
     What counts as a minimum is what would on [0, 1].
     """
@@ -85,9 +85,10 @@ def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Fo
 
 
 def _sides(curve: xr.Dataset, low: float, high: float) -> list[metrics.Profile]:
-    """[low, high] on either side of the lowest point of [0, 1]."""
-    profile, whole = train(curve), inner(curve)
-    lowest = float(whole.alpha[int(np.argmin(whole.value))])
+    """[low, high] on either side of the lowest point from the start on, whose valley is the solution's own."""
+    profile = train(curve)
+    onward = profile.between(0, max(high, 1.0))
+    lowest = float(onward.alpha[int(np.argmin(onward.value))])
     sides = (profile.between(low, min(high, lowest)), profile.between(max(low, lowest), high))
     return [side for side in sides if len(side.alpha) > 2]
 

@@ -30,6 +30,9 @@ SHOWN: Final[dict[str, tuple[int, str]]] = {
     "parting": (1, "maxout: pairs that part after k updates"),
 }
 
+#: What stands before a curve's own name where all panels share a legend.
+_NAMED: Final = {"higher-rate": "learning rate", "fig7-small": "small MP-DBM,"}
+
 
 def summary(outcomes: Mapping[str, Outcome]) -> Figure:
     """What was found, in one picture.
@@ -92,8 +95,8 @@ def _panel(outcome: Outcome, name: str) -> Panel:
     panel = outcome.figure.panels[place]
     layers = []
     for layer in panel.layers:
-        if isinstance(layer, Curve) and name == "higher-rate":
-            layers.append(replace(layer, label=f"learning rate {layer.label}"))
+        if isinstance(layer, Curve) and name in _NAMED:
+            layers.append(replace(layer, label=f"{_NAMED[name]} {layer.label}"))
         elif name in {"fig5", "parting"} or not isinstance(layer, Band):
             layers.append(layer)
     return replace(panel, layers=tuple(layers), title=title)
