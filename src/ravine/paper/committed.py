@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 import xarray as xr
 
 import ravine
+from ravine.paper import training
 from ravine.paper.figures import FIGURES, NotThere, Study
+from ravine.paper.training.files import whole
 
 #: Where ``Study`` keeps measurements under its output root.
 MEASUREMENTS: Final = "measurements"
@@ -24,6 +25,7 @@ WITHOUT_BOUNDS: Final = (
     "fig1-masks",
     "fig1-fresh-masks",
     "fig6-coarse",
+    "fig6-biases",
     "fig7-coarse",
     "fig7-draws",
     "fig7-undoubled",
@@ -31,7 +33,8 @@ WITHOUT_BOUNDS: Final = (
     "fig7-end",
 )
 
-_KEPT: Final = ("history.nc", "recipe.json")
+#: Of a result that bounds are read from: what else is measured along a line is searched elsewhere.
+QUANTITIES: Final = ("loss", "error")
 
 
 def commit(studies: Iterable[Study], folder: Path) -> list[Path]:
@@ -74,14 +77,15 @@ def _copied_all(study: Study, folder: Path) -> list[Path]:
         result = small(ravine.open_result(path), bounds=bounds)
         written.append(ravine.save_result(result, folder / MEASUREMENTS / path.name))
     for run in study.runs.values():
-        written += [_copied(run.folder / name, folder / run.recipe.folder / name) for name in _KEPT]
+        written += _copied_run(run, folder / run.recipe.folder)
     return written
 
 
 def small(result: xr.Dataset, *, bounds: bool = True) -> xr.Dataset:
     """A result in a fraction of the space, with the replicates of a line's loss alone, in single precision.
 
-    The others are set to NaN: an error that is not known. Standard errors stay.
+    Others are set to NaN, an error that is not known; standard errors stay. Where bounds are to be
+    read, quantities other than the loss and the error rate are left out.
 
     Args:
         result: of any kind.
@@ -90,6 +94,10 @@ def small(result: xr.Dataset, *, bounds: bool = True) -> xr.Dataset:
     Returns:
         A copy.
     """
+    if bounds:
+        result = result.drop_vars(
+            [name for name in result.data_vars if _is_other(str(name), result)]
+        )
     names = [str(name) for name in result.data_vars if str(name).endswith("_replicates")]
     kept = {"loss_replicates"} if bounds and "beta" not in result.dims else set[str]()
     changed = {}
@@ -99,8 +107,22 @@ def small(result: xr.Dataset, *, bounds: bool = True) -> xr.Dataset:
     return result.assign(changed)
 
 
-def _copied(source: Path, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.resolve() != target.resolve():
-        shutil.copyfile(source, target)
-    return target
+def _is_other(name: str, result: xr.Dataset) -> bool:
+    """Whether a variable belongs to a quantity that is left out."""
+    others = {
+        str(one).removesuffix("_stderr") for one in result.data_vars if str(one).endswith("_stderr")
+    }
+    return any(name == one or name.startswith(f"{one}_") for one in others - set(QUANTITIES))
+
+
+def _copied_run(run: training.Run, target: Path) -> list[Path]:
+    """A training's recipe and its history, the latter as netCDF-3: an eighth of the space of so few numbers."""
+    note, history = target / "recipe.json", target / "history.nc"
+    with whole(note) as partial:
+        partial.write_text(
+            (run.folder / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8"
+        )
+    found = run.history
+    with whole(history) as partial:
+        found.to_netcdf(partial, engine="scipy")
+    return [note, history]

@@ -36,8 +36,9 @@ PARTED: Final[dict[Profile, tuple[int, ...]]] = {
 #: The last of them within the first epoch, which is what "initial" is taken to be: ours.
 INITIAL: Final[dict[Profile, int]] = {"full": 501, "desk": 100, "quick": 50}
 
-#: Values of α between two points: ours.
+#: Values of α between two points, and from before an epoch to after it: ours.
 GRID: Final = np.linspace(0, 1, 21)
+WAY: Final = np.linspace(0, 1, 11)
 
 #: Name of the pair that has nothing in common.
 APART: Final = "other starts"
@@ -58,7 +59,7 @@ def higher_rate(study: Study) -> Outcome:
             along[f"× {factor:g}"] = results[name] = study.curve(
                 f"higher-rate-{step}x{factor:g}",
                 child,
-                at=GRID,
+                at=WAY,
                 splits=("train",),
                 title=f"maxout, one epoch at {factor:g} times the rate, {name}",
             )

@@ -182,5 +182,5 @@ class Run:
         recipe, the ``device``, ``stopped`` where a budget ended it, and for other products than
         float32's ``precision`` and what it changes of J at the solution.
         """
-        with xr.open_dataset(self.folder / "history.nc", engine="h5netcdf") as opened:
+        with xr.open_dataset(self.folder / "history.nc") as opened:
             return opened.load()
