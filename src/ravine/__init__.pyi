@@ -1,5 +1,8 @@
 from . import metrics as metrics
 from . import plot as plot
+from . import store as store
+from .alignment.align import align as align
+from .alignment.comparison import compare_alignment as compare_alignment
 from .errors import InputError as InputError
 from .measuring.comparison import compare as compare
 from .measuring.directions import black_sheep as black_sheep
@@ -10,6 +13,10 @@ from .measuring.policies import compare_buffers as compare_buffers
 from .measuring.projection import project as project
 from .measuring.resolution import resolve as resolve
 from .merging.average import average as average
+from .merging.average import decay_weights as decay_weights
+from .merging.average import task_arithmetic as task_arithmetic
+from .merging.soup import soup as soup
+from .merging.soup import task_soup as task_soup
 from .metrics.walks import straightness as straightness
 from .objective.language import causal_lm as causal_lm
 from .objective.language import masked_lm as masked_lm
@@ -25,6 +32,7 @@ from .points.families import pairs as pairs
 from .points.inspection import inspect as inspect
 from .points.params import Params as Params
 from .points.recorder import TrajectoryRecorder as TrajectoryRecorder
+from .points.saving import save_checkpoint as save_checkpoint
 from .points.slices import Line as Line
 from .points.slices import Plane as Plane
 from .points.trajectory import Trajectory as Trajectory

@@ -24,6 +24,11 @@ from ravine.paper import cli as wing
 
 _TOLD_APART = 6  # curves in one panel
 _SIDE = 31  # points along each axis of a plane
+_LEDGER = "measured.sqlite"
+_REQUEST = "command.txt"
+#: Options that change no number: with a value, and without.
+_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs")
+_SWITCHES = ("--fresh", "--overwrite", "--json")
 _AXES = (None, "extrema", "pca", "random")
 
 app = typer.Typer(
@@ -33,6 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+kept = typer.Typer(help="What a store holds, and making room in it.", no_args_is_help=True)
+app.add_typer(kept, name="store")
 app.add_typer(wing.paper, name="paper")
 app.add_typer(wing.data, name="data")
 
@@ -52,6 +59,19 @@ _PLOTLYJS = typer.Option(
     help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
 )
 _JSON = typer.Option("--json", help="print one JSON document and nothing else")
+_STORE = typer.Option(
+    help="file that keeps what was measured, point by point, or 'none'; OUT/measured.sqlite if left out"
+)
+_STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
+_FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
+_OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
+_FILE = typer.Option(
+    "--out",
+    help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
+)
+_METHOD = typer.Option(
+    help="weights: the least distance; activations: the highest correlations on a batch"
+)
 _RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
 
 
@@ -61,14 +81,26 @@ def main() -> None:
         app()
     except ravine.InputError as problem:
         _fail(str(problem))
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written was left behind", code=130)
+    except SystemExit as done:
+        interrupt = _interrupt_behind(done)
+        if interrupt is None:
+            raise
+        kept = getattr(interrupt, "__notes__", [])
+        said = f"{kept[0]}: the same command goes on" if kept else "nothing half-written was left"
+        _fail(f"interrupted; {said}", code=130)
     except Exception as problem:
         note = "; ".join(getattr(problem, "__notes__", []))
         _fail(
             f"{type(problem).__name__}: {problem}{f' ({note})' if note else ''}. RAVINE_DEBUG=1 "
             "shows where."
         )
+
+
+def _interrupt_behind(problem: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that typer made an exit of, if it was one."""
+    while problem is not None and not isinstance(problem, KeyboardInterrupt):
+        problem = problem.__cause__ or problem.__context__
+    return problem
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -142,6 +174,9 @@ def line(
         ),
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -158,11 +193,12 @@ def line(
         raise ravine.InputError(msg)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
     about: dict[str, Any] = {
         "title": title or None,
         "command": _command(),
         "progress": _on_terminal(),
+        **_kept(J, store, fresh, out),
     }
     told = f"· {walk.start.label} → {walk.end.label}"
     if compare_buffers:
@@ -192,7 +228,19 @@ def barriers(
         list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")
     ],
     alpha: Annotated[str, _ALPHA] = "0:1:25",
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="each line also with its end aligned to its start (units permuted, the same function), and repaired",
+        ),
+    ] = False,
+    method: Annotated[str, _METHOD] = "weights",
+    seed: Annotated[int, typer.Option(help="of the alignment's search")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -207,22 +255,209 @@ def barriers(
             f"are runs ({runs[0]!r})"
         )
         raise ravine.InputError(msg)
+    if align:
+        _require_no_runs(runs)
+        if store not in (None, "none") or fresh:
+            msg = (
+                "--align keeps no store: leave --store and --fresh out, or measure without --align"
+            )
+            raise ravine.InputError(msg)
+        _require_own(out, overwrite=overwrite)
+        found = _aligned_barriers(J, points, at, method, seed, title)
+        _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
+        return
     along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     what = (
         f"{len(along)} steps of two runs"
         if runs
         else f"{len(along)} pairs of {len(points)} checkpoints"
     )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
-    found = ravine.evaluate(
-        J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal()
-    )
+    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **keeping}
+    found = ravine.evaluate(J, along=along, at=at, command=_command(), **asked)
     _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
     if not runs and not as_json:
         _print_averages(
             J, dict(zip(_ends(found), points, strict=True)), ravine.metrics.connected(found)
         )
+
+
+def _require_no_runs(runs: list[str]) -> None:
+    if runs:
+        msg = f"--align is for checkpoints; {runs[0]!r} is a run"
+        raise ravine.InputError(msg)
+
+
+def _aligned_barriers(
+    J: ravine.Objective,  # noqa: N803
+    points: list[str],
+    at: np.ndarray,
+    method: Any,
+    seed: int,
+    title: str,
+) -> Any:
+    """Lines as they are, aligned, and repaired, in one result."""
+    pairs = len(points) * (len(points) - 1) // 2
+    typer.echo(f"· {pairs} pairs, as they are and aligned, {len(at)} points each", err=True)
+    return ravine.compare_alignment(
+        J,
+        points,
+        at,
+        method=method,
+        seed=seed,
+        title=title or None,
+        command=_command(),
+        progress=_on_terminal(),
+    )
+
+
+@app.command()
+def align(
+    objective: Annotated[str, _OBJECTIVE],
+    a: Annotated[str, typer.Argument(help="the checkpoint that stays as it is")],
+    b: Annotated[str, typer.Argument(help="the checkpoint whose units are permuted to match")],
+    out: Annotated[Path, _FILE],
+    method: Annotated[str, _METHOD] = "weights",
+    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Permute the units of B to match A, prove that it is the same function, and write it."""
+    J = load_objective(objective)  # noqa: N806
+    found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
+    saved = ravine.save_checkpoint(found, out, like=b)
+    if as_json:
+        numbers = ("method", "before", "after", "permuted", "error", "rounding", "kept")
+        said = {name: getattr(found, name) for name in numbers}
+        typer.echo(json.dumps({"file": str(saved), **said}))
+        return
+    typer.echo(
+        f"{found.permuted} sets of units matched by {found.method}. Distance to {a}: {found.before:.4g} "
+        f"before, {found.after:.4g} after. Outputs on the batch agree to {found.error:.2g} (rounding: "
+        f"up to {found.rounding:.2g})."
+    )
+    for name, why in found.kept.items():
+        typer.echo(f"Left in place: {name} ({why})")
+    typer.echo(f"The aligned checkpoint: {saved}")
+
+
+@app.command()
+def soup(
+    objective: Annotated[str, _OBJECTIVE],
+    points: Annotated[list[str], typer.Argument(help="checkpoints")],
+    out: Annotated[Path, _FILE],
+    method: Annotated[str, typer.Option(help="uniform, greedy or learned")] = "greedy",
+    select: Annotated[str, typer.Option(help="the split on which members are chosen")] = "valid",
+    judge: Annotated[str, typer.Option(help="the split on which the outcome is judged")] = "test",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="how much worse is not worse; by default 1 % of the best member's loss"),
+    ] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help="decided: worse is excluded; best: the mean is no worse, as published"),
+    ] = "decided",
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Average checkpoints, each step decided on one split and the outcome judged on another."""
+    J = load_objective(objective)  # noqa: N806
+    asked: dict[str, Any] = {"method": method, "rule": rule, "tolerance": tolerance}
+    named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
+    found = ravine.soup(J, named, select=select, judge=judge, **asked)
+    saved = ravine.save_checkpoint(found, out, like=points[0])
+    said = json.dumps({"file": str(saved), "command": _command(), **_souped(found)})
+    decisions = saved.with_name(f"{saved.name}.decisions.json")
+    decisions.write_text(f"{said}\n", encoding="utf-8")
+    if as_json:
+        typer.echo(said)
+        return
+    for step in _souped(found)["steps"]:
+        mark = "+" if step["accepted"] else "−"
+        typer.echo(f"{mark} {step['step']}: {step['value']:.4g} on {select} ({step['reason']})")
+    judged: Any = found.judgement
+    typer.echo(
+        f"On {judge}, against the best member: {judged.answer}; difference {judged.difference:.4g} "
+        f"± {judged.stderr:.2g} [{judged.lower:.4g}, {judged.upper:.4g}] ({judged.reason})."
+    )
+    typer.echo(f"The soup: {saved}; its decisions: {decisions}")
+
+
+def _souped(found: Any) -> dict[str, Any]:
+    """A soup's decisions in plain values; None for a number that JSON has not."""
+    table = found.history.drop_dims("member").to_dataframe().reset_index()
+    steps = json.loads(table.to_json(orient="records"))
+    return {"weights": found.weights, "steps": steps, "judgement": asdict(found.judgement)}
+
+
+@app.command()
+def average(
+    points: Annotated[
+        list[str], typer.Argument(help="checkpoints; with --decay the earliest first")
+    ],
+    out: Annotated[Path, _FILE],
+    weights: Annotated[
+        str | None, typer.Option(help="one a checkpoint, summing to 1, such as 0.25,0.75")
+    ] = None,
+    decay: Annotated[
+        str | None,
+        typer.Option(help="weights that stand for a decay of the rate: linear, cosine or sqrt"),
+    ] = None,
+) -> None:
+    """Write the weighted mean of checkpoints; nothing is measured."""
+    if weights is not None and decay is not None:
+        msg = "--weights and --decay do not go together; give one of them"
+        raise ravine.InputError(msg)
+    shares = None if weights is None else _numbers(weights)
+    if decay is not None:
+        shares = ravine.decay_weights(len(points), decay)  # pyright: ignore[reportArgumentType]
+    mean = ravine.average(points, shares)
+    saved = ravine.save_checkpoint(mean, out, like=points[0])
+    if any(name.endswith("running_mean") for name in mean):
+        typer.echo(
+            "Running statistics are averaged like parameters; re-estimate them on data, or use ravine "
+            "soup with an objective of buffers='recompute'.",
+            err=True,
+        )
+    typer.echo(f"The average of {len(points)} checkpoints: {saved}")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="rebasin or repair")],
+    profile: Annotated[
+        str, typer.Option(help="quick (a minute, embedded digits) or desk (MNIST, CIFAR-10)")
+    ] = "quick",
+    out: Annotated[Path, _OUT] = Path("ravine-study"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
+    ] = None,
+) -> None:
+    """Published numbers on aligned and repaired networks made again, each beside ours with its error."""
+    from ravine.studies.study import measured, plan_of
+
+    plan = plan_of(name, profile)
+    _require_writable(out)
+    rows = measured(
+        plan, out / f"{name}-{profile}", data, lambda said: typer.echo(f"· {said}", err=True)
+    )
+    typer.echo("loss at α = ½ less the mean of the ends' (test, nats); a barrier above 0.02")
+    for row in rows:
+        beside = f"  published: {row.published}" if row.published else ""
+        typer.echo(
+            f"{row.arm:24} {row.stage:21} {row.loss:8.4f} ± {row.loss_stderr:<7.2g} accuracy "
+            f"{row.accuracy:5.1f} %  {', '.join(row.decisions)}{beside}"
+        )
+        if row.differs:
+            typer.echo(f"{'':24} differs: {row.differs}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as problem:
+        msg = f"--weights must be numbers such as 0.25,0.75; got {text!r}"
+        raise ravine.InputError(msg) from problem
 
 
 @app.command()
@@ -231,6 +466,9 @@ def project(
     run: Annotated[str, _RUN],
     alpha: Annotated[str, _ALPHA] = "0:1:101",
     out: Annotated[Path, _OUT] = Path("ravine-project"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -240,14 +478,15 @@ def project(
     J = load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
     about: dict[str, Any] = {"command": _command()}
     curve = ravine.evaluate(
-        J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about
+        J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about, **keeping
     )
     typer.echo(f"· {len(taken)} snapshots on that line", err=True)
-    path = ravine.project(taken, onto=walk, objective=J)
+    path = ravine.project(taken, onto=walk, objective=J, **keeping)
     path = path.assign_attrs(
         title=f"{title}: training" if title else "How far training strayed from its line", **about
     )
@@ -280,6 +519,9 @@ def plane(
     ] = None,
     seed: Annotated[int, typer.Option(help="of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -287,12 +529,14 @@ def plane(
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
     J = load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     about: dict[str, Any] = {"command": _command()}
     path = None
     if taken is not None:
         typer.echo(f"· {len(taken)} snapshots on the plane", err=True)
-        path = ravine.project(taken, onto=sheet, objective=J).assign_attrs(title=title, **about)
+        path = ravine.project(taken, onto=sheet, objective=J, **keeping)
+        path = path.assign_attrs(title=title, **about)
     at = {
         dim: parse_alpha(given) if given else _around(path, dim, axes)
         for dim, given in (("alpha", alpha), ("beta", beta))
@@ -302,7 +546,7 @@ def plane(
         f"· {sheet}: {size} points" if tolerance is None else f"· {sheet}: to {tolerance:g}",
         err=True,
     )
-    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about}
+    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about, **keeping}
     if tolerance is None:
         surface = ravine.evaluate(J, along=sheet, at=at, **asked)
     else:
@@ -343,6 +587,34 @@ def report(
     )
     page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
+
+
+@kept.command("list")
+def list_store(file: Annotated[Path, _STORE_FILE], as_json: Annotated[bool, _JSON] = False) -> None:
+    """What a store holds: the objectives, how many points of each, their size and days."""
+    found = ravine.store.contents(file)
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "objectives": found}))
+        return
+    for one in found:
+        typer.echo(
+            f"{one['objective'][:8]}  {one['model']}: {one['points']:,} points, {one['bytes'] / 1e6:.1f} MB, "
+            f"measured {one['first'][:10]} to {one['last'][:10]}"
+        )
+    if not found:
+        typer.echo("It holds nothing.")
+
+
+@kept.command("clean")
+def clean_store(
+    file: Annotated[Path, _STORE_FILE],
+    objective: Annotated[
+        str | None, typer.Option(help="forget this one only: the beginning of its name in the list")
+    ] = None,
+) -> None:
+    """Forget what a store holds."""
+    points = ravine.store.clean(file, objective)
+    typer.echo(f"{points:,} points forgotten")
 
 
 @app.command()
@@ -467,10 +739,60 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
+def _kept(J: ravine.Objective, store: str | None, fresh: bool, out: Path) -> dict[str, Any]:  # noqa: N803
+    """Where what is measured is kept: in OUT, unless another place or none was named."""
+    if store == "none":
+        return {}
+    if store is None:
+        problem = ravine.store.why_not(J)
+        if problem:
+            typer.echo(f"· nothing is kept of what is measured: {problem}", err=True)
+            return {}
+    return {"store": out / _LEDGER if store is None else Path(store), "fresh": fresh}
+
+
+def _require_own(out: Path, *, overwrite: bool) -> None:
+    """Find out before the work that its outcome can be written, and writes over no other's."""
+    _require_writable(out)
+    if overwrite or not any(out.glob("*.nc")):
+        return
+    earlier = _text(out / _REQUEST)
+    if earlier != _request():
+        whose = "results of which it is not known what they are" if earlier is None else earlier
+        msg = (
+            f"{str(out)!r} holds the results of another command ({whose}). Choose another folder "
+            "with --out, or write over them with --overwrite."
+        )
+        raise ravine.InputError(msg)
+
+
+def _text(place: Path) -> str | None:
+    try:
+        return place.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _request() -> str:
+    """The command without what does not change its numbers."""
+    words = iter(sys.argv[1:])
+    kept: list[str] = []
+    for word in words:
+        name, has_value, _ = word.partition("=")
+        if name in _TELLING_NOTHING:
+            if not has_value:
+                next(words, None)
+        elif name not in _SWITCHES:
+            kept.append(word)
+    return shlex.join(["ravine", *kept])
+
+
 def _deliver(
     out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str, as_json: bool
 ) -> None:
     """Write results, figures and the report, and print the verdicts."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _REQUEST).write_text(_request(), encoding="utf-8")
     for name, result in results.items():
         ravine.save_result(result, out / f"{name}.nc")
     for name, figure in figures.items():

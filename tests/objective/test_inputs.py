@@ -618,6 +618,112 @@ def test_a_thousand_models_batches_and_layouts_at_random(problem):
     agrees_with_a_loop(problem)
 
 
+SOFT = (DATA[0], torch.softmax(torch.randn(43, 4, generator=torch.Generator().manual_seed(1)), 1))
+
+#: A criterion, its data, and whether the model's outputs go through a logarithm first.
+CRITERIA = {
+    "classes": (nn.CrossEntropyLoss(), DATA, False),
+    "label smoothing": (nn.CrossEntropyLoss(label_smoothing=0.2), DATA, False),
+    "soft classes": (nn.CrossEntropyLoss(), SOFT, False),
+    "log-likelihood": (nn.NLLLoss(), DATA, True),
+    "margin": (nn.MultiMarginLoss(p=2, margin=0.7), DATA, False),
+    "squares": (nn.MSELoss(), SOFT, False),
+    "Huber": (nn.HuberLoss(delta=0.3), SOFT, False),
+    "binary": (nn.BCEWithLogitsLoss(), SOFT, False),
+    "Kullback-Leibler": (nn.KLDivLoss(reduction="batchmean"), SOFT, True),
+    "Poisson": (nn.PoissonNLLLoss(), SOFT, False),
+}
+
+
+class LogSoftmax(nn.Module):
+    """A network whose outputs are logarithms of probabilities."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return F.log_softmax(self.net(x), 1)
+
+
+@st.composite
+def policies(draw):
+    """A criterion, a policy for running statistics, dropout, batches and a place on the line."""
+    return (
+        draw(st.sampled_from(list(CRITERIA))),
+        draw(st.sampled_from([None, "start", "end", "interpolate", "recompute"])),
+        draw(st.sampled_from([0.0, 0.5])),
+        draw(st.integers(1, 43)),
+        draw(st.integers(0, 1000)),
+        draw(st.sampled_from([0.0, 0.3, 1.0])),
+    )
+
+
+def with_buffers_of(policy, model, start, end, alpha, inputs):
+    """The state between two states, its running statistics by a policy; those of all inputs in one batch."""
+    state = {}
+    for name, tensor in start.items():
+        other = end[name]
+        if not tensor.is_floating_point():
+            state[name] = tensor
+        elif policy in ("start", "end") and "running" in name:
+            state[name] = (tensor if policy == "start" else other).double()
+        else:
+            state[name] = (1 - alpha) * tensor.double() + alpha * other.double()
+    if policy == "recompute":
+        moved = copy.deepcopy(model).double()
+        moved.load_state_dict(state)
+        hidden = [m for m in moved.modules() if isinstance(m, nn.Linear)][0](inputs.double())
+        name = next(n for n in state if "running_mean" in n)
+        state[name] = hidden.mean(0).detach()
+        state[name.replace("mean", "var")] = hidden.var(0).detach()
+    return state
+
+
+def policies_agree_with_a_loop(drawn) -> None:
+    kind, policy, dropout, size, seed, alpha = drawn
+    criterion, data, logarithm = CRITERIA[kind]
+    models = [mlp(seed + n, norm=policy is not None, dropout=dropout) for n in (0, 1, 2)]
+    if policy is not None:
+        for n, model in enumerate(models):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed + n)
+                model[1].running_mean.normal_()
+                model[1].running_var.uniform_(0.5, 2)
+    if logarithm:
+        models = [LogSoftmax(model) for model in models]
+    model, start, end = models[2], models[0].state_dict(), models[1].state_dict()
+    J = Objective(
+        model,
+        supervised(criterion),
+        data,
+        dtype=torch.float64,
+        buffers=policy,
+        batch_size=len(data[0]) if policy == "recompute" else size,
+    )
+    at = [alpha, 0.7]
+    found = evaluate(J, along=Line(start, end), at=at)["loss"].sel(alpha=alpha).item()
+    exact = copy.deepcopy(model).double()
+    exact.load_state_dict(with_buffers_of(policy, model, start, end, alpha, data[0]))
+    targets = data[1].double() if data[1].is_floating_point() else data[1]
+    with torch.no_grad():
+        right = criterion(exact.eval()(data[0].double()), targets).item()
+    assert found == pytest.approx(right, rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=12, **QUIET)
+@given(policies())
+def test_losses_and_policies_at_random(drawn):
+    policies_agree_with_a_loop(drawn)
+
+
+@pytest.mark.calibration
+@settings(max_examples=1000, **QUIET)
+@given(policies())
+def test_a_thousand_losses_and_policies_at_random(drawn):
+    policies_agree_with_a_loop(drawn)
+
+
 def test_batches_say_what_they_weigh():
     images = [torch.zeros(3, 8, dtype=torch.uint8)] * 2
     assert Batch(0, (images, Plain(torch.zeros(4), "abc"))).nbytes == 2 * 24 + 16 + 3

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 
 from oracles import blobs, direct, mlp, of_model, point, trained, values
 from ravine import InputError, Line, Objective, evaluate, stateful, supervised
+from ravine.metrics import verdict
 
 DATA = blobs()
 CE = supervised(F.cross_entropy)
@@ -872,3 +873,22 @@ def test_the_noise_floor_sees_what_cancels_inside_the_loss(name):
     floor = values(curve, "loss_noise_floor")
     assert (error <= 1.5 * floor).all()
     assert (floor < 1e-6).all() == (name == "nothing")
+
+
+def test_the_noise_floor_holds_between_the_points_that_were_looked_at():
+    """A probability that saturates in float32, and so a logarithm that is cut off, away from a probed point."""
+    inputs = torch.linspace(0.5, 1.5, 200)[:, None]
+    model = nn.Linear(1, 1, bias=False)
+
+    def per_example(model, batch):
+        likely = torch.sigmoid(model(batch[0]).flatten())
+        return F.binary_cross_entropy(likely, torch.zeros_like(likely), reduction="none")
+
+    ends = Line({"weight": torch.tensor([[0.0]])}, {"weight": torch.tensor([[60.0]])})
+    at = np.linspace(0, 1, 11)
+    found = evaluate(Objective(model, per_example, (inputs,)), along=ends, at=at)
+    wide = Objective(model, per_example, (inputs,), dtype=torch.float64)
+    error = np.abs(values(found) - values(evaluate(wide, along=ends, at=at)))
+    assert error.max() > 10
+    assert (error <= 3 * values(found, "loss_noise_floor")).all()
+    assert "dtype=torch.float64" in str(verdict(found))

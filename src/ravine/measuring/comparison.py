@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint
+from ravine.store.ledger import ledger_at
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Comparison:
         p: two-sided, of no difference.
         above: differences up to this are none.
         examples: about how many would decide; None where none are needed.
+        is_no_worse: whether b being worse by more than ``above`` is excluded.
         quantity: which quantity.
         split: which split.
         level: of each bound.
@@ -44,6 +47,7 @@ class Comparison:
     p: float
     above: float
     examples: int | None
+    is_no_worse: bool
     quantity: str
     split: str
     level: float
@@ -58,6 +62,8 @@ def compare(
     quantity: str = "loss",
     split: str | None = None,
     level: float = LEVEL,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> Comparison:
     """Whether b is better than a: the paired difference of two points.
 
@@ -69,6 +75,8 @@ def compare(
         quantity: of what.
         split: by default the first.
         level: of each one-sided bound.
+        store: as in ``evaluate``.
+        fresh: likewise.
 
     Returns:
         The comparison.
@@ -86,7 +94,8 @@ def compare(
         ('better', -1.051)
     """
     points = [Checkpoint.read(point) for point in (a, b)]
-    measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)])
+    with ledger_at(store, fresh=fresh) as ledger:
+        measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)
     chosen = next(iter(measured.moments)) if split is None else split
     known = {name: list(found) for name, found in measured.moments.items()}
     if chosen not in known or quantity not in known[chosen]:
@@ -112,6 +121,7 @@ def _compared(
     lower, upper = difference - margin, difference + margin
     away = abs(difference) / stderr if stderr else np.inf if difference else 0.0
     answer, reason, examples = "undecided", "the bounds lie on both sides", None
+    can_speak = np.isfinite(difference) and units >= FEWEST_UNITS and not abs(skew) >= LOPSIDED
     if not np.isfinite(difference):
         reason = "a point is not finite"
     elif units < FEWEST_UNITS:
@@ -140,6 +150,7 @@ def _compared(
         p=float(2 * stats.t.sf(away, freedom)),
         above=above,
         examples=examples,
+        is_no_worse=bool(can_speak and upper <= above),
         quantity=quantity,
         split=split,
         level=level,

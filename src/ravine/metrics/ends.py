@@ -45,6 +45,8 @@ def shared_end(result: xr.Dataset) -> Shared | None:
     """The end that all lines of a result share while the other one differs; None where there is none."""
     if result.sizes.get("line", 0) < 2 or is_of_pairs(result):
         return None
+    if "alignment" in result.attrs:
+        return None  # the free ends are one network with its units in another order
     several: dict[str, int] = {}
     for end in ("start", "end"):
         key = f"{end}_hash"

@@ -21,6 +21,11 @@ from ravine.result.schema import is_plane, quantities, validate
 PER_TOKEN: Final = "nats per token"
 
 
+#: A noise floor that is read more easily without an exponent.
+_LARGE_FLOOR: Final = 0.01
+_NARROW: Final = ("float32", "bfloat16", "float16")
+
+
 def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """``verdict`` of a line."""
     splits = [str(name) for name in validate(curve)["split"].values]
@@ -297,7 +302,13 @@ def policies(curve: xr.Dataset) -> str:
         "fixed": "Dropout is on, with the same masks at every point.",
         "resample": "Dropout is on, with other masks at every point, whose noise is in the curve.",
     }.get(str(curve.attrs.get("dropout", "")), "")
-    return " ".join(filter(None, [buffers, dropout]))
+    correction = {
+        "repair": (
+            "Between the ends, each unit's mean and standard deviation are set to the interpolation of "
+            f"the ends' (REPAIR), estimated on {curve.attrs.get('statistics_from', 'the first split')}."
+        ),
+    }.get(str(curve.attrs.get("correction", "")), "")
+    return " ".join(filter(None, [buffers, dropout, correction]))
 
 
 def _interval(part: Profile) -> str:
@@ -340,14 +351,19 @@ def _errors(curve: xr.Dataset, first: Measures) -> str:
     floors = curve[f"{of.quantity}_noise_floor"].sel(split=of.split).values
     known = floors[np.isfinite(floors)]
     rounding = "the effect of rounding is unknown"
+    advice = ""
     if known.size:
-        rounding = f"rounding moves the {of.split} {of.quantity} by less than {known.max():.0e}"
+        largest = float(known.max())
+        said = f"{largest:.0e}" if largest < _LARGE_FLOOR else f"{largest:.2g}"
+        rounding = f"rounding moves the {of.split} {of.quantity} by less than {said}"
+        if largest >= first.threshold and curve.attrs.get("dtype") in _NARROW:
+            advice = " Measure with dtype=torch.float64 for what is smaller."
     few = ""
     if of.units < FEWEST_UNITS:
         few = f" With {of.units} independent examples nothing is said about others."
     return (
-        f"A bump is a rise of more than {first.threshold:.2g}{of.unit}; {rounding}. ± is one "
-        f"standard error over {examples(curve)}.{few}"
+        f"A bump is a rise of more than {first.threshold:.2g}{of.unit}; {rounding}.{advice} ± is "
+        f"one standard error over {examples(curve)}.{few}"
     )
 
 

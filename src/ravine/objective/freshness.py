@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
+from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import Trial, agree
@@ -81,6 +82,8 @@ def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | Non
     forward = trial.forward
     policies = forward.policies
     other = Replica(model, policies.dtype, policies.device)
+    if forward.replica.is_corrected:
+        Correction(other)
     other.span(forward.replica.corners)
     other.set_modes(policies.dropout)
     there = Forward(other, forward.per_example, policies, forward.split, forward.points)

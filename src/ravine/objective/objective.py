@@ -8,7 +8,7 @@ import itertools
 import json
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
-from ravine.objective.measurement import Dropout, Measured, Setup, measure
+from ravine.objective.measurement import Dropout, Measured, Setup, Store, measure
 from ravine.objective.replica import running_norms
 from ravine.points.checkpoint import Checkpoint, unwrap
 from ravine.points.params import is_float
@@ -69,6 +69,9 @@ class Objective(Setup):
         examples: of a stream, which does not say how many it has: how many to read, from its start. A source that
             has a length is read whole.
         version: changes when code changes that cannot be hashed; kept in results.
+        correction: ``"repair"`` gives every unit of the linear and convolutional layers but the last the mean and the
+            standard deviation over the first split that lie between the ends' (REPAIR, Jordan et al. 2023). The ends
+            themselves are as they are. For a model with running statistics, ``buffers="recompute"`` does that.
 
     Raises:
         InputError: an argument does not fit, or the model needs a policy for its running
@@ -103,6 +106,7 @@ class Objective(Setup):
         strata: Ids | None = None,
         examples: int | None = None,
         version: str | None = None,
+        correction: Literal["repair"] | None = None,
     ) -> None:
         _require_model(model)
         _require_usable(unwrap(model))
@@ -139,7 +143,15 @@ class Objective(Setup):
             check_data=check_data,
             grouping=grouping,
             version=version,
+            correction=correction,
         )
+        _require_choice("correction", correction, (None, "repair"))
+        if correction is not None and running_norms(inner):
+            msg = (
+                "the model has running statistics, whose re-estimate is this correction: choose "
+                "buffers='recompute' instead of correction='repair'"
+            )
+            raise InputError(msg)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """J at one point.
@@ -166,6 +178,7 @@ class Objective(Setup):
         probes: Sequence[int] = (),
         joined: Iterable[tuple[int, int]] = (),
         earlier: Measured | None = None,
+        store: Store | None = None,
     ) -> Measured:
         """``measurement.measure`` of this objective."""
         return measure(
@@ -177,6 +190,7 @@ class Objective(Setup):
             probes=probes,
             joined=joined,
             earlier=earlier,
+            store=store,
         )
 
     def __repr__(self) -> str:
@@ -200,6 +214,40 @@ class Objective(Setup):
         vars(other)["buffers"] = buffers
         return other
 
+    def repaired(self) -> Objective:
+        """The same objective with the statistics of activations corrected at every point.
+
+        Running statistics are recomputed where the model has some; else ``correction="repair"``.
+        """
+        if running_norms(self.model):
+            return self.with_buffers("recompute")
+        other = copy.copy(self)
+        vars(other)["correction"] = "repair"
+        return other
+
+    def on(self, *names: str) -> Objective:
+        """The same objective on some of its splits.
+
+        The first split stays where statistics are estimated from it: running ones that are recomputed, or those of a
+        correction.
+
+        Args:
+            names: of the splits.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        known = [split.name for split in self.splits]
+        strange = [name for name in names if name not in known]
+        if strange or not names:
+            msg = f"the objective has the splits {known}; got {', '.join(map(repr, strange)) or 'none'}"
+            raise InputError(msg)
+        estimates = self.buffers == "recompute" or self.correction is not None
+        wanted = {*names, *(known[:1] if estimates else ())}
+        other = copy.copy(self)
+        vars(other)["splits"] = tuple(split for split in self.splits if split.name in wanted)
+        return other
+
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
         function = self.per_example
@@ -215,6 +263,8 @@ class Objective(Setup):
             "seed": self.seed,
             "batch_size": self.batch_size or "measured",
         }
+        if self.correction is not None:
+            said["correction"] = self.correction
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         statistics = len(running_norms(self.model))
         return {**said, "running_statistics": statistics, "objective_hash": digest}

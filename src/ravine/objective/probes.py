@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ def _errors(
 ) -> dict[str, float]:
     """How far rounding moves the mean of each quantity over a split, by the same examples in float64.
 
-    A count of examples is left out: one that flips here would be taken for as many as there are examples like it.
+    A share of examples is left out: one that flips here would be taken for as many as there are examples like it.
     """
     exact.stand_at(point)
     try:
@@ -105,11 +106,17 @@ def _errors(
         if name not in truth or truth[name].shape != values.shape or len(values) < 2:
             continue
         apart = values - truth[name]
-        if (values == values.round()).all() or not apart.isfinite().all():
+        counted = _is_share(values) and _is_share(truth[name])
+        if counted or not apart.isfinite().all():
             continue
         spread = float(apart.std()) / max(len(apart), split) ** 0.5
         errors[name] = abs(float(apart.mean())) + 3 * spread
     return errors
+
+
+def _is_share(values: Tensor) -> bool:
+    """Whether every value is 0 or 1; whole numbers alone may be a loss that was cut off, at 100, say."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def require_determined(trial: Trial, model: nn.Module) -> None:
@@ -165,17 +172,19 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
     """The losses of the first examples by two passes, with other seeds."""
     forward, batch = trial.forward, trial.first
     assert batch is not None  # an empty split is not run
-    found, copies = [], False
+    found, copies, seconds = [], False, 0.0
     for seed in (0, 1):
         tried = batch.mapped(torch.clone)
         forward.forget(0)
         forward.stand_at(0)
         seed_all(seed, forward.policies.device)
+        began = time.perf_counter()
         with watch:
             found.append(forward.loss(tried, 0))
+        seconds = time.perf_counter() - began
         forward.forget(0)
         copies = copies or not _same(tried, batch)
-    trial.learn(found[0], copies=copies, narrowest=watch.narrowest)
+    trial.learn(found[0], seconds=seconds, copies=copies, narrowest=watch.narrowest)
     return found
 
 

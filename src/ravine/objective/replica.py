@@ -60,6 +60,8 @@ class Replica:
         self._homes: list[_Home] = []
         #: whether images have their channels last in memory
         self.channels_last = False
+        #: whether units have a scale and a shift, of a ``Correction``
+        self.is_corrected = False
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
@@ -205,19 +207,21 @@ class Replica:
         self._shaken = True
         if self.toggles:
             self.module.train()
-        noise = torch.empty(_NOISE, dtype=torch.float32, device="cpu")
+        targets = list(filter(is_float, self.params.values()))
+        size = min(_NOISE, sum(target.numel() for target in targets))
+        noise = torch.empty(size, dtype=torch.float32, device="cpu")
         noise.uniform_(-1, 1, generator=generator)
         start = 0
-        for target in filter(is_float, self.params.values()):
+        for target in targets:
             unit = torch.finfo(within or target.dtype).eps
             # pieces of another layout are copies
             for piece in pieces(target) if target.is_contiguous() else [target]:
                 count = piece.numel()
-                start = (start + count) % max(_NOISE - count, 1)  # other numbers for a like tensor
+                start = (start + count) % max(size - count, 1)  # other numbers for a like tensor
                 drawn = (
                     noise[start : start + count]
-                    if count <= _NOISE
-                    else noise.repeat(-(-count // _NOISE))[:count]
+                    if count <= size
+                    else noise.repeat(-(-count // size))[:count]
                 )
                 piece.add_(piece * unit * drawn.view(piece.shape).to(piece))
         if self.toggles:

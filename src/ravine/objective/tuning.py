@@ -41,6 +41,8 @@ _LOOKING_PASSES: Final = 2
 _MOST_VALUES: Final = 256
 _FEWEST_EXAMPLES: Final = 4
 
+_TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a store is killed
+
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
@@ -69,6 +71,7 @@ class Plan:
         at_once: points in one forward pass.
         group: points in one tile.
         threads: of torch.
+        timed: whether the batch size was found by timing, long enough to be worth remembering.
     """
 
     batch_size: int
@@ -78,6 +81,7 @@ class Plan:
     at_once: int = 1
     group: int = _GROUP
     threads: int = 1
+    timed: bool = False
 
     def groups(self, points: int) -> list[range]:
         """The points of each tile, in order."""
@@ -101,6 +105,8 @@ class Trial:
         self.batch_size = batch_size
         #: how many values one example gives
         self.values_each = 1.0
+        #: seconds that one example takes, at most: a few examples at once take longer each
+        self.seconds_each = 0.0
         #: the type that the caller's function computes in under an autocast of its own; None without one
         self.narrowest: torch.dtype | None = None
         known = len(split)
@@ -109,16 +115,20 @@ class Trial:
         self._whole = forward.policies.stateful  # a state fits batches of one size
         self.first = next(self._read(min(self._affordable, 2 * _SMALLEST_BATCH)), None)
 
-    def learn(self, losses: Tensor, *, copies: bool, narrowest: torch.dtype | None) -> None:
+    def learn(
+        self, losses: Tensor, *, seconds: float, copies: bool, narrowest: torch.dtype | None
+    ) -> None:
         """Take note of what a first pass showed.
 
         Args:
             losses: of the first batch.
+            seconds: that a pass over it took.
             copies: whether the caller's function wrote to it.
             narrowest: the type that the caller's function computed in under an autocast of its own.
         """
         assert self.first is not None  # it was run
         self.values_each = max(losses.numel() / max(self.first.size, 1), 1e-9)
+        self.seconds_each = seconds / max(self.first.size, 1)
         self.forward.copies = self.forward.copies or copies
         self.narrowest = narrowest
 
@@ -197,9 +207,19 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
         plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
     else:  # large batches make the most of the affine layer
         hopeful = replace(plan, affine=_names(layer, trial, _LARGEST_BATCH))
-        plan = replace(plan, batch_size=_fastest_batch_size(trial, hopeful))
+        fastest = _fastest_batch_size(trial, hopeful)
+        plan = replace(plan, batch_size=fastest or DEFAULT_BATCH, timed=fastest is not None)
         plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
     return replace(plan, at_once=_points_at_once(trial, plan))
+
+
+def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
+    """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
+    known = len(trial.split)
+    block = min(known, BLOCK_EXAMPLES) if known else BLOCK_EXAMPLES
+    each = max(block * trial.seconds_each, 1e-9)
+    points = max(1, plan.at_once, int(_TILE_SECONDS / each))
+    return replace(plan, group=min(plan.group, points))
 
 
 def installed(plan: Plan, forward: Forward) -> Stack | None:
@@ -330,12 +350,12 @@ def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
 # --- the size of a batch -----------------------------------------------------------------------------
 
 
-def _fastest_batch_size(trial: Trial, plan: Plan) -> int:
+def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
     """How many examples a forward pass should take: the smallest size within a few per cent of the best.
 
     Sizes double until two in a row are no better, or one pass takes so long that there is no overhead
     left to spread. Where the numbers of the first examples depend on how many run with them, it is not
-    ours to choose: the default stays. It stays too where the whole measurement is over before one would
+    ours to choose: there is none. Nor is there one where the whole measurement is over before one would
     know, and where a pass fails.
     """
     forward = trial.forward
@@ -343,15 +363,17 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int:
     try:
         seconds = _timed_batch_sizes(trial)
     except Exception:
-        return DEFAULT_BATCH
+        return None
     finally:
         _use(forward, None)
+    if not seconds:
+        return None
     best = min(seconds.values())
     return min(size for size, each in seconds.items() if each <= 1.04 * best)
 
 
 def _timed_batch_sizes(trial: Trial) -> dict[int, float]:
-    """Batch size → seconds an example."""
+    """Batch size → seconds an example; none where the size is not ours to choose, or not worth timing."""
     forward, split = trial.forward, trial.split
     seconds: dict[int, float] = {}
     reference: Tensor | None = None
@@ -367,13 +389,13 @@ def _timed_batch_sizes(trial: Trial) -> dict[int, float]:
         first = losses[: math.ceil(len(losses) * min(smallest / batch.size, 1))]
         reference = first if reference is None else reference
         if not agree(first, reference):
-            return {DEFAULT_BATCH: 0.0}
+            return {}
         taken = _seconds(forward, batch, point)
         seconds[size] = taken / batch.size
         if size == smallest:
             whole = seconds[size] * len(split) * len(forward.points)
             if whole < _LONG_CHOICE / 2:
-                return {DEFAULT_BATCH: 0.0}
+                return {}
             patience = max(min(_LONG_CHOICE, whole / 10), _CHOICE_SHARE * whole)
         # among small sizes one hiccup of the machine would decide, and they take no time to try
         fastest = min(seconds, key=lambda tried: seconds[tried])

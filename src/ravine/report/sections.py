@@ -38,6 +38,9 @@ _MEANINGS: Final = {
     **PROVENANCE,
     "corners": "what the slice's corners are called",
     "curved": "whether the slice bends: 1, or 0 for a straight line or a plane",
+    "correction": "what is corrected between the ends: repair sets each unit's statistics to the ends'",
+    "statistics_from": "the examples from which statistics were estimated at every point",
+    "alignment": "which units were permuted, how far apart the points are then, and what stays in place",
 }
 
 #: Said elsewhere on the page, or of no interest to its reader.

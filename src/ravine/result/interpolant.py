@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.polynomial import chebyshev
-from scipy.interpolate import BarycentricInterpolator, RBFInterpolator
+from scipy.interpolate import BarycentricInterpolator
+from scipy.spatial.distance import cdist
 
 from ravine.errors import InputError
 from ravine.result.schema import dims_of
@@ -120,7 +121,10 @@ class Patch:
 
 
 def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """A noise floor known at some places, everywhere: its logarithm is interpolated, as it spans decades.
+    """A noise floor known at some places, everywhere: the largest of the places around a point.
+
+    Rounding does not vary smoothly: a loss saturates at one point and not at the next. So nothing
+    finer is claimed between two places than at the worse of them.
 
     Args:
         points: (points, dims) where it is wanted.
@@ -128,22 +132,29 @@ def spread_floor(points: np.ndarray, places: np.ndarray, floors: np.ndarray) -> 
         floors: (places,) the estimates; what is not finite is left out.
 
     Returns:
-        (points,): on a line straight from place to place, on a plane by the cones of the distances,
-        never outside the range of what is known. NaN if nothing is.
+        (points,): at a place its own; on a line the larger of the two places beside a point, on a
+        plane the largest of the four nearest. NaN if nothing is known.
 
     Examples:
         >>> line = np.array([[0.0], [0.5], [1.0]])
-        >>> spread_floor(line, line[[0, 2]], np.array([1e-8, 1e-6])).round(9)
-        array([1.e-08, 1.e-07, 1.e-06])
+        >>> spread_floor(line, line[[0, 2]], np.array([1e-8, 1e-6])).tolist()
+        [1e-08, 1e-06, 1e-06]
     """
     known = np.isfinite(floors)
     if not known.any():
         return np.full(len(points), np.nan)
-    logs = np.log(np.maximum(floors[known], np.finfo(np.float64).tiny))
-    # the linear kernel with a constant is straight interpolation on a line, and takes scattered
-    # places on a plane
-    spread = RBFInterpolator(places[known], logs, kernel="linear", degree=0)(points)
-    return np.exp(spread.clip(logs.min(), logs.max()))
+    places, floors = places[known], floors[known]
+    if places.shape[1] == 1:
+        order = np.argsort(places[:, 0])
+        ladder, sorted_floors = places[order, 0], floors[order]
+        after = np.searchsorted(ladder, points[:, 0], side="left")
+        before = np.searchsorted(ladder, points[:, 0], side="right") - 1
+        last = len(ladder) - 1
+        return np.maximum(sorted_floors[before.clip(0)], sorted_floors[after.clip(max=last)])
+    apart = cdist(points, places)
+    nearest = np.argsort(apart, axis=1)[:, : 2 ** places.shape[1]]
+    own = floors[nearest[:, 0]]
+    return np.where(apart.min(axis=1) == 0, own, floors[nearest].max(axis=1))
 
 
 def stationary(piece: Piece, values: np.ndarray, order: int = 1) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""Calls: one operation of a traced graph, with the axes of what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx
+
+from ravine.alignment.axes import Axes, Axis, stay, tie
+
+POSITION: Final = "its indices are positions, classes or data"
+
+
+class Stacked:
+    """A tensor whose first axis counts layers, each with units of its own: an LSTM's last states.
+
+    Args:
+        layers: the axes of each entry.
+    """
+
+    def __init__(self, layers: Sequence[Axes]) -> None:
+        self.layers = list(layers)
+
+    def merged(self) -> Axes:
+        """The axes of the whole, with the same order of units in every layer."""
+        first, *others = self.layers
+        for other in others:
+            for one, two in zip(first, other, strict=True):
+                tie(one, two)
+        return (Axis(len(self.layers), POSITION), *first)
+
+
+class Call:
+    """One operation: its arguments by the names of its schema, and the axes of its tensors.
+
+    Args:
+        node: of the graph.
+        known: the axes of every node before it.
+
+    Attributes:
+        name: of the operation, without its overload.
+        arguments: by name, defaults included.
+        statistics: the axes of what the operation computes on the way, such as a norm's means.
+    """
+
+    def __init__(self, node: fx.Node, known: Mapping[fx.Node, Any]) -> None:
+        self.node = node
+        self.target: Any = node.target
+        self.name = str(self.target).removeprefix("aten.").partition(".")[0]
+        schema = self.target._schema.arguments
+        self.arguments: dict[str, Any] = {
+            a.name: a.default_value for a in schema if a.has_default_value()
+        }
+        self.arguments |= dict(zip((a.name for a in schema), node.args, strict=False))
+        self.arguments |= node.kwargs
+        self.statistics: list[Axes] = []
+        self._known = known
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+    def axes(self, name: str) -> Axes:
+        """The axes of a tensor that is an argument."""
+        return self.of(self[name])
+
+    def of(self, node: Any) -> Axes:
+        """The axes of a tensor."""
+        found = self._known[node]
+        return found.merged() if isinstance(found, Stacked) else found
+
+    def stacked(self, name: str) -> Stacked | None:
+        """An argument that holds several layers' axes."""
+        found = self._known.get(self[name])
+        return found if isinstance(found, Stacked) else None
+
+    def is_uniform(self, node: Any) -> bool:
+        """Whether a tensor holds one value everywhere."""
+        return isinstance(node, fx.Node) and _name_of(node) in UNIFORM
+
+    @property
+    def tensors(self) -> list[Axes]:
+        """The axes of every tensor that it is given."""
+        return [self.of(node) for node in self.node.all_input_nodes if node in self._known]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the outcome."""
+        value = self.node.meta["val"]
+        return tuple(value.shape)
+
+    def uses_output(self, number: int) -> bool:
+        """Whether one of several outcomes is used by anything."""
+        return any(user.args[1] == number and user.users for user in self.node.users)
+
+    def unfollowed(self) -> Any:
+        """Keep all that it is given and all that it gives in place: nothing is known of it."""
+        reason = f"{self.target} is not known"
+        for axes in self.tensors:
+            for axis in axes:
+                stay(axis, reason)
+        return fresh(self.node.meta["val"], reason)
+
+
+#: What makes a tensor of one value everywhere, which no permutation changes.
+UNIFORM: Final = frozenset(
+    {"full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "new_zeros", "new_ones"}
+    | {"new_full", "scalar_tensor"}
+)
+
+
+def _name_of(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
+def fresh(value: Any, reason: str | None) -> Any:
+    """New axes for a tensor, or for each of several; None for what is no tensor."""
+    if isinstance(value, Tensor):
+        return tuple(Axis(size, reason) for size in value.shape)
+    if isinstance(value, list | tuple):
+        return [fresh(part, reason) for part in value]
+    return None
+
+
+def is_pointwise(target: Any) -> bool:
+    """Whether an operation treats every element alike, as PyTorch marks it."""
+    return torch.Tag.pointwise in target.tags

@@ -1,0 +1,356 @@
+"""Alignment: permuted copies come back bit for bit, and what cannot be followed stays in place."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import (
+    IMAGES,
+    ROWS,
+    SEQUENCES,
+    ZOO,
+    Attention,
+    Grouped,
+    Maxout,
+    MultiHead,
+    NormedMlp,
+    Residual,
+    made,
+)
+
+import ravine
+from ravine.alignment.align import _moved
+from ravine.alignment.matching import shuffled
+from ravine.alignment.structure import Structure, structure_of
+from ravine.alignment.tracing import arguments, shell_of, traced
+
+#: Of every axis of a tensor that is permuted, where each index comes from.
+Moves = dict[str, list[tuple[int, Tensor]]]
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def rearranged(model: nn.Module, moves: Moves) -> dict[str, Tensor]:
+    tensors = state(model)
+    for name, axes in moves.items():
+        for axis, order in axes:
+            tensors[name] = tensors[name].index_select(axis, order)
+    return tensors
+
+
+def order(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+def within(blocks: Tensor, size: int) -> Tensor:
+    """The order of blocks of so many indices each."""
+    return (blocks[:, None] * size + torch.arange(size)).flatten()
+
+
+def positions(channels: Tensor, count: int) -> Tensor:
+    return within(channels, count)
+
+
+def structure(model: nn.Module, batch: Any) -> Structure:
+    shell = shell_of(model)
+    own = ravine.Checkpoint.read(model)
+    running = {name for name in own.buffers if "running" in name}
+    return structure_of(traced(shell, *arguments(shell, batch)), own.ties, running)
+
+
+def assert_same(found: ravine.Checkpoint, model: nn.Module) -> None:
+    expected = ravine.Checkpoint.read(model).tensors
+    differing = [name for name in expected if not torch.equal(found.tensors[name], expected[name])]
+    assert differing == []
+
+
+# --- permuted by hand ----------------------------------------------------------------------------------
+
+
+def mlp_moves() -> tuple[nn.Module, Any, Moves]:
+    a, b = order(12, 1), order(9, 2)
+    moves: Moves = {name: [(0, a)] for name in ("a.weight", "a.bias", "n.weight", "n.bias")}
+    return (
+        NormedMlp(),
+        ROWS,
+        moves | {"b.weight": [(0, b), (1, a)], "b.bias": [(0, b)], "c.weight": [(1, b)]},
+    )
+
+
+def residual_moves() -> tuple[nn.Module, Any, Moves]:
+    stream, inner = order(8, 1), order(10, 2)
+    statistics = ("weight", "bias", "running_mean", "running_var")
+    moves: Moves = {f"norm.{name}": [(0, stream)] for name in statistics}
+    moves |= {f"inner_norm.{name}": [(0, inner)] for name in statistics}
+    moves |= {"stem.weight": [(0, stream)], "stem.bias": [(0, stream)]}
+    moves |= {"inner.weight": [(0, inner), (1, stream)], "inner.bias": [(0, inner)]}
+    moves |= {"outer.weight": [(0, stream), (1, inner)], "outer.bias": [(0, stream)]}
+    return Residual(), IMAGES, moves | {"head.weight": [(1, positions(stream, 4))]}
+
+
+def grouped_moves() -> tuple[nn.Module, Any, Moves]:
+    channels, groups, up = order(8, 1), order(3, 2), order(6, 3)
+    # the channels of each group in an order of their own
+    each = torch.stack([order(5, 10 + group) for group in range(3)])
+    out = (groups[:, None] * 5 + each).flatten()
+    moves: Moves = {
+        f"{n}.{p}": [(0, channels)] for n in ("stem", "depthwise") for p in ("weight", "bias")
+    }
+    moves |= {
+        "into.weight": [(0, within(groups, 4)), (1, channels)],
+        "into.bias": [(0, within(groups, 4))],
+    }
+    moves |= {"groups.weight": [(0, out)], "groups.bias": [(0, out)]}
+    moves |= {"up.weight": [(0, out), (1, up)], "up.bias": [(0, up)], "head.weight": [(1, up)]}
+    return Grouped(), IMAGES, moves
+
+
+def maxout_moves() -> tuple[nn.Module, Any, Moves]:
+    a, b = order(12, 1), order(8, 2)
+    pieces = torch.stack([order(3, 10 + unit) for unit in range(12)])
+    first = (a[:, None] * 3 + pieces).flatten()
+    moves: Moves = {"a.weight": [(0, first)], "a.bias": [(0, first)]}
+    moves |= {"b.weight": [(0, within(b, 3)), (1, a)], "b.bias": [(0, within(b, 3))]}
+    return Maxout(), ROWS, moves | {"c.weight": [(1, b)]}
+
+
+def attention_moves() -> tuple[nn.Module, Any, Moves]:
+    """Heads of keys in another order, the queries of each too, and features within heads."""
+    stream, keys = order(12, 1), order(2, 5)
+    queries = torch.stack([order(3, 10), order(3, 11)])
+    heads = (keys[:, None] * 3 + queries).flatten()
+    values = torch.stack([order(4, 20), order(4, 21)])
+    kept = (keys[:, None] * 4 + values).flatten()
+    read = (heads.reshape(2, 3, 1) * 4 + values[:, None, :]).flatten()
+    moves: Moves = {"embed.weight": [(0, stream)], "embed.bias": [(0, stream)]}
+    moves |= {
+        "norm.weight": [(0, stream)],
+        "norm.bias": [(0, stream)],
+        "head.weight": [(1, stream)],
+    }
+    moves |= {"q.weight": [(0, within(heads, 4)), (1, stream)], "q.bias": [(0, within(heads, 4))]}
+    moves |= {"k.weight": [(0, within(keys, 4)), (1, stream)], "k.bias": [(0, within(keys, 4))]}
+    moves |= {"v.weight": [(0, kept), (1, stream)], "v.bias": [(0, kept)]}
+    return (
+        Attention(2),
+        SEQUENCES,
+        moves | {"o.weight": [(0, stream), (1, read)], "o.bias": [(0, stream)]},
+    )
+
+
+def multi_head_moves() -> tuple[nn.Module, Any, Moves]:
+    """Two heads exchanged in queries, keys and values; values' features in another order besides."""
+    heads = within(torch.tensor([1, 0]), 4)
+    values = (torch.tensor([[1], [0]]) * 4 + torch.stack([order(4, 1), order(4, 2)])).flatten()
+    stacked = torch.cat([heads, 8 + heads, 16 + values])
+    moves: Moves = {f"attention.in_proj_{p}": [(0, stacked)] for p in ("weight", "bias")}
+    return MultiHead(), SEQUENCES, moves | {"attention.out_proj.weight": [(1, values)]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [mlp_moves, residual_moves, grouped_moves, maxout_moves, attention_moves, multi_head_moves],
+)
+def test_a_copy_permuted_by_hand_comes_back_bit_for_bit(make: Any) -> None:
+    torch.manual_seed(0)
+    model, batch, moves = make()
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    permuted = rearranged(model, moves)
+    before = model(batch)
+    after = torch.func.functional_call(model, permuted, (batch,))
+    assert torch.allclose(before, after, atol=1e-5), "the test's own permutation is wrong"
+    found = ravine.align(permuted, to=model, model=model, batch=batch)
+    assert found.before > 0
+    assert found.after == 0
+    assert_same(found, model)
+
+
+def test_hidden_states_of_every_gate_move_together() -> None:
+    model, batch = made("recurrent")
+    units = order(6, 1)
+    gates = within(torch.arange(4), 6).reshape(4, 6)[:, units].flatten()
+    moves: Moves = {
+        "lstm.weight_hh_l0": [(0, gates), (1, units)],
+        "lstm.weight_ih_l0": [(0, gates)],
+    }
+    moves |= {"lstm.bias_ih_l0": [(0, gates)], "lstm.bias_hh_l0": [(0, gates)]}
+    taken = torch.cat([units, 6 + torch.arange(6)])
+    moves |= {f"lstm.weight_ih_l1{way}": [(1, taken)] for way in ("", "_reverse")}
+    assert_same(ravine.align(rearranged(model, moves), to=model, model=model, batch=batch), model)
+
+
+# --- every symmetry that a structure has -----------------------------------------------------------------
+
+
+#: Of kinds that are permuted by hand above, or akin to others here.
+AKIN = {
+    "mlp with layer norm",
+    "residual convolutions",
+    "grouped and depthwise",
+    "maxout",
+    "attention",
+    "grouped queries",
+    "multi-head module",
+    "encoder layer",
+    "other norms",
+    "mixer",
+}
+KINDS = [pytest.param(name, marks=pytest.mark.calibration if name in AKIN else ()) for name in ZOO]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_order_of_the_units_found_is_the_same_function_and_comes_back(name: str) -> None:
+    model, batch = made(name)
+    found = structure(model, batch)
+    own = ravine.Checkpoint.read(model)
+    copy = _moved(found, own, own, shuffled(found.units, 3))
+    assert any(one.is_free for one in found.units)
+    aligned = ravine.align(copy, to=model, model=model, batch=batch)
+    assert aligned.error <= aligned.rounding
+    assert_same(aligned, model)
+
+
+@pytest.mark.parametrize("name", ["residual convolutions", "recurrent"])
+def test_activations_find_the_order_too(name: str) -> None:
+    model, batch = made(name)
+    found = structure(model, batch)
+    own = ravine.Checkpoint.read(model)
+    copy = _moved(found, own, own, shuffled(found.units, 5))
+    aligned = ravine.align(copy, to=model, model=model, batch=batch, method="activations")
+    assert_same(aligned, model)
+
+
+@pytest.mark.parametrize("name", ["grouped queries"])
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_the_distance_never_grows(name: str, method: Any) -> None:
+    (a, batch), (b, _) = made(name, 1), made(name, 2)
+    aligned = ravine.align(b, to=a, model=a, batch=batch, method=method)
+    assert aligned.after <= aligned.before
+    again = ravine.align(aligned, to=a, model=a, batch=batch, method=method)
+    assert again.after <= aligned.after
+
+
+def test_one_hidden_layer_is_matched_as_well_as_any_order_can() -> None:
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(2))
+    a, b = state(model), state(other)
+    squares = []
+    for chosen in itertools.permutations(range(5)):
+        p = torch.tensor(chosen)
+        moved = {
+            "0.weight": b["0.weight"][p],
+            "0.bias": b["0.bias"][p],
+            "2.weight": b["2.weight"][:, p],
+        }
+        moved["2.bias"] = b["2.bias"]
+        squares.append(sum(float((a[n] - moved[n]).double().square().sum()) for n in a))
+    found = ravine.align(b, to=a, model=model, batch=torch.randn(4, 3))
+    assert found.after == pytest.approx(min(squares) ** 0.5, rel=1e-6)
+
+
+# --- the caller's things, and what is refused ----------------------------------------------------------
+
+
+def test_the_caller_s_model_points_and_random_numbers_are_left_alone() -> None:
+    (a, batch), (b, _) = made("residual convolutions", 1), made("residual convolutions", 2)
+    a.train()
+    before, theirs, draws = state(a), state(b), torch.get_rng_state()
+    ravine.align(b, to=a, model=a, batch=batch)
+    assert a.training
+    assert torch.equal(torch.get_rng_state(), draws)
+    for kept, model in ((before, a), (theirs, b)):
+        assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Sorted(nn.Module):
+    """Units whose order decides: each is added to all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(self.a(x).cumsum(1))))
+
+
+def test_axes_that_cannot_be_followed_stay_in_place() -> None:
+    torch.manual_seed(0)
+    a, b = Sorted(), Sorted()
+    aligned = ravine.align(b, to=a, model=a, batch=ROWS)
+    assert torch.equal(aligned.tensors["a.weight"], b.a.weight)
+    assert aligned.permuted == 1
+    assert aligned.after < aligned.before
+    assert "cumsum" in aligned.kept["a.weight, axis 0"]
+    assert "c.weight, axis 1" not in aligned.kept
+
+
+class Strange(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(5, 9), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.nn.functional.fold(self.a(x)[..., None], (1, 1), (1, 1)).flatten(1))
+
+
+def test_an_unknown_operation_is_named() -> None:
+    torch.manual_seed(0)
+    a, b = Strange(), Strange()
+    aligned = ravine.align(b, to=a, model=a, batch=ROWS)
+    assert aligned.permuted == 0
+    assert aligned.after == aligned.before
+    assert set(aligned.kept) == {"a.weight, axis 0", "a.bias, axis 0", "c.weight, axis 1"}
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) if x.sum() > 0 else -self.a(x)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.dropout(self.a(x), 0.5, True))
+
+
+def refused(match: str, b: Any = None, **given: Any) -> None:
+    model = given.pop("model", None) or NormedMlp()
+    asked = {"to": model, "model": model, "batch": ROWS} | given
+    with pytest.raises(ravine.InputError, match=match):
+        ravine.align(model if b is None else b, **asked)
+
+
+def test_bad_input_is_one_sentence() -> None:
+    refused("not points of the same space", b=nn.Linear(2, 2))
+    refused("batch is missing", batch=None)
+    refused("what the model is called with", batch=(ROWS, ROWS))
+    refused("fails on this batch", batch=torch.randn(3, 4))
+    refused("method must be", method="magic")
+    refused("starts must be at least 1", starts=0)
+    refused("torch.nn.Module", model="mlp", to=NormedMlp(), b=NormedMlp())
+    refused("control flow", model=Branching())
+    refused("other outputs on the same input", model=Noisy())
+    broken = state(NormedMlp()) | {"a.bias": torch.full((12,), float("nan"))}
+    refused("NaN or infinity in 'a.bias'", b=broken)
+
+
+def test_named_arguments_and_wrappers_fit() -> None:
+    model, batch = made("gpt2")
+    found = ravine.align(model, to=model, model=nn.DataParallel(model), batch={"input_ids": batch})
+    assert found.after == 0
