@@ -84,5 +84,6 @@ def profile_of(values: np.ndarray, clusters: np.ndarray | None = None, strata=No
         misfit=np.zeros(len(ALPHA)),
         units=units,
         counted=moments.counted,
+        is_share=moments.is_share,
         balanced=True,
     )

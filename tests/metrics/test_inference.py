@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import ravine
-from made import ALPHA, bumps, flips, profile_of, rough, varying
+from made import ALPHA, bumps, drawn, flips, profile_of, rough, varying
 from oracles import of_model, point
 from ravine import metrics
-from ravine.metrics.inference import Changes, decided
+from ravine.measuring.comparison import _compared
+from ravine.metrics.inference import Changes, decided, threshold_of
+from ravine.objective.moments import Membership, Moments
 
 FLAT = 0 * ALPHA
 FALL = 1 - ALPHA
@@ -288,6 +292,131 @@ class TestCompare:
         assert found.answer == "undecided"
         assert found.examples == 10
 
-    def test_bad_input(self):
-        with pytest.raises(ravine.InputError, match="got 'error'"):
-            ravine.compare(self.objective(), point(0.0), point(1.0), quantity="error")
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"quantity": "error"}, "got 'error'"),
+            ({"level": 0.5}, "level must lie between"),
+            ({"level": 0}, "level must lie between"),
+            ({"above": -0.1}, "above must be 0 or larger"),
+            ({"above": float("nan")}, "above must be 0 or larger"),
+        ],
+    )
+    def test_bad_input(self, options, said):
+        with pytest.raises(ravine.InputError, match=said):
+            ravine.compare(self.objective(), point(0.0), point(1.0), **options)
+
+    def test_the_reason_says_where_the_interval_lies(self):
+        found = ravine.compare(self.objective(), point(0.0), point(0.9))
+        assert found.reason == "the interval lies below 0"
+        found = ravine.compare(self.objective(), point(0.98), point(1.02), above=1e-6)
+        assert found.reason == "the interval reaches across −1e-06 and 1e-06"
+        assert found.examples > 400
+
+    def test_a_point_that_is_not_finite(self):
+        J = of_model(lambda model, batch: batch[0] / (1 - model.w[0]), torch.ones(40).double())
+        found = ravine.compare(J, point(0.0), point(1.0))
+        assert (found.answer, found.reason) == ("undecided", "a point is not finite")
+        assert (found.lower, found.upper, found.is_no_worse) == (-np.inf, np.inf, False)
+
+    @pytest.mark.parametrize("count", [30, 300])
+    @pytest.mark.parametrize("draw", ["normal", "t3", "lognormal1", "lognormal2", "share"])
+    def test_equal_points_are_told_apart_no_more_often_than_the_level_allows(self, draw, count):
+        rng = np.random.default_rng([9, count])
+        repeats, apart = 200, 0
+        for _ in range(repeats):
+            one, other = rng.uniform(size=(2, count)) < 0.1
+            values = np.array([one, other], dtype=float)
+            if draw != "share":
+                values = np.array([np.zeros(count), drawn(rng, (count,), draw)])
+            moments = Moments.of(values, Membership.of(np.arange(count)))
+            found = _compared(moments, count, 0.0, "loss", "data", 0.05)
+            apart += found.answer in ("better", "worse")
+        assert apart / repeats <= allowed(repeats)
+
+    def test_an_equal_share_is_tied_only_as_far_as_the_examples_reach(self):
+        """No flip among n: at 2.5 % at either end, log(40) / n is open."""
+        values = np.zeros((2, 200))
+        moments = Moments.of(values, Membership.of(np.arange(200)))
+        found = _compared(moments, 200, 0.02, "error", "data", 0.05)
+        assert found.upper == pytest.approx(np.log(40) / 200)
+        assert found.answer == "tied"
+        near = _compared(moments, 200, 0.01, "error", "data", 0.05)
+        assert (near.answer, near.examples) == ("undecided", int(np.ceil(200 * 1.8444**2)))
+
+
+class TestWhatTheBoundsRestOn:
+    def test_a_share_is_of_zeros_and_ones(self):
+        members = Membership.of(np.arange(50))
+        zeros = np.zeros((1, 50))
+        ones, cut = zeros.copy(), zeros.copy()
+        ones[0, :3], cut[0, 0] = 1, 2
+        assert Moments.of(zeros, members).is_share
+        assert Moments.of(ones, members).is_share
+        assert not Moments.of(cut, members).is_share
+        assert not Moments.of(ones / 2, members).is_share
+        assert not Moments.of(-ones, members).is_share
+
+    def test_a_loss_of_whole_numbers_has_no_bounds_of_a_share(self):
+        """A loss of 0 or 100 is no share: nothing bounds how large the next may be."""
+        values = np.zeros((200, len(ALPHA)))
+        values[0, 50] = 100.0
+        loss, share = (
+            decided(profile_of(of), "barrier", above=1.0) for of in (values, values / 100)
+        )
+        assert (loss.answer, loss.upper) == ("undecided", np.inf)
+        assert (share.answer, share.upper < 0.5) == ("excluded", True)
+
+    @pytest.mark.parametrize("lost", [np.nan, np.inf])
+    def test_what_is_not_finite_excludes_nothing(self, lost):
+        rng = np.random.default_rng(10)
+        values = rough(5)(rng, 400) + np.sin(np.pi * ALPHA)
+        values[3, 20] = lost
+        profile = profile_of(values)
+        high = decided(profile, "barrier", above=0.5)
+        assert (high.answer, high.upper) == ("shown", np.inf)
+        assert high.reason.endswith("1 of 101 points are not finite")
+        for scope in ("population", "examples"):
+            found = decided(profile, "barrier", above=5.0, scope=scope)
+            assert (found.answer, found.reason) == (
+                "undecided",
+                "1 of 101 points are not finite",
+            )
+        values[3, 0] = lost
+        found = decided(profile_of(values), "barrier", above=0.5)
+        assert found.reason == "2 of 101 points are not finite, an end among them"
+        assert decided(profile_of(values), "rise", above=0.5).answer == "shown"
+
+    def test_flips_that_were_not_seen_are_counted_among_what_would_decide(self):
+        """3/n is below 0.001 at about 3,000 examples: log(20) / 0.001, to two digits."""
+        profile = profile_of(np.zeros((200, len(ALPHA))))
+        assert decided(profile, "barrier", above=0.001).examples == pytest.approx(3000, rel=0.1)
+
+    def test_an_error_that_is_not_known_bounds_nothing(self):
+        profile = profile_of(rough(5)(np.random.default_rng(11), 40) + np.sin(np.pi * ALPHA))
+        unknown = replace(profile, replicates=np.full_like(profile.replicates, np.nan))
+        found = decided(unknown, "barrier", above=0.1)
+        assert found.reason == "the standard error over examples is not known"
+        assert (found.answer, found.lower, found.upper) == ("undecided", -np.inf, np.inf)
+        assert found.examples is None
+
+    def test_a_flat_curve_has_no_bump_in_its_last_bits(self):
+        noise = 1e-16 * np.random.default_rng(12).normal(size=len(ALPHA))
+        flat = replace(
+            profile_of(np.full((40, len(ALPHA)), 7.0) * (1 + noise)), floor=np.zeros(len(ALPHA))
+        )
+        assert threshold_of(flat) >= 7e-13
+        for what in ("barrier", "rise", "minimum"):
+            found = decided(flat, what, scope="examples")
+            assert found.answer == "excluded"
+            assert 0 <= found.lower <= found.value < threshold_of(flat)
+
+    def test_a_single_lopsided_difference_is_seldom_excluded_wrongly(self):
+        rng = np.random.default_rng(13)
+        wrong, repeats = 0, 60
+        for _ in range(repeats):
+            values = np.zeros((100, len(ALPHA)))
+            values[:, 50] = 1 + drawn(rng, (100,), "lognormal2")
+            found = decided(profile_of(values), "barrier", above=1 - 1e-9)
+            wrong += found.answer == "excluded"
+        assert wrong / repeats <= allowed(repeats)

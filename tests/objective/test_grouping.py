@@ -98,8 +98,21 @@ def test_class_balance_is_no_error():
         ({"clusters": np.arange(7)}, "clusters has 7 ids for the 120 examples of split 'data'"),
         ({"strata": {"valid": DOCUMENT}}, "strata has no ids for split 'data'; it has 'valid'"),
         ({"clusters": 3}, "clusters must be one id per example, a function of a batch"),
+        ({"clusters": set(range(120))}, "one id per example, .*; got set"),
+        ({"clusters": {"data": 3}}, "one id per example, .*; got int"),
         ({"clusters": "document"}, "from the entry 'document' of what per_example returns"),
         ({"clusters": lambda batch: [1, 2]}, "clusters gave 2 ids for a batch of"),
+        ({"clusters": np.arange(121)}, "clusters has 121 ids for the 120 examples"),
+        ({"clusters": [None] * 120}, "whole numbers or strings, .*; got None at place 0"),
+        ({"strata": [0] * 119 + [float("nan")]}, "strata must be .*; got nan at place"),
+        ({"clusters": DOCUMENT / 2}, "clusters must be .*; got 0.0 at place 0"),
+        ({"clusters": DOCUMENT[:, None]}, "got a ndarray at place 0"),
+        ({"clusters": [(1, 2)] * 120}, "got a tuple at place 0"),
+        ({"clusters": lambda batch: 3}, "one id per example; got int for a batch"),
+        ({"clusters": lambda batch: "abc"}, "one id per example; got str for a batch"),
+        ({"clusters": lambda batch: None}, "one id per example; got NoneType for a batch"),
+        ({"strata": lambda batch: torch.rand(len(batch[0]))}, "got 0.* at place 0"),
+        ({"strata": lambda batch: torch.randint(9, batch[1].shape)}, "gave other ids when"),
     ],
 )
 def test_ids_that_do_not_fit_are_refused(options, said):
@@ -112,3 +125,32 @@ def test_an_array_for_several_splits_is_ambiguous():
         ravine.InputError, match="there are several splits: give clusters as a dict"
     ):
         ravine.Objective(mlp(), CE, {"a": DATA, "b": DATA}, clusters=DOCUMENT)
+
+
+def test_ids_that_change_between_passes_are_refused():
+    passes = []
+
+    def drifting(model, batch):
+        passes.append(1)
+        losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return {"loss": losses, "document": torch.arange(len(losses)) // 4 + len(passes)}
+
+    model = mlp()
+    ends = [{n: t + shift for n, t in model.state_dict().items()} for shift in (0.0, 2.0)]
+    J = ravine.Objective(model, drifting, DATA, dtype=torch.float64, clusters="document")
+    with pytest.raises(ravine.InputError, match="changed between two passes"):
+        ravine.resolve(J, along=ravine.Line(*ends), tolerance=1e-6)
+
+
+def test_large_numbers_and_empty_words_are_ids():
+    ids = [2**70 if one % 2 else "" for one in range(120)]
+    assert curve(strata=ids)["n_units"].item() == 120
+    assert curve(clusters=[-one for one in range(120)])["n_units"].item() == 120
+
+
+def test_a_column_of_a_table_goes_by_place():
+    """Its labels may be in another order, as after a shuffle."""
+    pandas = pytest.importorskip("pandas")
+    column = pandas.Series(DOCUMENT, index=np.arange(120)[::-1])
+    by_place = curve(clusters=DOCUMENT)["loss_stderr"]
+    np.testing.assert_array_equal(curve(clusters=column)["loss_stderr"], by_place)

@@ -10,11 +10,14 @@ import numpy as np
 from scipy import stats
 
 from ravine.errors import InputError
-from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED
+from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, widened
+from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint
 from ravine.store.ledger import ledger_at
+
+Answer = Literal["better", "worse", "tied", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,18 @@ class Comparison:
         reason: in a few words.
         difference: J(b) − J(a) on these examples, in the quantity's unit; less is better.
         stderr: its standard error.
-        lower: one-sided bound at ``level``.
-        upper: one-sided bound at ``level``.
-        p: two-sided, of no difference.
+        lower: the interval's lower end: the difference lies below it in at most half of ``level``.
+        upper: its upper end.
+        p: two-sided, of no difference; 1 where the interval is unbounded.
         above: differences up to this are none.
         examples: about how many would decide; None where none are needed.
         is_no_worse: whether b being worse by more than ``above`` is excluded.
         quantity: which quantity.
         split: which split.
-        level: of each bound.
+        level: of the interval: both of its ends together.
     """
 
-    answer: Literal["better", "worse", "tied", "undecided"]
+    answer: Answer
     reason: str
     difference: float
     stderr: float
@@ -74,7 +77,7 @@ def compare(
         above: differences up to this, in the quantity's unit, are none.
         quantity: of what.
         split: by default the first.
-        level: of each one-sided bound.
+        level: the largest share of wrong answers: the interval is two-sided, half of it at either end.
         store: as in ``evaluate``.
         fresh: likewise.
 
@@ -82,7 +85,8 @@ def compare(
         The comparison.
 
     Raises:
-        InputError: a point does not fit the model, or there is no such quantity or split.
+        InputError: a point does not fit the model, there is no such quantity or split, ``above`` is negative or not
+            finite, or ``level`` does not lie between 0 and 0.5.
 
     Examples:
         >>> import ravine, torch
@@ -93,6 +97,12 @@ def compare(
         >>> found.answer, round(found.difference, 3)  # 3 ∫ x² over the examples less than before
         ('better', -1.051)
     """
+    if not 0 < level < 0.5:
+        msg = f"level must lie between 0 and 0.5; got {level!r}"
+        raise InputError(msg)
+    if not 0 <= above < np.inf:
+        msg = f"above must be 0 or larger, in the unit of the quantity, and finite; got {above!r}"
+        raise InputError(msg)
     points = [Checkpoint.read(point) for point in (a, b)]
     with ledger_at(store, fresh=fresh) as ledger:
         measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)
@@ -110,48 +120,129 @@ def _compared(
 ) -> Comparison:
     difference = float(moments.mean[1] - moments.mean[0])
     moved = moments.deviations[1] - moments.deviations[0]
-    stderr = float(np.sqrt((moved**2).sum()))
-    freedom = max(units - 1, 1)
-    margin = float(stats.t.isf(level, freedom)) * stderr
-    skew = float((moved**3).sum()) / stderr**3 if stderr else 0.0
-    times = float(stats.t.isf(level, freedom))
-    margin *= 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)  # as for decisions
-    if moments.counted:  # no flip seen is not no flip
-        margin = max(margin, -float(np.log(level)) / max(units, 1))
+    interval = _Interval(moved, units, moments, level / 2)
+    margin = interval.margin if np.isfinite(difference) else np.inf
     lower, upper = difference - margin, difference + margin
-    away = abs(difference) / stderr if stderr else np.inf if difference else 0.0
-    answer, reason, examples = "undecided", "the bounds lie on both sides", None
-    can_speak = np.isfinite(difference) and units >= FEWEST_UNITS and not abs(skew) >= LOPSIDED
+    answer, reason, examples = "undecided", interval.problem, interval.examples
     if not np.isfinite(difference):
-        reason = "a point is not finite"
-    elif units < FEWEST_UNITS:
-        reason = (
-            f"{units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
-        )
-        examples = FEWEST_UNITS
-    elif abs(skew) >= LOPSIDED:
-        reason = f"a few examples decide the difference (skewness {skew:.2g} of its mean)"
-        examples = int(np.ceil(units * (skew / LOPSIDED) ** 2))
-    elif upper < -above:
-        answer, reason = "better", "the upper bound is below it"
-    elif lower > above:
-        answer, reason = "worse", "the lower bound is above it"
-    elif max(-lower, upper) <= above:
-        answer, reason = "tied", f"a difference of more than {above:g} is excluded"
-    elif abs(difference) != above:
-        examples = int(np.ceil(units * (margin / (abs(difference) - above)) ** 2))
+        lower, upper = -np.inf, np.inf
+        reason, examples = "a point is not finite", None
+    elif np.isfinite(margin):
+        answer, reason = _answer(lower, upper, above)
+        short = answer == "undecided" and abs(difference) != above
+        examples = interval.needed(abs(abs(difference) - above)) if short else None
     return Comparison(
         answer=answer,
         reason=reason,
         difference=difference,
-        stderr=stderr,
+        stderr=interval.stderr,
         lower=lower,
         upper=upper,
-        p=float(2 * stats.t.sf(away, freedom)),
+        p=interval.p(difference),
         above=above,
         examples=examples,
-        is_no_worse=bool(can_speak and upper <= above),
+        is_no_worse=bool(upper <= above),
         quantity=quantity,
         split=split,
         level=level,
     )
+
+
+def _answer(lower: float, upper: float, above: float) -> tuple[Answer, str]:
+    """What an interval says of differences beyond ±above, and why."""
+    least, most = (minus(f"{end:g}") for end in (-above + 0.0, above))
+    if upper < -above:
+        return "better", f"the interval lies below {least}"
+    if lower > above:
+        return "worse", f"the interval lies above {most}"
+    if -above <= lower and upper <= above:
+        return "tied", f"the interval lies within ±{most}"
+    crossed = [text for text, end in ((least, -above), (most, above)) if lower <= end <= upper]
+    return "undecided", f"the interval reaches across {' and '.join(dict.fromkeys(crossed))}"
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """How far a mean difference may lie from what was read, to either side.
+
+    Attributes:
+        moved: (groups,) what each random group adds to its error.
+        units: independent examples.
+        moments: of both points.
+        tail: the share of draws in which each end may be passed.
+    """
+
+    moved: np.ndarray
+    units: int
+    moments: Moments
+    tail: float
+
+    @property
+    def stderr(self) -> float:
+        return float(np.sqrt((self.moved**2).sum()))
+
+    @property
+    def skew(self) -> float:
+        """Of the mean difference."""
+        return float((self.moved**3).sum()) / self.stderr**3 if self.stderr else 0.0
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom: the units, less one for the mean of each stratum."""
+        return max(self.units - len(self.moments.strata), 1)
+
+    @property
+    def margin(self) -> float:
+        """How far; infinite where nobody knows."""
+        if self.units < FEWEST_UNITS or not np.isfinite(self.stderr):
+            return np.inf
+        times = float(stats.t.isf(self.tail, self.freedom))
+        wide = widened(times, self.skew)
+        if not self.moments.is_share:
+            return times * self.stderr * wide if np.isfinite(wide) else np.inf
+        if not np.isfinite(wide):
+            return np.inf if self.moments.clustered else self._bernstein
+        unseen = -float(np.log(self.tail)) / self.units  # no flip seen is not no flip
+        return max(times * self.stderr * wide, unseen)
+
+    @property
+    def _bernstein(self) -> float:
+        """What no mean of numbers in [−1, 1] exceeds, however lopsided.
+
+        References:
+            Maurer and Pontil 2009, theorem 4.
+        """
+        log = float(np.log(2 / self.tail))
+        return self.stderr * (2 * log) ** 0.5 + 14 * log / (3 * (self.units - 1))
+
+    @property
+    def problem(self) -> str:
+        """Why there is no margin."""
+        if self.units < FEWEST_UNITS:
+            return f"{self.units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
+        if not np.isfinite(self.stderr):
+            return "the standard error over examples is not known"
+        return f"a few examples decide the difference (skewness {self.skew:.2g} of its mean)"
+
+    @property
+    def examples(self) -> int | None:
+        """About how many would have a margin."""
+        if self.units < FEWEST_UNITS:
+            return FEWEST_UNITS
+        if not np.isfinite(self.stderr):
+            return None
+        return int(np.ceil(self.units * (self.skew / LOPSIDED) ** 2))
+
+    def needed(self, gap: float) -> int:
+        """About how many bring the interval within a distance: what is not seen falls with their number alone."""
+        share = self.margin / gap
+        return max(int(np.ceil(self.units * share**2)), self.units + 1)
+
+    def p(self, difference: float) -> float:
+        """Two-sided, of no difference; 1 where nothing is known, and 0 where every example moves alike."""
+        if not np.isfinite(self.margin) or not np.isfinite(difference):
+            return 1.0
+        if not self.stderr:
+            return float(difference == 0)
+        wide = max(self.margin / (float(stats.t.isf(self.tail, self.freedom)) * self.stderr), 1.0)
+        return float(2 * stats.t.sf(abs(difference) / (wide * self.stderr), self.freedom))

@@ -117,6 +117,7 @@ def quantity_variables(
             "units": units.get(name, ""),
             # only whole numbers: a step function of the place
             "counted": int(all(found.counted for found in of)),
+            "share": int(all(found.is_share for found in of)),  # only 0 and 1
         }
         dims = (dim, "split")
         variables[name] = (dims, np.stack([found.mean for found in of], 1), about)

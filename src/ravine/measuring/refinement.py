@@ -157,6 +157,8 @@ def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str])
         ):  # whole numbers by chance so far: neither a count nor a floor of one
             both[name].attrs["counted"] = 0
             both[f"{name}_noise_floor"][:] = np.nan
+        shares = [bool(part[name].attrs.get("share", 0)) for part in (result, fresh)]
+        both[name].attrs["share"] = int(all(shares))
         floor = both[f"{name}_noise_floor"]
         for split in range(both.sizes["split"]):
             floor[first:, split] = spread_floor(places, known, floor.values[:first, split])

@@ -10,6 +10,8 @@ from scipy import stats
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
+_HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -24,7 +26,7 @@ class Bounds:
         stderr: paired standard error of the height.
         widest: the largest standard error of the differences that were looked at.
         times: how many standard errors the lower bound is away.
-        skew: of the mean of the deciding difference.
+        skew: of the mean of the deciding difference, as it counts against its bound.
         certain_lower: bound for these examples alone.
         certain_upper: bound for these examples alone.
     """
@@ -90,9 +92,11 @@ def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: 
         stderr=float(nearer.stderr[top]),
         widest=float(max(start.stderr.max(), end.stderr.max())),
         times=joint * max(first, last),
-        skew=worse_skew(start.skew[deciding], end.skew[deciding]),
-        certain_lower=float(np.max(both_sure)) - sample.floor,
-        certain_upper=float(np.max(both_certain)) + sample.floor,
+        skew=worse_skew(
+            *(_harm(of.skew[deciding], below=float(lower[place]) > limit) for of in (start, end))
+        ),
+        certain_lower=max(float(np.max(both_sure)) - sample.floor, 0.0),
+        certain_upper=max(float(np.max(both_certain)) + sample.floor, 0.0),
     )
 
 
@@ -142,9 +146,9 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         stderr=float(pairs.stderr[top]),
         widest=float(pairs.stderr.max()),
         times=joint * pair,
-        skew=_skew_between(sample, *map(int, deciding)),
-        certain_lower=float(sure.max()) - sample.floor,
-        certain_upper=float(loose.max()) + sample.floor,
+        skew=_harm(_skew_between(sample, *map(int, deciding)), below=float(lower[place]) > limit),
+        certain_lower=max(float(sure.max()) - sample.floor, 0.0),
+        certain_upper=max(float(loose.max()) + sample.floor, 0.0),
     )
 
 
@@ -176,11 +180,13 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         widest=float(pairs.stderr.max()),
         times=times,
         skew=worse_skew(
-            _skew_between(sample, deciding[0], deciding[1]),
-            _skew_between(sample, deciding[1], deciding[2]),
+            *(
+                _harm(_skew_between(sample, deciding[1], side), below=lower > limit)
+                for side in (deciding[0], deciding[2])
+            )
         ),
-        certain_lower=sure - sample.floor,
-        certain_upper=loose + sample.floor,
+        certain_lower=max(sure - sample.floor, 0.0),
+        certain_upper=max(loose + sample.floor, 0.0),
     )
 
 
@@ -255,7 +261,7 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
         stderr=float(of.stderr[top]),
         widest=float(of.stderr.max()),
         times=times,
-        skew=float(of.skew[deciding]),
+        skew=_harm(of.skew[deciding], below=float(lower[place]) > limit),
         certain_lower=float(np.max(of.value - of.doubt)) - sample.floor,
         certain_upper=float(np.max(of.value + of.doubt)) + sample.floor,
     )
@@ -312,7 +318,21 @@ def _real(height: float, sample: Sample) -> float:
 def _binomial(sample: Sample, level: float) -> float:
     """No flip seen is not no flip: the bound on a share of which none was seen."""
     profile = sample.profile
-    return -np.log(level) / max(profile.units, 1) if profile.counted else 0.0
+    return -np.log(level) / max(profile.units, 1) if profile.is_share else 0.0
+
+
+def _harm(skew: float, *, below: bool) -> float:
+    """How much a skewness counts: whole where it brings the bound too near, by a part where it leaves it too far.
+
+    A long tail upwards leaves the mean of most samples, and their spread with it, too low: bounds from below are then
+    too far away, which is no error, and bounds from above too near.
+
+    Args:
+        skew: of the mean difference.
+        below: whether the bound is from below.
+    """
+    towards = -skew if below else skew
+    return float(np.maximum(towards, -_HARMLESS * towards))
 
 
 def worse_skew(one: float, other: float) -> float:

@@ -110,6 +110,7 @@ def _star(profiles: list[Profile], shared: Shared) -> Profile:
         units=first.units,
         clustered=first.clustered,
         counted=first.counted,
+        is_share=first.is_share,
         balanced=first.balanced,
     )
 

@@ -25,8 +25,12 @@ Scope = Literal["population", "examples"]
 LEVEL: Final = 0.05
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
 
+_LAST_BITS: Final = 1e-13  # of a value: means that differ by less may be equal
+
 FEWEST_UNITS: Final = 10
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
+_FAIR: Final = 0.15  # up to this skewness the expansion of the bound holds
+_STEEP: Final = 12.0  # and beyond, it grows so fast with the skewness
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ def decided(
     problem = _unanswerable(profile, part, what)
     if problem:
         return replace(asked, reason=problem)
-    sample = Sample(part, _draws_for(level), joint=joint)
-    return _answer(asked, QUESTIONS[what](sample, limit, kind, level), sample)
+    sample = Sample(_finite(part), _draws_for(level), joint=joint)
+    found = _answer(asked, QUESTIONS[what](sample, limit, kind, level), sample)
+    return _with_the_rest(found, part)
 
 
 class Changes:
@@ -147,12 +152,12 @@ class Changes:
             bounds = QUESTIONS[question](sample, self.above, "end", level)
             for scope in get_args(Scope):
                 asked = _asked(self.profile, what, self.above, "end", level, scope)
-                found[what, scope] = _answer(asked, bounds, sample)
+                found[what, scope] = _with_the_rest(_answer(asked, bounds, sample), part)
         return found
 
     @cached_property
     def _asked(self) -> dict[str, tuple[What, Sample]]:
-        part = self.profile.between(0, 1)
+        part = _finite(self.profile.between(0, 1))
         forward, backward = Sample(part), Sample(_turned(part))
         asked: dict[str, tuple[What, Sample]] = {
             "rise": ("rise", forward),
@@ -197,11 +202,15 @@ def _answer(asked: Decision, found: Bounds, sample: Sample) -> Decision:
 
 
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
-    """What counts as a bump: more than this share of the curve's range over [0, 1], and than the noise floor."""
+    """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
+
+    Rounding is the noise floor, and at least the last bits of the largest value.
+    """
     part = profile.between(0, 1)
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
-    return max(share * extent, float(np.nan_to_num(part.floor).max(initial=0.0)))
+    floor = float(np.nan_to_num(part.floor).max(initial=0.0))
+    return max(share * extent, floor, _LAST_BITS * float(np.abs(finite).max(initial=0.0)))
 
 
 def _unanswerable(profile: Profile, part: Profile, what: str) -> str:
@@ -209,13 +218,36 @@ def _unanswerable(profile: Profile, part: Profile, what: str) -> str:
         return "the line's ends were not measured"
     if len(part.alpha) < 3:
         return f"{len(part.alpha)} points have nothing between them"
-    if not np.isfinite(part.value).all():
-        return f"the curve is not finite at {int((~np.isfinite(part.value)).sum())} points"
+    known = np.isfinite(part.value)
+    if known.sum() < 3:
+        return _not_finite(part)
+    if what == "barrier" and not known[[0, -1]].all():
+        return f"{_not_finite(part)}, an end among them"
     return ""
 
 
+def _finite(part: Profile) -> Profile:
+    """The points at which the curve is finite: what they show is shown, whatever the others are."""
+    return part.part(np.isfinite(part.value))
+
+
+def _not_finite(part: Profile) -> str:
+    lost = int((~np.isfinite(part.value)).sum())
+    return f"{lost} of {len(part.alpha)} points are not finite" if lost else ""
+
+
+def _with_the_rest(found: Decision, part: Profile) -> Decision:
+    """An answer from the finite points, where the others may hold anything: nothing is excluded."""
+    lost = _not_finite(part)
+    if not lost:
+        return found
+    if found.answer == "shown":
+        return replace(found, upper=np.inf, reason=f"{found.reason}; {lost}")
+    return replace(found, answer="undecided", upper=np.inf, reason=lost, examples=None)
+
+
 def _of_these(asked: Decision, found: Bounds) -> Decision:
-    lower, upper = found.certain_lower, found.certain_upper
+    lower, upper = min(found.certain_lower, found.value), found.certain_upper
     told = replace(asked, value=found.value, lower=lower, upper=upper, at=found.at)
     if lower > asked.above:
         return replace(
@@ -238,9 +270,12 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
     told = replace(
         asked, value=found.value, lower=found.lower, upper=found.upper, at=found.at, p=found.p
     )
-    if not sample.is_uncertain or profile.units < FEWEST_UNITS:
+    unbounded = replace(told, lower=-np.inf, upper=np.inf, p=1.0)
+    if profile.units < FEWEST_UNITS:
         few = f"{profile.units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
-        return replace(told, reason=few, examples=FEWEST_UNITS)
+        return replace(unbounded, reason=few, examples=FEWEST_UNITS)
+    if not sample.is_uncertain:
+        return replace(unbounded, reason="the standard error over examples is not known")
     skew = worse_skew(abs(found.skew), sample.lopsided)
     told = replace(told, **_honest(found, profile, skew, asked.level))
     if told.lower > asked.above:
@@ -256,12 +291,14 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
         return replace(
             told, reason=lopsided, examples=_for_skewness(profile, found, skew, asked.above)
         )
-    if found.certain_lower <= asked.above < found.certain_upper:
+    # a share is rounded to whole examples, which more examples mend
+    rounded = profile.is_share and not sample.profile.misfit.any()
+    if not rounded and found.certain_lower <= asked.above < found.certain_upper:
         return replace(told, reason=_interpolation(found.certain_upper))
     return replace(
         told,
         reason="the bounds lie on both sides",
-        examples=_for_precision(profile.units, found, asked.above, 1.0),
+        examples=_for_precision(profile, found, asked.above, 1.0),
     )
 
 
@@ -273,7 +310,7 @@ def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[
         lower = found.value - wide * (found.value - found.lower)
         upper = found.value + wide * (found.upper - found.value)
         return {"lower": max(lower, least), "upper": upper}
-    bounded = profile.counted and not profile.clustered and np.isfinite(found.upper)
+    bounded = profile.is_share and not profile.clustered and np.isfinite(found.upper)
     margin = _bernstein(found, profile, level) if bounded else np.inf
     return {
         "lower": max(found.value - margin, least),
@@ -296,7 +333,10 @@ def widened(times: float, skew: float) -> float:
     """By how much bounds are wider where a few examples decide: twice what the Edgeworth expansion asks for.
 
     A one-sided bound c standard errors away needs s (2 c² + 1) / 6 more at a skewness s of the mean
-    (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond ``LOPSIDED`` nothing is said.
+    (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond 0.15 the largest examples decide, and
+    the larger ones that were not drawn are missing: bounds grow by exp(12 (s − 0.15)), with which a single difference
+    of log-normal numbers (σ from 1 to 2.5, 15 to 3,000 examples) is wrong in at most 5 % by simulation; without it, in
+    up to 23 %. Beyond ``LOPSIDED`` nothing is said.
 
     Args:
         times: c, how many standard errors a bound is away.
@@ -306,23 +346,37 @@ def widened(times: float, skew: float) -> float:
         return 1.0
     if abs(skew) >= LOPSIDED or not np.isfinite(times):
         return np.inf
-    return 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)
+    expansion = 1 + abs(skew) * (2 * times**2 + 1) / (3 * times)
+    return expansion * float(np.exp(_STEEP * max(abs(skew) - _FAIR, 0.0)))
 
 
 def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> int | None:
     """About how many examples leave so little skewness that the bounds, wider by it, decide."""
     wide = widened(found.times, skew)
-    if np.isfinite(wide):
-        return _for_precision(profile.units, found, above, wide)
-    return int(np.ceil(profile.units * (skew / LOPSIDED) ** 2))
+    fair = int(
+        np.ceil(profile.units * (skew / _FAIR) ** 2)
+    )  # it falls with the root of their number
+    if not np.isfinite(wide):
+        return fair
+    as_lopsided, as_fair = (
+        _for_precision(profile, found, above, of) for of in (wide, widened(found.times, _FAIR))
+    )
+    if as_lopsided is None or as_fair is None:
+        return None
+    return min(as_lopsided, max(as_fair, fair))
 
 
-def _for_precision(units: int, found: Bounds, above: float, wide: float) -> int | None:
-    """About how many examples would bring the bound to the limit: more than there are."""
+def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> int | None:
+    """About how many examples would bring the bound to the limit: more than there are.
+
+    A standard error falls with the root of their number; what a share may hide in flips that were not seen, with it.
+    """
     gap = abs(found.value - above)
     if not gap or not np.isfinite(found.stderr):
         return None
-    needed = max(units * (wide * found.times * found.stderr / gap) ** 2, units + 1)
+    needed = max(profile.units * (wide * found.times * found.stderr / gap) ** 2, profile.units + 1)
+    if profile.is_share and found.value < above:
+        needed = max(needed, profile.units * (found.upper - found.value) / gap)
     return _rounded_up(needed) if needed < 1e15 else None
 
 

@@ -55,7 +55,8 @@ class Profile:
         unit: that stands behind its numbers.
         units: how many independent examples, or clusters of them, it is a mean over.
         clustered: whether these are clusters.
-        counted: whether it counts examples, so that its curve is a staircase.
+        counted: whether it is of whole numbers, so that its curve is a staircase.
+        is_share: whether every example's value is 0 or 1.
         balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
     """
 
@@ -72,6 +73,7 @@ class Profile:
     units: int = 0
     clustered: bool = False
     counted: bool = False
+    is_share: bool = False
     balanced: bool = False
 
     @classmethod
@@ -123,6 +125,7 @@ class Profile:
             units=_units(one),
             clustered="n_units" in one and int(one["n_units"]) < int(one["n_examples"]),
             counted=counted,
+            is_share=_is_share(measured, quantity),
             balanced=int(curve.attrs["schema_version"]) > 1,
         )
 
@@ -215,6 +218,13 @@ def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
         return np.zeros(len(alpha))
     found = one[f"{quantity}_misfit"].fillna(np.inf).values
     return np.where(np.isin(alpha, measured["alpha"].values), 0.0, found)
+
+
+def _is_share(measured: xr.Dataset, quantity: str) -> bool:
+    """Whether every value was 0 or 1; of older results, whether they count and no mean leaves [0, 1]."""
+    about = measured[quantity].attrs
+    within = bool(((measured[quantity] >= 0) & (measured[quantity] <= 1)).all())
+    return within and bool(about.get("share", about.get("counted", 0)))
 
 
 def _units(one: xr.Dataset) -> int:

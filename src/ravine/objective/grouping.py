@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 
 from ravine.errors import InputError
 from ravine.objective.batches import Batch
-from ravine.objective.moments import Membership, numbers_of_ids, numbers_of_values
+from ravine.objective.moments import Membership, Moments, numbers_of_ids, numbers_of_values
 
 #: One id per example (for each split, where there are several), a function of a batch, or the name of an entry that the
 #: caller's function returns.
 Ids = Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Callable[[Any], Any] | str
+
+_STABLE: Final = "an example's id must be the same whenever it is read"
 
 #: What one batch gave: the shape of a quantity, and the entries that hold ids.
 _Given = tuple[tuple[int, ...], Mapping[str, Tensor]]
@@ -147,11 +149,14 @@ def _array(what: str, ids: Any, split: str, *, several: bool = False) -> Any:
         if split not in ids:
             msg = f"{what} has no ids for split {split!r}; it has {', '.join(map(repr, ids))}"
             raise InputError(msg)
-        return ids[split]
+        return _array(what, ids[split], split)
     if several:
         msg = f"there are several splits: give {what} as a dict, split → one id per example"
         raise InputError(msg)
-    if not hasattr(ids, "__len__"):
+    if hasattr(ids, "to_numpy"):  # a column of a table: by place, not by its labels
+        ids = ids.to_numpy()
+    flat = isinstance(ids, np.ndarray | Tensor) and not ids.ndim
+    if flat or not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
         msg = (
             f"{what} must be one id per example, a function of a batch, or the name of an entry that per_example "
             f"returns; got {type(ids).__name__}"
@@ -167,9 +172,9 @@ def _ids(
     shape, entries = given
     values, rows = int(np.prod(shape)), len(numbers)
     if isinstance(source, str):
-        found = _listed(entries[source].reshape(-1))
+        found = _listed(what, entries[source].reshape(-1))
     elif callable(source):
-        found = _listed(source(batch.content))
+        found = _called(what, source, batch)
     else:
         held = _array(what, source, split)
         if numbers.max(initial=-1) >= len(held):
@@ -178,7 +183,7 @@ def _ids(
                 f"{numbers.max()}; expected one id for each example"
             )
             raise InputError(msg)
-        found = _listed([held[int(number)] for number in numbers])
+        found = _listed(what, [held[int(number)] for number in numbers])
     if len(found) == values:
         return found
     if len(found) == rows and shape and shape[0] == rows:
@@ -197,7 +202,56 @@ def _rows_of_values(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.repeat(numbers.astype(np.uint64), int(np.prod(shape[1:])))
 
 
-def _listed(ids: Any) -> list[Hashable]:
+def _called(what: str, source: Callable[[Any], Any], batch: Batch) -> list[Hashable]:
+    """The ids that a function gives for a batch: the same ones whenever it is asked."""
+    found, again = (_listed(what, source(batch.content)) for _ in range(2))
+    if found != again:
+        msg = (
+            f"{what}: the function gave other ids when it was asked twice for one batch; {_STABLE}"
+        )
+        raise InputError(msg)
+    return found
+
+
+def _listed(what: str, ids: Any) -> list[Hashable]:
     """Ids as plain numbers and strings, so that equal ones are equal whatever held them."""
     flat = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids
-    return [one.item() if hasattr(one, "item") else one for one in flat]
+    if isinstance(flat, str | bytes) or not isinstance(flat, Iterable) or np.ndim(flat) == 0:
+        msg = f"{what} must be one id per example; got {type(ids).__name__} for a batch"
+        raise InputError(msg)
+    found = [one.item() if _is_scalar(one) else one for one in flat]
+    for number, one in enumerate(found):
+        if not isinstance(one, int | str):
+            msg = (
+                f"{what} must be whole numbers or strings, one id per example; got {_described(one)} at place "
+                f"{number} of a batch"
+            )
+            raise InputError(msg)
+    return found
+
+
+def _is_scalar(one: Any) -> bool:
+    """Whether it is an array or a tensor of one number."""
+    return hasattr(one, "item") and np.ndim(one) == 0
+
+
+def _described(one: Any) -> str:
+    if one is None or isinstance(one, float):
+        return repr(one)
+    return f"a {type(one).__name__}"
+
+
+def require_same_groups(split: str, before: Moments, now: Moments) -> None:
+    """Check that another pass over the same examples put them into the same clusters and strata.
+
+    Args:
+        split: their split.
+        before: what the first pass gave.
+        now: what this pass gave.
+
+    Raises:
+        InputError: it did not.
+    """
+    if before.strata != now.strata or not np.array_equal(before.sizes, now.sizes):
+        msg = f"the clusters or strata of split {split!r} changed between two passes; {_STABLE}"
+        raise InputError(msg)

@@ -24,7 +24,7 @@ from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
 from ravine.objective.forward import joined as end_to_end
 from ravine.objective.freshness import require_fresh
-from ravine.objective.grouping import Grouping
+from ravine.objective.grouping import Grouping, require_same_groups
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
@@ -253,6 +253,9 @@ def measure(
             before = None if earlier is None else earlier.fingerprints[split.name]
             if setup.check_data or sums.fingerprint.count == 0:
                 split.require_same(before, sums.fingerprint)
+            if earlier is not None:
+                known = earlier.moments[split.name]["loss"]
+                require_same_groups(split.name, known, sums.moments["loss"])
             _require_values(sums.moments, split)
             found.moments[split.name], found.units[split.name] = sums.moments, sums.units
             found.fingerprints[split.name] = sums.fingerprint

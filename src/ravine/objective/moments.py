@@ -169,6 +169,14 @@ class Moments:
         )
 
     @property
+    def is_share(self) -> bool:
+        """Whether every value was 0 or 1: of whole numbers, those whose squares sum to what they sum to."""
+        if not self.counted:
+            return False
+        squares = self.square + self.count * self.mean**2
+        return bool((np.abs(squares - self.count * self.mean) < 0.5).all())  # else 2 apart, or more
+
+    @property
     def stderr(self) -> np.ndarray:
         """(points,) standard error of the mean; NaN for fewer than two values."""
         if self.count < 2:
@@ -260,6 +268,7 @@ def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def numbers_of_ids(ids: Sequence[Hashable]) -> np.ndarray:
     """(values,) uint64: a number for each id, the same for equal ids and on every machine."""
     known = {
-        one: one if isinstance(one, int) and one >= 0 else stable_seed(one) for one in set(ids)
+        one: one if isinstance(one, int) and 0 <= one < 1 << 64 else stable_seed(one)
+        for one in set(ids)
     }
     return np.array([known[one] for one in ids], dtype=np.uint64)
