@@ -13,9 +13,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The long simulations too: levels and power of every decision.
+# The long ones too: levels and power of every decision, and commands that are killed at random moments.
 test-all: lint
-	$(PYTEST) -m 'calibration or not calibration'
+	$(PYTEST) -m 'calibration or kills or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,7 +18,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from oracles import blobs, direct, mlp, of_model, of_w, point, trained, values
-from ravine import InputError, Line, Objective, evaluate, metrics, stateful, supervised
+from ravine import (
+    InputError,
+    Line,
+    Objective,
+    evaluate,
+    metrics,
+    open_result,
+    save_result,
+    stateful,
+    supervised,
+)
 
 AT = np.linspace(0, 1, 6)
 CE = supervised(F.cross_entropy)
@@ -460,3 +474,92 @@ def test_verdicts_say_what_was_chosen_and_what_is_inside():
         assert said in str(metrics.verdict(curve))
     with pytest.raises(InputError, match="tolerance"):
         metrics.verdict(curve, tolerance=float("nan"))
+
+
+def test_a_result_takes_nothing_from_other_files(tmp_path):
+    saved = save_result(small_curve(), tmp_path / "saved.nc")
+    (tmp_path / "secret").write_bytes(np.arange(3.0).tobytes())
+    ways = {
+        "external storage": lambda f: f.create_dataset(
+            "loss", shape=(3, 1), dtype="f8", external=[(str(tmp_path / "secret"), 0, 24)]
+        ),
+        "an external link": lambda f: f.__setitem__(
+            "loss", h5py.ExternalLink(str(saved), "/loss_stderr")
+        ),
+        "a virtual dataset": lambda f: f.create_virtual_dataset("loss", virtual(saved)),
+    }
+    for way, change in ways.items():
+        path = tmp_path / f"{way}.nc"
+        path.write_bytes(saved.read_bytes())
+        with h5py.File(path, "r+") as opened:
+            del opened["loss"]
+            change(opened)
+        with pytest.raises(InputError, match="holds all of its numbers itself"):
+            open_result(path)
+
+
+def virtual(source):
+    layout = h5py.VirtualLayout(shape=(3, 1), dtype="f8")
+    layout[:] = h5py.VirtualSource(str(source), "loss_stderr", shape=(3, 1))
+    return layout
+
+
+def test_a_small_file_that_declares_gigabytes_is_refused(tmp_path):
+    saved = save_result(small_curve(), tmp_path / "saved.nc")
+    with h5py.File(saved, "r+") as opened:
+        opened.create_dataset("flood", shape=(1 << 30,), dtype="f8", chunks=True)
+    with pytest.raises(InputError, match="more than a file of its size can"):
+        open_result(saved)
+
+
+def test_a_disk_that_fills_is_one_sentence_and_leaves_nothing(tmp_path):
+    saved = save_result(small_curve(), tmp_path / "saved.nc")
+    script = (
+        "import resource, signal, sys, ravine\n"
+        "found = ravine.open_result(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    ravine.save_result(found, sys.argv[2])\n"
+        "except ravine.InputError as problem:\n"
+        "    print(problem)\n"
+    )
+    target = tmp_path / "full.nc"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(saved), str(target)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "cannot write" in ran.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["saved.nc"]
+
+
+def test_a_title_that_is_no_utf8_is_saved(tmp_path):
+    titled = small_curve().assign_attrs(title="caf\udce9")
+    saved = save_result(titled, tmp_path / "saved.nc")
+    assert open_result(saved).attrs["title"] == "caf?"
+
+
+@pytest.mark.parametrize("dropout", ["fixed", "resample"])
+def test_threads_measure_what_one_does(dropout):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+    data = torch.randn(200, 6), torch.randint(0, 3, (200,))
+    moved = {name: p.detach() + 0.3 * torch.randn_like(p) for name, p in model.named_parameters()}
+    J = Objective(model, supervised(F.cross_entropy), data, dropout=dropout, batch_size=20)
+
+    def curve(_):
+        ends = Line(model.state_dict(), moved)
+        return evaluate(J, along=ends, at=np.linspace(0, 1, 11))["loss"].values
+
+    alone, state = curve(0), torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(curve, range(8)))
+    assert all(np.array_equal(one, alone) for one in found)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def small_curve():
+    model = nn.Linear(2, 2)
+    J = Objective(model, supervised(F.mse_loss), (torch.randn(20, 2), torch.randn(20, 2)))
+    moved = {name: p.detach() + 1 for name, p in model.named_parameters()}
+    return evaluate(J, along=Line(model, moved), at=[0, 0.5, 1])

@@ -1,5 +1,6 @@
 from . import metrics as metrics
 from . import plot as plot
+from . import store as store
 from .alignment.align import align as align
 from .alignment.comparison import compare_alignment as compare_alignment
 from .errors import InputError as InputError

@@ -24,6 +24,11 @@ from ravine.paper import cli as wing
 
 _TOLD_APART = 6  # curves in one panel
 _SIDE = 31  # points along each axis of a plane
+_LEDGER = "measured.sqlite"
+_REQUEST = "command.txt"
+#: Options that change no number: with a value, and without.
+_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs")
+_SWITCHES = ("--fresh", "--overwrite", "--json")
 _AXES = (None, "extrema", "pca", "random")
 
 app = typer.Typer(
@@ -33,6 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+kept = typer.Typer(help="What a store holds, and making room in it.", no_args_is_help=True)
+app.add_typer(kept, name="store")
 app.add_typer(wing.paper, name="paper")
 app.add_typer(wing.data, name="data")
 
@@ -52,6 +59,12 @@ _PLOTLYJS = typer.Option(
     help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
 )
 _JSON = typer.Option("--json", help="print one JSON document and nothing else")
+_STORE = typer.Option(
+    help="file that keeps what was measured, point by point, or 'none'; OUT/measured.sqlite if left out"
+)
+_STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
+_FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
+_OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
 _FILE = typer.Option(
     "--out",
     help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
@@ -68,14 +81,26 @@ def main() -> None:
         app()
     except ravine.InputError as problem:
         _fail(str(problem))
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written was left behind", code=130)
+    except SystemExit as done:
+        interrupt = _interrupt_behind(done)
+        if interrupt is None:
+            raise
+        kept = getattr(interrupt, "__notes__", [])
+        said = f"{kept[0]}: the same command goes on" if kept else "nothing half-written was left"
+        _fail(f"interrupted; {said}", code=130)
     except Exception as problem:
         note = "; ".join(getattr(problem, "__notes__", []))
         _fail(
             f"{type(problem).__name__}: {problem}{f' ({note})' if note else ''}. RAVINE_DEBUG=1 "
             "shows where."
         )
+
+
+def _interrupt_behind(problem: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that typer made an exit of, if it was one."""
+    while problem is not None and not isinstance(problem, KeyboardInterrupt):
+        problem = problem.__cause__ or problem.__context__
+    return problem
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -149,6 +174,9 @@ def line(
         ),
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -165,11 +193,12 @@ def line(
         raise ravine.InputError(msg)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
     about: dict[str, Any] = {
         "title": title or None,
         "command": _command(),
         "progress": _on_terminal(),
+        **_kept(J, store, fresh, out),
     }
     told = f"· {walk.start.label} → {walk.end.label}"
     if compare_buffers:
@@ -209,6 +238,9 @@ def barriers(
     method: Annotated[str, _METHOD] = "weights",
     seed: Annotated[int, typer.Option(help="of the alignment's search")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -225,21 +257,26 @@ def barriers(
         raise ravine.InputError(msg)
     if align:
         _require_no_runs(runs)
-        _require_writable(out)
+        if store not in (None, "none") or fresh:
+            msg = (
+                "--align keeps no store: leave --store and --fresh out, or measure without --align"
+            )
+            raise ravine.InputError(msg)
+        _require_own(out, overwrite=overwrite)
         found = _aligned_barriers(J, points, at, method, seed, title)
         _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
         return
     along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     what = (
         f"{len(along)} steps of two runs"
         if runs
         else f"{len(along)} pairs of {len(points)} checkpoints"
     )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
-    found = ravine.evaluate(
-        J, along=along, at=at, title=title or None, command=_command(), progress=_on_terminal()
-    )
+    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **keeping}
+    found = ravine.evaluate(J, along=along, at=at, command=_command(), **asked)
     _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
     if not runs and not as_json:
         _print_averages(
@@ -429,6 +466,9 @@ def project(
     run: Annotated[str, _RUN],
     alpha: Annotated[str, _ALPHA] = "0:1:101",
     out: Annotated[Path, _OUT] = Path("ravine-project"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -438,14 +478,15 @@ def project(
     J = load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
     about: dict[str, Any] = {"command": _command()}
     curve = ravine.evaluate(
-        J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about
+        J, along=walk, at=points, title=title or None, progress=_on_terminal(), **about, **keeping
     )
     typer.echo(f"· {len(taken)} snapshots on that line", err=True)
-    path = ravine.project(taken, onto=walk, objective=J)
+    path = ravine.project(taken, onto=walk, objective=J, **keeping)
     path = path.assign_attrs(
         title=f"{title}: training" if title else "How far training strayed from its line", **about
     )
@@ -478,6 +519,9 @@ def plane(
     ] = None,
     seed: Annotated[int, typer.Option(help="of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
+    store: Annotated[str | None, _STORE] = None,
+    fresh: Annotated[bool, _FRESH] = False,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -485,12 +529,14 @@ def plane(
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
     J = load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
-    _require_writable(out)
+    _require_own(out, overwrite=overwrite)
+    keeping = _kept(J, store, fresh, out)
     about: dict[str, Any] = {"command": _command()}
     path = None
     if taken is not None:
         typer.echo(f"· {len(taken)} snapshots on the plane", err=True)
-        path = ravine.project(taken, onto=sheet, objective=J).assign_attrs(title=title, **about)
+        path = ravine.project(taken, onto=sheet, objective=J, **keeping)
+        path = path.assign_attrs(title=title, **about)
     at = {
         dim: parse_alpha(given) if given else _around(path, dim, axes)
         for dim, given in (("alpha", alpha), ("beta", beta))
@@ -500,7 +546,7 @@ def plane(
         f"· {sheet}: {size} points" if tolerance is None else f"· {sheet}: to {tolerance:g}",
         err=True,
     )
-    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about}
+    asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **about, **keeping}
     if tolerance is None:
         surface = ravine.evaluate(J, along=sheet, at=at, **asked)
     else:
@@ -541,6 +587,34 @@ def report(
     )
     page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
+
+
+@kept.command("list")
+def list_store(file: Annotated[Path, _STORE_FILE], as_json: Annotated[bool, _JSON] = False) -> None:
+    """What a store holds: the objectives, how many points of each, their size and days."""
+    found = ravine.store.contents(file)
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "objectives": found}))
+        return
+    for one in found:
+        typer.echo(
+            f"{one['objective'][:8]}  {one['model']}: {one['points']:,} points, {one['bytes'] / 1e6:.1f} MB, "
+            f"measured {one['first'][:10]} to {one['last'][:10]}"
+        )
+    if not found:
+        typer.echo("It holds nothing.")
+
+
+@kept.command("clean")
+def clean_store(
+    file: Annotated[Path, _STORE_FILE],
+    objective: Annotated[
+        str | None, typer.Option(help="forget this one only: the beginning of its name in the list")
+    ] = None,
+) -> None:
+    """Forget what a store holds."""
+    points = ravine.store.clean(file, objective)
+    typer.echo(f"{points:,} points forgotten")
 
 
 @app.command()
@@ -665,10 +739,60 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
+def _kept(J: ravine.Objective, store: str | None, fresh: bool, out: Path) -> dict[str, Any]:  # noqa: N803
+    """Where what is measured is kept: in OUT, unless another place or none was named."""
+    if store == "none":
+        return {}
+    if store is None:
+        problem = ravine.store.why_not(J)
+        if problem:
+            typer.echo(f"· nothing is kept of what is measured: {problem}", err=True)
+            return {}
+    return {"store": out / _LEDGER if store is None else Path(store), "fresh": fresh}
+
+
+def _require_own(out: Path, *, overwrite: bool) -> None:
+    """Find out before the work that its outcome can be written, and writes over no other's."""
+    _require_writable(out)
+    if overwrite or not any(out.glob("*.nc")):
+        return
+    earlier = _text(out / _REQUEST)
+    if earlier != _request():
+        whose = "results of which it is not known what they are" if earlier is None else earlier
+        msg = (
+            f"{str(out)!r} holds the results of another command ({whose}). Choose another folder "
+            "with --out, or write over them with --overwrite."
+        )
+        raise ravine.InputError(msg)
+
+
+def _text(place: Path) -> str | None:
+    try:
+        return place.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _request() -> str:
+    """The command without what does not change its numbers."""
+    words = iter(sys.argv[1:])
+    kept: list[str] = []
+    for word in words:
+        name, has_value, _ = word.partition("=")
+        if name in _TELLING_NOTHING:
+            if not has_value:
+                next(words, None)
+        elif name not in _SWITCHES:
+            kept.append(word)
+    return shlex.join(["ravine", *kept])
+
+
 def _deliver(
     out: Path, results: dict[str, Any], figures: dict[str, Any], plotlyjs: str, as_json: bool
 ) -> None:
     """Write results, figures and the report, and print the verdicts."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _REQUEST).write_text(_request(), encoding="utf-8")
     for name, result in results.items():
         ravine.save_result(result, out / f"{name}.nc")
     for name, figure in figures.items():

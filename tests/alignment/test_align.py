@@ -289,6 +289,8 @@ def test_axes_that_cannot_be_followed_stay_in_place() -> None:
     assert torch.equal(aligned.tensors["a.weight"], b.a.weight)
     assert aligned.permuted == 1
     assert aligned.after < aligned.before
+    assert "cumsum" in aligned.kept["a.weight, axis 0"]
+    assert "c.weight, axis 1" not in aligned.kept
 
 
 class Strange(nn.Module):

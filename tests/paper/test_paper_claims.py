@@ -123,14 +123,15 @@ class TestAnswers:
     def test_whole_is_the_papers_own_recipe_in_any_profile(self):
         from ravine.paper.recipes import recipe
 
-        def is_whole(recipe, stopped=""):
-            return study.is_whole(SimpleNamespace(recipe=recipe, stopped=stopped))
+        def is_whole(recipe, solved=True):
+            return study.is_whole(SimpleNamespace(recipe=recipe, solved=solved))
 
         assert not is_whole(recipe("maxout-mnist", "desk"))
         assert is_whole(recipe("maxout-mnist", seed=3))
         assert is_whole(recipe("lstm-small-ptb", "desk"))
         assert is_whole(replace(recipe("maxout-mnist").lean, precision="bf16"))
-        assert not is_whole(recipe("maxout-mnist"), stopped="the time was spent")
+        assert not is_whole(recipe("maxout-mnist"), solved=False)
+        assert not is_whole(recipe("mpdbm-tiny-mnist"))  # the paper has no such machine
 
 
 class TestNumbers:

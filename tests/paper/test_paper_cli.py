@@ -95,11 +95,15 @@ def test_a_figure_is_run_checked_and_put_on_a_page(capsys):
     assert "measuring fig5-path" in said.err
     assert "fig5, profile quick: o/figures/fig5-quick" in said.out
     assert "fig5 (quick), §3: “Of course, SGD does not operate in this linear subspace”" in said.out
-    assert ravine("paper", "check", "--out", "o", "--docs", "page") == 0
+    assert ravine("paper", "check", "--out", "o", "--docs", "page", "--keep", "small") == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert "not run" in said.out
-    assert "written: page/README.md, page/claims.json, page/fig5.png" in said.out
+    assert "not run (arm: holds)" in said.out
+    assert "written: page/README.md, page/claims.json, page/summary.png" in said.out
+    assert "kept in small: " in said.out
+    assert ravine("paper", "check", "--out", "small", "--words") == 0
+    again = capsys.readouterr().out
+    assert "fig5 (quick), §3: “Of course, SGD does not operate in this linear subspace”" in again
 
 
 def test_where_nothing_was_run_nothing_is_claimed(capsys):

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
 
 import ravine
 from oracles import of_w, point
@@ -221,7 +223,7 @@ class TestTraining:
     def test_the_desk_arm_says_what_it_changed(self):
         full, desk = recipe("conv-cifar10"), recipe("conv-cifar10", "desk")
         for big, small in zip(full.network.convolutions, desk.network.convolutions, strict=True):
-            assert big.channels == 8 * small.channels
+            assert big.channels == 12 * small.channels
             kept = ("pieces", "kernel", "pad", "pool", "stride", "cap")
             assert all(getattr(big, name) == getattr(small, name) for name in kept)
         first, *others = desk.network.convolutions
@@ -229,9 +231,28 @@ class TestTraining:
         assert all(
             (x.init, x.keep, x.scale) == (0.04, 0.8, 1.25) for x in (*others, *desk.network.layers)
         )
-        assert {x.rate for x in desk.network.convolutions} == {0.5}
+        assert {x.rate for x in desk.network.convolutions} == {0.2}
         assert replace(desk.phases[0], epochs=None) == full.phases[0]
         assert desk.batch_size == full.batch_size
+
+    @pytest.mark.parametrize(("even", "batches", "watched"), [(True, 2, 16), (False, 3, 20)])
+    def test_what_fills_no_batch_is_left_out_where_the_recipe_says_so(
+        self, even, batches, watched, tmp_path
+    ):
+        """As the original's iterators do: 312 batches of 128 among 40,000 images, 9,984 to validate on."""
+        quick = recipe("conv-cifar10", "quick")
+        job = replace(quick, network=SMALL, train=60, valid=20, batch_size=24, even=even)
+        parts = {k: made_up() for k in ("train", "test")}
+        model = SMALL.build(0)
+        task = task_for(job.network, job, parts)
+        order = torch.Generator().manual_seed(0)
+        assert len(list(task.epoch(model, 0, order))) == batches
+        eight = task_for(job.network, replace(job, batch_size=8), parts)
+        images, labels = (part[60 : 60 + watched] for part in parts["train"])
+        with torch.no_grad():
+            wanted = float(F.cross_entropy(model.eval()(images), labels))
+        assert eight.monitor(model, "valid", 0, 0)["loss"] == pytest.approx(wanted)
+        assert recipe("conv-cifar10").even
 
 
 def made_up():
@@ -265,8 +286,9 @@ class TestBarrier:
     def test_four_examples_say_nothing_of_others(self):
         found = barrier(near(bump(0.06, 1.0)), split="data")
         assert (found.found.answer, found.here.answer) == ("undecided", "shown")
-        assert "for other examples like these is undecided" in str(found)
-        assert "on these it does, highest at α = 0.03, and is back from α = 0.06 on" in str(found)
+        assert "for others drawn like them a rise is undecided" in str(found)
+        on_these = "J rises by 0.0009 nats on these examples, highest at α = 0.03, and is back from"
+        assert str(found).startswith(f"{on_these} α = 0.06 on")
 
     def test_many_examples_show_it(self):
         x = torch.linspace(0.5, 1.5, 400, dtype=torch.float64)
@@ -274,7 +296,7 @@ class TestBarrier:
         found = barrier(near(J), split="data")
         assert found.found.answer == "shown"
         assert found.found.lower < 0.06**2 / 4 < found.found.upper
-        assert str(found).startswith("J rises by 0.0009 nats, 95 % bounds [0.000")
+        assert "for others drawn like them a rise is shown (95 % bounds [0.000" in str(found)
 
     def test_the_standard_error_is_of_the_difference(self):
         """Per example the height is x · rise²/4fall, and 2 cancels: its error is that of the mean of x."""
@@ -292,7 +314,7 @@ class TestBarrier:
         found = barrier(near(J), split="data")
         assert found.found.answer == "excluded"
         assert np.isnan(found.end)
-        assert str(found).startswith("J does not rise by more than 5.2e-05 nats")
+        assert str(found).startswith("J does not rise by more than 5.2e-05 nats on these examples")
 
     def test_a_barrier_that_does_not_end_nearby(self):
         found = barrier(near(bump(0.6, 1.0)), split="data")
@@ -328,7 +350,15 @@ def test_a_balanced_set_is_stratified_by_class():
 def test_figure_6_and_its_claims(tmp_path):
     study = Study("quick", tmp_path)
     outcome = FIGURES["fig6"](study)
-    assert set(outcome.results) == {"whole", "coarse", "near", "near, masks"}
+    assert set(outcome.results) == {"whole", "coarse", "near", "near, masks", "output biases"}
+    biases = outcome.results["output biases"]
+    run = outcome.runs[0]
+    (last,) = (tensor for name, tensor in load_file(run.solution).items() if name == "layer4.bias")
+    labels = study.task(run).trained_on[0][1]
+    logits = 0.2 * last.double().expand(len(labels), -1)
+    alone = float(biases["loss"].sel(split="train", alpha=0.2, method="nearest"))
+    assert alone == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-9)
+    assert biases.attrs["variance"] == pytest.approx(float(last.double().var(correction=0)))
     assert outcome.results["near"].attrs["resolved"] == 1
     assert outcome.runs[0].test_errors[0] < 0.3 * 360
     assert "This is a toy" in outcome.figure.caption

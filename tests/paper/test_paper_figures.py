@@ -11,7 +11,7 @@ import pytest
 from markupsafe import escape
 
 import ravine
-from ravine.paper import claims, publish
+from ravine.paper import claims, committed, publish
 from ravine.paper.figures import FIGURES, NotThere, Study
 
 
@@ -39,9 +39,8 @@ class TestFigures:
         }
         outcome = json.loads((folder / "outcome.json").read_text())
         assert outcome["command"] == f"ravine paper run {name} --profile quick"
-        assert bool(outcome["claims"]) == name.startswith(
-            "fig"
-        )  # the others are not in the paper's first version
+        asked = {claim.figure for claim in claims.CLAIMS}
+        assert bool(outcome["claims"]) == (name in asked)
         assert {row["status"] for row in outcome["claims"]} <= {"not run"}  # toys decide nothing
         answers = {"holds", "does not hold", "undecided", None}
         assert {row["arm"] for row in outcome["claims"]} <= answers
@@ -88,7 +87,7 @@ class TestClaims:
                     continue  # compared with whatever had been run by then
                 assert again.answer == finding.answer
                 assert again.number == pytest.approx(finding.number, nan_ok=True)
-        assert found["higher-rate"].status == "not run"
+        assert found["higher-rate"].arm == "holds"  # at ten times the rate a toy diverges too
         assert found["maxout-94"].answer == "not run"
         assert found["maxout-94"].about == "on other data than MNIST the count means nothing"
         assert found["mpdbm-more-non-convex"].answer in {"holds", "does not hold", "undecided"}
@@ -115,7 +114,7 @@ class TestClaims:
         assert {path.name for path in written} == {
             "README.md",
             "claims.json",
-            *(f"{name}.png" for name in FIGURES),
+            *(f"{name}.{kind}" for name in (*FIGURES, "summary") for kind in ("png", "pdf")),
         }
         rows = json.loads((tmp_path / "docs" / "claims.json").read_text())["claims"]
         needed = {"number", "lower", "upper", "status", "arm", "scope", "examples", "seeds"}
@@ -125,6 +124,26 @@ class TestClaims:
         assert all(claim.sentence in page for claim in claims.CLAIMS)
         assert "are not run in the paper's own configuration" in page
         assert all(f"ravine paper run {name} --profile quick" in page for name in FIGURES)
+
+    def test_kept_small_they_give_the_same_page_without_any_training(self, made, tmp_path):
+        committed.commit([made.study], tmp_path / "kept")
+        again = Study("quick", tmp_path / "kept", fresh=False)
+        for before, after in zip(made.checked, publish.checked([again]), strict=True):
+            assert (after.answer, after.seeds) == (before.answer, before.seeds)
+            assert after.number == pytest.approx(before.number, rel=1e-4, abs=1e-9, nan_ok=True)
+        kept = {path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()}
+        assert not any(name.endswith(".safetensors") for name in kept)
+        (tmp_path / "kept" / "measurements" / "of-old.nc").touch()
+        committed.commit([made.study], tmp_path / "kept")
+        assert not (tmp_path / "kept" / "measurements" / "of-old.nc").exists()
+
+    def test_the_table_has_a_line_for_each(self, made):
+        head, *lines = claims.as_table(made.checked).splitlines()
+        assert head.split()[:3] == ["answer", "figure", "claim"]
+        assert len(lines) == len(claims.CLAIMS)
+        (line,) = [line for line in lines if " strays " in line]
+        assert line.startswith("not run (arm: holds)  fig5")
+        assert "at least 0.1" in line
 
     def test_names_are_unique(self):
         names = [claim.name for claim in claims.CLAIMS]

@@ -15,14 +15,9 @@ from safetensors.torch import load_file
 import ravine
 from ravine.paper import claims, data
 from ravine.paper.figures import FIGURES, Study
-from ravine.paper.figures.mpdbm import (
-    Anomaly,
-    anomalies,
-    closest_approach,
-    detour,
-    projected_start,
-    said,
-)
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, projected_start
+from ravine.paper.figures.mpdbm_plane import detour
+from ravine.paper.figures.second_minima import Anomaly, anomalies, closest_approach, said
 from ravine.paper.models import MPDBM_MNIST
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipes import recipe
@@ -527,24 +522,36 @@ def test_the_projected_start_is_the_nearest_that_is_allowed(tmp_path):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     study = Study("quick", tmp_path_factory.mktemp("fig7"))
-    return study, {name: FIGURES[name](study) for name in ("fig7", "fig7-plane")}
+    names = ("fig7", "fig7-plane", "fig7-above", "fig7-path")
+    return study, {name: FIGURES[name](study) for name in names}
 
 
 def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     study, outcomes = drawn
     line = outcomes["fig7"]
-    assert {"line", "projected", "several draws", "undoubled", "start", "end"} <= set(line.results)
+    wide = {RAW, CUT}
+    assert wide | {"line", "several draws", "undoubled", "start", "end"} <= set(line.results)
     assert len(line.figure.panels) == 6
-    found = anomalies({name: curve for name, curve in line.results.items() if name != "path"})
+    searched = set(line.results) - wide - {"path"}
+    found = anomalies({name: line.results[name] for name in searched})
+    for name in (RAW, CUT):
+        alpha = line.results[name]["alpha"].values
+        assert (alpha.min(), alpha.max()) == pytest.approx(WIDE)
+        assert float(line.results[name]["loss"].sel(alpha=1, method="nearest")) == pytest.approx(
+            float(line.results["line"]["loss"].sel(split="train", alpha=1, method="nearest")),
+            rel=0.2,
+        )
+    nearest, outside = projected_start(line.runs[0])
+    assert line.results["path"].attrs["outside"] == pytest.approx(outside)
+    away = [nearest[name].double() - load_file(line.runs[0].solution)[name] for name in nearest]
+    length = math.hypot(*(float(torch.linalg.vector_norm(one)) for one in away))
+    assert line.results["path"].attrs["cut_length"] == pytest.approx(length, rel=1e-6)
     assert ("J has none" in line.figure.caption) == (
         not [one for one in found if one.quantity == "loss"]
     )
     judged = {claim.name: claim.judged(line) for claim in claims.CLAIMS if claim.figure == "fig7"}
     assert {one.status for one in judged.values()} == {"not run"}  # it is no whole training
     second = judged["mpdbm-second-minimum"]
-    assert (second.here == "holds") == any(
-        one.curve == "line" and one.quantity == "loss" for one in found
-    )
     around = {"does not hold": "not run", "undecided": "undecided"}
     assert judged["mpdbm-passed-around"].answer == around.get(second.answer, "holds")
     assert judged["mpdbm-large-start"].arm == "holds"

@@ -23,6 +23,7 @@ from ravine.points.params import all_finite, distance, is_float, same_values
 Method = Literal["weights", "activations"]
 
 _DRAWS: Final = 2  # perturbed copies, to see what rounding does
+_DRAWN: Final = 1 << 20  # random signs that are drawn, and used again for larger tensors
 _MARGIN: Final = (
     32  # another order of summation against parameters that are off by one unit of rounding
 )
@@ -305,8 +306,10 @@ def _shaken(shell: nn.Module, point: Checkpoint, seed: int) -> Mapping[str, Tens
     shaken = dict(point.tensors)
     for name, tensor in point.params.items():
         unit = torch.finfo(kinds.get(name, tensor.dtype)).eps
-        drawn = torch.rand(tensor.shape, generator=generator).to(tensor.device) * 2 - 1
-        shaken[name] = tensor.to(kinds.get(name, tensor.dtype)) * (1 + unit * drawn.sign())
+        count = tensor.numel()
+        drawn = torch.rand(min(count, _DRAWN), generator=generator).sub_(0.5).sign_().mul_(unit)
+        signs = drawn.repeat(-(-count // max(len(drawn), 1)))[:count].reshape(tensor.shape)
+        shaken[name] = tensor.to(kinds.get(name, tensor.dtype)) * (1 + signs.to(tensor.device))
     return shaken | {alias: shaken[name] for alias, name in point.ties.items() if name in shaken}
 
 

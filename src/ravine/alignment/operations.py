@@ -54,9 +54,14 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def _stay(axes: Sequence[Axis]) -> None:
+def _stay(axes: Sequence[Axis], reason: str = POSITION) -> None:
     for axis in axes:
-        stay(axis, POSITION)
+        stay(axis, reason)
+
+
+def _ordered(call: Call) -> str:
+    """Why an axis stays in place whose order an operation looks at."""
+    return f"{call.target} depends on its order"
 
 
 def _position(size: int) -> Axis:
@@ -115,7 +120,7 @@ def ordered(call: Call) -> Any:
     axes = call.axes("self")
     last_two = [-2, -1] if call.name in ("tril", "triu") else None
     dims = last_two or _listed(call["dims"] if call["dims"] is not None else call["dim"])
-    _stay([axes[dim] for dim in dims] or axes)
+    _stay([axes[dim] for dim in dims] or axes, _ordered(call))
     several = isinstance(call.node.meta["val"], list | tuple)
     return [axes, axes] if several else axes
 
@@ -230,7 +235,7 @@ def part(call: Call) -> Axes:
     if length == size:
         return axes
     if call["step"] != 1 or not length:
-        _stay([axes[dim]])
+        _stay([axes[dim]], _ordered(call))
         return _with(axes, dim, _position(length))
     start = call["start"] or 0
     start = max(start + size, 0) if start < 0 else start
@@ -303,9 +308,9 @@ def picked(call: Call) -> Axes:
     """Indices of one axis are chosen by number."""
     axes, dim = call.axes("self"), call["dim"]
     if call.name == "gather":
-        _stay([*axes, *call.axes("index")])
+        _stay([*axes, *call.axes("index")], _ordered(call))
         return fresh(call.node.meta["val"], POSITION)
-    _stay([axes[dim]])
+    _stay([axes[dim]], _ordered(call))
     return _with(axes, dim, _position(call.shape[dim]))
 
 
@@ -317,7 +322,7 @@ def index(call: Call) -> Axes:
     for given in call["indices"]:
         if given is not None:
             _stay(call.of(given))
-    _stay([axes[place] for place in places])
+    _stay([axes[place] for place in places], _ordered(call))
     kept = [axis for place, axis in enumerate(axes) if place not in places]
     together = places == list(range(places[0], places[0] + len(places)))
     before = places[0] if together else 0
@@ -372,7 +377,7 @@ def reduce(call: Call) -> Any:
         and call.uses_output(1)
     )
     if says_which:
-        _stay([axes[d] for d in dims])
+        _stay([axes[d] for d in dims], _ordered(call))
     kept = _without(axes, list(dims)) if axes else axes
     if call["keepdim"]:
         places = {d % len(axes) for d in dims}
@@ -384,7 +389,7 @@ def reduce(call: Call) -> Any:
 def ranked(call: Call) -> list[Axes]:
     """The largest, by rank, and which they were."""
     axes, dim = call.axes("self"), call["dim"]
-    _stay([axes[dim]])
+    _stay([axes[dim]], _ordered(call))
     return [_with(axes, dim, _position(value.shape[dim])) for value in call.node.meta["val"]]
 
 

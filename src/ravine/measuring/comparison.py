@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint
+from ravine.store.ledger import ledger_at
 
 Answer = Literal["better", "worse", "tied", "undecided"]
 
@@ -63,6 +65,8 @@ def compare(
     quantity: str = "loss",
     split: str | None = None,
     level: float = LEVEL,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> Comparison:
     """Whether b is better than a: the paired difference of two points.
 
@@ -74,6 +78,8 @@ def compare(
         quantity: of what.
         split: by default the first.
         level: the largest share of wrong answers: the interval is two-sided, half of it at either end.
+        store: as in ``evaluate``.
+        fresh: likewise.
 
     Returns:
         The comparison.
@@ -98,7 +104,8 @@ def compare(
         msg = f"above must be 0 or larger, in the unit of the quantity, and finite; got {above!r}"
         raise InputError(msg)
     points = [Checkpoint.read(point) for point in (a, b)]
-    measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)])
+    with ledger_at(store, fresh=fresh) as ledger:
+        measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)
     chosen = next(iter(measured.moments)) if split is None else split
     known = {name: list(found) for name, found in measured.moments.items()}
     if chosen not in known or quantity not in known[chosen]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from ravine.measuring.labelling import on_axes
-from ravine.measuring.rounds import Rounds
+from ravine.measuring.rounds import Rounds, with_reuse
 from ravine.measuring.several import evaluate_several
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_axes
+from ravine.store.ledger import ledger_at
 
 
 def evaluate(
@@ -24,6 +26,8 @@ def evaluate(
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> xr.Dataset:
     """Measure J at every given point of a line, of a plane, or of several lines.
 
@@ -44,6 +48,10 @@ def evaluate(
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: show a bar after the first second. By default only on a terminal.
+        store: a file that keeps what was measured, point by point: an SQLite file, made if need be. What it has
+            already is not measured again, so that a measurement that was interrupted goes on, and a finer one
+            measures only what is new; the attribute ``reused`` says so. None keeps nothing.
+        fresh: measure everything anew, and replace what the store has.
 
     Returns:
         A Dataset with the dims of the slice and ``split``; ``ravine.result.schema`` describes it. The
@@ -52,7 +60,8 @@ def evaluate(
 
     Raises:
         InputError: the positions are no numbers or do not name the slice's axes, the corners do not
-            fit the model or are one point, or the data cannot be measured.
+            fit the model or are one point, or the data cannot be measured; or the store is another file, is in
+            use, or cannot tell by content what is measured.
 
     Examples:
         >>> import torch
@@ -68,8 +77,11 @@ def evaluate(
         Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
     if isinstance(along, Mapping):
-        return evaluate_several(objective, along, at, title, command, progress)
+        with ledger_at(store, fresh=fresh) as ledger:
+            found = evaluate_several(objective, along, at, title, command, progress, ledger)
+            return with_reuse(found, ledger, progress)
     axes = read_axes(at, along.dims)
     places = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
-    rounds = Rounds(objective, along, title, command, progress)
-    return on_axes(rounds.measure(places), axes)
+    with ledger_at(store, fresh=fresh) as ledger:
+        rounds = Rounds(objective, along, title, command, progress, ledger)
+        return with_reuse(on_axes(rounds.measure(places), axes), ledger, progress)

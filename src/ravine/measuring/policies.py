@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, get_args
 
 import xarray as xr
@@ -21,6 +22,8 @@ def compare_buffers(
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> xr.Dataset:
     """One line under each of the four policies for running statistics (BatchNorm): the choice changes the answer.
 
@@ -31,6 +34,8 @@ def compare_buffers(
         title: what to call the result.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
+        store: likewise.
+        fresh: likewise.
 
     Returns:
         A result of several lines, called by their policies.
@@ -47,6 +52,8 @@ def compare_buffers(
                 title=title,
                 command=command,
                 progress=progress,
+                store=store,
+                fresh=fresh,
             )
             for policy in get_args(Buffers)
         }

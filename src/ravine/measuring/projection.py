@@ -16,6 +16,7 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.measuring.labelling import corner_attrs, provenance, quantity_variables, split_names
+from ravine.measuring.rounds import with_reuse
 from ravine.metrics.walks import random_walk, shares
 from ravine.objective.measurement import Measured
 from ravine.objective.moments import Moments
@@ -25,6 +26,7 @@ from ravine.points.params import Params, blocks, content_hash, gram
 from ravine.points.slices import Line, Slice, corner_params
 from ravine.points.trajectory import Trajectory
 from ravine.result.schema import SCHEMA_VERSION
+from ravine.store.ledger import Ledger, ledger_at
 
 _AT_ONCE: Final = 8  # snapshots whose J is measured in one pass over the data
 SAME: Final = 1e-6  # a snapshot this close to a corner, in lengths of the line, is the corner
@@ -33,7 +35,12 @@ Run = Trajectory | Sequence[Any] | str | os.PathLike[str]
 
 
 def project(
-    run: Run, onto: Slice | None = None, *, objective: Objective | None = None
+    run: Run,
+    onto: Slice | None = None,
+    *,
+    objective: Objective | None = None,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> xr.Dataset:
     """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
 
@@ -46,6 +53,8 @@ def project(
             the first. By default the line from the run's first snapshot to its last.
         objective: measured at every snapshot too, if given: the learning curve on the very examples
             of a line's curve.
+        store: of what the objective measures, as in ``evaluate``.
+        fresh: likewise.
 
     Returns:
         A Dataset with the dim ``step``:
@@ -114,9 +123,11 @@ def project(
         **corner_attrs(along, hashes),
         **provenance("", time.perf_counter() - began),
     )
-    return (
-        path if objective is None else path.merge(_learning_curve(objective, points, steps, along))
-    )
+    if objective is None:
+        return path
+    with ledger_at(store, fresh=fresh) as ledger:
+        curve = _learning_curve(objective, points, steps, along, ledger)
+        return with_reuse(path.merge(curve), ledger, progress=None)
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -159,7 +170,11 @@ def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
 
 
 def _learning_curve(
-    objective: Objective, points: Sequence[Any], steps: Sequence[int], along: Slice
+    objective: Objective,
+    points: Sequence[Any],
+    steps: Sequence[int],
+    along: Slice,
+    store: Ledger | None,
 ) -> xr.Dataset:
     """J at the snapshots, under the objective's policies, a few of them in memory at a time."""
     # a policy takes running statistics from the first corner or from the last one: those of the slice
@@ -176,7 +191,8 @@ def _learning_curve(
         each = np.eye(len(held) + 2 * ends)[len(before) : len(before) + len(held)]
         corners = [*before, *held, *after]
         rows = [tuple(row) for row in each.tolist()]
-        parts.append(objective.measure(corners, rows, earlier=parts[-1] if parts else None))
+        earlier = parts[-1] if parts else None
+        parts.append(objective.measure(corners, rows, earlier=earlier, store=store))
     moments = {
         split: {
             name: Moments.joined([part.moments[split][name] for part in parts]) for name in found

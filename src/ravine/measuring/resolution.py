@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,12 +21,13 @@ from ravine.measuring.refinement import (
     joined,
     tail,
 )
-from ravine.measuring.rounds import Rounds
+from ravine.measuring.rounds import Rounds, with_reuse
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
 from ravine.result.interpolant import Patch, Piece, chebyshev_points, stationary
 from ravine.result.schema import quantities
+from ravine.store.ledger import ledger_at
 
 _FIRST_DEGREE: Final = 16
 _LAST_DEGREE: Final = 64
@@ -78,6 +80,8 @@ def resolve(
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
+    store: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> xr.Dataset:
     """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
 
@@ -113,6 +117,8 @@ def resolve(
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
+        store: likewise.
+        fresh: likewise.
 
     Returns:
         A result as of ``evaluate``, at the points that were measured, with what ``reconstruct``
@@ -144,10 +150,13 @@ def resolve(
         msg = f"max_points must be at least {least}; got {max_points!r}"
         raise InputError(msg)
 
-    measure = Rounds(objective, along, title, command, progress).measure
-    if len(along.dims) == 2:
-        return resolve_plane(measure, intervals, tolerance, most)
-    return _resolve_line(measure, *intervals["alpha"], tolerance, most)
+    with ledger_at(store, fresh=fresh) as ledger:
+        measure = Rounds(objective, along, title, command, progress, ledger).measure
+        if len(along.dims) == 2:
+            found = resolve_plane(measure, intervals, tolerance, most)
+        else:
+            found = _resolve_line(measure, *intervals["alpha"], tolerance, most)
+        return with_reuse(found, ledger, progress)
 
 
 def _resolve_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ravine.measuring.labelling import labelled
 from ravine.objective.measurement import Measured
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
+from ravine.store.ledger import Ledger
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Rounds:
         title: what to call the result.
         command: what reproduces it.
         progress: as in ``evaluate``.
+        store: where finished tiles are kept.
         latest: what the last round gave.
     """
 
@@ -35,6 +38,7 @@ class Rounds:
     title: str | None = None
     command: str = ""
     progress: bool | None = None
+    store: Ledger | None = None
     latest: Measured | None = None
 
     def measure(self, places: np.ndarray) -> xr.Dataset:
@@ -63,10 +67,20 @@ class Rounds:
                 probes=() if self.latest else probes_of(places),
                 joined=combinations(range(len(along.corners)), 2),
                 earlier=self.latest,
+                store=self.store,
             )
         seconds = time.perf_counter() - began
         about = {"title": self.title, "command": self.command, "seconds": seconds}
         return labelled(self.objective, along, places, np.array(coefficients), self.latest, about)
+
+
+def with_reuse(result: xr.Dataset, store: Ledger | None, progress: bool | None) -> xr.Dataset:
+    """The result, with what of it was not measured now in its attribute ``reused``; said aloud, too."""
+    if store is None or not store.summary:
+        return result
+    if progress is not False:
+        tqdm.write(store.summary, file=sys.stderr)
+    return result.assign_attrs(reused=store.summary)
 
 
 def probes_of(places: np.ndarray) -> list[int]:

@@ -17,6 +17,7 @@ from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_axes
 from ravine.result.schema import quantities
+from ravine.store.ledger import Ledger
 
 _DIMS: Final = ("alpha",)
 _SUMMED: Final = ("wall_seconds", "created")
@@ -29,6 +30,7 @@ def evaluate_several(
     title: str | None,
     command: str,
     progress: bool | None,
+    store: Ledger | None = None,
 ) -> xr.Dataset:
     """``evaluate`` along several lines or curves, by name."""
     _require_lines(slices)
@@ -37,7 +39,7 @@ def evaluate_several(
     total = expected_work(objective, len(slices) * len(alpha))
     with progress_bar(title, total, progress) as bar:
         for together in _sharing(slices, objective.buffers):
-            curves |= _in_one_pass(objective, together, alpha, title, command, ticker(bar))
+            curves |= _in_one_pass(objective, together, alpha, title, command, ticker(bar), store)
         bar.update((bar.total or bar.n) - bar.n)  # a point that lines share is measured once
     return bundled({name: curves[name] for name in slices})
 
@@ -103,6 +105,7 @@ def _in_one_pass(
     title: str | None,
     command: str,
     tick: Callable[[int], None],
+    store: Ledger | None,
 ) -> dict[str, xr.Dataset]:
     began = time.perf_counter()
     points, places = PointSet(slices), alpha[:, None]
@@ -117,6 +120,7 @@ def _in_one_pass(
         joined={
             pair for along in slices.values() for pair in combinations(points.places(along), 2)
         },
+        store=store,
     )
     seconds = (time.perf_counter() - began) / len(slices)
     about = {"title": title, "command": command, "seconds": seconds}

@@ -161,7 +161,7 @@ def recomputed_statistics(
         norm.train()
     try:
         for block in blocks_of(split, split.batches(batch_size)):
-            held = [forward.placed(batch) for batch in block]
+            held = [forward.placed(batch) for batch in block.batches]
             for point, coefficients in enumerate(points.coefficients):
                 replica.move_to(coefficients)
                 for norm in norms.values():

@@ -238,6 +238,6 @@ def _watch(
     forward.replica.move_to(at)
     forward.forget(0)
     for block in blocks_of(split, split.batches(batch_size)):
-        for batch in block:
+        for batch in block.batches:
             forward.quantities(forward.placed(batch), 0, at=at)
     forward.forget(0)

@@ -8,11 +8,14 @@ the same bits, whoever computes which tile.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from ravine.errors import InputError
@@ -24,6 +27,7 @@ from ravine.objective.grouping import Grouping
 from ravine.objective.members import Members
 from ravine.objective.moments import Moments
 from ravine.objective.stack import Stack
+from ravine.objective.tiles import Shelf, Sums, Told
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed
 
 _BLOCK_BYTES: Final = 256 << 20
@@ -56,6 +60,7 @@ def measure_split(
     tick: Callable[[int], None],
     *,
     check_data: bool = True,
+    shelf: Shelf | None = None,
 ) -> SplitSums:
     """Read a split once and measure every point on it.
 
@@ -66,6 +71,7 @@ def measure_split(
         grouping: which values belong together.
         tick: told how many examples × points have been done since it was last told.
         check_data: whether examples whose content cannot be read are an error.
+        shelf: finished tiles, which are not measured again.
 
     Returns:
         The moments of each quantity at every point, and what the examples were.
@@ -77,18 +83,17 @@ def measure_split(
     sizes: set[int] = set()
     running = 0
     batches, fingerprint = split.read(plan.batch_size, strict=check_data)
-    blocks = blocks_of(split, batches)
+    blocks = blocks_of(split, batches, fingerprint)
     # masks are drawn from the global generators, which a reader must not touch meanwhile
     ahead = split.worth_reading_ahead and forward.policies.dropout == "off"
     for block in _read_ahead(blocks) if ahead else blocks:
-        held = [forward.placed(batch) for batch in block]
-        if forward.affine is not None:
-            forward.affine.forget()
-        members = Members(grouping, split.name, held, running)
-        tiles = [measure_tile(forward, held, members, group, stack, tick) for group in groups]
-        clusters |= members.clusters
-        sizes |= members.sizes
-        running = members.running
+        fresh = partial(Members, grouping, split.name, block.batches, running)
+        bench = _Bench(forward, block, fresh, stack, tick)
+        tiles = [bench.tile(group, shelf) for group in groups]
+        told = bench.told
+        clusters |= told.clusters
+        sizes |= told.sizes
+        running += told.examples
         merged = [_merged(before, tile) for before, tile in zip(merged, tiles, strict=True)]
     moments = {name: Moments.joined([group[name] for group in merged]) for name in merged[0]}
     if not split.count:
@@ -98,34 +103,132 @@ def measure_split(
     return SplitSums(moments, fingerprint, units, max(sizes, default=0))
 
 
-def blocks_of(split: Split, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+@dataclass(frozen=True)
+class Block:
+    """Some batches of a split, one after the other.
+
+    Attributes:
+        batches: in the split's order.
+        digest: of all examples up to its end, in their order, and of their numbers.
+    """
+
+    batches: list[Batch]
+    digest: str
+
+
+class _Bench:
+    """A block, on which one group of points is measured after the other, or found to be finished."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        block: Block,
+        members: Callable[[], Members],
+        stack: Stack | None,
+        tick: Callable[[int], None],
+    ) -> None:
+        self._forward = forward
+        self._block = block
+        self._new_members = members
+        self._members = members()
+        self._stack = stack
+        self._tick = tick
+        self._held: list[Batch] = []
+        self._told: Told | None = None
+
+    @property
+    def told(self) -> Told:
+        """What the block's values tell about its examples."""
+        assert self._told is not None  # there is a point
+        return self._told
+
+    def tile(self, group: range, shelf: Shelf | None) -> dict[str, Moments]:
+        """The sums of a group of points, of which some may be on the shelf."""
+        if shelf is None:
+            return self._measured(group)
+        known: dict[int, Sums] = {}
+        kept = shelf.take(self._block.digest, group)
+        if kept is not None:
+            self._told, known = kept
+        missing = [point for point in group if point not in known]
+        if not missing:
+            self._tick(len(group) * sum(batch.size for batch in self._block.batches))
+            return _in_order(group, known)
+        fresh = self._measured(missing)
+        rows = {point: _row(fresh, place) for place, point in enumerate(missing)}
+        if known and _counts(known) != _counts(rows):
+            # which values there are is decided by all points together
+            self._held, self._members, missing = [], self._new_members(), list(group)
+            known, fresh = {}, self._measured(group)
+        shelf.put(self._block.digest, self.told, missing, fresh)
+        return _in_order(group, known | rows) if known else fresh
+
+    def _measured(self, points: Sequence[int]) -> dict[str, Moments]:
+        forward = self._forward
+        if not self._held:
+            self._held = [forward.placed(batch) for batch in self._block.batches]
+            self._members.place(self._held)
+            if forward.affine is not None:
+                forward.affine.forget()
+        tile = measure_tile(forward, self._held, self._members, points, self._stack, self._tick)
+        self._told = self._members.told
+        return tile
+
+
+def _row(tile: Sums, place: int) -> dict[str, Moments]:
+    """One point of a tile."""
+    return {name: moments.at(np.array([place])) for name, moments in tile.items()}
+
+
+def _counts(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
+    """How many values of each quantity there are at each point: one outcome, if all is well."""
+    return {tuple((name, of.count) for name, of in row.items()) for row in rows.values()}
+
+
+def _in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:
+    """One tile of rows that were kept one by one."""
+    first = rows[group[0]]
+    return {name: Moments.joined([rows[point][name] for point in group]) for name in first}
+
+
+def blocks_of(
+    split: Split, batches: Iterator[Batch], seen: Fingerprint | None = None
+) -> Iterator[Block]:
     """The split's batches in runs that are worth moving the model for.
 
     Args:
         split: where the examples come from.
         batches: of it.
+        seen: the fingerprint that grows with them; without it, blocks have no digest.
 
     Yields:
         One block at a time, in the split's order.
     """
+    numbers = hashlib.blake2b(digest_size=16)
     block: list[Batch] = []
     examples = size = 0
+
+    def cut() -> Block:
+        return Block(block, f"{seen.in_order}{numbers.hexdigest()}" if seen is not None else "")
+
     for batch in batches:
         block.append(batch)
         examples += batch.size
         size += 0 if split.tensors is not None else batch.nbytes
+        own = batch.item if batch.examples is None else batch.examples.tobytes()
+        numbers.update(own if isinstance(own, bytes) else repr(own).encode())
         if examples >= BLOCK_EXAMPLES or size >= _BLOCK_BYTES:
-            yield block
+            yield cut()
             block, examples, size = [], 0, 0
     if block:
-        yield block
+        yield cut()
 
 
 def measure_tile(
     forward: Forward,
     held: Sequence[Batch],
     members: Members,
-    points: range,
+    points: Sequence[int],
     stack: Stack | None,
     tick: Callable[[int], None],
 ) -> dict[str, Moments]:
@@ -157,7 +260,7 @@ def measure_tile(
 
 
 def _by_point(
-    forward: Forward, held: Sequence[Batch], points: range, stack: Stack | None
+    forward: Forward, held: Sequence[Batch], points: Sequence[int], stack: Stack | None
 ) -> Iterator[list[dict[str, Tensor]]]:
     """The quantities of every batch, point after point."""
     if stack is None:
@@ -165,8 +268,8 @@ def _by_point(
             forward.stand_at(point)
             yield [forward.quantities(batch, point) for batch in held]
         return
-    for first in range(points.start, points.stop, stack.at_once):
-        together = range(first, min(first + stack.at_once, points.stop))
+    for first in range(0, len(points), stack.at_once):
+        together = points[first : first + stack.at_once]
         by_batch = [stack.quantities(forward, batch, together) for batch in held]
         yield from (list(at_point) for at_point in zip(*by_batch, strict=True))
 

@@ -46,6 +46,7 @@ class Fingerprint:
         #: types of what could not be read
         self.unread: set[str] = set()
         self._strict = strict
+        self._order = hashlib.blake2b(digest_size=16)
 
     def add(self, batch: Any) -> Fingerprint:
         """Take in one batch.
@@ -60,9 +61,15 @@ class Fingerprint:
         if hashes is None:
             self.whole = True
             hashes = self._words_of_items([batch])[:, 0]
+        self._order.update(hashes.tobytes())
         self.total = (self.total + int(splitmix64(hashes).sum(dtype=np.uint64))) % (1 << 64)
         self.count += rows
         return self
+
+    @property
+    def in_order(self) -> str:
+        """A hash of the examples so far in their order, whatever the batching."""
+        return self._order.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fingerprint) and (self.total, self.count) == (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +22,7 @@ from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Coefficients, Forward, Points, Policies
+from ravine.objective.forward import joined as end_to_end
 from ravine.objective.freshness import require_fresh
 from ravine.objective.grouping import Grouping, require_same_groups
 from ravine.objective.losses import PerExample
@@ -28,13 +30,15 @@ from ravine.objective.moments import Moments
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.replica import Replica
-from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, plan_for
+from ravine.objective.tiles import Keeper
+from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, in_short_tiles, installed, plan_for
 from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params, all_finite, content_hash, distance, gram
+from ravine.points.params import Params, all_finite, bytes_of, content_hash, distance, gram
 
 Dropout = Literal["off", "fixed", "resample"]
 
 _LOOKS = 5  # passes over a trial's examples: two for determinism, three for the affine layer
+_TELLING = 32  # examples whose values tell one objective from another
 _EXACT = 2  # a pass in float64 costs as much as two
 _EXACT_UP_TO = 1 << 25  # parameters of a model that is held in float64 beside the replica
 
@@ -71,6 +75,35 @@ class Setup:
 
 #: The batch size that timing found fastest for an objective: it is timed once, and the objective is not changed.
 _FASTEST: Final[WeakKeyDictionary[Setup, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a measurement is of, as far as it is known before anything is measured.
+
+    Attributes:
+        setup: of the objective.
+        points: of the request.
+        hashes: of the corners' tensors.
+        dtype: of the forward pass.
+    """
+
+    setup: Setup
+    points: Points
+    hashes: Sequence[str]
+    dtype: torch.dtype
+
+
+class Store(Protocol):
+    """Finished tiles, and the plans that they were made by."""
+
+    def keeper(self, subject: Subject) -> Keeper:
+        """The part of the store that belongs to a measurement.
+
+        Raises:
+            InputError: it cannot be told by content what is measured.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +175,7 @@ def measure(
     probes: Sequence[int] = (),
     joined: Iterable[tuple[int, int]] = (),
     earlier: Measured | None = None,
+    store: Store | None = None,
 ) -> Measured:
     """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
@@ -156,6 +190,7 @@ def measure(
             points.
         earlier: a measurement between the same corners, whose plan is used again; the examples have to be
             the same.
+        store: of finished tiles, which are not measured again.
 
     Returns:
         Sums by split and quantity, and the provenance that only the measurement knows.
@@ -175,6 +210,8 @@ def measure(
     points = Points(coefficients, labels)
     found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
     statistics_from = ""
+    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
+    keeper = None
     with _undisturbed(setup):
         if setup.check_data and earlier is None:
             for split in setup.splits:
@@ -189,18 +226,29 @@ def measure(
         if correction is not None:
             points = _with_corrections(setup, replica, correction, policies, points, tick)
             statistics_from = f"split {setup.splits[0].name!r}"
+        if store is not None:
+            keeper = store.keeper(Subject(setup, points, found.hashes, dtype))
         exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
                 if probes and exact is None and _can_be_exact(setup, own, dtype):
                     exact = _exact_replica(setup, spanned)
-                _look(setup, split, forward, probes, found, exact)
+                _look(setup, split, forward, probes, found, exact, keeper)
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
+            if keeper is not None:
+                installed(replace(plan, affine=None, at_once=1), forward)
+                _show_values(forward, split, keeper)
             sums = measure_split(
-                forward, split, plan, setup.grouping, tick, check_data=setup.check_data
+                forward,
+                split,
+                plan,
+                setup.grouping,
+                tick,
+                check_data=setup.check_data,
+                shelf=None if keeper is None else keeper.shelf(split.name),
             )
             before = None if earlier is None else earlier.fingerprints[split.name]
             if setup.check_data or sums.fingerprint.count == 0:
@@ -212,7 +260,6 @@ def measure(
             found.moments[split.name], found.units[split.name] = sums.moments, sums.units
             found.fingerprints[split.name] = sums.fingerprint
             found.batches[split.name] = plan.batch_size if split.makes_batches else sums.batch
-    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
     for corner in fitted:
         corner.require_unchanged()  # nor did a file change while it was measured
     return replace(found, statistics_from=statistics_from)
@@ -261,6 +308,7 @@ def _look(
     probes: Sequence[int],
     found: Measured,
     exact: Replica | None,
+    keeper: Keeper | None,
 ) -> None:
     """Look at a few examples of a split: is J determined, how is it best measured, how does it round?"""
     looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
@@ -271,15 +319,57 @@ def _look(
     size = setup.batch_size
     if size is None and setup.is_by_example:
         size = _FASTEST.get(setup)
-    plan = plan_for(trial, given_size=size, tunable=setup.is_by_example)
-    if plan.timed:
-        _FASTEST[setup] = plan.batch_size
+
+    def planned() -> Plan:
+        plan = plan_for(trial, given_size=size, tunable=setup.is_by_example)
+        if plan.timed:
+            _FASTEST[setup] = plan.batch_size
+        return plan if keeper is None else in_short_tiles(plan, trial)
+
+    plan = planned() if keeper is None else keeper.plan(split.name, planned)
     found.plans[split.name] = plan
+    # a plan that was kept lays out the model as trying plans does: rounding is to look the same
+    installed(replace(plan, affine=None, at_once=1), forward)
     reference = None
     if exact is not None:
         policies = replace(forward.policies, dtype=torch.float64)
         reference = Forward(exact, setup.per_example, policies, split.name, forward.points)
     found.floors[split.name] = noise_floors(trial, probes, reference)
+
+
+def _show_values(forward: Forward, split: Split, keeper: Keeper) -> None:
+    """Show a few examples' values to the store, wherever the points' corners allow others."""
+    corners = len(forward.points.coefficients[0])
+    for support in keeper.unseen(split.name):
+        places = [_mean_of((corner,), corners) for corner in support]
+        values = [
+            part
+            for at in (*places, _mean_of(support, corners))
+            for part in _few(forward, split, at)
+        ]
+        digest = hashlib.blake2b(digest_size=16)
+        for part in values:
+            digest.update(part)
+        keeper.see(split.name, support, digest.digest())
+
+
+def _few(forward: Forward, split: Split, at: tuple[float, ...]) -> list[bytes]:
+    """The values of a split's first examples somewhere, as bytes."""
+    batch = next(split.batches(_TELLING), None)
+    if batch is None:
+        return []  # an empty split has its own error
+    forward.stand_at(0)  # with running statistics that are always the same
+    forward.replica.move_to(at)
+    try:
+        found = forward.quantities(forward.placed(batch.first(_TELLING)), 0, at=at)
+    except Exception:  # it may not take a part of a batch
+        found = forward.quantities(forward.placed(batch), 0, at=at)
+    values = end_to_end([found])
+    return [part for name in values for part in (name.encode(), bytes_of(values[name]).tobytes())]
+
+
+def _mean_of(support: tuple[int, ...], corners: int) -> tuple[float, ...]:
+    return tuple(1 / len(support) if i in support else 0.0 for i in range(corners))
 
 
 def _with_statistics(

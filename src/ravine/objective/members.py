@@ -18,6 +18,7 @@ from ravine.errors import InputError
 from ravine.objective.batches import Batch
 from ravine.objective.grouping import Grouping
 from ravine.objective.moments import Membership, Moments
+from ravine.objective.tiles import Told
 
 _ITEM_SHIFT: Final = 20  # an item that is a batch of its own has room for 2²⁰ examples' numbers
 
@@ -43,6 +44,7 @@ class Members:
         self.running = running
         #: examples in the block's batches
         self.sizes: frozenset[int] = frozenset()
+        self._before = running
         self._split = split
         self._held = held
         self._first = ""
@@ -52,6 +54,15 @@ class Members:
         self.examples: list[np.ndarray] = []
         self._holes: dict[str, np.ndarray] = {}
         self._known: dict[tuple[tuple[tuple[int, ...], ...], bytes], Membership] = {}
+
+    def place(self, held: Sequence[Batch]) -> None:
+        """Take note of the batches where they were placed."""
+        self._held = held
+
+    @property
+    def told(self) -> Told:
+        """What the block's values told about its examples."""
+        return Told(self.sizes, self.running - self._before, self.clusters)
 
     def learn(
         self, found: Sequence[Mapping[str, Tensor]], ids: list[dict[str, Tensor]], label: str
@@ -91,7 +102,7 @@ class Members:
         values = torch.stack(list(rows)).numpy()
         holes = self._holes_of(name, values)
         if holes is not None:
-            values = values[:, ~holes]
+            values = np.ascontiguousarray(values[:, ~holes])  # so that a point's sums are its own
         return Moments.of(values, self._membership(name, holes))
 
     def _holes_of(self, name: str, values: np.ndarray) -> np.ndarray | None:

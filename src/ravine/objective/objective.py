@@ -20,7 +20,7 @@ from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
-from ravine.objective.measurement import Dropout, Measured, Setup, measure
+from ravine.objective.measurement import Dropout, Measured, Setup, Store, measure
 from ravine.objective.replica import running_norms
 from ravine.points.checkpoint import Checkpoint, unwrap
 from ravine.points.params import is_float
@@ -178,6 +178,7 @@ class Objective(Setup):
         probes: Sequence[int] = (),
         joined: Iterable[tuple[int, int]] = (),
         earlier: Measured | None = None,
+        store: Store | None = None,
     ) -> Measured:
         """``measurement.measure`` of this objective."""
         return measure(
@@ -189,6 +190,7 @@ class Objective(Setup):
             probes=probes,
             joined=joined,
             earlier=earlier,
+            store=store,
         )
 
     def __repr__(self) -> str:

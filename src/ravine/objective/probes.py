@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -171,17 +172,19 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
     """The losses of the first examples by two passes, with other seeds."""
     forward, batch = trial.forward, trial.first
     assert batch is not None  # an empty split is not run
-    found, copies = [], False
+    found, copies, seconds = [], False, 0.0
     for seed in (0, 1):
         tried = batch.mapped(torch.clone)
         forward.forget(0)
         forward.stand_at(0)
         seed_all(seed, forward.policies.device)
+        began = time.perf_counter()
         with watch:
             found.append(forward.loss(tried, 0))
+        seconds = time.perf_counter() - began
         forward.forget(0)
         copies = copies or not _same(tried, batch)
-    trial.learn(found[0], copies=copies, narrowest=watch.narrowest)
+    trial.learn(found[0], seconds=seconds, copies=copies, narrowest=watch.narrowest)
     return found
 
 

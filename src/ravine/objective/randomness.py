@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+_GENERATORS: Final = threading.RLock()
+
 
 @contextmanager
 def preserved_rng(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Leave the global generators of torch, numpy and Python, and some others, as they were found, however it ends."""
+    """Leave the global generators of torch, numpy and Python, and some others, as they were found, however it ends.
+
+    They belong to the whole process, so one thread at a time has them: another waits.
+    """
+    with _GENERATORS:
+        yield from _kept_generators(generators)
+
+
+def _kept_generators(generators: Sequence[torch.Generator]) -> Iterator[None]:
     states = [generator.get_state() for generator in generators]
     numpy_state = np.random.get_state()  # noqa: NPY002  the global generator is what augmentation code uses
     python_state = random.getstate()

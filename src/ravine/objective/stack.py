@@ -66,7 +66,9 @@ class Stack:
                 combine(corners, coefficients, out)
         self._here = tuple(points)
 
-    def quantities(self, forward: Forward, batch: Batch, points: range) -> list[dict[str, Tensor]]:
+    def quantities(
+        self, forward: Forward, batch: Batch, points: Sequence[int]
+    ) -> list[dict[str, Tensor]]:
         """``Forward.quantities`` of several points together.
 
         Args:

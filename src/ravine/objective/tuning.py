@@ -41,6 +41,8 @@ _LOOKING_PASSES: Final = 2
 _MOST_VALUES: Final = 256
 _FEWEST_EXAMPLES: Final = 4
 
+_TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a store is killed
+
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
@@ -103,6 +105,8 @@ class Trial:
         self.batch_size = batch_size
         #: how many values one example gives
         self.values_each = 1.0
+        #: seconds that one example takes, at most: a few examples at once take longer each
+        self.seconds_each = 0.0
         #: the type that the caller's function computes in under an autocast of its own; None without one
         self.narrowest: torch.dtype | None = None
         known = len(split)
@@ -111,16 +115,20 @@ class Trial:
         self._whole = forward.policies.stateful  # a state fits batches of one size
         self.first = next(self._read(min(self._affordable, 2 * _SMALLEST_BATCH)), None)
 
-    def learn(self, losses: Tensor, *, copies: bool, narrowest: torch.dtype | None) -> None:
+    def learn(
+        self, losses: Tensor, *, seconds: float, copies: bool, narrowest: torch.dtype | None
+    ) -> None:
         """Take note of what a first pass showed.
 
         Args:
             losses: of the first batch.
+            seconds: that a pass over it took.
             copies: whether the caller's function wrote to it.
             narrowest: the type that the caller's function computed in under an autocast of its own.
         """
         assert self.first is not None  # it was run
         self.values_each = max(losses.numel() / max(self.first.size, 1), 1e-9)
+        self.seconds_each = seconds / max(self.first.size, 1)
         self.forward.copies = self.forward.copies or copies
         self.narrowest = narrowest
 
@@ -203,6 +211,15 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
         plan = replace(plan, batch_size=fastest or DEFAULT_BATCH, timed=fastest is not None)
         plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
     return replace(plan, at_once=_points_at_once(trial, plan))
+
+
+def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
+    """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
+    known = len(trial.split)
+    block = min(known, BLOCK_EXAMPLES) if known else BLOCK_EXAMPLES
+    each = max(block * trial.seconds_each, 1e-9)
+    points = max(1, plan.at_once, int(_TILE_SECONDS / each))
+    return replace(plan, group=min(plan.group, points))
 
 
 def installed(plan: Plan, forward: Forward) -> Stack | None:

@@ -54,7 +54,7 @@ _PROFILE = typer.Option(
 _DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
     "--lean",
-    help="watch training examples every tenth epoch and keep ten snapshots per factor of 10 of "
+    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per factor of 10 of "
     "updates; a training of its own, with the same steps",
 )
 _PRECISION = typer.Option(
@@ -218,14 +218,25 @@ def check(
             help="also write a page with every figure that was run, and claims.json, here"
         ),
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="also copy what the page is made from, made small, here; `--out` of a later check"
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="with the paper's sentences, and what was found")
+    ] = False,
 ) -> None:
-    """List every testable sentence of the paper: the number found, its bounds, and whether it holds.
+    """Print a table of every testable sentence of the paper: the number found, its bounds, and whether it holds.
 
     A training that is smaller or shorter than the paper's decides nothing about the paper's network: what it says
     stands beside the sentence.
 
     Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
     """
+    from ravine.paper.claims import as_table
+    from ravine.paper.committed import commit
     from ravine.paper.publish import checked, write_page
 
     profiles = ("full", "desk", "quick") if profile is None else (profile,)
@@ -236,7 +247,10 @@ def check(
         for lean in (False, True)
     ]
     findings = checked(studies)
-    _print_findings(findings)
+    if words:
+        _print_findings(findings)
+    else:
+        typer.echo(as_table(findings))
     counts = Counter(found.status for found in findings)
     typer.echo(
         f"\n{len(findings)} claims: "
@@ -244,6 +258,9 @@ def check(
     )
     if docs is not None:
         typer.echo("written: " + ", ".join(str(path) for path in write_page(docs, studies)))
+    if keep is not None:
+        size = sum(path.stat().st_size for path in commit(studies, keep))
+        typer.echo(f"kept in {keep}: {size:,} bytes")
 
 
 @data.command("list")

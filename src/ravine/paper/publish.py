@@ -9,11 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ravine
 from ravine.paper import claims
 from ravine.paper.figures import FIGURES, NotThere, Outcome, Study
+from ravine.paper.figures.summary import summary
+from ravine.plot import Figure
 
 
 def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, list[claims.Finding]]:
@@ -90,37 +92,58 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
         What was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: _kept(name, studies) for name in FIGURES}
+    made = {name: (one, variant) for name, (one, variant) in kept.items() if one is not None}
     findings = checked(studies)
-    counts = Counter(found.status for found in findings)
-    parts = [
-        "# The paper's figures, made again\n",
-        "Written by `ravine paper check --docs`: every number on this page is computed, by the "
-        "commands beside the "
-        "figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the "
-        "thresholds stand "
-        "with their reasons in `src/ravine/paper/claims/`.\n",
-        f"Of {len(findings)} sentences that can be tested, {counts['holds']} hold, "
-        f"{counts['does not hold']} do not, {counts['undecided']} are undecided, and "
-        f"{counts['not run']} are not run in the paper's own configuration. Where a smaller or shorter "
-        "arm was run instead, its answer stands beside the sentence and decides nothing about the full "
-        "network. Bounds are one-sided at 95 %; a claim holds, or does not, where a bound says so.\n",
-    ]
-    written = []
-    for name in FIGURES:
-        outcome, profile = _kept(name, studies)
-        if outcome is None:
-            continue
-        written.append(outcome.figure.save(folder / f"{name}.png"))
-        parts += _section(
-            outcome, profile, [found for found in findings if found.claim.figure == name]
-        )
+    parts = [_INTRODUCTION, _counted(findings)]
+    written: list[Path] = []
+    whole = summary({name: outcome for name, (outcome, _) in made.items()})
+    if whole.panels:
+        written += _saved(whole, folder, "summary")
+        parts += [f"![{whole.title}](summary.png)\n", f"{whole.caption}\n"]
+    for name, (outcome, variant) in made.items():
+        written += _saved(outcome.figure, folder, name)
+        about = [found for found in findings if found.claim.figure == name]
+        parts += _section(outcome, variant, about)
     left = [found for found in findings if found.answer == "not run"]
     if left:
         parts += ["## Not run\n", claims.as_markdown(left)]
+    earlier = folder / EARLIER
+    if earlier.exists():
+        parts += [earlier.read_text(encoding="utf-8")]
     page, numbers = folder / "README.md", folder / "claims.json"
     page.write_text("\n".join(parts), encoding="utf-8")
     numbers.write_text(claims.as_json(findings), encoding="utf-8")
     return [page, numbers, *written]
+
+
+#: What stands at the end of a page, if it is in the folder: figures whose measurements were not kept.
+EARLIER: Final = "earlier.md"
+
+_INTRODUCTION: Final = (
+    "# The paper's figures, made again\n\n"
+    "Written by `ravine paper check --docs`: every number on this page is computed, by the commands "
+    "beside the figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); "
+    "the thresholds stand with their reasons in `src/ravine/paper/claims/`.\n"
+)
+
+
+def _counted(findings: Sequence[claims.Finding]) -> str:
+    counts = Counter(found.status for found in findings)
+    arms = Counter(found.arm for found in findings if found.arm)
+    beside = ", ".join(f"{arms[word]} {word}" for word in ("holds", "does not hold", "undecided"))
+    return (
+        f"Of {len(findings)} sentences and readings that can be tested, {counts['holds']} hold, "
+        f"{counts['does not hold']} do not, {counts['undecided']} are undecided, and "
+        f"{counts['not run']} are not run in the paper's own configuration. Of those, {sum(arms.values())} "
+        f"were asked of a smaller or shorter arm: {beside}. That stands beside the sentence and "
+        "decides nothing about the paper's network. Bounds are one-sided at 95 % each; a claim holds, "
+        "or does not, where a bound says so.\n"
+    )
+
+
+def _saved(figure: Figure, folder: Path, name: str) -> list[Path]:
+    return [figure.save(folder / f"{name}.{kind}") for kind in ("png", "pdf")]
 
 
 def _kept(name: str, studies: Sequence[Study]) -> tuple[Outcome | None, str]:
@@ -169,35 +192,41 @@ def _about(outcome: Outcome, variant: str) -> dict[str, Any]:
 
 
 def _section(outcome: Outcome, variant: str, findings: Sequence[claims.Finding]) -> list[str]:
-    about = _about(outcome, variant)
     found = [finding for finding in findings if finding.answer != "not run"]
+    said = dict.fromkeys(f"“{one.claim.sentence}” ({one.claim.section})" for one in findings)
+    sentences = f"**The paper:** {'; '.join(said)}.\n" if said else ""
+    name, title = outcome.name, outcome.figure.title
+    parts = [
+        f"## {title}\n",
+        sentences,
+        f"**Here:** {_standing(outcome, variant)}\n",
+        f"![{title}]({name}.png)\n",
+        f"{outcome.figure.caption} ([PDF]({name}.pdf))\n",
+        f"{outcome.remark}\n" if outcome.remark else "",
+        claims.as_markdown(found) if found else "",
+    ]
+    return [part for part in parts if part]
+
+
+def _standing(outcome: Outcome, variant: str) -> str:
+    """What was run, next to the paper's own; the command, and the time that it took."""
+    about = _about(outcome, variant)
     trained, measured = (
         sum(about[f"{what}_seconds"].values()) for what in ("training", "measuring")
     )
-    took = f"`{about['command']}`: {_minutes(trained)} of training"
-    if outcome.runs:
-        took += f" on {' and '.join(sorted({run.device for run in outcome.runs}))}"
-    return [
-        f"## {outcome.figure.title}\n",
-        f"![{outcome.figure.title}]({outcome.name}.png)\n",
-        f"{outcome.figure.caption}\n",
-        *([f"{outcome.remark}\n"] if outcome.remark else []),
-        f"{took}, {_minutes(measured)} of measuring.{_short_of_full(outcome, variant)}\n",
-        *([claims.as_markdown(found)] if found else []),
-    ]
-
-
-def _short_of_full(outcome: Outcome, variant: str) -> str:
-    """What the figure's trainings lack of the paper's own, if anything."""
+    took = f"`{about['command']}`, {_minutes(measured)} of measuring"
+    if not outcome.runs:
+        return f"closed forms and walks, the same in every profile. {took}."
+    where = " and ".join(sorted({run.device for run in outcome.runs}))
+    took = f"{took} after {_minutes(trained)} of training on {where}"
+    if not outcome.is_scaled:
+        return f"the paper's own training, to its end. {took}."
     stopped = [run.stopped for run in outcome.runs if run.stopped]
-    if stopped:
-        return f" The training is not at its end: {stopped[0]}."
-    if outcome.runs and not variant.startswith("full"):
-        return (
-            " That is what was run. The paper's own training is not: "
-            f"`ravine paper run {outcome.name} --profile full`."
-        )
-    return ""
+    why = f" The training is not at its end: {stopped[0]}." if stopped else ""
+    return (
+        f"a smaller or shorter arm, which decides nothing about the paper's network. {took}.{why} The "
+        f"paper's own: `ravine paper run {outcome.name} --profile full`."
+    )
 
 
 def _minutes(seconds: float) -> str:

@@ -111,6 +111,39 @@ class Divided:
 
 
 @dataclass(frozen=True)
+class Later:
+    """A learning rate as another schedule has it from a later moment on, multiplied.
+
+    Attributes:
+        rate: the other schedule.
+        updates: before that moment.
+        epochs: before it.
+        factor: of the rate.
+    """
+
+    rate: Rate
+    updates: int
+    epochs: int
+    factor: float = 1.0
+
+    def at(self, update: int, epoch: int) -> float:
+        """The rate of an update, counted from 0, in an epoch, counted from 1.
+
+        Args:
+            update: since that moment.
+            epoch: since then.
+
+        Returns:
+            The rate.
+
+        Examples:
+            >>> Later(PerUpdate(0.8, 2.0, 0.0), updates=2, epochs=0, factor=10.0).at(1, 1)
+            1.0
+        """
+        return self.factor * self.rate.at(update + self.updates, epoch + self.epochs)
+
+
+@dataclass(frozen=True)
 class Momentum:
     """A momentum that rises linearly from the first epoch to a last one, and stays there.
 
@@ -143,8 +176,8 @@ class Phase:
             their objective is down to what the training objective was at the end of phase 1.
         epochs: where to stop in any case; None for the paper's own end.
         clip: the largest Euclidean norm of a whole gradient; a longer one is shortened to it.
-        watch_train: the training examples are watched after every so many epochs, and where the
-            phase ends; validation examples after every one.
+        watch_train: the training examples are watched after each of the first so many epochs, then
+            after every so many, and where the phase ends; validation examples after every one.
         snapshots: None keeps the parameters of every epoch; a number so many updates per factor of
             10, evenly spaced in their logarithm: many within the first epoch, few later.
     """
@@ -175,6 +208,19 @@ class Architecture(Protocol):
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Where a training leaves another one: it starts from that one's parameters, at rest.
+
+    Attributes:
+        trunk: the other training.
+        step: after so many updates of its phase 1, of which it kept a snapshot.
+    """
+
+    trunk: Recipe
+    step: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training run, whole: data, network, steps and seed.
 
@@ -192,6 +238,9 @@ class Recipe:
         precision: of the products while training: "float32", "tf32" (where the card has it) or
             "bf16" (autocast). Parameters and velocities are float32 in any case, and so is whatever
             is measured afterwards.
+        branch: where it leaves another training; None starts from initial parameters.
+        even: all batches have one size. What does not fill one is left out, of the training examples
+            others in each epoch, and of the validation examples the last where they are watched.
     """
 
     name: str
@@ -205,6 +254,8 @@ class Recipe:
     seed: int = 0
     version: int = 1
     precision: Precision = field(default="float32", metadata={_LATER: True})
+    branch: Branch | None = field(default=None, metadata={_LATER: True})
+    even: bool = field(default=False, metadata={_LATER: True})
 
     def __post_init__(self) -> None:
         if self.phases[0].patience is None and self.phases[0].epochs is None:
@@ -236,7 +287,11 @@ class Recipe:
 
     @property
     def lean(self) -> Recipe:
-        """The same steps, with less watched and kept: training examples every tenth epoch, ten snapshots a decade."""
+        """The same steps, with less watched and kept.
+
+        Training examples are watched after the first ten epochs, then every tenth; ten snapshots are
+        kept a decade.
+        """
         phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in self.phases)
         return replace(self, phases=phases)
 

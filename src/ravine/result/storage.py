@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
+import h5py
 import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
 from ravine.files import written_whole
 from ravine.result.schema import kind_of, quantities, validate
+
+#: Deflate makes at most so many bytes of one; a few are read whatever the file's size.
+_MOST_DENSE: Final = 1100
+_ALWAYS_READ: Final = 16 << 20
 
 
 def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -34,9 +40,18 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         for name in result.data_vars
         if result[name].size > 1000
     }
+    # a disk that fills while the library writes a file ends the process: bytes are made first
+    content = _readable(result).to_netcdf(None, engine="h5netcdf", encoding=packed)
     with written_whole(target) as partial:
-        result.to_netcdf(partial, engine="h5netcdf", encoding=packed)
+        partial.write_bytes(content)
     return target
+
+
+def _readable(result: xr.Dataset) -> xr.Dataset:
+    """The result with attributes that can be written as UTF-8, as a title from a file name may not."""
+    texts = {name: text for name, text in result.attrs.items() if isinstance(text, str)}
+    mended = {name: text.encode("utf-8", "replace").decode("utf-8") for name, text in texts.items()}
+    return result.assign_attrs(mended)
 
 
 def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -53,8 +68,11 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         )
         raise InputError(msg)
     try:
+        _require_harmless(source)
         with xr.open_dataset(source, engine="h5netcdf") as opened:
             result = opened.load()
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         msg = (
             f"{str(source)!r} cannot be read as netCDF-4 ({problem}); expected a file written by "
@@ -78,3 +96,48 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         )
         raise InputError(msg)
     return result
+
+
+def _require_harmless(source: Path) -> None:
+    """A file whose numbers are all in itself, and no more of them than it can hold."""
+    declared = 0
+    with h5py.File(source, "r") as opened:
+        for name, place in _outside(opened).items():
+            msg = (
+                f"{str(source)!r} takes {name!r} from {place}; a result holds all of its numbers "
+                "itself, so this file is not read"
+            )
+            raise InputError(msg)
+        declared = sum(part.nbytes for part in _datasets(opened))
+    most = _MOST_DENSE * source.stat().st_size + _ALWAYS_READ
+    if declared > most:
+        msg = (
+            f"{str(source)!r} says that it holds {declared:.3g} bytes, more than a file of its size "
+            "can; it is damaged"
+        )
+        raise InputError(msg)
+
+
+def _datasets(opened: h5py.File) -> list[h5py.Dataset]:
+    found: list[h5py.Dataset] = []
+    opened.visititems(
+        lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None
+    )
+    return found
+
+
+def _outside(opened: h5py.File) -> dict[str, str]:
+    """Name → the other place, of what a file would read elsewhere."""
+    found: dict[str, str] = {}
+
+    def look(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            found[name] = repr(link.filename)
+
+    opened.visititems_links(look)
+    for part in _datasets(opened):
+        if part.is_virtual:
+            found[str(part.name)] = "other files"
+        elif part.external:
+            found[str(part.name)] = repr(part.external[0][0])
+    return found

@@ -241,6 +241,32 @@ def _plain(number: float) -> float | None:
     return float(f"{number:.6g}") if np.isfinite(number) else None
 
 
+def as_table(findings: Iterable[Finding]) -> str:
+    """Findings as a table for a terminal: a line each, those of a smaller arm in brackets."""
+    heads = ("answer", "figure", "claim", "found", "95 % bounds", "holds if", "seeds", "profile")
+    rows = [heads, *(_cells(found) for found in findings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _cells(found: Finding) -> tuple[str, ...]:
+    arm = f" (arm: {found.arm})" if found.arm else ""
+    return (
+        f"{found.status}{arm}",
+        found.claim.figure,
+        found.claim.name,
+        shown(found.number),
+        found.interval if np.isfinite(found.number) else "—",
+        found.condition.removeprefix("holds if "),
+        ", ".join(map(str, found.seeds)) or "—",
+        found.profile or "—",
+    )
+
+
 def as_markdown(findings: Iterable[Finding]) -> str:
     """Findings as a table for a page."""
     heads = (

@@ -222,6 +222,18 @@ def worst(found: Iterable[Found]) -> Found:
     )
 
 
+def least(found: Iterable[Found]) -> Found:
+    """The smallest of several numbers that are all to be large: known from below only where each is."""
+    every = list(found)
+    inner = [one.here for one in every if one.here is not None]
+    return replace(
+        min(every, key=lambda one: one.number),
+        lower=float(np.min([one.lower for one in every])),
+        upper=float(np.nanmin([one.upper for one in every])),
+        here=least(inner) if len(inner) == len(every) else None,
+    )
+
+
 def given(gate: Found, then: Found, otherwise: str) -> Found:
     """What is said of a thing presupposes that the thing is there.
 

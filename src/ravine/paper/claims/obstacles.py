@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import xarray as xr
 
 from ravine import metrics
-from ravine.paper.claims.curves import bump, inner, resolved
+from ravine.paper.claims.curves import bump, inner, resolved, train
 from ravine.paper.claims.found import Found, decided, estimated, exactly, given, missing, worst
 from ravine.paper.figures.conv import NEAR
-from ravine.paper.figures.mpdbm import closest_approach, nearest_as_drawn
+from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE
+from ravine.paper.figures.mpdbm_plane import nearest_as_drawn
+from ravine.paper.figures.second_minima import closest_approach
 from ravine.paper.figures.study import Outcome
 
 # --- figure 6 --------------------------------------------------------------------------------------------
@@ -69,40 +72,91 @@ _NONE = "there is no barrier"
 # --- figure 7 --------------------------------------------------------------------------------------------
 
 
-def second_minimum(curve: xr.Dataset) -> Found:
-    """How deep a local minimum is, on either side of the lowest point of [0, 1], in nats."""
-    profile = inner(curve)
-    threshold, lowest = bump(profile), int(np.argmin(profile.value))
-    sides = (profile.part(slice(None, lowest + 1)), profile.part(slice(lowest, None)))
-    asked = [decided(side, "minimum", threshold) for side in sides if len(side.alpha) > 2]
+def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Found:
+    """How deep a local minimum on [low, high] is, on either side of the lowest point from the start on, in nats.
+
+    What counts as a minimum is what would on [0, 1].
+    """
+    threshold = bump(inner(curve))
+    asked = [decided(side, "minimum", threshold) for side in _sides(curve, low, high)]
     if not asked:
         return replace(missing("the line has too few points"), status="undecided")
     return replace(worst(asked), threshold=threshold)
 
 
-def second_place(curve: xr.Dataset) -> float:
+def _sides(curve: xr.Dataset, low: float, high: float) -> list[metrics.Profile]:
+    """[low, high] on either side of the lowest point from the start on, whose valley is the solution's own."""
+    profile = train(curve)
+    onward = profile.between(0, max(high, 1.0))
+    lowest = float(onward.alpha[int(np.argmin(onward.value))])
+    sides = (profile.between(low, min(high, lowest)), profile.between(max(low, lowest), high))
+    return [side for side in sides if len(side.alpha) > 2]
+
+
+def second_place(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> float:
     """α of that minimum; NaN without one."""
-    profile = inner(curve)
-    lowest = int(np.argmin(profile.value))
-    sides = (profile.part(slice(None, lowest + 1)), profile.part(slice(lowest, None)))
-    found = [metrics.decide(side, "minimum") for side in sides if len(side.alpha) > 2]
+    found = [metrics.decide(side, "minimum") for side in _sides(curve, low, high)]
     deep = [decision for decision in found if decision.value > 0]
     return max(deep, key=lambda decision: decision.value).at if deep else np.nan
 
 
+def placed_minimum(curve: xr.Dataset, part: tuple[float, float]) -> Found:
+    """As ``second_minimum``, with where it is and what it is like beside it."""
+    found, place = second_minimum(curve, *part), second_place(curve, *part)
+    if np.isnan(place):
+        return found
+    profile, solution = train(curve), train(curve).between(1, 1)
+    value = float(np.interp(place, profile.alpha, profile.value))
+    said = (
+        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; the "
+        f"error there is {_error(curve, place).number:.2g}"
+    )
+    return replace(found, remark="; ".join(filter(None, [said, found.remark])))
+
+
+def error_there(curve: xr.Dataset, part: tuple[float, float]) -> Found:
+    """The share of training images that are given another label at that minimum."""
+    place = second_place(curve, *part)
+    error = _error(curve, place) if np.isfinite(place) else exactly(np.nan)
+    return given(second_minimum(curve, *part), error, _NO_MINIMUM)
+
+
+def _error(curve: xr.Dataset, place: float) -> Found:
+    profile = metrics.Profile.of(curve, "error", "train")
+    nearest = int(np.argmin(np.abs(profile.alpha - place)))
+    value, stderr = float(profile.value[nearest]), float(profile.stderr[nearest])
+    return estimated(value, stderr, units=profile.units)
+
+
 def passed_at(outcome: Outcome) -> Found:
     """How near training came to that minimum, over the line's length."""
-    line, place = outcome.results["line"], second_place(outcome.results["line"])
+    line, place = outcome.results[RAW], second_place(outcome.results[RAW])
     near = np.nan
     if np.isfinite(place):
         near = closest_approach(outcome.results["path"], place)[0]
-    return given(second_minimum(line), exactly(near), "there is no second minimum")
+    return given(second_minimum(line), exactly(near), _NO_MINIMUM)
+
+
+def passed_left(outcome: Outcome) -> Found:
+    """The same of a minimum to the left of the start that is cut to the caps, seen from that line."""
+    low, high = LEFT
+    line, path = outcome.results[CUT], outcome.results["path"]
+    place = second_place(line, low, high)
+    residual = path["cut_residual"].values / float(path.attrs["cut_length"])
+    near = float(np.hypot(path["cut_alpha"].values - place, residual).min())
+    return given(second_minimum(line, low, high), exactly(near), _NO_MINIMUM)
 
 
 def passed_as_drawn(outcome: Outcome) -> Found:
-    """The same on the two axes of the figure."""
+    """The same as ``passed_at`` on the two axes of the figure."""
     line, place = outcome.results["line"], second_place(outcome.results["line"])
     near = np.nan
     if np.isfinite(place):
         near = nearest_as_drawn(outcome.results["plane"], outcome.results["path"], place)
-    return given(second_minimum(line), exactly(near), "there is no second minimum")
+    return given(second_minimum(line), exactly(near), _NO_MINIMUM)
+
+
+#: To the left of the start.
+LEFT: Final = (WIDE[0], 0.0)
+
+_NO_MINIMUM: Final = "there is no second minimum"

@@ -31,10 +31,10 @@ def learnt(outcome: Outcome, epochs: int) -> Found:
 
 def epochs_in_the_flat(outcome: Outcome) -> Found:
     """The share of epochs that end with the training objective within a tenth of its fall from the bottom."""
-    run = outcome.runs[0]
-    objective = _objective(run)
-    if run.recipe.is_lean:  # of those whose training examples were watched
-        objective = objective[np.isfinite(objective)]
+    objective = _objective(outcome.runs[0])
+    if outcome.runs[0].recipe.is_lean:  # what was not watched lies between its neighbours
+        epochs, seen = np.arange(len(objective)), np.isfinite(objective)
+        objective = np.interp(epochs, epochs[seen], objective[seen])
     bottom = objective.min() + 0.1 * (objective[0] - objective.min())
     return exactly(float((objective[1:] <= bottom).mean()))
 

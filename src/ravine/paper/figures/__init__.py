@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ravine.paper.figures.branches import higher_rate, overfitting, parting
 from ravine.paper.figures.conv import fig6
 from ravine.paper.figures.linear import linear_dynamics, linear_lines, linear_plane
-from ravine.paper.figures.lstm import SIZES, fig8
+from ravine.paper.figures.lstm import SIZES as LSTMS
+from ravine.paper.figures.lstm import fig8
 from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
-from ravine.paper.figures.mpdbm import fig7, fig7_plane
+from ravine.paper.figures.mpdbm import SEEDS, SMALL, fig7, fig7_small
+from ravine.paper.figures.mpdbm_measures import SIZES as MACHINES
+from ravine.paper.figures.mpdbm_plane import fig7_above, fig7_path, fig7_plane
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
 from ravine.paper.recipe import Profile
@@ -29,15 +33,21 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig6": fig6,
     "fig7": fig7,
     "fig7-plane": fig7_plane,
+    "fig7-above": fig7_above,
+    "fig7-path": fig7_path,
+    "fig7-small": fig7_small,
     "fig8": fig8,
+    "higher-rate": higher_rate,
+    "overfitting": overfitting,
+    "parting": parting,
     "linear-lines": linear_lines,
     "linear-plane": linear_plane,
     "linear-dynamics": linear_dynamics,
     "random-walk": random_walk,
 }
 
-#: Name → recipe and seed of each training that it is made from, but for fig8, whose size depends on
-#: the profile. A budget is divided by it.
+#: Name → recipe and seed of each training that it is made from, but for figures whose network
+#: depends on the profile, and for the branches of these. A budget is divided by it.
 _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig1": (("maxout-mnist", 0),),
     "fig2": (("sigmoid-mnist", 0), ("relu-mnist", 0)),
@@ -45,8 +55,9 @@ _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig4": (("maxout-mnist", 0), ("maxout-mnist", 1)),
     "fig5": (("maxout-mnist", 0),),
     "fig6": (("conv-cifar10", 0),),
-    "fig7": (("mpdbm-mnist", 0),),
-    "fig7-plane": (("mpdbm-mnist", 0),),
+    "higher-rate": (("maxout-mnist", 0),),
+    "overfitting": (("maxout-plain-mnist", 0), ("maxout-mnist", 0)),
+    "parting": (("maxout-trunk-mnist", 0), ("maxout-trunk-mnist", 1)),
 }
 
 
@@ -64,4 +75,8 @@ def trainings(name: str, profile: Profile) -> tuple[tuple[str, int], ...]:
         >>> trainings("fig4", "desk")
         (('maxout-mnist', 0), ('maxout-mnist', 1))
     """
-    return ((SIZES[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())
+    if name == "fig7-small":
+        return tuple((SMALL, seed) for seed in SEEDS)
+    if name.startswith("fig7"):
+        return ((MACHINES[profile], 0),)
+    return ((LSTMS[profile], 0),) if name == "fig8" else _TRAININGS.get(name, ())

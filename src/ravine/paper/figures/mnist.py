@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +11,7 @@ import torch
 import xarray as xr
 
 import ravine
-from ravine.paper import recipes
+from ravine.paper import recipes, training
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
 from ravine.paper.figures.study import Outcome, Study
 from ravine.plot import Axis, Figure, Panel
@@ -27,9 +28,14 @@ CROSS: Final = (-0.5, 1.5)
 RANDOM_POINT: Final = (1, 2, 3)
 
 
+#: Other seeds of the training, whose errors are counted where it was done: `ravine paper train --seed`.
+OTHER_SEEDS: Final = range(1, 10)
+
+
 def fig1(study: Study) -> Outcome:
     """The maxout network's line, on beyond the solution, without masks and with, beside its learning curve."""
     run = study.trained("maxout-mnist")
+    others = study.done("maxout-mnist", OTHER_SEEDS)
     to = float(COARSE[-1])
     plain = study.curve(
         "fig1-deterministic", run, interval=(0.0, to), title="maxout, deterministic objective"
@@ -56,7 +62,7 @@ def fig1(study: Study) -> Outcome:
         "learning curve. The "
         "first row is the original's figure, at its 20 values of α; without dropout the line "
         "between them is resolved. "
-        f"{described(run)}",
+        f"{counted([run, *others])} {described(run)}",
     )
     results = {"deterministic": plain, "coarse": coarse, "fixed masks": fixed, "fresh masks": drawn}
     remark = (
@@ -66,7 +72,16 @@ def fig1(study: Study) -> Outcome:
         "original's, so the "
         "counts of errors need not agree."
     )
-    return Outcome("fig1", figure, results, (run,), remark)
+    return Outcome("fig1", figure, results, (run, *others), remark)
+
+
+def counted(runs: Sequence[training.Run]) -> str:
+    """Errors on the test part of each seed, after its last phase, in words."""
+    counts = ", ".join(str(run.test_errors[-1]) for run in runs)
+    seeds = ", ".join(str(run.recipe.seed) for run in runs)
+    if len(runs) == 1:
+        return f"Errors on the test part after the last phase, of seed {seeds} alone: {counts}."
+    return f"Errors on the test part after the last phase, of seeds {seeds}: {counts}."
 
 
 def fig2(study: Study) -> Outcome:

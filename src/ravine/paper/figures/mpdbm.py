@@ -1,206 +1,70 @@
-"""Figure 7: an MP-DBM on MNIST, along the line and on the plane that holds most of its training."""
+"""Figure 7, left: an MP-DBM on MNIST, along the line and on beyond both its ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch
 import xarray as xr
 
-import ravine
 from ravine import metrics
-from ravine.paper import training
+from ravine.paper.figures.mpdbm_measures import (
+    BOTH,
+    CHANGED,
+    CUT,
+    DRAWS,
+    RAW,
+    SIZES,
+    UNIT,
+    WIDE,
+    line_of,
+    measured,
+    path_of,
+    wide_of,
+)
 from ravine.paper.figures.parts import COARSE, described, learning_curve, panel, with_points
+from ravine.paper.figures.second_minima import anomalies, said
 from ravine.paper.figures.study import Outcome, Study
-from ravine.paper.models import MPDBM
-from ravine.paper.recipe import Profile
-from ravine.paper.tasks.prediction import Prediction, alone, in_parts
-from ravine.paper.tasks.task import cut_rows
-from ravine.plot import Axis, Figure, Layer, Markers, Panel
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a profile spends on measuring: ours.
-
-    Attributes:
-        examples: of each split, the first; None takes all that training watched.
-        line: points of a resolved line, at most.
-        plane: points of the plane, at most.
-        on_plane: as ``examples``, for the plane.
-    """
-
-    examples: int | None
-    line: int
-    plane: int
-    on_plane: int | None
-
-
-#: On one core of a desk an example takes the full width 8 ms at a point, as long again where it is
-#: classified too, and in float64: 25 minutes for the line and its variants, 12 for the plane.
-#: ``full`` is for one large GPU: an example takes 0.47 GFLOP at a point, as much again where it is
-#: classified. At 30 TFLOP/s in float32 (assumed, not measured) the whole is some 2 minutes, the
-#: plane half of it.
-EFFORT: Final[dict[Profile, Effort]] = {
-    "quick": Effort(None, 73, 400, None),
-    "desk": Effort(400, 41, 700, 250),
-    "full": Effort(None, 65, 441, None),
-}
-
-#: Draws of masks and binary images for each example, where the curve is to depend less on one of
-#: them: ours.
-DRAWS: Final = 4
+from ravine.paper.tasks.prediction import in_parts
+from ravine.plot import Axis, Curve, Figure, Panel, Rule
 
 #: α where a curve is not resolved but searched.
 GRID: Final = np.linspace(0, 1, 17)
 
-#: What is searched for a second minimum; the error is a step function, with minima of its own
-#: making.
-SEARCHED: Final = ("loss", "pixels", "label", "class_loss")
-
 #: What is looked at again near either end: ours, the paper has no number.
 NEAR: Final = 0.05
 
-#: Of the plane: a hundredth of the local value is less than a picture shows.
-TOLERANCE: Final = 1e-2
+#: A machine so small that three seeds take minutes on a desk.
+SMALL: Final = "mpdbm-tiny-mnist"
 
-#: What a profile changed of the paper's experiment, to stand beside the figure.
-CHANGED: Final[dict[Profile, str]] = {
-    "full": "",
-    "desk": "This is the paper's network on a tenth of the images, for 24 epochs.",
-    "quick": "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing about the "
-    "paper's network.",
-}
+SEEDS: Final = (0, 1, 2)
 
 #: A panel is logarithmic where its values span more than this factor.
 DECADE: Final = 10.0
 
-_UNIT: Final = "J (nats per pixel)"
-_BOTH: Final = ("train", "valid")
-_CORNERS: Final = {
-    "origin": "initial parameters",
-    "a": "solution",
-    "b": "beside the origin, orthogonal to the line",
-}
-
-
-@dataclass(frozen=True)
-class Anomaly:
-    """A local minimum on [0, 1] that is not the lowest point there.
-
-    Attributes:
-        curve: name of the measurement.
-        quantity: of what.
-        split: of which examples.
-        alpha: where.
-        value: how high it lies.
-        prominence: how far one must climb out of it.
-        share: the same over the curve's range on [0, 1].
-    """
-
-    curve: str
-    quantity: str
-    split: str
-    alpha: float
-    value: float
-    prominence: float
-    share: float
-
-    @property
-    def words(self) -> str:
-        """In words."""
-        return (
-            f"one of {self.quantity} ({self.split}, {self.curve}) at α = {self.alpha:.3g}, "
-            f"{self.value:.4g} high and "
-            f"{self.prominence:.2g} deep"
-        )
-
-
-def anomalies(
-    curves: dict[str, xr.Dataset],
-    quantities: Iterable[str] = SEARCHED,
-    splits: Iterable[str] = ("train", "valid"),
-) -> list[Anomaly]:
-    """Second minima of curves, the most prominent first.
-
-    Args:
-        curves: name → line.
-        quantities: what is searched.
-        splits: of these, where a curve has them.
-
-    Returns:
-        All that are deeper than a thousandth of their curve's range and than its noise.
-    """
-    found: list[Anomaly] = []
-    for quantity in quantities:
-        for split in splits:
-            there = {
-                name: curve.sel(alpha=(curve["alpha"] >= 0) & (curve["alpha"] <= 1))
-                for name, curve in curves.items()
-                if split in curve["split"].values and quantity in curve
-            }
-            found += _anomalies(there, quantity, split)
-    return sorted(found, key=lambda one: -one.share)
-
-
-def _anomalies(curves: dict[str, xr.Dataset], quantity: str, split: str) -> Iterator[Anomaly]:
-    """Of one quantity and split. What is lowest, a curve of a part of the line hears from the first of the whole."""
-    profiles = {name: metrics.Profile.of(curve, quantity, split) for name, curve in curves.items()}
-    whole = next((part for part in profiles.values() if part.covers_both_ends), None)
-    for name, part in profiles.items():
-        judge = whole if whole is not None and not part.covers_both_ends else part
-        lowest, extent = float(np.nanmin(judge.value)), float(np.ptp(judge.value))
-        for one in metrics.minima(curves[name], quantity=quantity, split=split):
-            place, value, depth = one.value.at, one.value.value, one.prominence.value
-            if 0 < place < 1 and value > lowest + (0.0 if judge is part else depth):
-                yield Anomaly(name, quantity, split, place, value, depth, depth / extent)
-
-
-def closest_approach(path: xr.Dataset, alpha: float) -> tuple[float, int]:
-    """How near training came to a point of the line, once it had begun: its start is on the line.
-
-    Args:
-        path: of the run, projected on the line.
-        alpha: the point.
-
-    Returns:
-        The smallest distance of a later snapshot, over the line's length, and its step.
-    """
-    length = float(path.attrs["length"])
-    away = np.hypot(path["distance"].values - alpha * length, path["residual"].values)[1:] / length
-    return float(away.min()), int(path["step"].values[1 + int(away.argmin())])
-
 
 def fig7(study: Study) -> Outcome:
-    """Left: the line, and the places where a second minimum may be."""
-    run = study.trained("mpdbm-mnist")
-    nearest, outside = projected_start(run)
-    line, path = _line(study, run), _path(study, run)
-    coarse = _measured(
+    """Left: the line, on beyond both ends, from the start as drawn and from the start cut to the caps."""
+    run = study.trained(SIZES[study.profile])
+    line, path = line_of(study, run), path_of(study, run)
+    coarse = measured(
         study,
         run,
         "coarse",
         "MP-DBM, the original's 20 values of α",
         at=COARSE,
-        splits=_BOTH,
+        splits=BOTH,
         costs=in_parts,
     )
     results = {
         "line": line,
         "coarse": coarse,
-        "projected": _measured(
-            study,
-            run,
-            "projected",
-            "MP-DBM, from the nearest start that the caps allow",
-            interval=(0.0, 1.0),
-            ends=(nearest, run.solution),
-            costs=in_parts,
-        ),
-        "several draws": _measured(
+        RAW: wide_of(study, run, "wide", RAW, cut=False),
+        CUT: wide_of(study, run, "wide-cut", CUT, cut=True),
+        "several draws": measured(
             study,
             run,
             "draws",
@@ -209,12 +73,12 @@ def fig7(study: Study) -> Outcome:
             draws=DRAWS,
             costs=in_parts,
         ),
-        "undoubled": _measured(
+        "undoubled": measured(
             study, run, "undoubled", "MP-DBM, first pass not doubled", at=GRID, doubled=False
         ),
     }
     for name, window in (("start", (0.0, NEAR)), ("end", (1 - NEAR, 1.0))):
-        results[name] = _measured(
+        results[name] = measured(
             study,
             run,
             name,
@@ -223,22 +87,15 @@ def fig7(study: Study) -> Outcome:
             costs=in_parts,
             dtype=torch.float64,  # what changes so near to an end is small
         )
-    found = anomalies(results)
-    wide = float(coarse["loss"].max() / coarse["loss"].min()) > DECADE
+    searched = {name: curve for name, curve in results.items() if name not in (RAW, CUT)}
+    found = anomalies(searched)
+    low, high = WIDE
     panels = (
-        with_points(panel(line, "the line", label=_UNIT), coarse, within=(0.0, 1.0)),
-        with_points(
-            panel(coarse, "on beyond the solution", "log" if wide else "linear", label=_UNIT),
-            coarse,
-        ),
-        panel(results["projected"], "from the nearest start that the caps allow", label=_UNIT),
-        panel(line, "the label's part of J", quantity="label", label=_UNIT),
-        panel(
-            line,
-            "label by mean field, all pixels seen",
-            quantity="class_loss",
-            label="cross-entropy (nats)",
-        ),
+        with_points(panel(line, "the line", label=UNIT), coarse, within=(0.0, 1.0)),
+        with_points(_scaled(results[RAW], RAW), coarse, within=WIDE),
+        _scaled(results[CUT], CUT),
+        _zoomed(panel(results[CUT], "the same, left of the start", label=UNIT), [results[CUT]]),
+        _errors({name: results[name] for name in (RAW, CUT)}, first=2),
         _per_pixel(learning_curve(run)),
     )
     counts, doubt = line["n_examples"].values, float(metrics.Profile.of(line).doubt.max())
@@ -247,345 +104,107 @@ def fig7(study: Study) -> Outcome:
         panels,
         "Figure 7, left: from initialisation to solution, MP-DBM on MNIST",
         "The multi-prediction objective along the line from initial (α = 0) to final parameters (α "
-        "= 1), with one draw "
-        f"of masks and binary images for all α, of the first {counts[0]:,} training and "
-        f"{counts[1]:,} validation "
-        f"images; between the points that were measured {known}. Points are the "
-        "original "
-        "experiment's 20 values of α. "
-        f"The initial parameters lie {outside:.3g} outside the set that the caps allow, of "
-        f"{float(path.attrs['length']):.3g} to the solution. {said(found, path, results)} "
+        "= 1), with one draw of masks and binary images for all α, of the first "
+        f"{counts[0]:,} training and {counts[1]:,} validation images; between the points that were "
+        f"measured {known}. Points are the original experiment's 20 values of α. The initial "
+        f"parameters lie {path.attrs['outside']:.3g} outside the set that the caps allow, of "
+        f"{float(path.attrs['length']):.3g} to the solution; so the line is drawn from the nearest "
+        f"point of that set too, and on [{low:g}, {high:g}]. {said(found, path, searched)} "
+        f"{' '.join(said_left(name, results[name]) for name in (RAW, CUT))} "
         f"{CHANGED[study.profile]} {described(run)}",
     )
-    return Outcome("fig7", figure, results | {"path": path}, (run,))
-
-
-def fig7_plane(study: Study) -> Outcome:
-    """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
-    run = study.trained("mpdbm-mnist")
-    effort = EFFORT[study.profile]
-    line = _line(study, run)
-    found = anomalies({"line": line}, ("loss",), ("train",))
-    what = (run.identity, effort.on_plane)
-
-    # only where there is something to measure: what was carried here from elsewhere has no snapshots
-    def plane() -> ravine.Plane:
-        farthest = ravine.black_sheep(run.trajectory, ravine.Line(*_ends(run)))
-        return ravine.Plane(run.start, run.solution, farthest)
-
-    def objective() -> ravine.Objective:
-        return _task(study, run).measured(("train",), examples=effort.on_plane, costs=alone)
-
-    path = study.kept("fig7-plane-path", what, lambda: _measured_path(run, plane(), objective()))
-
-    def measure() -> xr.Dataset:
-        reach = {axis: _margin(path[axis].values) for axis in ("alpha", "beta")}
-        measured = ravine.resolve(
-            objective(),
-            along=plane(),
-            interval=reach,
-            tolerance=TOLERANCE,
-            max_points=effort.plane,
-            title="MP-DBM, training's own plane",
-        )
-        return measured.assign_attrs(_CORNERS)
-
-    surface = study.kept("fig7-plane", (*what, TOLERANCE, effort.plane), measure)
-    drawn = ravine.plot.surface(surface, path, view="3d")
-    (panel_,) = drawn.panels
-    kept = ("a", "snapshot") if run.recipe.is_lean else ("an", "epoch")
-    figure = Figure(
-        (
-            replace(
-                panel_,
-                z=replace(panel_.z or Axis(""), label=_UNIT),
-                layers=_renamed(panel_.layers, found),
-            ),
-        ),
-        "Figure 7, right: training on the plane of its extrema, MP-DBM on MNIST",
-        f"The objective over the plane that holds the line (α) and the {kept[1]} farthest from it "
-        "(β); every point of the "
-        f"path is {' '.join(kept)} at its own J. {detour(surface, path, found, run)} "
-        f"{drawn.caption} "
-        f"{CHANGED[study.profile]} "
-        f"{described(run)}",
+    remark = (
+        "The paper says neither which range of α it drew nor which minimum it means. Each reading of "
+        "its sentence is decided for itself: between the start and the solution, and to the left of "
+        "the start, each from the start as it was drawn and from the start cut to the caps."
     )
-    return Outcome("fig7-plane", figure, {"plane": surface, "path": path, "line": line}, (run,))
+    return Outcome("fig7", figure, results | {"path": path}, (run,), remark)
 
 
-def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
-    """How near training comes to a point of the line on the two axes of the plane, whatever it is off the plane.
-
-    Its start, which is on the line, does not count.
-
-    Args:
-        plane: of the line and of the epoch farthest from it, at right angles.
-        path: training on it.
-        alpha: the point.
-
-    Returns:
-        A distance over the line's length.
-    """
-    unit = float(plane.attrs["length_b"]) / float(plane.attrs["length_a"])
-    return float(np.hypot(path["alpha"].values - alpha, path["beta"].values * unit)[1:].min())
+def left_minimum(curve: xr.Dataset) -> metrics.Decision:
+    """Whether J has a minimum to the left of its lowest point on [0, 1], by the height that would count there."""
+    profile = metrics.Profile.of(curve, split="train")
+    whole = profile.between(0, 1)
+    lowest = float(whole.alpha[int(np.argmin(whole.value))])
+    above = metrics.threshold_of(whole)
+    return metrics.decide(profile.between(WIDE[0], lowest), "minimum", above=above)
 
 
-def detour(
-    plane: xr.Dataset,
-    path: xr.Dataset,
-    found: Sequence[Anomaly],
-    run: training.Run | None = None,
-) -> str:
-    """How training went around, in words.
-
-    Args:
-        plane: of the line and of the epoch farthest from it, at right angles.
-        path: training on it, with its own ``loss``.
-        found: second minima of the line.
-        run: the training; without it every snapshot is an epoch's.
-
-    Returns:
-        Sentences.
-    """
-    moments = _moments(path, run)
-    what = "snapshots" if run is not None and run.recipe.is_lean else "epochs"
-    lengths = [float(plane.attrs[f"length_{axis}"]) for axis in "ab"]
-    alpha, beta, off, own = (path[name].values for name in ("alpha", "beta", "residual", "loss"))
-    from_line = np.hypot(beta * lengths[1], off) / lengths[0]
-    far = int(from_line.argmax())
-    on_line, on_plane = heights(plane, alpha, np.zeros_like(beta)), heights(plane, alpha, beta)
-    on_line[(alpha < 0) | (alpha > 1)] = np.nan
-    between = np.flatnonzero((alpha > 0) & (alpha < 1))
-    apart = own[between] - on_line[between]
-    words = [
-        f"Training strays {from_line[far]:.2g} of the line's length from the line, farthest at "
-        f"{moments[far]}, whose J is "
-        f"{own[far]:.3g}; at the same α the line's is {on_line[far]:.3g}."
-    ]
-    if between.size:
-        words.append(
-            f"J on the path less J on the line at the same α is {apart.min():.2g} to "
-            f"{apart.max():.2g} at the "
-            f"{between.size} {what} in between, and negative at {int((apart < 0).sum())} of them."
-        )
-    words.append(
-        f"{what.capitalize()} lie up to {off.max() / lengths[0]:.2g} of the line's length off the plane, half "
-        "of them more than "
-        f"{np.median(off) / lengths[0]:.2g}; their J differs from the plane's by "
-        f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
-    )
-    for one in found[:1]:
-        away = np.hypot(from_line, alpha - one.alpha)[1:]
-        words.append(
-            f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came "
-            "no nearer to it than "
-            f"{away.min():.2g} of the line's length, at {moments[1 + int(away.argmin())]}, and as "
-            "drawn no nearer than "
-            f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
-        )
-    if not found:
-        words.append("The line has no second minimum to go around.")
-    return " ".join(words)
-
-
-def _moments(path: xr.Dataset, run: training.Run | None) -> list[str]:
-    """When each snapshot was taken, in words."""
-    if run is None:
-        return [f"epoch {place}" for place in range(path.sizes["step"])]
-    return [run.moment(int(step)) for step in path["step"].values]
-
-
-def projected_start(run: training.Run) -> tuple[dict[str, torch.Tensor], float]:
-    """The point nearest to the initial parameters that the caps allow, and how far it is from them.
-
-    The caps bound each row for itself, so the nearest point is each row cut to its cap.
-    """
-    network: Any = run.recipe.network
-    start = run.trajectory[0].params
-    nearest = {name: tensor.clone() for name, tensor in start.items()}
-    cut_rows(nearest, network.row_caps)
-    away = [torch.linalg.vector_norm((nearest[name] - start[name]).double()) for name in start]
-    return nearest, float(torch.stack(away).norm())
-
-
-def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset]) -> str:
-    """What the search for a second minimum came to, in words: of J itself first, and then of what else was searched.
-
-    Args:
-        found: by ``anomalies``.
-        path: of the run, projected on the line.
-        results: what was searched.
-
-    Returns:
-        Sentences.
-    """
-    of_objective = [one for one in found if one.quantity == "loss"]
-    others = [one for one in found if one.quantity != "loss"]
-    words = [
-        f"A second local minimum was looked for on [0, 1] ({', '.join(results)}; "
-        f"{', '.join(SEARCHED)}). "
-        f"J has {_counted(of_objective)}."
-    ]
-    if others:
-        words.append(f"Of the rest, {_counted(others)}.")
-    if found:
-        nearest = (of_objective or others)[0]
-        near, step = closest_approach(path, nearest.alpha)
-        words.append(
-            f"After its start training came no nearer to the point of the line at α = "
-            f"{nearest.alpha:.3g} than "
-            f"{near:.2g} of the line's length, after {step:,} updates."
-        )
-    return " ".join(words)
-
-
-def _counted(found: list[Anomaly]) -> str:
-    if not found:
-        return "none"
-    more = f"; {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{found[0].words}{more}"
-
-
-def performance(run: training.Run) -> float:
-    """The solution's error on validation images; NaN for what is not the whole training."""
-    if run.recipe.profile != "full" or not isinstance(run.recipe.network, MPDBM):
-        return float("nan")
-    history = run.history
-    return float(
-        history["error"].sel(split="valid").values[history["step"].values == run.best_step][0]
-    )
-
-
-def start_over_cap(run: training.Run) -> float:
-    """The mean norm of what feeds a unit of the first layer at the start, over its cap."""
-    network: Any = run.recipe.network
+def said_left(name: str, curve: xr.Dataset) -> str:
+    """The same in words."""
+    found = left_minimum(curve)
+    where = f"To the left of the solution on the line {name}"
+    if not found.value > 0:
+        return f"{where}, J has no second minimum."
+    bounds = f"[{found.lower:.2g}, {found.upper:.2g}] at 95 % each"
     return (
-        float(torch.linalg.vector_norm(run.trajectory[0].params["W1"], dim=1).mean())
-        / network.caps[0]
+        f"{where}, a second minimum at α = {found.at:.3g} is {found.answer}: prominence "
+        f"{found.value:.2g} nats per pixel {bounds}."
     )
 
 
-def _line(study: Study, run: training.Run) -> xr.Dataset:
-    return _measured(study, run, "line", "MP-DBM", interval=(0.0, 1.0), splits=_BOTH)
-
-
-def _path(study: Study, run: training.Run) -> xr.Dataset:
-    return study.kept(
-        "fig7-path",
-        (run.identity,),
-        lambda: ravine.project(run.trajectory, onto=ravine.Line(*_ends(run))),
+def fig7_small(study: Study) -> Outcome:
+    """A small machine, by three seeds: the line on beyond both ends, from the start cut to the caps."""
+    runs = [study.trained(SMALL, seed) for seed in SEEDS]
+    results = {
+        of_seed(run.recipe.seed): wide_of(study, run, f"small-{run.recipe.seed}", CUT, cut=True)
+        for run in runs
+    }
+    lines = list(results.values())
+    panels = (
+        _of_seeds(lines, CUT),
+        _zoomed(_of_seeds(lines, "the same, left of the start"), lines),
+        _errors(results),
+        _per_pixel(learning_curve(runs[0])),
     )
-
-
-def _ends(run: training.Run) -> tuple[Any, Any]:
-    return run.start, run.solution
-
-
-def _measured(
-    study: Study,
-    run: training.Run,
-    name: str,
-    title: str,
-    *,
-    at: np.ndarray | None = None,
-    interval: tuple[float, float] | None = None,
-    ends: tuple[Any, Any] | None = None,
-    splits: tuple[str, ...] = ("train",),
-    **how: Any,
-) -> xr.Dataset:
-    """J along a line, at some points or resolved, on as many examples as the profile spends; ``how`` as measured."""
-    effort = EFFORT[study.profile]
-    grid = None if at is None else (len(at), float(at[0]), float(at[-1]))
-    what = (
-        run.identity,
-        effort.examples,
-        grid,
-        interval,
-        effort.line,
-        splits,
-        *sorted((key, getattr(value, "__name__", str(value))) for key, value in how.items()),
+    words = " ".join(said_left(f"of {name}", line) for name, line in results.items())
+    figure = Figure(
+        panels,
+        "Figure 7: a small MP-DBM, which may have a second minimum",
+        f"The multi-prediction objective on [{WIDE[0]:g}, {WIDE[1]:g}] along the line {CUT}, for a "
+        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} {described(runs[0])}",
     )
-
-    def measure() -> xr.Dataset:
-        J = _task(study, run).measured(splits, examples=effort.examples, **how)
-        line = ravine.Line(*(ends or _ends(run)))
-        if interval is None:
-            return ravine.evaluate(J, along=line, at=at, title=title)
-        return ravine.resolve(J, along=line, interval=interval, max_points=effort.line, title=title)
-
-    return study.kept(f"fig7-{name}", what, measure)
+    return Outcome("fig7-small", figure, results, tuple(runs))
 
 
-def _task(study: Study, run: training.Run) -> Prediction:
-    task: Any = study.task(run)
-    return task
+def of_seed(seed: int) -> str:
+    """The name of a result of ``fig7_small``."""
+    return f"seed {seed}"
 
 
-def _measured_path(run: training.Run, plane: ravine.Plane, J: ravine.Objective) -> xr.Dataset:
-    path = ravine.project(run.trajectory, onto=plane)
-    heights = [J(point)["train"] for point in run.trajectory]
-    return path.assign(loss=("step", np.array(heights), {"units": "nats per pixel"}))
+def _of_seeds(lines: Sequence[xr.Dataset], title: str) -> Panel:
+    curves = []
+    for style, line in enumerate(lines):
+        profile = metrics.Profile.of(line)
+        curves.append(Curve(profile.alpha, profile.value, f"seed {style}", style=style))
+    rules = (Rule(0.0, "start"), Rule(1.0, "solution"))
+    return Panel(Axis("α"), Axis(UNIT, "log"), (*rules, *curves), title)
 
 
-def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    """The training loss of a plane at some places.
-
-    Args:
-        plane: measured on a grid, or resolved.
-        alpha: (places,).
-        beta: (places,).
-
-    Returns:
-        (places,) from the interpolant where there is one, else by straight lines between measured points; NaN off the
-        plane.
-    """
-    inside = np.ones(len(alpha), bool)
-    for dim, at in (("alpha", alpha), ("beta", beta)):
-        inside &= (at >= float(plane[dim].min())) & (at <= float(plane[dim].max()))
-    places = {"alpha": np.unique(alpha[inside]), "beta": np.unique(beta[inside])}
-    whole = bool(plane.attrs.get("resolved", 0)) and inside.any()
-    read = ravine.reconstruct(plane, at=places) if whole else plane.sortby(["alpha", "beta"])
-    field = (
-        read["loss"].sel(split="train") if "train" in read["split"] else read["loss"].isel(split=0)
-    )
-    found = np.full(len(alpha), np.nan)
-    wanted = {"alpha": ("place", alpha[inside]), "beta": ("place", beta[inside])}
-    kept = {dim: xr.DataArray(at, dims=place) for dim, (place, at) in wanted.items()}
-    found[inside] = (field.sel(kept) if whole else field.interp(kept)).values
-    return found
+def _scaled(curve: xr.Dataset, title: str) -> Panel:
+    """The panel of a line, logarithmic where its values span more than a decade."""
+    wide = float(curve["loss"].max() / curve["loss"].min()) > DECADE
+    return panel(curve, title, "log" if wide else "linear", label=UNIT)
 
 
-def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, ...]:
-    """The marks are of the two ends, which are networks, and not of the corner that only spans the plane."""
-
-    def renamed(layer: Layer) -> Layer:
-        if not isinstance(layer, Markers) or not layer.names:
-            return layer
-        kept = [place for place, name in enumerate(layer.names) if name in ("origin", "a")]
-        names = tuple({"origin": "start", "a": "solution"}[layer.names[place]] for place in kept)
-        hover = tuple(layer.hover[place] for place in kept)
-        return replace(
-            layer,
-            x=layer.x[kept],
-            y=layer.y[kept],
-            z=np.asarray(layer.z)[kept],
-            names=names,
-            hover=hover,
-        )
-
-    minima = (
-        Markers(
-            np.array([one.alpha]), np.zeros(1), names=("second minimum",), z=np.array([one.value])
-        )
-        for one in found[:1]
-    )
-    return (*map(renamed, layers), *minima)
+def _zoomed(drawn: Panel, lines: Sequence[xr.Dataset]) -> Panel:
+    """The panel from its left end to the start, and no higher than J there and halfway to it."""
+    profiles = [metrics.Profile.of(line) for line in lines]
+    low = min(float(one.between(WIDE[0], 0).value.min()) for one in profiles)
+    high = max(float(one.between(-0.5, 0).value.max()) for one in profiles)
+    room = 0.1 * (high - low)
+    x = replace(drawn.x, limits=(WIDE[0], 0.05))
+    y = replace(drawn.y, scale="linear", limits=(low - room, high + room))
+    return replace(drawn, x=x, y=y)
 
 
-def _margin(places: np.ndarray) -> tuple[float, float]:
-    """From the lowest to the highest, with a tenth of that more on either side."""
-    low, high = float(min(places.min(), 0.0)), float(max(places.max(), 1.0))
-    return low - 0.1 * (high - low), high + 0.1 * (high - low)
+def _errors(lines: dict[str, xr.Dataset], first: int = 0) -> Panel:
+    """The share of training images given another label, along wide lines; ``first`` is the first one's style."""
+    curves = []
+    for style, (name, line) in enumerate(lines.items(), start=first):
+        profile = metrics.Profile.of(line, "error")
+        curves.append(Curve(profile.alpha, profile.value, name, style=style))
+    return Panel(Axis("α"), Axis("share given another label"), tuple(curves), "error by mean field")
 
 
 def _per_pixel(drawn: Panel) -> Panel:

@@ -86,19 +86,36 @@ class Study:
 
     def run_of(self, name: str, seed: int = 0) -> training.Run:
         """A training as it lies in the folder, whether or not anything is there."""
-        recipe = self.recipe(name, seed)
+        return self._lying(self.recipe(name, seed))
+
+    def _lying(self, recipe: Recipe) -> training.Run:
         return training.Run(recipe, self.out / recipe.folder)
 
     def trained(self, name: str, seed: int = 0) -> training.Run:
+        """The training by a recipe of that name: as ``trained_by``.
+
+        Raises:
+            NotThere: it is not there, and nothing is to be done.
+        """
+        return self.trained_by(self.recipe(name, seed))
+
+    def trained_by(self, recipe: Recipe) -> training.Run:
         """The training by a recipe: found, or done now; once, so that a stopped one is not gone on with.
 
         Raises:
             NotThere: it is not there, and nothing is to be done.
         """
-        found = self.run_of(name, seed)
+        found = self._lying(recipe)
         if found.folder not in self.runs:
             self.runs[found.folder] = self._trained(found)
         return self.runs[found.folder]
+
+    def done(self, name: str, seeds: Sequence[int]) -> list[training.Run]:
+        """Those trainings by a recipe of that name that are at their end already; none is begun."""
+        found = [self.run_of(name, seed) for seed in seeds]
+        there = [run for run in found if run.done]
+        self.runs.update({run.folder: run for run in there})
+        return there
 
     def _trained(self, found: training.Run) -> training.Run:
         as_it_is = not self.fresh or (self.budget is not None and self.budget.share == 0)
@@ -279,6 +296,13 @@ class Outcome:
 
 
 def is_whole(run: training.Run) -> bool:
-    """Whether a training is by the paper's own recipe, in whatever profile, leanness and precision, and to its end."""
-    full = recipes.recipe(run.recipe.name, "full", run.recipe.seed)
-    return run.recipe.plain == replace(full, profile=run.recipe.profile) and not run.stopped
+    """Whether a training is by the paper's own recipe, in whatever leanness and precision, and has its solution.
+
+    One that leaves another training is as whole as that one is, by its recipe.
+    """
+    branch = run.recipe.branch
+    recipe = run.recipe if branch is None else branch.trunk
+    if recipe.name in recipes.OURS:
+        return False
+    full = recipes.recipe(recipe.name, "full", recipe.seed)
+    return recipe.plain == replace(full.plain, profile=recipe.profile) and run.solved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from ravine.paper.models.layers import Layer, Network
@@ -16,4 +17,9 @@ MAXOUT: Final = Network(
         Layer(240, pieces=5, init=0.005, cap=1.9365, keep=0.5, scale=2.0),
         Layer(10, init=0.005, cap=1.9365, keep=0.5, scale=2.0),
     ),
+)
+
+#: Without dropout, of which the paper says that it overfits (section 3).
+MAXOUT_PLAIN: Final = replace(
+    MAXOUT, layers=tuple(replace(layer, keep=1.0, scale=1.0) for layer in MAXOUT.layers)
 )

@@ -72,8 +72,17 @@ class Classification(Task):
     def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
         inputs, labels = self.trained_on[phase]
         shuffled = torch.randperm(len(labels), generator=order).to(labels.device)
-        for batch in shuffled.split(self.recipe.batch_size):
+        for batch in self._used(shuffled).split(self.recipe.batch_size):
             yield F.cross_entropy(model(inputs[batch]), labels[batch])
+
+    def _used(self, examples: Tensor) -> Tensor:
+        """All of them, or as many as fill batches.
+
+        References:
+            pylearn2 @ af81e5c, ``utils/iteration.py`` (ForcedEvenIterator).
+        """
+        size = self.recipe.batch_size
+        return examples[: len(examples) // size * size] if self.recipe.even else examples
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
         """Rows longer than their cap are cut to it; the others keep their bits.
@@ -87,7 +96,10 @@ class Classification(Task):
         cut_rows(params, self.network.caps)
 
     def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
-        examples = self.valid if split == "valid" else self.trained_on[phase]
+        examples = self.trained_on[phase]
+        if split == "valid":
+            inputs, labels = self.valid
+            examples = self._used(inputs), self._used(labels)
         loss, error = means(model.eval(), *examples)
         objective = loss
         if self.network.noisy:

@@ -48,6 +48,11 @@ class Run:
         return str(self.history.attrs.get("stopped", ""))
 
     @property
+    def solved(self) -> bool:
+        """Whether phase 1 is at its end: then the solution is the recipe's, even if a budget ended phase 2."""
+        return self.done or bool((self.history["phase"].values > 1).any())
+
+    @property
     def device(self) -> str:
         """What it was trained on, in words."""
         return str(self.history.attrs.get("device", "the CPU"))
@@ -81,6 +86,26 @@ class Run:
     def trajectory(self) -> ravine.Trajectory:
         """The parameters before training and while it went on, in phase 1."""
         return ravine.Trajectory.open(self.folder / "trajectory")
+
+    def after(self, step: int) -> ravine.Params:
+        """The parameters after so many updates of phase 1.
+
+        Args:
+            step: of which a snapshot was kept.
+
+        Returns:
+            The parameters.
+
+        Raises:
+            ravine.InputError: there is no such snapshot.
+        """
+        if not (self.folder / "trajectory").is_dir():
+            msg = (
+                f"{str(self.folder)!r} has no snapshots, and one after {step} updates is needed: "
+                f"train {self.recipe.name} into that folder first"
+            )
+            raise ravine.InputError(msg)
+        return self.trajectory.at(step=step)
 
     @property
     def start(self) -> Path:
@@ -157,5 +182,5 @@ class Run:
         recipe, the ``device``, ``stopped`` where a budget ended it, and for other products than
         float32's ``precision`` and what it changes of J at the solution.
         """
-        with xr.open_dataset(self.folder / "history.nc", engine="h5netcdf") as opened:
+        with xr.open_dataset(self.folder / "history.nc") as opened:
             return opened.load()

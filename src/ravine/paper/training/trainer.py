@@ -63,8 +63,9 @@ class Training:
         device: where to compute.
 
     Raises:
-        ravine.InputError: there are too few examples, the device cannot be used, or the folder
-            holds a damaged state, or one of another kind of device.
+        ravine.InputError: there are too few examples, the device cannot be used, the folder holds a
+            damaged state, or one of another kind of device, or the training that this one leaves is
+            not there.
     """
 
     def __init__(
@@ -76,6 +77,9 @@ class Training:
         self.task = task_for(recipe.network, recipe, moved(parts, self.device))
         model = recipe.network.build(recipe.seed)
         self.task.start(model)  # on the CPU: the start is the same on every device
+        if recipe.branch is not None:
+            trunk = Run(recipe.branch.trunk, folder.parent / recipe.branch.trunk.folder)
+            copy(trunk.after(recipe.branch.step), dict(model.named_parameters()))
         self.model = placed(model, self.device)
         self.watch = Watch(recipe, self.task, self.model, self.device)
         self.params = dict(self.model.named_parameters())
@@ -290,13 +294,19 @@ class Training:
             "rate": self.phase.rate.at(max(state.update - 1, 0), max(state.epoch, 1)),
             "momentum": self.phase.momentum.at(max(state.epoch, 1)),
         }
-        if state.epoch % self.phase.watch_train == 0:
+        if self._watches_train:
             noted |= self.watch.row("train", state.phase, len(state.history))
         noted |= self.watch.row("valid", state.phase, len(state.history))
         noted["seconds"] = time.perf_counter() - began
         state.history.append(noted)
         if self._solution() is noted:
             copy(self.params, self.best)
+
+    @property
+    def _watches_train(self) -> bool:
+        """Most is learnt in the first epochs: there each is watched."""
+        epoch, often = self.state.epoch, self.phase.watch_train
+        return epoch <= often or epoch % often == 0
 
     def _watch_solution(self) -> None:
         """Watch the training examples at the solution, where the model stands, if that was left out."""
@@ -347,8 +357,9 @@ def train(
         The run: finished, or stopped.
 
     Raises:
-        ravine.InputError: the data or the device cannot be had, or the folder is not this recipe's,
-            damaged, of another kind of device, or not writable.
+        ravine.InputError: the data or the device cannot be had, the folder is not this recipe's,
+            damaged, of another kind of device, or not writable, or the training that this one leaves
+            is not under ``out``.
     """
     run = Run(recipe, Path(out) / recipe.folder)
     note = run.folder / "recipe.json"
