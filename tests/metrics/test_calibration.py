@@ -200,7 +200,7 @@ def test_a_printed_standard_error_covers(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_table_of_false_alarms(name):
     found = {n: false_alarms(name, n, repeats) for n, repeats in REPEATS.items()}
-    print(f"\nALARMS | {name} | " + " | ".join(f"{rate:.3f}" for rate in found.values()) + " |")
+    print(f"\nALARMS | {name} | " + " | ".join(f"{rate:.3f}" for rate in found.values()) + " |")  # noqa: T201  the table
     assert all(rate <= allowed(REPEATS[n]) for n, rate in found.items())
 
 
@@ -212,7 +212,7 @@ SHIFTED = [name for name, of in FAMILIES.items() if of.noise is not flips and "e
 def test_the_table_of_bounds(name):
     found, wide = covered(name, 300, 200), misses(name, 300, 200)
     numbers = (found.above, found.below, found.shown, found.width, wide)
-    print(f"\nBOUNDS | {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
+    print(f"\nBOUNDS | {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")  # noqa: T201  the table
     assert found.above <= allowed(200)
     assert found.below <= allowed(200)
 
@@ -221,5 +221,5 @@ def test_the_table_of_bounds(name):
 @pytest.mark.parametrize("lines", [3, 10])
 def test_several_lines_together(lines):
     found = any_of_several(lines, 300, 100)
-    print(f"\nLINES | {lines} | {found:.3f} |")
+    print(f"\nLINES | {lines} | {found:.3f} |")  # noqa: T201  the table
     assert found <= allowed(100)

@@ -216,7 +216,8 @@ def _called(what: str, source: Callable[[Any], Any], batch: Batch) -> list[Hasha
 def _listed(what: str, ids: Any) -> list[Hashable]:
     """Ids as plain numbers and strings, so that equal ones are equal whatever held them."""
     flat = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else ids
-    if isinstance(flat, str | bytes) or not isinstance(flat, Iterable) or np.ndim(flat) == 0:
+    single = isinstance(flat, np.ndarray) and not flat.ndim
+    if single or isinstance(flat, str | bytes) or not isinstance(flat, Iterable):
         msg = f"{what} must be one id per example; got {type(ids).__name__} for a batch"
         raise InputError(msg)
     found = [one.item() if _is_scalar(one) else one for one in flat]
