@@ -28,6 +28,7 @@ from ravine import (
     save_result,
     stateful,
     supervised,
+    write_report,
 )
 
 AT = np.linspace(0, 1, 6)
@@ -537,6 +538,12 @@ def test_a_title_that_is_no_utf8_is_saved(tmp_path):
     titled = small_curve().assign_attrs(title="caf\udce9")
     saved = save_result(titled, tmp_path / "saved.nc")
     assert open_result(saved).attrs["title"] == "caf?"
+    assert write_report(tmp_path, titled).is_file()
+
+
+def test_a_schema_version_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match="has schema ²"):
+        metrics.verdict(small_curve().assign_attrs(schema_version="²"))
 
 
 @pytest.mark.parametrize("dropout", ["fixed", "resample"])

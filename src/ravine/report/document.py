@@ -77,7 +77,7 @@ def write_report(
     )
     target = Path(out) / "report.html"
     with written_whole(target) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return target
 
 

@@ -209,7 +209,7 @@ def validate(result: xr.Dataset) -> xr.Dataset:
             f"{sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
-    if not str(version).isdigit() or int(version) > SCHEMA_VERSION:
+    if not str(version).isdecimal() or int(version) > SCHEMA_VERSION:
         msg = (
             f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update "
             "ravine."
