@@ -537,8 +537,9 @@ def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     for name in (RAW, CUT):
         alpha = line.results[name]["alpha"].values
         assert (alpha.min(), alpha.max()) == pytest.approx(WIDE)
-        assert float(line.results[name]["loss"].sel(alpha=1, method="nearest")) == pytest.approx(
-            float(line.results["line"]["loss"].sel(split="train", alpha=1, method="nearest")),
+        read = line.results[name]["loss"].sel(split="train").sel(alpha=1, method="nearest")
+        assert float(read) == pytest.approx(
+            float(line.results["line"]["loss"].sel(split="train").sel(alpha=1, method="nearest")),
             rel=0.2,
         )
     nearest, outside = projected_start(line.runs[0])
@@ -583,8 +584,8 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     assert len(path["step"]) == len(run.history["step"])
     (claim,) = (claim for claim in claims.CLAIMS if claim.figure == "fig7-plane")
     (depth,) = (claim for claim in claims.CLAIMS if claim.name == "mpdbm-second-minimum")
-    there = depth.judged(outcome).answer
-    assert (claim.judged(outcome).answer == "not run") == (there == "does not hold")
+    if depth.judged(outcomes["fig7"]).answer == "does not hold":  # nothing to keep away from
+        assert claim.judged(outcome).answer in ("not run", "undecided")
     (panel,) = outcome.figure.panels
     names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
     assert names == [

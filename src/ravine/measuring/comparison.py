@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ravine.errors import InputError
+from ravine.metrics.bounds import HARMLESS
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, widened
 from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
@@ -121,13 +122,13 @@ def _compared(
     difference = float(moments.mean[1] - moments.mean[0])
     moved = moments.deviations[1] - moments.deviations[0]
     interval = _Interval(moved, units, moments, level / 2)
-    margin = interval.margin if np.isfinite(difference) else np.inf
-    lower, upper = difference - margin, difference + margin
+    below, above_it = interval.margin_towards(-1), interval.margin_towards(1)
+    lower, upper = difference - below, difference + above_it
     answer, reason, examples = "undecided", interval.problem, interval.examples
     if not np.isfinite(difference):
         lower, upper = -np.inf, np.inf
         reason, examples = "a point is not finite", None
-    elif np.isfinite(margin):
+    elif np.isfinite(max(below, above_it)):
         answer, reason = _answer(lower, upper, above)
         short = answer == "undecided" and abs(difference) != above
         examples = interval.needed(abs(abs(difference) - above)) if short else None
@@ -193,11 +194,16 @@ class _Interval:
 
     @property
     def margin(self) -> float:
-        """How far; infinite where nobody knows."""
+        """How far, to the side where that is more; infinite where nobody knows."""
+        return max(self.margin_towards(-1), self.margin_towards(1))
+
+    def margin_towards(self, side: int) -> float:
+        """How far to one side, −1 below and 1 above: a tail to that side hides what would move the mean there."""
         if self.units < FEWEST_UNITS or not np.isfinite(self.stderr):
             return np.inf
         times = float(stats.t.isf(self.tail, self.freedom))
-        wide = widened(times, self.skew)
+        tail = side * self.skew
+        wide = widened(times, tail if tail > 0 else HARMLESS * tail)
         if not self.moments.is_share:
             return times * self.stderr * wide if np.isfinite(wide) else np.inf
         if not np.isfinite(wide):

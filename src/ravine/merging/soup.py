@@ -309,7 +309,8 @@ def _ranked(
         select=select,
         tolerance=chosen,
         quantity=quantity,
-        level=level / max(len(members) - 1, 1),  # so that all acceptances hold together
+        # so that all acceptances hold together; twice, as each looks at one end of an interval of two
+        level=2 * level / max(len(members) - 1, 2),
         rule=rule,
     )
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
-_HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
+HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def _harm(skew: float, *, below: bool) -> float:
         below: whether the bound is from below.
     """
     towards = -skew if below else skew
-    return float(np.maximum(towards, -_HARMLESS * towards))
+    return float(np.maximum(towards, -HARMLESS * towards))
 
 
 def worse_skew(one: float, other: float) -> float:

@@ -6,6 +6,7 @@ is not known makes no bound, and an answer that neither bound gives is *undecide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -223,13 +224,14 @@ def worst(found: Iterable[Found]) -> Found:
 
 
 def least(found: Iterable[Found]) -> Found:
-    """The smallest of several numbers that are all to be large: known from below only where each is."""
+    """The smallest of several numbers that are all to be large: known, and from below, only where each is."""
     every = list(found)
+    uppers = [one.upper for one in every if not math.isnan(one.upper)]
     inner = [one.here for one in every if one.here is not None]
     return replace(
-        min(every, key=lambda one: one.number),
+        min(every, key=lambda one: (not math.isnan(one.number), one.number)),
         lower=float(np.min([one.lower for one in every])),
-        upper=float(np.nanmin([one.upper for one in every])),
+        upper=min(uppers, default=math.nan),
         here=least(inner) if len(inner) == len(every) else None,
     )
 
