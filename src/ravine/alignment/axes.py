@@ -117,11 +117,15 @@ def _flat(axis: Axis, kind: Kind) -> list[Axis]:
 
 def leaves(axis: Axis) -> Iterator[Axis]:
     """Its leaves, as often as they occur."""
+    return _inside(axis, "leaf")
+
+
+def _inside(axis: Axis, kind: Kind) -> Iterator[Axis]:
     here = axis.root
-    if here.kind == "leaf":
+    if here.kind == kind:
         yield here
     for part in here.parts:
-        yield from leaves(part)
+        yield from _inside(part, kind)
 
 
 def stay(axis: Axis, reason: str) -> None:
@@ -214,11 +218,7 @@ def member(axis: Axis, over: Axis, number: int) -> Axis:
 
 def families(axis: Axis) -> Iterator[Axis]:
     """The families in an axis."""
-    here = axis.root
-    if here.kind == "family":
-        yield here
-    for part in here.parts:
-        yield from families(part)
+    return _inside(axis, "family")
 
 
 def _unify_chains(ones: list[Axis], others: list[Axis]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ravine.errors import InputError
-from ravine.metrics.bounds import HARMLESS
+from ravine.metrics.bounds import harm
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, widened
 from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
@@ -202,8 +202,7 @@ class _Interval:
         if self.units < FEWEST_UNITS or not np.isfinite(self.stderr):
             return np.inf
         times = float(stats.t.isf(self.tail, self.freedom))
-        tail = side * self.skew
-        wide = widened(times, tail if tail > 0 else HARMLESS * tail)
+        wide = widened(times, harm(self.skew, below=side < 0))
         if not self.moments.is_share:
             return times * self.stderr * wide if np.isfinite(wide) else np.inf
         if not np.isfinite(wide):

@@ -54,7 +54,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Kitchen:
-    """What the methods share: the members, best first, and how two points are compared."""
+    """What the methods share: the members, best first, and how two points are compared on the split that selects."""
 
     objective: Objective
     members: dict[str, Checkpoint]
@@ -71,7 +71,7 @@ class _Kitchen:
 
     def compared(self, one: Any, other: Any) -> Comparison:
         return compare(
-            self.objective.on(self.select),
+            self.objective,
             one,
             other,
             above=self.tolerance,
@@ -294,7 +294,8 @@ def _ranked(
     """The members from best to worst on the split that selects, all measured in one pass."""
     corners = list(members.values())
     single = np.eye(len(corners))
-    measured = objective.on(select).measure(corners, [tuple(row) for row in single.tolist()])
+    selecting = objective.on(select)
+    measured = selecting.measure(corners, [tuple(row) for row in single.tolist()])
     known = measured.moments[select]
     if quantity not in known:
         msg = f"the objective has the quantities {list(known)}; got {quantity!r}"
@@ -303,14 +304,14 @@ def _ranked(
     order = sorted(members, key=lambda name: (np.isnan(means[name]), means[name]))
     chosen = _TOLERANCE * abs(means[order[0]]) if tolerance is None else float(tolerance)
     return _Kitchen(
-        objective=objective,
+        objective=selecting,
         members={name: members[name] for name in order},
         values={name: means[name] for name in order},
         select=select,
         tolerance=chosen,
         quantity=quantity,
         # so that all acceptances hold together; twice, as each looks at one end of an interval of two
-        level=2 * level / max(len(members) - 1, 2),
+        level=2 * level / max(len(members) - 1, 1),
         rule=rule,
     )
 

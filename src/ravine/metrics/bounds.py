@@ -10,7 +10,7 @@ from scipy import stats
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
-HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
+_HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: 
         widest=float(max(start.stderr.max(), end.stderr.max())),
         times=joint * max(first, last),
         skew=worse_skew(
-            *(_harm(of.skew[deciding], below=float(lower[place]) > limit) for of in (start, end))
+            *(harm(of.skew[deciding], below=float(lower[place]) > limit) for of in (start, end))
         ),
         certain_lower=max(float(np.max(both_sure)) - sample.floor, 0.0),
         certain_upper=max(float(np.max(both_certain)) + sample.floor, 0.0),
@@ -146,7 +146,7 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         stderr=float(pairs.stderr[top]),
         widest=float(pairs.stderr.max()),
         times=joint * pair,
-        skew=_harm(_skew_between(sample, *map(int, deciding)), below=float(lower[place]) > limit),
+        skew=harm(_skew_between(sample, *map(int, deciding)), below=float(lower[place]) > limit),
         certain_lower=max(float(sure.max()) - sample.floor, 0.0),
         certain_upper=max(float(loose.max()) + sample.floor, 0.0),
     )
@@ -181,7 +181,7 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         times=times,
         skew=worse_skew(
             *(
-                _harm(_skew_between(sample, deciding[1], side), below=lower > limit)
+                harm(_skew_between(sample, deciding[1], side), below=lower > limit)
                 for side in (deciding[0], deciding[2])
             )
         ),
@@ -261,7 +261,7 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
         stderr=float(of.stderr[top]),
         widest=float(of.stderr.max()),
         times=times,
-        skew=_harm(of.skew[deciding], below=float(lower[place]) > limit),
+        skew=harm(of.skew[deciding], below=float(lower[place]) > limit),
         certain_lower=float(np.max(of.value - of.doubt)) - sample.floor,
         certain_upper=float(np.max(of.value + of.doubt)) + sample.floor,
     )
@@ -321,7 +321,7 @@ def _binomial(sample: Sample, level: float) -> float:
     return -np.log(level) / max(profile.units, 1) if profile.is_share else 0.0
 
 
-def _harm(skew: float, *, below: bool) -> float:
+def harm(skew: float, *, below: bool) -> float:
     """How much a skewness counts: whole where it brings the bound too near, by a part where it leaves it too far.
 
     A long tail upwards leaves the mean of most samples, and their spread with it, too low: bounds from below are then
@@ -332,7 +332,7 @@ def _harm(skew: float, *, below: bool) -> float:
         below: whether the bound is from below.
     """
     towards = -skew if below else skew
-    return float(np.maximum(towards, -HARMLESS * towards))
+    return float(np.maximum(towards, -_HARMLESS * towards))
 
 
 def worse_skew(one: float, other: float) -> float:

@@ -353,9 +353,8 @@ def widened(times: float, skew: float) -> float:
 def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> int | None:
     """About how many examples leave so little skewness that the bounds, wider by it, decide."""
     wide = widened(found.times, skew)
-    fair = int(
-        np.ceil(profile.units * (skew / _FAIR) ** 2)
-    )  # it falls with the root of their number
+    # a skewness falls with the root of their number
+    fair = int(np.ceil(profile.units * (skew / _FAIR) ** 2))
     if not np.isfinite(wide):
         return fair
     as_lopsided, as_fair = (

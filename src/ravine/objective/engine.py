@@ -215,8 +215,9 @@ def blocks_of(
         block.append(batch)
         examples += batch.size
         size += 0 if split.tensors is not None else batch.nbytes
-        own = batch.item if batch.examples is None else batch.examples.tobytes()
-        numbers.update(own if isinstance(own, bytes) else repr(own).encode())
+        if seen is not None:
+            own = repr(batch.item).encode() if batch.examples is None else batch.examples.tobytes()
+            numbers.update(own)
         if examples >= BLOCK_EXAMPLES or size >= _BLOCK_BYTES:
             yield cut()
             block, examples, size = [], 0, 0

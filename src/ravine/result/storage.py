@@ -100,7 +100,6 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
 
 def _require_harmless(source: Path) -> None:
     """A file whose numbers are all in itself, and no more of them than it can hold."""
-    declared = 0
     with h5py.File(source, "r") as opened:
         for name, place in _outside(opened).items():
             msg = (

@@ -71,6 +71,7 @@ class _Reading:
         self.digest = hashlib.blake2b(digest_size=16)
         self._met: dict[int, int] = {}
         self._alive: list[Any] = []  # so that no number of an object is given twice
+        self._searched: set[tuple[str, tuple[str, ...]]] = set()  # modules, and for what names
         self._depth = 0
 
     def take(self, thing: Any) -> None:
@@ -171,9 +172,12 @@ class _Reading:
                 continue
             self._say("global", name)
             value = known[name]
-            is_new = id(value) not in self._met
             self.take(value)
-            if isinstance(value, types.ModuleType) and _is_own(value.__name__) and is_new:
+            if not isinstance(value, types.ModuleType) or not _is_own(value.__name__):
+                continue
+            search = (value.__name__, tuple(names))
+            if search not in self._searched:
+                self._searched.add(search)
                 self._globals(vars(value), names)
 
     def _code(self, code: types.CodeType) -> None:

@@ -21,14 +21,39 @@ LINES: Final[dict[str, dict[str, str]]] = {
     "fig8": {"deterministic": "LSTM"},
 }
 
-#: Figure → which of its panels, and what stands above it here.
-SHOWN: Final[dict[str, tuple[int, str]]] = {
-    "fig6": (1, "convolutional maxout near the start"),
-    "fig7-small": (0, "small MP-DBM, from the start cut to the caps"),
-    "fig5": (0, "maxout: how far training strays"),
-    "higher-rate": (-1, "maxout: an epoch at a higher rate"),
-    "parting": (1, "maxout: pairs that part after k updates"),
+#: Figure → which of its panels, what stands above it here, and what the caption says of it.
+SHOWN: Final[dict[str, tuple[int, str, str]]] = {
+    "fig6": (
+        1,
+        "convolutional maxout near the start",
+        "J near the start of the convolutional network",
+    ),
+    "fig7-small": (
+        0,
+        "small MP-DBM, from the start cut to the caps",
+        "J of a small MP-DBM on beyond both ends of the line, by three seeds",
+    ),
+    "fig5": (
+        0,
+        "maxout: how far training strays",
+        "training's distance from the line, beside a random walk's",
+    ),
+    "higher-rate": (
+        -1,
+        "maxout: an epoch at a higher rate",
+        "J on the way of an epoch at 1, 3 and 10 times the learning rate",
+    ),
+    "parting": (
+        1,
+        "maxout: pairs that part after k updates",
+        "the barrier between two trainings against the updates that they share",
+    ),
 }
+
+_LINES_SAID: Final = (
+    "J of the training examples along the straight line from initial to final parameters, less its "
+    "end and over its fall"
+)
 
 #: What stands before a curve's own name where all panels share a legend.
 _NAMED: Final = {"higher-rate": "learning rate", "fig7-small": "small MP-DBM,"}
@@ -47,10 +72,14 @@ def summary(outcomes: Mapping[str, Outcome]) -> Figure:
         >>> summary({}).panels
         ()
     """
-    panels = [_panel(outcomes[name], name) for name in SHOWN if name in outcomes]
     lines = _lines(outcomes)
-    if lines:
-        panels.insert(0, _normalised(lines))
+    panels = [_normalised(lines)] if lines else []
+    said = [_LINES_SAID] if lines else []
+    for name, (_, _, about) in SHOWN.items():
+        if name in outcomes:
+            # one legend stands for all panels: no two networks look alike
+            panels.append(_panel(outcomes[name], name, len(lines) if name in _NAMED else 0))
+            said.append(about)
     shown = [name for name in outcomes if name in {*LINES, *SHOWN}]
     scaled = [name for name in shown if outcomes[name].is_scaled]
     arms = (
@@ -59,12 +88,7 @@ def summary(outcomes: Mapping[str, Outcome]) -> Figure:
     return Figure(
         tuple(panels),
         "The paper in one figure",
-        "From left to right and top to bottom: J of the training examples along the straight line from "
-        "initial to final parameters, less its end and over its fall; J near the start of the "
-        "convolutional network; J of a small MP-DBM on beyond both ends of the line, by three seeds; "
-        "training's distance from the line, beside a random walk's; J on the way of an "
-        "epoch at 1, 3 and 10 times the learning rate; and the barrier between two trainings against the "
-        f"updates that they share.{arms}",
+        f"From left to right and top to bottom: {'; '.join(said)}.{arms}",
     )
 
 
@@ -89,14 +113,15 @@ def _normalised(lines: Mapping[str, xr.Dataset]) -> Panel:
     return Panel(Axis("α"), y, tuple(curves), "from initial to final parameters")
 
 
-def _panel(outcome: Outcome, name: str) -> Panel:
+def _panel(outcome: Outcome, name: str, first_style: int) -> Panel:
     """A panel without its bands, which are legible only at its own size."""
-    place, title = SHOWN[name]
+    place, title, _ = SHOWN[name]
     panel = outcome.figure.panels[place]
     layers = []
     for layer in panel.layers:
         if isinstance(layer, Curve) and name in _NAMED:
-            layers.append(replace(layer, label=f"{_NAMED[name]} {layer.label}"))
+            label = f"{_NAMED[name]} {layer.label}"
+            layers.append(replace(layer, label=label, style=first_style + layer.style))
         elif name in {"fig5", "parting"} or not isinstance(layer, Band):
             layers.append(layer)
     return replace(panel, layers=tuple(layers), title=title)
