@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oracles import blobs, mlp, trained, values
 from ravine import Line, Objective, evaluate, supervised
-from ravine.objective import stack, tuning
+from ravine.objective import engine, members, moments, stack, tuning
 
 AT = np.linspace(-0.2, 1.3, 19)
 CE = supervised(F.cross_entropy)
@@ -111,3 +111,17 @@ def test_ignored_targets_are_left_out_of_stacked_points_too(stacks):
     targets[::3] = -100
     curve = evaluate(Objective(model, CE, (FLAT[0], targets)), along=Line(start, end), at=AT)
     assert curve["n_examples"].item() == int((targets != -100).sum())
+
+
+def test_values_are_summed_where_they_are_to_the_same_numbers(monkeypatch):
+    model = mlp()
+    start, end = trained(model, FLAT)
+    strata = [n % 3 for n in range(37)]
+    J = Objective(model, CE, FLAT, strata=strata, batch_size=10)
+    here = evaluate(J, along=Line(start, end), at=AT, progress=False)
+    monkeypatch.setattr(members, "SUMMED_ON", {"cpu"})
+    monkeypatch.setattr(engine, "SUMMED_ON", {"cpu"})
+    monkeypatch.setattr(moments, "_MEMBERS", 8)
+    there = evaluate(J, along=Line(start, end), at=AT, progress=False)
+    for name in ("loss", "error", "loss_stderr", "loss_replicates"):
+        np.testing.assert_allclose(there[name].values, here[name].values, rtol=1e-10, atol=1e-14)

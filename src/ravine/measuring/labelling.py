@@ -17,6 +17,7 @@ from ravine.errors import InputError
 from ravine.objective.measurement import Measured
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
+from ravine.objective.precision import of_products
 from ravine.points.slices import Slice, bends, roles_of
 from ravine.result.interpolant import spread_floor
 from ravine.result.schema import LONG_NAMES, SCHEMA_VERSION
@@ -151,7 +152,7 @@ def provenance(command: str, seconds: float) -> dict[str, str | float]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "float32 matrix products": torch.get_float32_matmul_precision(),
+        "float32 matrix products": of_products(),
     }
     return {
         "command": command,

@@ -24,11 +24,11 @@ from ravine.objective.data import Split
 from ravine.objective.fingerprint import Fingerprint
 from ravine.objective.forward import Forward, joined
 from ravine.objective.grouping import Grouping
-from ravine.objective.members import Members
+from ravine.objective.members import SUMMED_ON, Members
 from ravine.objective.moments import Moments
 from ravine.objective.stack import Stack
 from ravine.objective.tiles import Shelf, Sums, Told
-from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed
+from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed, widened
 
 _BLOCK_BYTES: Final = 256 << 20
 
@@ -83,7 +83,8 @@ def measure_split(
     sizes: set[int] = set()
     running = 0
     batches, fingerprint = split.read(plan.batch_size, strict=check_data)
-    blocks = blocks_of(split, batches, fingerprint)
+    device = forward.policies.device
+    blocks = blocks_of(split, batches, fingerprint, widened(BLOCK_EXAMPLES, device))
     # masks are drawn from the global generators, which a reader must not touch meanwhile
     ahead = split.worth_reading_ahead and forward.policies.dropout == "off"
     for block in _read_ahead(blocks) if ahead else blocks:
@@ -192,7 +193,10 @@ def _in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Momen
 
 
 def blocks_of(
-    split: Split, batches: Iterator[Batch], seen: Fingerprint | None = None
+    split: Split,
+    batches: Iterator[Batch],
+    seen: Fingerprint | None = None,
+    most: int | None = None,
 ) -> Iterator[Block]:
     """The split's batches in runs that are worth moving the model for.
 
@@ -200,11 +204,13 @@ def blocks_of(
         split: where the examples come from.
         batches: of it.
         seen: the fingerprint that grows with them; without it, blocks have no digest.
+        most: examples in a block, about; by default as many as suit a CPU.
 
     Yields:
         One block at a time, in the split's order.
     """
     numbers = hashlib.blake2b(digest_size=16)
+    enough = most or BLOCK_EXAMPLES
     block: list[Batch] = []
     examples = size = 0
 
@@ -218,7 +224,7 @@ def blocks_of(
         if seen is not None:
             own = repr(batch.item).encode() if batch.examples is None else batch.examples.tobytes()
             numbers.update(own)
-        if examples >= BLOCK_EXAMPLES or size >= _BLOCK_BYTES:
+        if examples >= enough or size >= _BLOCK_BYTES:
             yield cut()
             block, examples, size = [], 0, 0
     if block:
@@ -251,11 +257,13 @@ def measure_tile(
     """
     examples = sum(batch.size for batch in held)
     labels = forward.points.labels
+    own = forward.policies.device
+    device = own if own.type in SUMMED_ON else "cpu"
     rows: list[dict[str, Tensor]] = []
     for point, found in zip(points, _by_point(forward, held, points, stack), strict=True):
         ids = members.grouping.taken(found)
         members.learn(found, ids, labels[point])
-        rows.append(joined(found))
+        rows.append(joined(found, device))
         tick(examples)
     return {name: members.moments(name, [row[name] for row in rows]) for name in rows[0]}
 

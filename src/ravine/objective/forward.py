@@ -174,8 +174,10 @@ class Forward:
         return map_tensors(torch.clone, batch.content) if self.copies else batch.content
 
 
-def joined(by_batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The quantities of some batches one after the other: flat, float64, on the CPU."""
+def joined(
+    by_batch: Sequence[Mapping[str, Tensor]], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """The quantities of some batches one after the other: flat, float64, on the CPU or another device."""
     names = by_batch[0].keys()
     for found in by_batch:
         if found.keys() != names:
@@ -185,7 +187,7 @@ def joined(by_batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             )
             raise InputError(msg)
     flat = {name: [found[name].reshape(-1) for found in by_batch] for name in names}
-    return {name: torch.cat(parts).to("cpu", torch.float64) for name, parts in flat.items()}
+    return {name: torch.cat(parts).to(device, torch.float64) for name, parts in flat.items()}
 
 
 def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:

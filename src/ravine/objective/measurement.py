@@ -27,6 +27,7 @@ from ravine.objective.freshness import require_fresh
 from ravine.objective.grouping import Grouping, require_same_groups
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
+from ravine.objective.precision import full_convolutions
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.replica import Replica
@@ -424,6 +425,7 @@ def _undisturbed(setup: Setup) -> Iterator[None]:
         held.enter_context(torch.no_grad())
         held.enter_context(plain)
         held.enter_context(_uncached())
+        held.enter_context(full_convolutions())
         if torch.get_default_device() != torch.device("cpu"):
             # what the caller's function makes belongs where its batch is, not on the meta device, say
             held.enter_context(setup.device)

@@ -22,6 +22,9 @@ from ravine.objective.tiles import Told
 
 _ITEM_SHIFT: Final = 20  # an item that is a batch of its own has room for 2²⁰ examples' numbers
 
+#: Where values are summed on the device that computed them. Not every device has float64.
+SUMMED_ON = {"cuda"}
+
 _Shapes = list[tuple[int, ...]]
 
 
@@ -99,15 +102,22 @@ class Members:
         Raises:
             InputError: there is a value where there was none at the points before.
         """
-        values = torch.stack(list(rows)).numpy()
+        together = torch.stack(list(rows))
+        if together.device.type in SUMMED_ON and not self._has_rows(name):
+            return Moments.of_tensor(together, self._membership(name, None))
+        values = together.cpu().numpy()
         holes = self._holes_of(name, values)
         if holes is not None:
             values = np.ascontiguousarray(values[:, ~holes])  # so that a point's sums are its own
         return Moments.of(values, self._membership(name, holes))
 
+    def _has_rows(self, name: str) -> bool:
+        """Whether an example has several values, of which some may be missing."""
+        return any(len(shape) > 1 for shape in self._shapes[name])
+
     def _holes_of(self, name: str, values: np.ndarray) -> np.ndarray | None:
         """(values,) where rows have no value: NaN at every point. None where the values have no rows."""
-        if all(len(shape) < 2 for shape in self._shapes[name]):
+        if not self._has_rows(name):
             return None
         if name not in self._holes:
             self._holes[name] = np.logical_and.reduce(np.isnan(values), axis=0)

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import torch
 from scipy.linalg import hadamard
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from ravine.objective.randomness import splitmix64, stable_seed
 
 #: Random groups of examples whose sums are kept, and balanced half-samples of them. A power of two.
 REPLICATES: Final = 256
+
+_MEMBERS: Final = 1 << 16  # values whose places are held as a matrix at once
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,39 @@ class Moments:
             square=square,
             group_sum=group_sum,
             stratum_sum=stratum_sum,
+            sizes=sizes,
+            strata=members.strata,
+            clustered=members.clustered,
+        )
+
+    @classmethod
+    def of_tensor(cls, values: Tensor, members: Membership) -> Moments:
+        """The moments of one tile, summed where its values are: as ``of``, up to rounding.
+
+        Args:
+            values: (points, values) float64.
+            members: where each value belongs.
+
+        Examples:
+            >>> import torch
+            >>> values = torch.tensor([[1.0, 2.0, 6.0]], dtype=torch.float64)
+            >>> found = Moments.of_tensor(values, Membership.of(np.arange(3)))
+            >>> found.mean, found.square, found.count
+            (array([3.]), array([14.]), 3)
+        """
+        points, count = values.shape
+        if not count:
+            return cls.of_nothing(points)
+        mean = values.mean(dim=1)
+        sizes = np.zeros((len(members.strata), REPLICATES))
+        np.add.at(sizes, (members.stratum, members.group), 1)
+        return cls(
+            count=count,
+            counted=bool((values == values.round()).all()),
+            mean=mean.cpu().numpy(),
+            square=((values - mean[:, None]) ** 2).sum(dim=1).cpu().numpy(),
+            group_sum=_tensor_sums(values, members.group, REPLICATES),
+            stratum_sum=_tensor_sums(values, members.stratum, len(members.strata)),
             sizes=sizes,
             strata=members.strata,
             clustered=members.clustered,
@@ -233,6 +270,19 @@ def _sums(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
     rows = np.arange(len(place))
     members = csr_array((np.ones(len(place)), (place, rows)), shape=(count, len(place)))
     return np.ascontiguousarray((members @ values.T).T)
+
+
+def _tensor_sums(values: Tensor, place: np.ndarray, count: int) -> np.ndarray:
+    """``_sums``, by matrix products: they add up in the same order every time, and atomic additions do not."""
+    if count == 1:
+        return values.sum(dim=1, keepdim=True).cpu().numpy()
+    where = torch.as_tensor(place, device=values.device)
+    found = values.new_zeros(len(values), count)
+    for first in range(0, len(where), _MEMBERS):
+        part = slice(first, first + _MEMBERS)
+        members = torch.nn.functional.one_hot(where[part], count).to(values.dtype)
+        found += values[:, part] @ members
+    return found.cpu().numpy()
 
 
 def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:

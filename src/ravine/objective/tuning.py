@@ -45,6 +45,10 @@ _TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a st
 
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
+
+#: A GPU is fast once it has much to do at a time: all limits on a pass and a block are so many times
+#: as large there.
+_WIDER_ON_A_GPU: Final = 8
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
 
@@ -114,6 +118,11 @@ class Trial:
         self._affordable = max(int(work / looks), _FEWEST_EXAMPLES) if known else _MOST_VALUES
         self._whole = forward.policies.stateful  # a state fits batches of one size
         self.first = next(self._read(min(self._affordable, 2 * _SMALLEST_BATCH)), None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the passes are made."""
+        return self.forward.policies.device
 
     def learn(
         self, losses: Tensor, *, seconds: float, copies: bool, narrowest: torch.dtype | None
@@ -206,7 +215,8 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
     if given_size is not None or not tunable or split.tensors is None:
         plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
     else:  # large batches make the most of the affine layer
-        hopeful = replace(plan, affine=_names(layer, trial, _LARGEST_BATCH))
+        largest = widened(_LARGEST_BATCH, trial.device)
+        hopeful = replace(plan, affine=_names(layer, trial, largest))
         fastest = _fastest_batch_size(trial, hopeful)
         plan = replace(plan, batch_size=fastest or DEFAULT_BATCH, timed=fastest is not None)
         plan = replace(plan, affine=_names(layer, trial, plan.batch_size))
@@ -215,9 +225,7 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
 
 def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
     """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
-    known = len(trial.split)
-    block = min(known, BLOCK_EXAMPLES) if known else BLOCK_EXAMPLES
-    each = max(block * trial.seconds_each, 1e-9)
+    each = max(_block(trial) * trial.seconds_each, 1e-9)
     points = max(1, plan.at_once, int(_TILE_SECONDS / each))
     return replace(plan, group=min(plan.group, points))
 
@@ -260,15 +268,26 @@ def _watcher(forward: Forward) -> AffinePrefix:
         for target, points in replica.moving
         if all(point.dtype == target.dtype and point.device == target.device for point in points)
     ]
-    return AffinePrefix(at_hand, replica.fixed, replica.refresh, AFFINE_BYTES)
+    room = widened(AFFINE_BYTES, forward.policies.device)
+    return AffinePrefix(at_hand, replica.fixed, replica.refresh, room)
 
 
 def _group(trial: Trial) -> int:
     """Points in one tile: as many as the memory for their values allows."""
-    known = len(trial.split)
-    block = min(known, BLOCK_EXAMPLES) if known else BLOCK_EXAMPLES
-    each = 8 * max(block * trial.values_each, 1)
-    return max(1, min(_GROUP, int(_ROWS_BYTES / each)))
+    each = 8 * max(_block(trial) * trial.values_each, 1)
+    held = widened(_ROWS_BYTES, trial.device)
+    return max(1, min(_GROUP, int(held / each)))
+
+
+def _block(trial: Trial) -> int:
+    """Examples in a block, at most."""
+    most = widened(BLOCK_EXAMPLES, trial.device)
+    return min(len(trial.split) or most, most)
+
+
+def widened(limit: int, device: torch.device) -> int:
+    """A limit on what is computed or held at a time, as it is for a device."""
+    return limit * _WIDER_ON_A_GPU if device.type == "cuda" else limit
 
 
 # --- the first layer ---------------------------------------------------------------------------------
@@ -341,7 +360,7 @@ def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
     """Whether the products that are spared on a block cost more than looking at every call."""
     if trial.forward.policies.device.type != "cpu":
         return True
-    rows = min(len(trial.split) or BLOCK_EXAMPLES, BLOCK_EXAMPLES)
+    rows = _block(trial)
     spared = layer.spared * rows + _MOVING * layer.unmoved
     passes = math.ceil(rows / min(batch_size, rows))
     return spared / _PRODUCTS_A_SECOND > passes * layer.watched * _SECONDS_A_CALL
@@ -380,7 +399,7 @@ def _timed_batch_sizes(trial: Trial) -> dict[int, float]:
     point = len(forward.points) // 2
     size = smallest = _smallest_size(trial)
     began, patience = time.perf_counter(), _LONG_CHOICE
-    while size <= _LARGEST_BATCH:
+    while size <= widened(_LARGEST_BATCH, trial.device):
         batch = forward.placed(next(split.batches(size)))
         if forward.affine is not None:
             forward.affine.forget()
@@ -489,10 +508,15 @@ def _points_at_once(trial: Trial, plan: Plan) -> int:
         (only,), size = _peak(lambda: stack.quantities(forward, batch, alone), policies.device)
         at_once = min(count, points_at_once(policies.device, size))
         _, together = _clocked(lambda: stack.quantities(forward, batch, range(at_once)))
+        _use(forward, plan.affine)  # which a stack does without
+        if forward.affine is not None:
+            forward.affine.forget()
         forward.stand_at(middle)
         plain, each = _clocked(lambda: forward.loss(batch, middle))
     except Exception:  # whatever it was, the plain route may do without
         return 1
+    finally:
+        _use(forward, None)
     pays = together < each * at_once or policies.device.type == "cpu"
     return at_once if pays and agree(only["loss"].reshape(-1), plain) else 1
 

@@ -13,6 +13,7 @@ import torch
 
 from ravine.errors import InputError
 from ravine.objective.measurement import Setup, Subject
+from ravine.objective.precision import of_products
 from ravine.objective.tiles import support_of
 from ravine.points.params import content_hash
 from ravine.store.code import code_hash
@@ -126,8 +127,7 @@ def _device(device: torch.device) -> str:
 def _precision() -> list[Any]:
     """The switches of torch that change what arithmetic is done."""
     return [
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
+        of_products(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.mkldnn.enabled,  # pyright: ignore[reportAttributeAccessIssue]
     ]
