@@ -282,6 +282,16 @@ class TestArrays:
             assert torch.equal(again[split][1], labels)
             assert again[split][1].dtype == labels.dtype
 
+    def test_images_need_not_be_rows(self, tiny, packed):
+        with np.load(packed / "tiny.npz") as held:
+            arrays = dict(held)
+        for name in ("train_images", "test_images"):
+            arrays[name] = arrays[name].reshape(len(arrays[name]), 3, -1, 4)
+        np.savez(packed / "tiny.npz", **arrays)
+        official = data.load("cifar10", tiny[0].parent)
+        again = data.load("cifar10", packed.parent)
+        assert all(torch.equal(again[split][0], official[split][0]) for split in official)
+
     def test_other_content_is_refused(self, packed):
         with np.load(packed / "tiny.npz") as held:
             arrays = dict(held)

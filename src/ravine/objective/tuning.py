@@ -52,6 +52,8 @@ _WIDER_ON_A_GPU: Final = 8
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
 
+_STACK_TRIED: Final = 8  # points that tell whether several at once pay
+
 #: Where several points may be measured at once.
 STACKED_ON = {"cuda"}
 
@@ -507,7 +509,8 @@ def _points_at_once(trial: Trial, plan: Plan) -> int:
         alone = range(middle, middle + 1)
         (only,), size = _peak(lambda: stack.quantities(forward, batch, alone), policies.device)
         at_once = min(count, points_at_once(policies.device, size))
-        _, together = _clocked(lambda: stack.quantities(forward, batch, range(at_once)))
+        few = min(at_once, _STACK_TRIED)
+        _, together = _clocked(lambda: stack.quantities(forward, batch, range(few)))
         _use(forward, plan.affine)  # which a stack does without
         if forward.affine is not None:
             forward.affine.forget()
@@ -517,7 +520,7 @@ def _points_at_once(trial: Trial, plan: Plan) -> int:
         return 1
     finally:
         _use(forward, None)
-    pays = together < each * at_once or policies.device.type == "cpu"
+    pays = together < each * few or policies.device.type == "cpu"
     return at_once if pays and agree(only["loss"].reshape(-1), plain) else 1
 
 

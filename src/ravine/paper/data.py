@@ -330,7 +330,10 @@ def _batches(place: Path, known: Source) -> Splits:
 
 
 def _arrays(place: Path, known: Source) -> Splits:
-    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``."""
+    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
+
+    An image may be a row of pixels, or colours × rows × columns.
+    """
     name, expected = known.arrays or ("", "")
     path = place / name
     try:
@@ -348,9 +351,14 @@ def _arrays(place: Path, known: Source) -> Splits:
             content.update(np.ascontiguousarray(arrays[split][place_of]).tobytes())
     _require(content.hexdigest(), expected, path)
     return {
-        split: (torch.from_numpy(images).to(torch.float32), torch.from_numpy(labels).long())
+        split: (_rows(torch.from_numpy(images)), torch.from_numpy(labels).long())
         for split, (images, labels) in arrays.items()
     }
+
+
+def _rows(images: Tensor) -> Tensor:
+    """(examples, pixels) float32 of images of any shape: their bytes, in their order, are what was checked."""
+    return images.flatten(1).to(torch.float32)
 
 
 def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,9 @@ TOLERANCE: Final = 1e-5
 
 #: Points of each resolved curve, at most, and with masks. J itself takes fewer than 129; the error
 #: rate, of which nothing is read here, is a step function of α, steepest where the network says next
-#: to nothing. ``full`` is for one large GPU: a point of all 50,000 images takes 73 TFLOP, so all
-#: curves 6 PFLOP: some three and a half minutes at 30 TFLOP/s in float32 (assumed, not measured).
-MOST: Final[dict[Profile, int]] = {"quick": 129, "desk": 33, "full": 25}
+#: to nothing. ``full`` is for one large GPU: a point of all 50,000 images takes 73 TFLOP in float32,
+#: and all curves together took an H100 80 seconds; with 25 points a part of the line did not resolve.
+MOST: Final[dict[Profile, int]] = {"quick": 129, "desk": 33, "full": 65}
 MASKED: Final[dict[Profile, int]] = {"quick": 21, "desk": 21, "full": 11}
 
 #: How standard errors take the examples to be drawn, where each class has as many: told apart from measurements that
