@@ -51,6 +51,10 @@ _START = typer.Argument(
 )
 _END = typer.Argument(help="checkpoint at alpha = 1")
 _OUT = typer.Option(help="folder to write; made if need be")
+_DRIVE = typer.Option(
+    metavar="NAMES",
+    help="with --tolerance: the quantities that points are added for, with commas between them, or all (loss)",
+)
 _TITLE = typer.Option(help="what to call the result")
 _ALPHA = typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
 _PLOTLYJS = typer.Option(
@@ -143,6 +147,19 @@ def demo(
     typer.echo(f"\nThe report: {made.report}")
 
 
+def _require_tolerance(tolerance: float | None, drive: str | None) -> None:
+    if drive is not None and tolerance is None:
+        msg = "--drive says what points are added for, and goes with --tolerance"
+        raise ravine.InputError(msg)
+
+
+def _asked(tolerance: float, drive: str | None) -> dict[str, Any]:
+    """What `ravine.resolve` is asked for."""
+    names = "loss" if drive is None else drive.strip()
+    several = [name.strip() for name in names.split(",")]
+    return {"tolerance": tolerance, "drive": names if names == "all" else several}
+
+
 @app.command()
 def line(
     objective: Annotated[str, _OBJECTIVE],
@@ -156,6 +173,7 @@ def line(
             "to this share of the local value, such as 1e-3"
         ),
     ] = None,
+    drive: Annotated[str | None, _DRIVE] = None,
     groups: Annotated[
         list[str] | None,
         typer.Option(
@@ -191,6 +209,7 @@ def line(
     if len(several) + (tolerance is not None) > 1:
         msg = f"{' and '.join([*several, '--tolerance'][:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
+    _require_tolerance(tolerance, drive)
     J = load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_own(out, overwrite=overwrite)
@@ -214,7 +233,8 @@ def line(
     else:
         interval = float(points.min()), float(points.max())
         typer.echo(f"{told}: to {tolerance:g} of the local value", err=True)
-        curve = ravine.resolve(J, along=walk, interval=interval, tolerance=tolerance, **about)
+        asked = _asked(tolerance, drive)
+        curve = ravine.resolve(J, along=walk, interval=interval, **asked, **about)
     figures = (
         {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)
     )
@@ -517,6 +537,7 @@ def plane(
             help="instead of every point, as few as give the surface to this share of its value"
         ),
     ] = None,
+    drive: Annotated[str | None, _DRIVE] = None,
     seed: Annotated[int, typer.Option(help="of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
     store: Annotated[str | None, _STORE] = None,
@@ -527,6 +548,7 @@ def plane(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
+    _require_tolerance(tolerance, drive)
     J = load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
     _require_own(out, overwrite=overwrite)
@@ -551,7 +573,9 @@ def plane(
         surface = ravine.evaluate(J, along=sheet, at=at, **asked)
     else:
         interval = {dim: (float(values.min()), float(values.max())) for dim, values in at.items()}
-        surface = ravine.resolve(J, along=sheet, interval=interval, tolerance=tolerance, **asked)
+        surface = ravine.resolve(
+            J, along=sheet, interval=interval, **_asked(tolerance, drive), **asked
+        )
     figures = {
         "plane": ravine.plot.surface(surface, path),
         "plane-3d": ravine.plot.surface(surface, path, view="3d"),

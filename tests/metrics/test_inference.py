@@ -233,7 +233,7 @@ class TestDecide:
             ("hill", {}, "what must be one of 'barrier'"),
             ("barrier", {"kind": "top"}, "kind must be one of"),
             ("barrier", {"scope": "all"}, "scope must be one of"),
-            ("barrier", {"level": 0}, "level must lie between"),
+            ("barrier", {"level": 0}, "level must be a number between"),
             ("barrier", {"quantity": "x"}, "got 'x'"),
         ],
     )
@@ -296,8 +296,8 @@ class TestCompare:
         ("options", "said"),
         [
             ({"quantity": "error"}, "got 'error'"),
-            ({"level": 0.5}, "level must lie between"),
-            ({"level": 0}, "level must lie between"),
+            ({"level": 0.5}, "level must be a number between"),
+            ({"level": 0}, "level must be a number between"),
             ({"above": -0.1}, "above must be 0 or larger"),
             ({"above": float("nan")}, "above must be 0 or larger"),
         ],
@@ -420,3 +420,46 @@ class TestWhatTheBoundsRestOn:
             found = decided(profile_of(values), "barrier", above=1 - 1e-9)
             wrong += found.answer == "excluded"
         assert wrong / repeats <= allowed(repeats)
+
+
+def single(function):
+    """A loss that is the same function of the one parameter for every example."""
+    return lambda model, batch: function(model.w[0]).expand(len(batch[0]))
+
+
+class TestWhatIsAsked:
+    """Bad questions are refused, and few examples speak of themselves alone."""
+
+    @pytest.fixture
+    def curve(self):
+        J = of_model(single(lambda w: (w - 0.5) ** 2), (torch.zeros(20, 1),))
+        return ravine.evaluate(J, along=ravine.Line(point(0.0), point(1.0)), at=[0, 0.5, 1])
+
+    @pytest.mark.parametrize("above", [-1, float("nan"), float("inf"), "0.1"])
+    def test_a_height_is_no_less_than_nothing(self, curve, above):
+        with pytest.raises(ravine.InputError, match="above must be 0 or larger"):
+            metrics.decide(curve, "barrier", above=above)
+
+    @pytest.mark.parametrize("level", [0, 0.5, "5 %", None])
+    def test_a_level_is_a_number(self, curve, level):
+        with pytest.raises(ravine.InputError, match="level must be a number"):
+            metrics.decide(curve, "barrier", level=level)
+
+    @pytest.mark.parametrize("result", [None, {}, "curve.nc", 3], ids=repr)
+    def test_a_result_is_a_dataset(self, result):
+        for ask in (metrics.verdict, lambda given: metrics.decide(given, "barrier")):
+            with pytest.raises(ravine.InputError, match="expected a ravine result"):
+                ask(result)
+
+    def test_few_examples_speak_of_themselves(self):
+        J = of_model(single(lambda w: torch.sin(3 * w)), (torch.zeros(2, 1),))
+        along = ravine.Line(point(0.0), point(1.0))
+        told = metrics.verdict(ravine.evaluate(J, along=along, at=np.linspace(0, 1, 9)))
+        assert told.headline.startswith("On these examples the data loss")
+        assert "on these examples" in told.findings[0].height
+        assert told.findings[0].scope == "examples"
+
+    def test_points_that_are_not_finite_are_counted_among_the_measured(self):
+        J = of_model(single(lambda w: w / 0.0), (torch.zeros(20, 1),))
+        told = metrics.verdict(ravine.resolve(J, along=ravine.Line(point(1.0), point(2.0))))
+        assert "none of its 25 points is finite" in told.headline

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ravine.errors import InputError
 from ravine.metrics.bounds import harm
-from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, widened
+from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, require_asked, widened
 from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
@@ -98,12 +98,7 @@ def compare(
         >>> found.answer, round(found.difference, 3)  # 3 ∫ x² over the examples less than before
         ('better', -1.051)
     """
-    if not 0 < level < 0.5:
-        msg = f"level must lie between 0 and 0.5; got {level!r}"
-        raise InputError(msg)
-    if not 0 <= above < np.inf:
-        msg = f"above must be 0 or larger, in the unit of the quantity, and finite; got {above!r}"
-        raise InputError(msg)
+    require_asked(above, level)
     points = [Checkpoint.read(point) for point in (a, b)]
     with ledger_at(store, fresh=fresh) as ledger:
         measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)

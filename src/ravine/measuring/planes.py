@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from ravine.measuring.refinement import (
     Candidate,
     allowed_error,
     best_reading,
+    drivers,
     is_counted,
     joined,
     tail,
@@ -143,11 +144,13 @@ class _Fit:
     """How well the interpolants do at the points that they do not go through.
 
     Attributes:
-        ratio: the worst error in units of what is allowed.
+        ratio: the worst error of what drives, in units of what is allowed.
         along: the same for what each axis alone is to blame for.
-        finite: whether all measured values are.
+        finite: whether all measured values of what drives are.
         log: quantity → (split,) whether the logarithm is interpolated.
         misfit: quantity → (checks, split) error at each check.
+        drive: the quantities that have to pass.
+        unknown: the others that do not.
     """
 
     ratio: float
@@ -155,6 +158,8 @@ class _Fit:
     finite: bool
     log: dict[str, np.ndarray]
     misfit: dict[str, np.ndarray]
+    drive: tuple[str, ...]
+    unknown: set[str] = field(default_factory=set)
 
     @property
     def good(self) -> bool:
@@ -206,6 +211,7 @@ def resolve_plane(
     intervals: dict[str, tuple[float, float]],
     tolerance: float,
     max_points: int,
+    drive: str | Sequence[str],
 ) -> xr.Dataset:
     """``resolve`` on a plane.
 
@@ -214,6 +220,7 @@ def resolve_plane(
         intervals: from and to on each axis.
         tolerance: as in ``resolve``.
         max_points: as in ``resolve``.
+        drive: as in ``resolve``.
 
     Returns:
         The resolved plane.
@@ -223,7 +230,7 @@ def resolve_plane(
     points = Points(measure, rulers)
     points.add(points.lacking([*grid.nodes, *grid.checks, *grid.corners]))
     while True:
-        fit = _fit(grid, points, tolerance)
+        fit = _fit(grid, points, tolerance, drivers(points.result, drive))
         finer = [grid.refined(axes) for axes in fit.choices if grid.refinable(axes)]
         wanted = [(one, points.lacking([*one.nodes, *one.checks])) for one in finer]
         affordable = [
@@ -235,21 +242,28 @@ def resolve_plane(
         points.add(new)
 
 
-def _fit(grid: _Grid, points: Points, tolerance: float) -> _Fit:
+def _fit(grid: _Grid, points: Points, tolerance: float, drive: tuple[str, ...]) -> _Fit:
     result = points.result
     _, checks = points.rows(grid)
     sides = _sides(grid, points, checks)
     splits = range(result.sizes["split"])
-    fit = _Fit(0.0, (0.0, 0.0), True, {}, {})
+    fit = _Fit(0.0, (0.0, 0.0), True, {}, {}, drive)
     for name in quantities(result):
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
         fit.misfit[name] = np.full((len(checks), len(splits)), np.nan)
         for split in splits:
+            drives = name in drive
             if not np.isfinite(result[name].values[:, split]).all():
-                fit.finite = False  # it has no interpolant; the others are still worth refining for
+                fit.unknown.add(name)
+                # it has no interpolant; the others are still worth refining for
+                fit.finite = fit.finite and not drives
                 continue
             found = _candidate(grid, points, name, split, tolerance)
             fit.log[name][split], fit.misfit[name][:, split] = found.log, found.errors
+            if not drives:
+                if found.worst > 1:
+                    fit.unknown.add(name)
+                continue
             fit.ratio = max(fit.ratio, found.worst)
             ends = found.tails if len(found.tails) == 2 else (0.0, 0.0)
             alone = [float(found.ratios[side].max(initial=0.0)) for side in sides]
@@ -309,12 +323,14 @@ def _labelled(grid: _Grid, points: Points, fit: _Fit, tolerance: float) -> xr.Da
         checks[f"{name}_checked"] = (("check", "split"), result[name].values[others])
         checks[f"{name}_misfit"] = (("check", "split"), fit.misfit[name])
         checks[f"{name}_log"] = ("split", fit.log[name])
+        plane[name].attrs["resolved"] = int(fit.good and name not in fit.unknown)
     return (
         plane.assign(checks)
         .assign_coords({f"check_{axis}": ("check", result[axis].values[others]) for axis in _AXES})
         .assign_attrs(
             sampling="resolved",
             tolerance=tolerance,
+            drive=", ".join(fit.drive),
             resolved=int(fit.good and fit.finite),
             largest_gap=float(max(np.diff(axis).max() for axis in axes.values())),
         )

@@ -9,11 +9,35 @@ import numpy as np
 import xarray as xr
 from numpy.polynomial import chebyshev
 
+from ravine.errors import InputError
 from ravine.result.interpolant import chebyshev_points, spread_floor
 from ravine.result.schema import quantities
 
 #: Of what is allowed, at the checks: they are few, and the worst place is another.
 CAUTION = 1 / 3
+
+
+def drivers(result: xr.Dataset, drive: str | Sequence[str]) -> tuple[str, ...]:
+    """The quantities that points are added for.
+
+    Args:
+        result: measured points.
+        drive: a quantity's name, several, or ``"all"``.
+
+    Returns:
+        Their names.
+
+    Raises:
+        InputError: there is no such quantity, or none is named.
+    """
+    known = quantities(result)
+    if drive == "all":
+        return tuple(known)
+    asked = (drive,) if isinstance(drive, str) else tuple(drive)
+    if not asked or not set(asked) <= set(known):
+        msg = f"drive must be 'all' or among the objective's quantities, {known}; got {drive!r}"
+        raise InputError(msg)
+    return asked
 
 
 def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from ravine.measuring.refinement import (
     Candidate,
     allowed_error,
     best_reading,
+    drivers,
     is_counted,
     joined,
     tail,
@@ -77,6 +78,7 @@ def resolve(
     tolerance: float = 1e-3,
     interval: tuple[float, float] | Mapping[str, tuple[float, float]] = (0.0, 1.0),
     max_points: int | None = None,
+    drive: str | Sequence[str] = "loss",
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
@@ -88,9 +90,11 @@ def resolve(
     A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant
     through the 17 misses one of the 8 (or any other measured point), the degree is doubled, up to
     64, and then the interval is split where it is worst. An interpolant of the logarithm is taken
-    where that is the better one. Every quantity on every split has to pass: |Ĵ − J| ≤ tolerance ·
-    max(|J(α)|, range/1000), or the noise floor where that is larger, or for a 0-1 quantity, which
-    is a step function of α, twice its standard error. At the checks a third of that is asked for,
+    where that is the better one. The loss has to pass on every split: |Ĵ − J| ≤ tolerance ·
+    max(|J(α)|, range/1000), or the noise floor where that is larger. Another quantity has to where
+    it drives the refinement too (``drive``); a 0-1 quantity, which is a step function of α, to twice
+    its standard error. One that does not drive is measured at the same points, and keeps its own
+    error; where that is more than is asked for it is unknown between them. At the checks a third of that is asked for,
     since they are few; and the series must have decayed, so that a kink between all checks is seen.
     Where the interpolant then has an extreme between two points, that place is measured too: the
     height of a barrier is a measured one.
@@ -114,6 +118,8 @@ def resolve(
         max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a
             grid of 51 × 51 costs. What does not resolve by then is said so (``resolved`` = 0, and
             ``piece_resolved`` on a line), never smoothed over.
+        drive: the quantities that points are added for: a name, several, or ``"all"``. Steps of an error
+            rate take some forty points where the loss takes 25.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
@@ -125,7 +131,8 @@ def resolve(
         reads; ``ravine.result.schema`` describes it.
 
     Raises:
-        InputError: as ``evaluate``; or the interval or the tolerance make no sense.
+        InputError: as ``evaluate``; or the interval or the tolerance make no sense, or the objective has
+            no such quantity to drive.
 
     Examples:
         >>> import ravine, torch
@@ -153,9 +160,9 @@ def resolve(
     with ledger_at(store, fresh=fresh) as ledger:
         measure = Rounds(objective, along, title, command, progress, ledger).measure
         if len(along.dims) == 2:
-            found = resolve_plane(measure, intervals, tolerance, most)
+            found = resolve_plane(measure, intervals, tolerance, most, drive)
         else:
-            found = _resolve_line(measure, *intervals["alpha"], tolerance, most)
+            found = _resolve_line(measure, *intervals["alpha"], tolerance, most, drive)
         return with_reuse(found, ledger, progress)
 
 
@@ -165,6 +172,7 @@ def _resolve_line(
     high: float,
     tolerance: float,
     max_points: int,
+    drive: str | Sequence[str],
 ) -> xr.Dataset:
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
@@ -183,22 +191,37 @@ def _resolve_line(
                 else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
             )
         assert result is not None  # the first round always measures
-        opened, done = _judged(opened, result, tolerance, _NARROWEST * (high - low))
+        judge = _Judge(result, tolerance, drivers(result, drive))
+        opened, done = _judged(opened, judge, _NARROWEST * (high - low))
         closed += done
         if not opened and rounds < _EXTREMA_ROUNDS:
             rounds += 1
-            opened, closed, extrema = _with_extrema(closed, result)
+            opened, closed, extrema = _with_extrema(closed, judge)
     assert result is not None
+    judge = _Judge(result, tolerance, drivers(result, drive))
     closed += [
-        (piece, _fit(piece, result, tolerance))
-        for one in opened
-        for piece in _measured_pieces(one, result)
+        (piece, _fit(piece, judge)) for one in opened for piece in _measured_pieces(one, result)
     ]
-    return _labelled(result, closed, tolerance)
+    return _labelled(closed, judge)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What was measured, and what is asked of an interpolant through it.
+
+    Attributes:
+        result: measured points, in order.
+        tolerance: as in ``resolve``.
+        drive: the quantities that have to pass.
+    """
+
+    result: xr.Dataset
+    tolerance: float
+    drive: tuple[str, ...]
 
 
 def _with_extrema(
-    closed: list[tuple[Piece, _Fit]], result: xr.Dataset
+    closed: list[tuple[Piece, _Fit]], judge: _Judge
 ) -> tuple[list[_Open], list[tuple[Piece, _Fit]], np.ndarray]:
     """Open the pieces whose interpolants have extremes that were not measured, and the places of these.
 
@@ -208,7 +231,7 @@ def _with_extrema(
     still: list[tuple[Piece, _Fit]] = []
     places: list[np.ndarray] = []
     for piece, fit in closed:
-        found = _extrema(piece, fit, result) if _is_resolved(piece, fit) else np.array([])
+        found = _extrema(piece, fit, judge) if _is_resolved(piece, fit) else np.array([])
         places.append(found)
         if found.size:
             opened.append(_Open(piece.low, piece.high, piece.degree))
@@ -217,12 +240,13 @@ def _with_extrema(
     return opened, still, np.concatenate(places)
 
 
-def _extrema(piece: Piece, fit: _Fit, result: xr.Dataset) -> np.ndarray:
+def _extrema(piece: Piece, fit: _Fit, judge: _Judge) -> np.ndarray:
     """Where an interpolant leaves the range of its measured neighbours by more than its misfit; one for each gap."""
+    result = judge.result
     alpha = result["alpha"].values
     rows, patch = piece.rows(alpha), Patch((piece,))
     worst: dict[int, tuple[float, float]] = {}
-    for name in quantities(result):
+    for name in judge.drive:
         floor = np.nan_to_num(result[f"{name}_noise_floor"].values).max(initial=0.0)
         for split in range(result.sizes["split"]):
             values, misfit = result[name].values[:, split], fit.misfit[name][split]
@@ -246,12 +270,13 @@ class _Fit:
     """How well the interpolants of a piece do at the measured points that they do not go through.
 
     Attributes:
-        ratio: the worst error in units of what is allowed; inf where the piece holds both finite
-            and other values.
+        ratio: the worst error of what drives, in units of what is allowed; inf where the piece holds
+            both finite and other values.
         worst: where that is.
         log: quantity → per split, whether the logarithm is interpolated.
-        misfit: quantity → per split, the largest error, in the quantity's unit.
-        finite: whether all measured values on the piece are finite; None if none is.
+        misfit: quantity → per split, the largest error, in the quantity's unit; NaN where it is more than
+            is allowed of one that does not drive, and of no count.
+        finite: whether all measured values on the piece of what drives are finite; None if none is.
     """
 
     ratio: float
@@ -261,7 +286,8 @@ class _Fit:
     finite: bool | None
 
 
-def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
+def _fit(piece: Piece, judge: _Judge) -> _Fit:
+    result = judge.result
     alpha = result["alpha"].values
     inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
     checks = np.setdiff1d(inside, piece.rows(alpha))
@@ -273,13 +299,15 @@ def _fit(piece: Piece, result: xr.Dataset, tolerance: float) -> _Fit:
         for split in splits:
             if not checks.size or not np.isfinite(result[name].values[inside, split]).all():
                 continue
-            found = _candidate(piece, result, name, split, tolerance)
+            found = _candidate(piece, result, name, split, judge.tolerance)
             fit.log[name][split] = found.log
-            fit.misfit[name][split] = found.errors.max()
-            if found.worst > fit.ratio or np.isnan(fit.worst):
+            drives = name in judge.drive
+            if drives or found.worst <= 1 or is_counted(result, name):
+                fit.misfit[name][split] = found.errors.max()
+            if drives and (found.worst > fit.ratio or np.isnan(fit.worst)):
                 fit.ratio = found.worst
                 fit.worst = float(alpha[checks][np.argmax(found.ratios)])
-    finite = np.stack([np.isfinite(result[name].values[inside]) for name in quantities(result)])
+    finite = np.stack([np.isfinite(result[name].values[inside]) for name in judge.drive])
     if not finite.any():
         fit.finite = None
     elif not finite.all():
@@ -318,13 +346,13 @@ def _edge(alpha: np.ndarray, finite: np.ndarray) -> float:
 
 
 def _judged(
-    opened: list[_Open], result: xr.Dataset, tolerance: float, narrowest: float
+    opened: list[_Open], judge: _Judge, narrowest: float
 ) -> tuple[list[_Open], list[tuple[Piece, _Fit]]]:
     """Which pieces go on (finer, or split), and which are done."""
     still: list[_Open] = []
     done: list[tuple[Piece, _Fit]] = []
     for one in opened:
-        fit = _fit(one.piece, result, tolerance)
+        fit = _fit(one.piece, judge)
         if fit.ratio <= 1 or fit.finite is None or one.high - one.low <= narrowest:
             done.append((one.piece, fit))
         elif fit.finite and one.degree < _LAST_DEGREE:
@@ -376,8 +404,8 @@ def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
     return [line for line in lines if _has(line, result)]
 
 
-def _labelled(result: xr.Dataset, closed: list[tuple[Piece, _Fit]], tolerance: float) -> xr.Dataset:
-    result = result.sortby("alpha")
+def _labelled(closed: list[tuple[Piece, _Fit]], judge: _Judge) -> xr.Dataset:
+    result = judge.result.sortby("alpha")
     closed = sorted(closed, key=lambda entry: entry[0].low)
     variables: dict[str, Any] = {
         "piece_low": ("piece", np.array([piece.low for piece, _ in closed])),
@@ -400,7 +428,8 @@ def _labelled(result: xr.Dataset, closed: list[tuple[Piece, _Fit]], tolerance: f
     resolved = int(variables["piece_resolved"][1].all())
     return result.assign(variables).assign_attrs(
         sampling="resolved",
-        tolerance=tolerance,
+        tolerance=judge.tolerance,
+        drive=", ".join(judge.drive),
         resolved=resolved,
         largest_gap=float(np.diff(result["alpha"].values).max()),
     )

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import xarray as xr
 
 from ravine.errors import InputError
-from ravine.metrics.inference import LEVEL, Decision, Scope, What, decided
+from ravine.metrics.inference import LEVEL, Decision, Scope, What, decided, require_asked
 from ravine.metrics.obstacles import BARRIERS
 from ravine.metrics.profile import Profile
 from ravine.result.schema import kind_of, lines_of, validate
@@ -69,9 +69,7 @@ def decide(
     _require("what", what, get_args(What))
     _require("kind", kind, tuple(BARRIERS))
     _require("scope", scope, get_args(Scope))
-    if not 0 < level < 0.5:
-        msg = f"level must lie between 0 and 0.5; got {level!r}"
-        raise InputError(msg)
+    require_asked(0.0 if above is None else above, level)
     asked: dict[str, Any] = {"above": above, "kind": kind, "scope": scope}
     if isinstance(result, Profile):
         return decided(result, what, level=level, **asked)

@@ -85,7 +85,8 @@ class Finding:
         if not self.what:
             return ""
         lower, upper = (number(bound) for bound in (self.lower, self.upper))
-        return f"{self.what} {number(self.value)} [{lower}, {upper}]"
+        here = " on these examples" if self.scope == "examples" else ""
+        return f"{self.what} {number(self.value)} [{lower}, {upper}]{here}"
 
 
 def findings_of(measured: Sequence[Measures], level: float = LEVEL) -> tuple[Finding, ...]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import Final, Literal, get_args
 
 import numpy as np
 
+from ravine.errors import InputError
 from ravine.metrics.bounds import QUESTIONS, Bounds, worse_skew
 from ravine.metrics.profile import Profile, minus
 from ravine.metrics.replicates import DRAWS, Sample
@@ -201,6 +203,20 @@ def _answer(asked: Decision, found: Bounds, sample: Sample) -> Decision:
     return _of_others(asked, found, sample.profile, sample)
 
 
+def require_asked(above: float, level: float) -> None:
+    """Refuse a height or a level that is none.
+
+    Raises:
+        InputError: ``above`` is not a finite number of at least 0, or ``level`` does not lie between 0 and 0.5.
+    """
+    if not isinstance(level, Real) or not 0 < level < 0.5:
+        msg = f"level must be a number between 0 and 0.5; got {level!r}"
+        raise InputError(msg)
+    if not isinstance(above, Real) or not 0 <= above < np.inf:
+        msg = f"above must be 0 or larger, in the unit of the quantity, and finite; got {above!r}"
+        raise InputError(msg)
+
+
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
     """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
 
@@ -232,8 +248,11 @@ def _finite(part: Profile) -> Profile:
 
 
 def _not_finite(part: Profile) -> str:
-    lost = int((~np.isfinite(part.value)).sum())
-    return f"{lost} of {len(part.alpha)} points are not finite" if lost else ""
+    values = part.value[part.is_measured]
+    lost = int((~np.isfinite(values)).sum())
+    if not lost and not np.isfinite(part.value).all():
+        return "what lies between the points is not finite"
+    return f"{lost} of {len(values)} points are not finite" if lost else ""
 
 
 def _with_the_rest(found: Decision, part: Profile) -> Decision:

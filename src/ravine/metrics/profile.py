@@ -151,6 +151,16 @@ class Profile:
         return np.maximum(np.nan_to_num(self.floor), self.misfit)
 
     @property
+    def is_measured(self) -> np.ndarray:
+        """(points,) whether a point was measured, not read from an interpolant."""
+        return self.misfit == 0
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The points that were measured."""
+        return self.alpha[self.is_measured]
+
+    @property
     def drawn(self) -> np.ndarray:
         """(points, 64) as many replicates as a standard deviation needs; the first balanced one is none."""
         return self.replicates[:, 1:65] if self.balanced else self.replicates

@@ -12,7 +12,7 @@ from ravine.metrics.measures import Row
 from ravine.metrics.profile import Estimate, minus, spread, with_error
 from ravine.metrics.verdicts import Verdict
 from ravine.metrics.wording import examples, policies
-from ravine.result.interpolant import is_resolved
+from ravine.result.interpolant import is_resolved, is_surface
 from ravine.result.reading import densely
 from ravine.result.schema import name_of, quantities, unit_of
 
@@ -87,15 +87,14 @@ class Relief:
 
 def plane_verdict(plane: xr.Dataset) -> Verdict:
     """``verdict`` of a plane."""
-    read = (
-        densely(plane, _SEARCHED)
-        if plane.attrs.get("resolved") == 1 and is_resolved(plane)
-        else plane
-    )
-    read = read.sortby(["alpha", "beta"])
+    points = plane.sortby(["alpha", "beta"])
+    whole = plane.attrs.get("resolved") == 1 and is_resolved(plane)
+    surface = densely(plane, _SEARCHED).sortby(["alpha", "beta"]) if whole else points
     splits = [str(name) for name in plane["split"].values]
     reliefs = {
-        (split, quantity): _relief(read, plane, quantity, split)
+        (split, quantity): _relief(
+            surface if is_surface(plane, quantity) else points, plane, quantity, split
+        )
         for quantity in quantities(plane)
         for split in splits
     }
@@ -266,7 +265,7 @@ def _resolution(plane: xr.Dataset, first: Relief) -> str:
     misfit = plane[f"{first.quantity}_misfit"].sel(split=first.split).values
     worst = float(np.nanmax(misfit)) if np.isfinite(misfit).any() else np.nan
     where = f"Measured at {size} and {plane.sizes['check']} check points off that grid, {ranges}"
-    if not plane.attrs["resolved"]:
+    if not is_surface(plane, first.quantity):
         off = f"errs by up to {worst:.1g}" if np.isfinite(worst) else "does not exist"
         return (
             f"{where}, but not resolved to {plane.attrs['tolerance']:g}: the interpolant {off} at the "

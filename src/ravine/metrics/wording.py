@@ -84,13 +84,18 @@ class Wording:
         return f"{shown}{self.measures.profile.unit}"
 
     def headline(self) -> str:
-        """One sentence: does it fall, and if not, where does it rise?"""
+        """One sentence: does it fall, and if not, where does it rise? Of too few examples, of these alone."""
+        said = self._headline()
+        few = self.measures.scope == "examples"
+        return f"On these examples {said[0].lower()}{said[1:]}" if few else said
+
+    def _headline(self) -> str:
         of = self.measures
         part = of.profile.between(0, 1)
         if not part.alpha.size:
             return f"The {self.name} was not measured between the two points."
         if of.undefined:
-            return self._undefined(len(part.alpha))
+            return self._undefined(part)
         start, end = part.at_end(0), part.at_end(-1)
         if len(part.alpha) == 1:
             return f"At α = {number(part.alpha[0])} the {self.name} is {self.number(start)}."
@@ -122,8 +127,8 @@ class Wording:
             )
         return self._undecided(found, span, where)
 
-    def _undefined(self, points: int) -> str:
-        lost = self.measures.undefined
+    def _undefined(self, part: Profile) -> str:
+        points, lost = len(part.measured), part.measured[~np.isfinite(part.value[part.is_measured])]
         if len(lost) == points:
             return f"The {self.name} is undefined: none of its {points} points is finite."
         return (
@@ -337,7 +342,11 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
             f" and interpolated; {bad} of {curve.sizes['piece']} pieces did not resolve to "
             f"{tolerance:g}, and the curve is unknown between their points"
         )
-    misfit = float(np.nanmax(curve[f"{quantity}_misfit"].sel(split=split)))
+    misfits = curve[f"{quantity}_misfit"].sel(split=split).values
+    known = misfits[np.isfinite(misfits)]
+    if not known.size:
+        return f"; the {split} {quantity} is unknown between its points"
+    misfit = float(known.max())
     return (
         f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
         f"{misfit:.0e} (requested: {tolerance:g} of the local value); features narrower than the "

@@ -15,7 +15,7 @@ from ravine.plot.figure import Figure
 from ravine.plot.layers import Axis, Curve, Field, Layer, Markers, Panel, nice_step
 from ravine.plot.words import axis_label, listed, pick, with_count
 from ravine.result import schema
-from ravine.result.interpolant import is_resolved
+from ravine.result.interpolant import is_resolved, is_surface
 from ravine.result.reading import densely
 
 #: Colours and heights are logarithmic where positive values span more decades than this; fewer than
@@ -90,7 +90,7 @@ def surface(
     if view not in ("flat", "3d"):
         msg = f"view must be 'flat' or '3d'; got {view!r}"
         raise InputError(msg)
-    smooth = is_resolved(measured) and measured.attrs.get("resolved") == 1
+    smooth = is_surface(measured, quantity)
     drawn = densely(measured, DRAWN) if smooth else measured
     own = None if path is None or view == "flat" else _heights(path, quantity, shown)
     field, z = _field(drawn, quantity, shown, own)

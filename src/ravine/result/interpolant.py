@@ -182,6 +182,12 @@ def is_resolved(result: xr.Dataset) -> bool:
     return "piece" in result.dims or "check" in result.dims
 
 
+def is_surface(plane: xr.Dataset, quantity: str) -> bool:
+    """Whether a quantity of a plane may be read between its points: what drove the refinement, and it, resolved."""
+    whole = is_resolved(plane) and plane.attrs.get("resolved") == 1
+    return whole and plane[quantity].attrs.get("resolved", 1) == 1
+
+
 def patches_of(result: xr.Dataset) -> list[Patch]:
     """The patches of a resolved result: the pieces of a line in order, or the one of a plane.
 

@@ -117,7 +117,8 @@ def _as_measured(
         errors: (places, splits) misfits; NaN where nothing is known; changed in place.
     """
     alpha = result["alpha"].values
-    resolved = result["piece_resolved"].values[homes] == 1
+    known = np.isfinite(result[f"{name}_misfit"].values).all(axis=1)
+    resolved = ((result["piece_resolved"].values == 1) & known)[homes]
     staircase = bool(result[name].attrs.get("counted", 0))
     straight = np.flatnonzero(~resolved | staircase | np.isin(places, alpha))
     errors[~resolved] = np.nan

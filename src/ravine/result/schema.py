@@ -35,11 +35,13 @@ make:
 - a line has ``piece_low``, ``piece_high``, ``piece_degree`` and ``piece_resolved`` (piece), and for
   every quantity ``q_log`` (piece, split), whether its logarithm is interpolated there, and
   ``q_misfit`` (piece, split), the largest error of the interpolant at measured points that it does
-  not go through;
+  not go through, NaN where nothing is known between the points. ``piece_resolved`` speaks of the
+  quantities in the attribute ``drive``;
 - a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
   measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every
   quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
-  the interpolant is from it, and ``q_log`` (split).
+  the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says whether
+  its own interpolant is good; the result's speaks of those in ``drive``.
 """
 
 from __future__ import annotations
@@ -199,6 +201,12 @@ def validate(result: xr.Dataset) -> xr.Dataset:
     Raises:
         InputError: not a ravine result, or one of a newer schema.
     """
+    if not isinstance(result, xr.Dataset):
+        msg = (
+            "expected a ravine result, an xarray Dataset as evaluate, resolve and open_result return it; got "
+            f"{type(result).__name__}"
+        )
+        raise InputError(msg)
     version = result.attrs.get("schema_version")
     measured = "loss" in result.data_vars and "split" in result.dims
     if version is None or not (measured or kind_of(result) == "path"):
