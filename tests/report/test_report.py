@@ -19,6 +19,7 @@ from ravine.errors import InputError
 from ravine.metrics.profile import with_error
 from ravine.report import write_report
 from ravine.result.schema import CORNERS, PROVENANCE
+from ravine.result.storage import open_result, save_result
 from runs import seen
 
 ALPHA = np.linspace(0, 1, 33)
@@ -94,7 +95,10 @@ def written(tmp_path):
 def test_the_page_is_one_small_file_of_that_name(tmp_path):
     path = write_report(str(tmp_path / "out"), measured(FALL))
     assert path == tmp_path / "out" / "report.html"
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "report-1-line.nc",
+        "report.html",
+    ]
     assert path.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert path.stat().st_size < 6e6
 
@@ -440,3 +444,44 @@ def test_reporting_imports_no_torch():
         [sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False
     )
     assert done.returncode == 0
+
+
+def test_the_results_are_left_beside_the_page(tmp_path):
+    one, other = (
+        measured(np.cos(3 * np.stack([ALPHA, ALPHA], 1))),
+        measured(np.sin(3 * np.stack([ALPHA, ALPHA], 1))),
+    )
+    write_report(tmp_path, one, other)
+    left = sorted(path.name for path in tmp_path.glob("*.nc"))
+    assert left == ["report-1-line.nc", "report-2-line.nc"]
+    assert np.array_equal(open_result(tmp_path / left[1])["loss"], other["loss"])
+    write_report(
+        tmp_path, *(open_result(tmp_path / name) for name in left)
+    )  # as `ravine report` does
+    assert sorted(path.name for path in tmp_path.glob("*.nc")) == left
+    write_report(tmp_path, other)  # a report that is there is replaced
+    assert [path.name for path in tmp_path.glob("*.nc")] == ["report-2-line.nc"]
+
+
+def test_results_that_are_there_already_are_not_copied(tmp_path):
+    one = measured(np.cos(3 * np.stack([ALPHA, ALPHA], 1)))
+    save_result(one, tmp_path / "mine.nc")
+    (tmp_path / "other.nc").write_text("no result")
+    write_report(tmp_path, one)
+    assert sorted(path.name for path in tmp_path.glob("*.nc")) == ["mine.nc", "other.nc"]
+
+
+def test_results_outlive_a_page_that_cannot_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("ravine.report.document.Section.of", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path, measured(np.cos(3 * np.stack([ALPHA, ALPHA], 1))))
+    assert (tmp_path / "report-1-line.nc").is_file()
+
+
+def test_no_cell_of_the_download_is_a_formula(tmp_path):
+    loss = measured(np.stack([np.cos(3 * ALPHA)] * 2, 1), splits=("=1+1", "@valid"))
+    page = write_report(tmp_path, loss).read_text("utf-8")
+    (link,) = re.findall(r'href="(data:text/csv[^"]*)"', page)
+    head = unquote(link.partition(",")[2]).splitlines()[0]
+    assert "'=1+1 loss" in head
+    assert "'@valid loss" in head

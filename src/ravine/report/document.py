@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ravine.plot.render import page
 from ravine.report.scrub import embedded
 from ravine.report.sections import Section
 from ravine.report.views import views_of
+from ravine.result.schema import kind_of
+from ravine.result.storage import holds, save_result
 
 
 def write_report(
@@ -31,10 +34,13 @@ def write_report(
     The page is one file that fetches nothing, so it opens offline and can be passed on. Under the
     figures stands a slider that reads out every quantity at a place; results that show the same
     thing move together: a line and a run that was projected on it, a plane and a run that was
-    projected on it, which is then drawn on the surface.
+    projected on it, which is then drawn on the surface. The results are left beside the page, where
+    `ravine report` finds them: those that no file in the folder holds yet go to
+    ``report-1-line.nc`` and so on.
 
     Args:
-        out: the folder to write into; made if need be. A report that is there is replaced.
+        out: the folder to write into; made if need be. A report that is there is replaced, with the
+            ``report-*.nc`` that belong to it.
         results: measured lines and planes and projected runs, in the order in which they are to
             stand.
         title: the page's heading; None takes the only result's title, or counts the results.
@@ -56,7 +62,14 @@ def write_report(
         raise InputError(msg)
     scripts, policy = page.scripts(plotlyjs), page.policy(plotlyjs)
     views, scrubs = views_of(results)
-    sections = [Section.of(view, tolerance) for view in views]
+    try:
+        sections = [Section.of(view, tolerance) for view in views]
+    except InputError:
+        raise
+    except Exception:  # whatever cannot be drawn, the results are kept
+        _leave(results, Path(out))
+        raise
+    _leave(results, Path(out))
     heading = title or (sections[0].title if len(sections) == 1 else _count(sections))
     environment = Environment(
         loader=PackageLoader("ravine.report", "."),
@@ -79,6 +92,21 @@ def write_report(
     with written_whole(target) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return target
+
+
+def _leave(results: Sequence[xr.Dataset], folder: Path) -> None:
+    """Keep the results beside the page."""
+    there = sorted(folder.glob("*.nc"))
+    wanted: set[Path] = set()
+    for number, result in enumerate(results, 1):
+        same = [path for path in there if holds(path, result)]
+        path = same[0] if same else folder / f"report-{number}-{kind_of(result)}.nc"
+        if not same:
+            save_result(result, path)
+        wanted.add(path)
+    for path in folder.glob("report-*-*.nc"):
+        if path not in wanted:
+            path.unlink()
 
 
 def _asset(name: str) -> Markup:

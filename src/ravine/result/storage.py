@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import xarray as xr
 from ravine.errors import InputError
 from ravine.files import written_whole
 from ravine.result.schema import kind_of, quantities, validate
+from ravine.result.trial import trust, wrong_with
 
 #: Deflate makes at most so many bytes of one; a few are read whatever the file's size.
 _MOST_DENSE: Final = 1100
@@ -35,16 +37,38 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """
     validate(result)
     target = Path(path)
+    content = _encoded(result)  # a disk that fills while the library writes a file ends the process
+    with written_whole(target) as partial:
+        partial.write_bytes(content)
+    trust(target)
+    return target
+
+
+def holds(path: Path, result: xr.Dataset) -> bool:
+    """Whether a file holds just this result, as it is after it was saved and read."""
+    try:
+        return open_result(path).identical(_decoded(io.BytesIO(_encoded(result))))
+    except InputError:  # whatever it is, it is no result
+        return False
+
+
+def _encoded(result: xr.Dataset) -> memoryview:
+    """A result as the bytes of a netCDF-4 file."""
     packed = {
         str(name): {"zlib": True, "complevel": 4}
         for name in result.data_vars
         if result[name].size > 1000
     }
-    # a disk that fills while the library writes a file ends the process: bytes are made first
-    content = _readable(result).to_netcdf(None, engine="h5netcdf", encoding=packed)
-    with written_whole(target) as partial:
-        partial.write_bytes(content)
-    return target
+    return _readable(result).to_netcdf(None, engine="h5netcdf", encoding=packed)
+
+
+def _decoded(source: Path | io.BytesIO) -> xr.Dataset:
+    with xr.open_dataset(source, engine="h5netcdf") as opened:
+        result = opened.load()
+    for name in result.coords:
+        if result[name].dtype.kind == "O":  # netCDF strings come back as objects
+            result[name] = result[name].astype(np.str_)
+    return result
 
 
 def _readable(result: xr.Dataset) -> xr.Dataset:
@@ -68,9 +92,10 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
         )
         raise InputError(msg)
     try:
+        if wrong := wrong_with(source):
+            raise OSError(wrong)
         _require_harmless(source)
-        with xr.open_dataset(source, engine="h5netcdf") as opened:
-            result = opened.load()
+        result = _decoded(source)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
@@ -79,9 +104,6 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
             "save_result"
         )
         raise InputError(msg) from problem
-    for name in result.coords:
-        if result[name].dtype.kind == "O":  # netCDF strings come back as objects
-            result[name] = result[name].astype(np.str_)
     validate(result)
     lacking = [
         f"{name}_{part}"
