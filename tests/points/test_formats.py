@@ -12,6 +12,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 import zipfile
@@ -418,3 +420,49 @@ def test_a_new_file_under_the_name_leaves_the_old_one_whole(tmp_path):
     assert float(line.at(1.0)["fc.weight"][0, 0]) == 1.0
     (tmp_path / "last.pt").unlink()
     assert float(line.at(1.0)["fc.weight"][0, 0]) == 1.0
+
+
+_CUT = """
+import os, sys, torch, ravine
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+model = nn.Sequential(nn.Linear(300, 600), nn.ReLU(), nn.Linear(600, 3))
+start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+for name in ("a.safetensors", "b.safetensors"):
+    save_file({key: tensor + torch.rand(()) for key, tensor in start.items()}, name)
+    os.utime(name, (1e9, 1e9))  # an old file, which is mapped
+x, calls = torch.randn(40, 300), []
+
+def per_example(model, batch):
+    calls.append(1)
+    if sys.argv[1] == "measuring" and len(calls) == 12:
+        os.truncate("b.safetensors", 1000)
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+a, b = (ravine.Checkpoint.read(name) for name in ("a.safetensors", "b.safetensors"))
+J = ravine.Objective(model, per_example, (x, torch.zeros(40).long()), batch_size=10)
+uses = {
+    "measuring": lambda: ravine.evaluate(J, along=ravine.Line(a, b), at=[i / 20 for i in range(21)]),
+    "line": lambda: ravine.Line(a, b).at(0.5),
+    "average": lambda: ravine.average([a, b]),
+    "align": lambda: ravine.align(b, to=a, model=model, batch=x[:4]),
+    "save": lambda: ravine.save_checkpoint(b, "c.safetensors"),
+    "inspect": lambda: ravine.inspect(a, b),
+}
+if sys.argv[1] != "measuring":
+    os.truncate("b.safetensors", 1000)
+try:
+    uses[sys.argv[1]]()
+except ravine.InputError as refused:
+    print(refused)
+"""
+
+
+@pytest.mark.parametrize("use", ["measuring", "line", "average", "align", "save", "inspect"])
+def test_a_file_that_is_cut_short_while_it_is_mapped_ends_no_process(use, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _CUT, use], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'b.safetensors' has changed since it was read" in done.stdout

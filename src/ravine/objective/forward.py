@@ -135,6 +135,7 @@ class Forward:
         here = self.points.coefficients[point] if at is None else at
         content = self.prepared(batch, draw, *(here if policies.dropout == "resample" else ()))
         if self.affine is not None:
+            self.replica.require_files()  # corners are read in the pass itself
             leaves = flatten(content)[0] if self.copies else batch.leaves
             self.affine.begin(batch.number, leaves, here)
         arguments = [self.replica.module, content]

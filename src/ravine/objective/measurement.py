@@ -220,6 +220,7 @@ def measure(
         replica = Replica(setup.model, dtype, setup.device)
         correction = Correction(replica) if setup.correction else None
         spanned = spanning(setup.model, own, fitted, setup.buffers)
+        replica.files = [file for corner in fitted for file in corner.files]
         replica.span(spanned)
         replica.set_modes(setup.dropout)
         if setup.buffers == "recompute":
@@ -234,7 +235,7 @@ def measure(
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
                 if probes and exact is None and _can_be_exact(setup, own, dtype):
-                    exact = _exact_replica(setup, spanned)
+                    exact = _exact_replica(setup, spanned, replica)
                 _look(setup, split, forward, probes, found, exact, keeper)
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
@@ -295,8 +296,9 @@ def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
     return setup.is_by_example and dtype != torch.float64 and size <= _EXACT_UP_TO
 
 
-def _exact_replica(setup: Setup, spanned: Sequence[Params]) -> Replica:
+def _exact_replica(setup: Setup, spanned: Sequence[Params], replica: Replica) -> Replica:
     exact = Replica(setup.model, torch.float64, setup.device)
+    exact.files = replica.files
     exact.span(spanned)
     exact.set_modes(setup.dropout)
     return exact

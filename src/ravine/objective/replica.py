@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ravine.errors import InputError
 from ravine.objective.attributes import Attributes, moves_on_mode
+from ravine.points.formats.stamps import Stamp
 from ravine.points.params import combine, is_float, pieces, same_values
 
 _NOISE: Final = 1 << 20  # random numbers that are drawn to perturb all parameters
@@ -48,6 +49,8 @@ class Replica:
         self.buffers = dict(self.module.named_buffers())
         #: (parameter or buffer, its value at each corner), for what moves
         self.moving: list[tuple[Tensor, list[Tensor]]] = []
+        #: files that corners are mapped from: to read one that was cut short would end the process
+        self.files: Sequence[Stamp] = ()
         #: what it moves between, by name
         self.corners: Sequence[Mapping[str, Tensor]] = ()
         #: ids of parameters that are brought up to date only when ``refresh`` asks for it
@@ -132,7 +135,12 @@ class Replica:
         self._points = {id(target): points for target, points in self.moving}
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
-        """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers."""
+        """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers.
+
+        Raises:
+            InputError: a file that a corner is mapped from has changed.
+        """
+        self.require_files()
         self.restore_buffers()
         if self.resets:
             self.attributes.restore()
@@ -150,6 +158,15 @@ class Replica:
         if self.toggles:
             self.enter_modes()
             self._keep_buffers()
+
+    def require_files(self) -> None:
+        """Raise if a file that a corner is mapped from has changed.
+
+        Raises:
+            InputError: naming it.
+        """
+        for file in self.files:
+            file.require_same()
 
     def _keep_buffers(self) -> None:
         """What evaluation mode made of the weights is what forward passes start from."""

@@ -93,6 +93,15 @@ class Checkpoint:
             n: t for n, t in self.tensors.items() if n not in self.buffers and n not in self.ties
         }
 
+    def require_files(self) -> None:
+        """Raise if a file that tensors are mapped from was written over; reading one that was cut short ends the process.
+
+        Raises:
+            InputError: naming the file.
+        """
+        for file in self.files:
+            file.require_same()
+
     def require_unchanged(self) -> None:
         """Raise if a tensor, or the file that it is mapped from, has been changed in place since it was read.
 
@@ -102,8 +111,7 @@ class Checkpoint:
                 "initialisation" of a model that was then trained is the solution, and the line is
                 flat.
         """
-        for file in self.files:
-            file.require_same()
+        self.require_files()
         empty = [name for name, tensor in self.params.items() if tensor.is_meta]
         if empty:
             msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
@@ -143,6 +151,8 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         >>> matched(a, Checkpoint.read({"module.w": torch.ones(2)})).tensors
         {'w': tensor([1., 1.])}
     """
+    reference.require_files()
+    other.require_files()
     if reference.adapter is not None:
         msg = (
             f"{reference.label} is an adapter, a change to a base model and no point by itself. "

@@ -87,6 +87,8 @@ def inspect(start: Any, end: Any) -> Inspection:
         (5.0, '')
     """
     points = (Checkpoint.read(start), Checkpoint.read(end))
+    for point in points:
+        point.require_files()
     ends = (_look(points[0]), _look(points[1]))
     dropout = _stochastic(start) or _stochastic(end)
     try:
