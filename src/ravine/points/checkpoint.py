@@ -94,7 +94,7 @@ class Checkpoint:
         }
 
     def require_files(self) -> None:
-        """Raise if a file that tensors are mapped from was written over; reading one that was cut short ends the process.
+        """Raise if a file that tensors are mapped from was written over; reading beyond its end kills the process.
 
         Raises:
             InputError: naming the file.
