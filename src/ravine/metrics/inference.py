@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from ravine.metrics.bounds import QUESTIONS, Bounds, worse_skew
+from ravine.metrics.bounds import LAST_BITS, QUESTIONS, Bounds, worse_skew
 from ravine.metrics.profile import Profile, minus
 from ravine.metrics.replicates import DRAWS, Sample
 
@@ -24,8 +24,6 @@ Scope = Literal["population", "examples"]
 
 LEVEL: Final = 0.05
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
-
-_LAST_BITS: Final = 1e-13  # of a value: means that differ by less may be equal
 
 FEWEST_UNITS: Final = 10
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
@@ -119,7 +117,7 @@ def decided(
     if problem:
         return replace(asked, reason=problem)
     sample = Sample(_finite(part), _draws_for(level), joint=joint)
-    found = _answer(asked, QUESTIONS[what](sample, limit, kind, level), sample)
+    found = _answer(asked, _bounds(asked, what, sample), sample)
     return _with_the_rest(found, part)
 
 
@@ -149,9 +147,10 @@ class Changes:
             return {}
         found: dict[tuple[str, Scope], Decision] = {}
         for what, (question, sample) in self._asked.items():
-            bounds = QUESTIONS[question](sample, self.above, "end", level)
+            others = _asked(self.profile, what, self.above, "end", level, "population")
+            bounds = _bounds(others, question, sample)
             for scope in get_args(Scope):
-                asked = _asked(self.profile, what, self.above, "end", level, scope)
+                asked = replace(others, scope=scope)
                 found[what, scope] = _with_the_rest(_answer(asked, bounds, sample), part)
         return found
 
@@ -195,10 +194,23 @@ def _asked(
     )
 
 
-def _answer(asked: Decision, found: Bounds, sample: Sample) -> Decision:
+def _bounds(asked: Decision, question: What, sample: Sample) -> tuple[Bounds, ...]:
+    """Of what is asked about; of a rise, also of a barrier where both hold together."""
+    found = QUESTIONS[question](sample, asked.above, asked.kind, asked.level)
+    if question == "rise" and sample.joint:
+        return found, QUESTIONS["barrier"](sample, asked.above, "end", asked.level)
+    return (found,)
+
+
+def _answer(asked: Decision, found: tuple[Bounds, ...], sample: Sample) -> Decision:
     if asked.scope == "examples":
-        return _of_these(asked, found)
-    return _of_others(asked, found, sample.profile, sample)
+        return _of_these(asked, found[0])
+    own, *others = (_of_others(asked, bounds, sample.profile, sample) for bounds in found)
+    for barrier in others:  # which is a rise, and one that few examples may decide less
+        if barrier.answer == "shown" and barrier.lower > own.lower:
+            told = {"answer": "shown", "lower": barrier.lower, "reason": barrier.reason}
+            own = replace(own, **told, p=min(own.p, barrier.p), examples=None)
+    return own
 
 
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
@@ -210,7 +222,7 @@ def threshold_of(profile: Profile, share: float = FLAT) -> float:
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
     floor = float(np.nan_to_num(part.floor).max(initial=0.0))
-    return max(share * extent, floor, _LAST_BITS * float(np.abs(finite).max(initial=0.0)))
+    return max(share * extent, floor, LAST_BITS * float(np.abs(finite).max(initial=0.0)))
 
 
 def _unanswerable(profile: Profile, part: Profile, what: str) -> str:
