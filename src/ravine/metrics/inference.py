@@ -213,12 +213,19 @@ def _answer(asked: Decision, found: tuple[Bounds, ...], sample: Sample) -> Decis
     return own
 
 
+def too_few(units: int) -> str:
+    """Why so many examples say nothing of others."""
+    examples = "example is" if units == 1 else "examples are"
+    return f"{units} independent {examples} too few to speak of others (at least {FEWEST_UNITS})"
+
+
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
     """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
 
-    Rounding is the noise floor, and at least the last bits of the largest value.
+    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and at least the last bits of the largest value.
     """
-    part = profile.between(0, 1)
+    inside = profile.between(0, 1)
+    part = inside if len(inside.alpha) else profile
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
     floor = float(np.nan_to_num(part.floor).max(initial=0.0))
@@ -229,13 +236,20 @@ def _unanswerable(profile: Profile, part: Profile, what: str) -> str:
     if what in ("barrier", "nonconvex") and not profile.covers_both_ends:
         return "the line's ends were not measured"
     if len(part.alpha) < 3:
-        return f"{len(part.alpha)} points have nothing between them"
+        return _nothing_between(part)
     known = np.isfinite(part.value)
     if known.sum() < 3:
         return _not_finite(part)
     if what == "barrier" and not known[[0, -1]].all():
         return f"{_not_finite(part)}, an end among them"
     return ""
+
+
+def _nothing_between(part: Profile) -> str:
+    count = len(part.alpha)
+    if not count:
+        return "no point between the line's ends was measured"
+    return "a single point has nothing beside it" if count == 1 else "2 points have nothing between them"
 
 
 def _finite(part: Profile) -> Profile:
@@ -284,8 +298,7 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
     )
     unbounded = replace(told, lower=-np.inf, upper=np.inf, p=1.0)
     if profile.units < FEWEST_UNITS:
-        few = f"{profile.units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
-        return replace(unbounded, reason=few, examples=FEWEST_UNITS)
+        return replace(unbounded, reason=too_few(profile.units), examples=FEWEST_UNITS)
     if not sample.is_uncertain:
         return replace(unbounded, reason="the standard error over examples is not known")
     skew = worse_skew(abs(found.skew), sample.lopsided)

@@ -157,6 +157,8 @@ def _of_drop(
     if not profile.covers_both_ends:
         return Estimate(np.nan)
     part = profile.between(0, 1)
+    if not np.isfinite(part.value).all():
+        return Estimate(np.nan)
     if not part.value[0] - part.value[-1] > _LEAST_DROP * np.ptp(part.value):
         return Estimate(np.nan)
     # a replicate may not drop although the curve does; it then says nothing about where

@@ -337,10 +337,12 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
             f" and interpolated; {bad} of {curve.sizes['piece']} pieces did not resolve to "
             f"{tolerance:g}, and the curve is unknown between their points"
         )
-    misfit = float(np.nanmax(curve[f"{quantity}_misfit"].sel(split=split)))
+    misfits = curve[f"{quantity}_misfit"].sel(split=split).values
+    known = misfits[np.isfinite(misfits)]
+    misfit = f"{known.max():.0e}" if known.size else "unknown"
     return (
         f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
-        f"{misfit:.0e} (requested: {tolerance:g} of the local value); features narrower than the "
+        f"{misfit} (requested: {tolerance:g} of the local value); features narrower than the "
         f"largest gap, {gap:.2g}, may be missed"
     )
 
