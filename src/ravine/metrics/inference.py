@@ -249,7 +249,11 @@ def _nothing_between(part: Profile) -> str:
     count = len(part.alpha)
     if not count:
         return "no point between the line's ends was measured"
-    return "a single point has nothing beside it" if count == 1 else "2 points have nothing between them"
+    return (
+        "a single point has nothing beside it"
+        if count == 1
+        else "2 points have nothing between them"
+    )
 
 
 def _finite(part: Profile) -> Profile:

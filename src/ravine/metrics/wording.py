@@ -362,7 +362,8 @@ def _errors(curve: xr.Dataset, first: Measures) -> str:
             advice = " Measure with dtype=torch.float64 for what is smaller."
     few = ""
     if of.units < FEWEST_UNITS:
-        few = f" With {of.units} independent examples nothing is said about others."
+        noun = "example" if of.units == 1 else "examples"
+        few = f" With {of.units} independent {noun} nothing is said about others."
     return (
         f"A bump is a rise of more than {first.threshold:.2g}{of.unit}; {rounding}.{advice} ± is "
         f"one standard error over {examples(curve)}.{few}"
