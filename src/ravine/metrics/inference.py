@@ -222,7 +222,8 @@ def too_few(units: int) -> str:
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
     """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
 
-    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and at least the last bits of the largest value.
+    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and at least
+    the last bits of the largest value.
     """
     inside = profile.between(0, 1)
     part = inside if len(inside.alpha) else profile
