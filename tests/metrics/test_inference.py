@@ -310,7 +310,7 @@ class TestThinInput:
 
     @pytest.mark.parametrize("scale", [float("nan"), float("inf")], ids=["nan", "inf"])
     def test_nothing_is_finite(self, scale):
-        resolved = ravine.resolve(self.objective(scale=scale), along=self.line, max_points=20)
+        resolved = ravine.resolve(self.objective(scale=scale), along=self.line, max_points=25)
         for curve in (self.measured([0.2, 0.5, 0.8], scale=scale), resolved):
             found = metrics.decide(curve, "rise", scope="examples")
             assert found.answer == "undecided"
