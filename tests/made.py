@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 
@@ -59,12 +60,28 @@ def varying(noise: Noise, where: float = 0.8) -> Noise:
     return scaled
 
 
-def flips(rng: np.random.Generator, count: int) -> np.ndarray:
-    """A 0-1 error of rate 1/4, each example flipping as a random field."""
-    k = np.arange(1, 13)[:, None] * np.pi
-    one, two = rng.normal(size=(2, count, 12))
-    field = (2 / 12) ** 0.5 * (one @ np.cos(k * ALPHA) + two @ np.sin(k * ALPHA)) / 2**0.5
-    return (field > 0.6745).astype(float)
+def share(rate: float, still: float = 0.0) -> Noise:
+    """A 0-1 error of a rate that is the same everywhere, each example flipping as a smooth random field.
+
+    Args:
+        rate: of errors.
+        still: the part of each field's variance that does not vary along the line: with more, fewer examples flip.
+    """
+    from_errors = NormalDist().inv_cdf(1 - rate)
+
+    def noise(rng: np.random.Generator, count: int) -> np.ndarray:
+        k = np.arange(1, 13)[:, None] * np.pi
+        one, two = rng.normal(size=(2, count, 12))
+        field = (one @ np.cos(k * ALPHA) + two @ np.sin(k * ALPHA)) / 12**0.5
+        if still:
+            field = (1 - still) ** 0.5 * field + still**0.5 * rng.normal(size=(count, 1))
+        return (field > from_errors).astype(float)
+
+    return noise
+
+
+#: A 0-1 error of rate 1/4.
+flips = share(1 / 4)
 
 
 def profile_of(values: np.ndarray, clusters: np.ndarray | None = None, strata=None) -> Profile:

@@ -63,6 +63,27 @@ def crashing():
 
 def wrong():
     return 3
+
+def thin(count=12, scale=1.0, **groups):
+    x, y = torch.load("data.pt")
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    loss = lambda m, b: scale * F.cross_entropy(m(b[0]), b[1], reduction="none")
+    return ravine.Objective(model, loss, {"train": (x[:count], y[:count])}, **groups)
+
+def one():
+    return thin(1)
+
+def one_cluster():
+    return thin(clusters=[7] * 12)
+
+def strata_of_one():
+    return thin(strata=list(range(12)))
+
+def undefined():
+    return thin(scale=float("nan"))
+
+def ids_short():
+    return thin(clusters=list(range(11)))
 """
 
 
@@ -392,6 +413,10 @@ BAD = {
     "broken file": (["line", "syntax.py:make", *GOOD[1:]], "SyntaxError"),
     "no Objective": (["line", "objective.py:wrong", *GOOD[1:]], "returned int"),
     "empty data": (["line", "objective.py:empty", *GOOD[1:]], "empty"),
+    "ids of another length": (
+        ["line", "objective.py:ids_short", *GOOD[1:]],
+        "clusters has 11 ids for the 12 examples of split 'train'",
+    ),
     "scalar loss": (["line", "objective.py:scalar", *GOOD[1:]], "reduction='none'"),
     "crash in the model": (["line", "objective.py:crashing", *GOOD[1:]], "alpha ="),
     "report of nothing": (["report", "."], "no results"),
@@ -423,6 +448,25 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
         made = [p for p in made if p.name != "measured.sqlite"]
     assert made == []
     assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "alpha", "said"),
+    [
+        ("one", "0:1:3", "1 independent example nothing is said about others"),
+        ("one_cluster", "0:1:3", "1 independent example nothing is said about others"),
+        ("strata_of_one", "0:1:3", "the standard error over examples is not known"),
+        ("undefined", "0:1:3", "none of its 3 points is finite"),
+        ("make", "0.5:0.5:1", "There is a single point"),
+        ("make", "0.2:0.8:3", "over the measured part α = 0.2 to 0.8"),
+    ],
+)
+def test_what_can_hardly_be_asked_has_an_answer(folder, capsys, function, alpha, said):
+    words = ["line", f"objective.py:{function}", *GOOD[1:], "--alpha", alpha, "--out", "o"]
+    assert ravine(*words) == 0
+    out, err = capsys.readouterr()
+    assert said in " ".join(out.split())
+    assert "Warning" not in out + err
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,8 @@ def line(
         typer.echo(f"{told}: {len(parts)} groups, {len(points)} points each", err=True)
         curve = ravine.evaluate(J, along=parts, at=points, **about)
     elif tolerance is None:
-        typer.echo(f"{told}: {len(points)} points", err=True)
+        noun = "point" if len(points) == 1 else "points"
+        typer.echo(f"{told}: {len(points)} {noun}", err=True)
         curve = ravine.evaluate(J, along=walk, at=points, **about)
     else:
         interval = float(points.min()), float(points.max())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ravine
-from made import ALPHA, bumps, drawn, flips, profile_of, rough, varying
+from made import ALPHA, bumps, drawn, flips, profile_of, rough, share, varying
 from oracles import of_model, point
 from ravine import metrics
 from ravine.measuring.comparison import _compared
@@ -121,6 +121,22 @@ def test_a_barrier_shown_is_a_rise_shown():
         if decided(profile, "barrier").answer == "shown":
             seen += 1
             assert decided(profile, "rise").answer == "shown"
+    assert seen > 5
+
+
+def test_a_barrier_shown_is_a_rise_shown_where_few_examples_flip():
+    """The rise's own deciding pair may be lopsided where the barrier's is not."""
+    noise, rng = share(1 / 4, still=0.9), np.random.default_rng(20)
+    seen = 0
+    for height in np.linspace(0.04, 0.12, 24):
+        values = noise(rng, 300)
+        wrong = rng.uniform(size=(300, 1)) < height * np.sin(np.pi * ALPHA) ** 2
+        profile = profile_of(np.maximum(values, wrong))
+        found = {what: decided(profile, what) for what in ("barrier", "rise")}
+        if found["barrier"].answer == "shown":
+            seen += 1
+            assert found["rise"].answer == "shown"
+            assert found["rise"].lower >= found["barrier"].lower
     assert seen > 5
 
 
@@ -256,6 +272,83 @@ class TestDecide:
         for result in (plane, ravine.project([point(0.0), point(1.0)])):
             with pytest.raises(ravine.InputError, match="decide\\(\\) is for lines"):
                 metrics.decide(result, "barrier")
+
+
+class TestThinInput:
+    """What can hardly be asked has one clear answer, here and in the verdict."""
+
+    line = ravine.Line(point(0.0), point(1.0))
+
+    def objective(self, count=40, scale=1.0, **groups):
+        x = torch.linspace(0.9, 1.1, count, dtype=torch.float64)
+        return of_model(
+            lambda model, batch: (model.w[0] * np.pi).sin() * batch[0] * scale, x, **groups
+        )
+
+    def measured(self, at=(0, 0.25, 0.5, 0.75, 1), **options):
+        return ravine.evaluate(self.objective(**options), along=self.line, at=at)
+
+    @pytest.mark.parametrize(
+        ("at", "what", "reason"),
+        [
+            ([0.2, 0.5, 0.7], "barrier", "the line's ends were not measured"),
+            ([0.5], "barrier", "the line's ends were not measured"),
+            ([0.5], "rise", "a single point has nothing beside it"),
+            ([1.2, 1.5, 1.7], "rise", "no point between the line's ends was measured"),
+        ],
+    )
+    def test_points_that_do_not_suffice(self, at, what, reason):
+        curve = self.measured(at)
+        for scope in ("population", "examples"):
+            found = metrics.decide(curve, what, scope=scope)
+            assert (found.answer, found.reason) == ("undecided", reason)
+        assert metrics.verdict(curve).headline
+
+    def test_outside_the_ends_what_was_measured_there_sets_the_threshold(self):
+        found = metrics.decide(self.measured([1.2, 1.5, 1.7]), "minimum")
+        assert found.above == pytest.approx(1e-3 * (1 - np.sin(0.2 * np.pi)), rel=1e-3)
+
+    @pytest.mark.parametrize("scale", [float("nan"), float("inf")], ids=["nan", "inf"])
+    def test_nothing_is_finite(self, scale):
+        resolved = ravine.resolve(self.objective(scale=scale), along=self.line, max_points=25)
+        for curve in (self.measured([0.2, 0.5, 0.8], scale=scale), resolved):
+            found = metrics.decide(curve, "rise", scope="examples")
+            assert found.answer == "undecided"
+            assert found.reason.endswith("points are not finite")
+            assert "undefined" in metrics.verdict(curve).headline
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"count": 1}, "1 independent example is too few to speak of others (at least 10)"),
+            ({"clusters": [7] * 40}, "1 independent example is too few"),
+            ({"strata": list(range(40))}, "the standard error over examples is not known"),
+            ({"strata": [0, 0, *range(38)]}, "the standard error over examples is not known"),
+        ],
+        ids=["one example", "one cluster", "strata of one", "most strata of one"],
+    )
+    def test_examples_that_do_not_suffice(self, options, reason):
+        curve = self.measured(**options)
+        found = metrics.decide(curve, "barrier", above=0.1)
+        assert found.answer == "undecided"
+        assert found.reason.startswith(reason)
+        assert (found.lower, found.upper) == (-np.inf, np.inf)
+        assert metrics.decide(curve, "barrier", above=0.1, scope="examples").answer == "shown"
+        compared = ravine.compare(self.objective(**options), point(0.0), point(0.5))
+        assert (compared.answer, compared.reason.startswith(reason)) == ("undecided", True)
+
+    def test_clusters_of_one_are_examples(self):
+        alone = metrics.decide(self.measured(), "barrier", above=0.1)
+        clustered = metrics.decide(self.measured(clusters=list(range(40))), "barrier", above=0.1)
+        assert clustered.answer == alone.answer == "shown"
+        assert clustered.lower == pytest.approx(alone.lower, rel=1e-9)
+
+    @pytest.mark.parametrize("name", ["clusters", "strata"])
+    @pytest.mark.parametrize("count", [0, 39, 41])
+    def test_ids_of_the_wrong_length(self, name, count):
+        said = f"{name} has {count} ids for the 40 examples of split 'data'; expected one each"
+        with pytest.raises(ravine.InputError, match=said):
+            self.measured(**{name: list(range(count))})
 
 
 class TestCompare:

@@ -11,7 +11,14 @@ from scipy import stats
 
 from ravine.errors import InputError
 from ravine.metrics.bounds import harm
-from ravine.metrics.inference import FEWEST_UNITS, LEVEL, LOPSIDED, require_asked, widened
+from ravine.metrics.inference import (
+    FEWEST_UNITS,
+    LEVEL,
+    LOPSIDED,
+    require_asked,
+    too_few,
+    widened,
+)
 from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
@@ -219,7 +226,7 @@ class _Interval:
     def problem(self) -> str:
         """Why there is no margin."""
         if self.units < FEWEST_UNITS:
-            return f"{self.units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
+            return too_few(self.units)
         if not np.isfinite(self.stderr):
             return "the standard error over examples is not known"
         return f"a few examples decide the difference (skewness {self.skew:.2g} of its mean)"

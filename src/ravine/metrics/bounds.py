@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
+
+#: Of the largest value: equal means over millions of examples differ by less, and nothing below it is a height.
+LAST_BITS: Final = 1e-13
 
 _HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
 
@@ -47,13 +50,7 @@ class Bounds:
 def _barrier(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
     if kind != "end":
         return _single(sample, _above_a_level(sample, kind), limit, level)
-    starts, ends = _ends(sample)
-    return _from_ends(sample, starts, ends, limit, level)
-
-
-def _ends(sample: Sample) -> tuple[Family, Family]:
-    inner = np.arange(1, len(sample.profile.alpha) - 1)
-    return sample.against(0, inner), sample.against(len(inner) + 1, inner)
+    return _from_ends(sample, *sample.ends, limit, level)
 
 
 def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: float) -> Bounds:
@@ -118,9 +115,8 @@ def _joint(
 
 
 def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
-    """All pairs α₁ < α₂, with one supremum together with the barrier: a barrier shown is a rise shown."""
-    pairs, (start, end) = sample.pairs, _ends(sample)
-    barrier = _from_ends(sample, start, end, limit, level)
+    """All pairs α₁ < α₂, with one supremum together with the barrier."""
+    pairs, (start, end) = sample.pairs, sample.ends
     first, last = (critical(of.highest, level, sample) for of in (start, end))
     pair = critical(pairs.highest, level, sample)
     joint = _joint(sample, start, end, first, last, level)
@@ -139,9 +135,9 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
     loose = np.where(pairs.later, pairs.value + pairs.doubt, -np.inf)
     return Bounds(
         value=height,
-        lower=max(float(lower[place]), barrier.lower, 0.0),
+        lower=max(float(lower[place]), 0.0),
         upper=max(float(upper[bound]), 0.0),
-        p=min(barrier.p, _p(pairs.highest / pair, float(np.nanmax(ratios)))),
+        p=_p(pairs.highest / pair, float(np.nanmax(ratios))),
         at=float(sample.profile.alpha[top[1]]) if height else np.nan,
         stderr=float(pairs.stderr[top]),
         widest=float(pairs.stderr.max()),
@@ -278,9 +274,10 @@ QUESTIONS: Final = {
 
 def critical(suprema: np.ndarray, level: float, sample: Sample) -> float:
     """How many standard errors a bound is away: the quantile of the supremum, wider for few examples."""
-    times = max(_quantile(suprema, level), float(stats.norm.isf(level)))
+    times = max(_quantile(suprema, level), float(-special.ndtri(level)))
     freedom = _freedom(sample)
-    return float(stats.t.isf(stats.norm.sf(times), freedom)) if freedom >= 1 else np.inf
+    # of Student's t as far out as the normal's
+    return float(-special.stdtrit(freedom, special.ndtr(-times))) if freedom >= 1 else np.inf
 
 
 def _freedom(sample: Sample) -> float:
@@ -312,7 +309,7 @@ def _margin(sample: Sample, of: Family, times: float, level: float) -> np.ndarra
 def _real(height: float, sample: Sample) -> float:
     """A height that is not below 0, nor the last bits of two equal means."""
     largest = float(np.abs(sample.profile.value).max(initial=0.0))
-    return height if height > 1e-14 * largest else 0.0
+    return height if height > LAST_BITS * largest else 0.0
 
 
 def _binomial(sample: Sample, level: float) -> float:

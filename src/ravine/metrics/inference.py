@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from ravine.errors import InputError
-from ravine.metrics.bounds import QUESTIONS, Bounds, worse_skew
+from ravine.metrics.bounds import LAST_BITS, QUESTIONS, Bounds, worse_skew
 from ravine.metrics.profile import Profile, minus
 from ravine.metrics.replicates import DRAWS, Sample
 
@@ -26,8 +26,6 @@ Scope = Literal["population", "examples"]
 
 LEVEL: Final = 0.05
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
-
-_LAST_BITS: Final = 1e-13  # of a value: means that differ by less may be equal
 
 FEWEST_UNITS: Final = 10
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
@@ -121,7 +119,7 @@ def decided(
     if problem:
         return replace(asked, reason=problem)
     sample = Sample(_finite(part), _draws_for(level), joint=joint)
-    found = _answer(asked, QUESTIONS[what](sample, limit, kind, level), sample)
+    found = _answer(asked, _bounds(asked, what, sample), sample)
     return _with_the_rest(found, part)
 
 
@@ -151,9 +149,10 @@ class Changes:
             return {}
         found: dict[tuple[str, Scope], Decision] = {}
         for what, (question, sample) in self._asked.items():
-            bounds = QUESTIONS[question](sample, self.above, "end", level)
+            others = _asked(self.profile, what, self.above, "end", level, "population")
+            bounds = _bounds(others, question, sample)
             for scope in get_args(Scope):
-                asked = _asked(self.profile, what, self.above, "end", level, scope)
+                asked = replace(others, scope=scope)
                 found[what, scope] = _with_the_rest(_answer(asked, bounds, sample), part)
         return found
 
@@ -197,10 +196,29 @@ def _asked(
     )
 
 
-def _answer(asked: Decision, found: Bounds, sample: Sample) -> Decision:
+def _bounds(asked: Decision, question: What, sample: Sample) -> tuple[Bounds, ...]:
+    """Of what is asked about; of a rise, also of a barrier where both hold together."""
+    found = QUESTIONS[question](sample, asked.above, asked.kind, asked.level)
+    if question == "rise" and sample.joint:
+        return found, QUESTIONS["barrier"](sample, asked.above, "end", asked.level)
+    return (found,)
+
+
+def _answer(asked: Decision, found: tuple[Bounds, ...], sample: Sample) -> Decision:
     if asked.scope == "examples":
-        return _of_these(asked, found)
-    return _of_others(asked, found, sample.profile, sample)
+        return _of_these(asked, found[0])
+    own, *others = (_of_others(asked, bounds, sample.profile, sample) for bounds in found)
+    for barrier in others:  # which is a rise, and one that few examples may decide less
+        if barrier.answer == "shown" and barrier.lower > own.lower:
+            told = {"answer": "shown", "lower": barrier.lower, "reason": barrier.reason}
+            own = replace(own, **told, p=min(own.p, barrier.p), examples=None)
+    return own
+
+
+def too_few(units: int) -> str:
+    """Why so many examples say nothing of others."""
+    examples = "example is" if units == 1 else "examples are"
+    return f"{units} independent {examples} too few to speak of others (at least {FEWEST_UNITS})"
 
 
 def require_asked(above: float, level: float) -> None:
@@ -220,26 +238,39 @@ def require_asked(above: float, level: float) -> None:
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
     """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
 
-    Rounding is the noise floor, and at least the last bits of the largest value.
+    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and at least
+    the last bits of the largest value.
     """
-    part = profile.between(0, 1)
+    inside = profile.between(0, 1)
+    part = inside if len(inside.alpha) else profile
     finite = part.value[np.isfinite(part.value)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
     floor = float(np.nan_to_num(part.floor).max(initial=0.0))
-    return max(share * extent, floor, _LAST_BITS * float(np.abs(finite).max(initial=0.0)))
+    return max(share * extent, floor, LAST_BITS * float(np.abs(finite).max(initial=0.0)))
 
 
 def _unanswerable(profile: Profile, part: Profile, what: str) -> str:
     if what in ("barrier", "nonconvex") and not profile.covers_both_ends:
         return "the line's ends were not measured"
     if len(part.alpha) < 3:
-        return f"{len(part.alpha)} points have nothing between them"
+        return _nothing_between(part)
     known = np.isfinite(part.value)
     if known.sum() < 3:
         return _not_finite(part)
     if what == "barrier" and not known[[0, -1]].all():
         return f"{_not_finite(part)}, an end among them"
     return ""
+
+
+def _nothing_between(part: Profile) -> str:
+    count = len(part.alpha)
+    if not count:
+        return "no point between the line's ends was measured"
+    return (
+        "a single point has nothing beside it"
+        if count == 1
+        else "2 points have nothing between them"
+    )
 
 
 def _finite(part: Profile) -> Profile:
@@ -291,8 +322,7 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
     )
     unbounded = replace(told, lower=-np.inf, upper=np.inf, p=1.0)
     if profile.units < FEWEST_UNITS:
-        few = f"{profile.units} independent examples are too few to speak of others (at least {FEWEST_UNITS})"
-        return replace(unbounded, reason=few, examples=FEWEST_UNITS)
+        return replace(unbounded, reason=too_few(profile.units), examples=FEWEST_UNITS)
     if not sample.is_uncertain:
         return replace(unbounded, reason="the standard error over examples is not known")
     skew = worse_skew(abs(found.skew), sample.lopsided)

@@ -91,13 +91,18 @@ class Sample:
         return bool(self.draws) and bool(np.isfinite(self.profile.replicates).all())
 
     @cached_property
+    def ends(self) -> tuple[Family, Family]:
+        """The differences of the points between the ends from the first, and from the last."""
+        last = len(self.profile.alpha) - 1
+        inner = np.arange(1, last)
+        return self.against(0, inner), self.against(last, inner)
+
+    @cached_property
     def lopsided(self) -> float:
         """The skewness of the mean difference from an end, typical of the curve; NaN where it is not known."""
         if not self.profile.balanced:
             return np.nan
-        last = len(self.profile.alpha) - 1
-        inner = np.arange(1, last)
-        skews = [self.against(end, inner).skew for end in (0, last)]
+        skews = [of.skew for of in self.ends]
         return float(np.median(np.abs(np.nan_to_num(np.concatenate(skews)))))
 
     def contrasts(self, weights: np.ndarray, top: np.ndarray) -> Family:
@@ -182,15 +187,18 @@ class Pairs:
         unit = float(self.stderr.max(initial=0.0)) or 1.0
         drawn = (self.sample.replicates / unit).astype(np.float32)
         highest = np.full(drawn.shape[1], -np.inf, dtype=np.float32)
-        lowest = highest.copy()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            for first in range(len(drawn) - 1):
-                rest = slice(first + 1, None)
-                scale = (self.stderr[first, rest, None] / unit).astype(np.float32)
-                step = np.nan_to_num((drawn[rest] - drawn[first]) / scale, posinf=0, neginf=0)
-                highest = np.maximum(highest, step.max(axis=0))
-                lowest = np.maximum(lowest, -step.min(axis=0))
-        return highest.astype(np.float64), lowest.astype(np.float64)
+        lowest = -highest
+        with np.errstate(divide="ignore", over="ignore"):
+            scale = 1 / (self.stderr / unit).astype(np.float32)
+        scale[~np.isfinite(scale)] = 0  # of a difference that does not vary
+        step = np.empty_like(drawn)
+        for first in range(len(drawn) - 1):
+            rest = slice(first + 1, None)
+            np.subtract(drawn[rest], drawn[first], out=step[rest])
+            step[rest] *= scale[first, rest, None]
+            np.maximum(highest, step[rest].max(axis=0), out=highest)
+            np.minimum(lowest, step[rest].min(axis=0), out=lowest)
+        return highest.astype(np.float64), -lowest.astype(np.float64)
 
 
 def upper_margin(times: float, stderr: np.ndarray, spread: np.ndarray, floor: float) -> np.ndarray:

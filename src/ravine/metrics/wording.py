@@ -346,10 +346,10 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
     known = misfits[np.isfinite(misfits)]
     if not known.size:
         return f"; the {split} {quantity} is unknown between its points"
-    misfit = float(known.max())
+    misfit = f"{known.max():.0e}"
     return (
         f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
-        f"{misfit:.0e} (requested: {tolerance:g} of the local value); features narrower than the "
+        f"{misfit} (requested: {tolerance:g} of the local value); features narrower than the "
         f"largest gap, {gap:.2g}, may be missed"
     )
 
@@ -369,7 +369,8 @@ def _errors(curve: xr.Dataset, first: Measures) -> str:
             advice = " Measure with dtype=torch.float64 for what is smaller."
     few = ""
     if of.units < FEWEST_UNITS:
-        few = f" With {of.units} independent examples nothing is said about others."
+        noun = "example" if of.units == 1 else "examples"
+        few = f" With {of.units} independent {noun} nothing is said about others."
     return (
         f"A bump is a rise of more than {first.threshold:.2g}{of.unit}; {rounding}.{advice} ± is "
         f"one standard error over {examples(curve)}.{few}"

@@ -18,6 +18,8 @@ from ravine.objective.randomness import splitmix64, stable_seed
 REPLICATES: Final = 256
 
 _MEMBERS: Final = 1 << 16  # values whose places are held as a matrix at once
+#: Degrees of freedom without which no error of strata is told: as many as ten examples without strata have.
+_FEWEST_FREE: Final = 9
 
 
 @dataclass(frozen=True)
@@ -232,12 +234,21 @@ class Moments:
         groups = int((self.sizes.sum(axis=0) > 0).sum())
         units = groups if self.clustered and 2 * groups < REPLICATES else self.count
         freedom = units - len(self.strata)
-        if freedom < 1:
+        if freedom < 1 or (len(self.strata) > 1 and not self._varies_within(freedom)):
             return np.full_like(self.group_sum, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = self.stratum_sum / sizes
             expected = means @ self.sizes
             return (self.group_sum - expected) / self.count * np.sqrt(units / freedom)
+
+    def _varies_within(self, freedom: int) -> bool:
+        """Whether strata hold enough to tell their scatter: a stratum of one example tells none.
+
+        Args:
+            freedom: how many independent draws there are beyond the strata's means.
+        """
+        alone = (self.sizes > 0).sum(axis=1) == 1
+        return freedom >= _FEWEST_FREE and 2 * self.sizes[alone].sum() <= self.count
 
     @property
     def replicates(self) -> np.ndarray:
