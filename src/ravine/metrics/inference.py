@@ -43,7 +43,8 @@ class Decision:
         lower: one-sided bound at ``level``.
         upper: one-sided bound at ``level``.
         above: what the height is compared with.
-        p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN where only these examples are asked about.
+        p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN where only these
+            examples are asked about.
         at: α of the top (of a minimum, of the bottom); NaN where there is none.
         examples: about how many would decide; None where more cannot, or none are needed.
         kind: which barrier: "end", "mean" or "chord".
