@@ -45,7 +45,8 @@ class Decision:
         lower: one-sided bound at ``level``.
         upper: one-sided bound at ``level``.
         above: what the height is compared with.
-        p: of the height being no more than that; NaN where only these examples are asked about.
+        p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN where only these
+            examples are asked about.
         at: α of the top (of a minimum, of the bottom); NaN where there is none.
         examples: about how many would decide; None where more cannot, or none are needed.
         kind: which barrier: "end", "mean" or "chord".
@@ -212,7 +213,9 @@ def _answer(asked: Decision, found: tuple[Bounds, ...], sample: Sample) -> Decis
         if barrier.answer == "shown" and barrier.lower > own.lower:
             told = {"answer": "shown", "lower": barrier.lower, "reason": barrier.reason}
             own = replace(own, **told, p=min(own.p, barrier.p), examples=None)
-    return own
+    # few and lopsided examples widen bounds, not p: it never says more than the answer does
+    agreed = min if own.answer == "shown" else max
+    return replace(own, p=agreed(own.p, own.level))
 
 
 def too_few(units: int) -> str:
