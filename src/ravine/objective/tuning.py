@@ -218,8 +218,9 @@ def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
     known = len(trial.split)
     block = min(known, BLOCK_EXAMPLES) if known else BLOCK_EXAMPLES
     each = max(block * trial.seconds_each, 1e-9)
-    points = max(1, plan.at_once, int(_TILE_SECONDS / each))
-    return replace(plan, group=min(plan.group, points))
+    points = max(1, int(_TILE_SECONDS / each))
+    whole = max(plan.at_once, points - points % plan.at_once)  # as many at once as without a store
+    return replace(plan, group=min(plan.group, whole))
 
 
 def installed(plan: Plan, forward: Forward) -> Stack | None:
