@@ -84,7 +84,7 @@ class Seat:
         corners = len(self._request.spanned)
         first = Points(
             [(1.0, *[0.0] * (corners - 1))],
-            ["the first corner"],
+            ["the middle of the corners"],
             None if statistics is None else [statistics],
         )
         forward = Forward(self._replica, setup.per_example, self._policies, order.split, first)

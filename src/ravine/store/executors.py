@@ -28,6 +28,7 @@ from ravine.store.workers import (
     Lacking,
     Told,
     begin,
+    search_path,
     this_process,
     versions,
     work,
@@ -318,6 +319,7 @@ class _Desk:
         call = Call(
             caller=this_process(),
             versions=versions(),
+            path=search_path(),
             objective=self._objective,
             request=self._key,
             order=task.order,
@@ -455,9 +457,8 @@ def _require_executor(executor: Any) -> None:
             f"ravine.integrations.ray.RayExecutor; got {type(executor).__name__}"
         )
         raise InputError(msg)
-    context: Any = getattr(executor, "_mp_context", None)
-    is_pool = isinstance(executor, futures.ProcessPoolExecutor) and context is not None
-    if is_pool and context.get_start_method() == "fork":
+    is_pool = isinstance(executor, futures.ProcessPoolExecutor)
+    if is_pool and vars(executor)["_mp_context"].get_start_method() == "fork":
         msg = (
             "the executor makes its processes by fork, after which PyTorch's threads may hang: give "
             "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or the number of processes"

@@ -6,6 +6,7 @@ import os
 import pickle
 import platform
 import signal
+import sys
 import threading
 import traceback
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -61,6 +63,7 @@ class Call:
     Attributes:
         caller: host and process that it is from.
         versions: of ravine and of PyTorch there.
+        path: where modules are looked up there; a worker looks there too, after its own places.
         objective: key of the objective.
         request: key of the request.
         order: the order, pickled.
@@ -69,6 +72,7 @@ class Call:
 
     caller: tuple[str, int]
     versions: tuple[str, str]
+    path: tuple[str, ...]
     objective: str
     request: str
     order: bytes
@@ -104,6 +108,11 @@ def this_process() -> tuple[str, int]:
     return platform.node(), os.getpid()
 
 
+def search_path() -> tuple[str, ...]:
+    """Where modules are looked up, whatever folder a process is in."""
+    return tuple(str(Path(place).absolute()) for place in sys.path)
+
+
 def versions() -> tuple[str, str]:
     """Of what has to be the same in all processes."""
     return version("ravine"), str(torch.__version__)
@@ -126,6 +135,7 @@ def work(call: Call) -> Done | Lacking | Failed:
             msg = f"a worker has {told[0]}, and the caller {told[1]}; expected the same ones"
             raise InputError(msg)  # noqa: TRY301
         with _LOCK:
+            sys.path.extend(place for place in call.path if place not in sys.path)
             found = _seat(call)
             return found if isinstance(found, Lacking) else found.measured(pickle.loads(call.order))
     except Exception as problem:
