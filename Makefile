@@ -15,7 +15,7 @@ test: lint
 
 # The long ones too: levels and power of every decision, and commands that are killed at random moments.
 test-all: lint
-	$(PYTEST) -m 'calibration or kills or not calibration'
+	$(PYTEST) -m 'calibration or clusters or kills or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .

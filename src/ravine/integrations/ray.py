@@ -46,9 +46,10 @@ class RayExecutor(Executor):
             msg = "Ray has not been started: call ray.init() first, with the cluster's address if there is one"
             raise InputError(msg)
         self.count = count
-        kind = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, **options)(_Actor)
-        self._actors = [kind.remote() for _ in range(count)]
-        self._idle = deque(self._actors)
+        said = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1} | options
+        kind: Any = ray.remote(**said)(_Actor)
+        self._actors: list[Any] = [kind.remote() for _ in range(count)]
+        self._idle: deque[Any] = deque(self._actors)
         self._waiting: deque[_Work] = deque()
         self._lock = threading.Lock()
 
