@@ -28,6 +28,7 @@ lint: .venv/ready
 bench: .venv/bench
 	$(BIN)/python benchmarks/line.py $(KEEP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/spreading.py
 	$(BIN)/python benchmarks/recorder.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/size.py

@@ -116,7 +116,7 @@ class Killer(threading.Thread):
         self.killed, self.over = set(), threading.Event()
 
     def run(self):
-        while not self.over.wait(self.drawn.uniform(0, 1.2)) and len(self.killed) < self.most:
+        while not self.over.wait(self.drawn.uniform(0.1, 2)) and len(self.killed) < self.most:
             there = {int(path.stem) for path in self.folder.glob("*.pid")} - self.killed
             alive = sorted(pid for pid in there if Path(f"/proc/{pid}").exists())
             if alive:

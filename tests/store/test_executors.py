@@ -296,7 +296,7 @@ def test_lost_calls_are_made_again_and_not_for_ever(forgetful):
     with pytest.raises(ravine.InputError, match="lost 3 times in a row while .* None has answered"):
         ravine.evaluate(J, along=line(), at=AT, executor=never)
     soon = Elsewhere(lambda number: number > 2)
-    with pytest.raises(ravine.InputError, match=r"lost 9 times .* the worker is gone\). Does it"):
+    with pytest.raises(ravine.InputError, match=r"lost 21 times .* the worker is gone\). Does it"):
         ravine.evaluate(J, along=line(), at=AT, executor=ravine.Workers(soon, seconds=0.001))
 
 

@@ -30,7 +30,7 @@ from ravine.objective.moments import Moments
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.replica import Replica
-from ravine.objective.spread import Spreading, spread_split
+from ravine.objective.spread import Spreading, spread_split, spread_statistics
 from ravine.objective.tiles import Desk, Keeper, Shelf
 from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, in_short_tiles, installed, plan_for
 from ravine.points.checkpoint import Checkpoint, matched
@@ -105,14 +105,14 @@ class Request:
         hashes: of the corners' tensors.
         spanned: what a replica moves between, by name, at each corner.
         dtype: of the forward pass.
-        statistics: running statistics, or corrections, at the first point.
+        threads: of torch.
     """
 
     setup: Setup
     hashes: Sequence[str]
     spanned: Sequence[Params]
     dtype: torch.dtype
-    statistics: Mapping[str, Tensor] | None
+    threads: int
 
 
 class Crew(Protocol):
@@ -258,19 +258,17 @@ def measure(
                 split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
         spanned = spanning(setup.model, own, fitted, setup.buffers)
         replica, correction = replica_of(setup, spanned, dtype)
+        desk = None
+        if crew is not None:
+            request = Request(setup, found.hashes, spanned, dtype, crew.threads)
+            desk = held.enter_context(crew.desk(request))
         if setup.buffers == "recompute":
-            points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
+            points, statistics_from = _with_statistics(setup, replica, policies, points, tick, desk)
         if correction is not None:
             points = _with_corrections(setup, replica, correction, policies, points, tick)
             statistics_from = f"split {setup.splits[0].name!r}"
         if store is not None:
             keeper = store.keeper(Subject(setup, points, found.hashes, dtype))
-        desk = None
-        if crew is not None:
-            first = None if points.statistics is None else points.statistics[0]
-            desk = held.enter_context(
-                crew.desk(Request(setup, found.hashes, spanned, dtype, first))
-            )
         exact: Replica | None = None
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
@@ -387,7 +385,7 @@ def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
         replica = Replica(setup.model, dtype, setup.device)
         replica.span(spanning(setup.model, own, [fitted], setup.buffers))
         replica.set_modes(setup.dropout)
-        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None)
+        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None, None)
     return dict(points.statistics[0]) if points.statistics else {}
 
 
@@ -482,6 +480,7 @@ def _with_statistics(
     policies: Policies,
     points: Points,
     tick: Callable[[int], None],
+    desk: Desk | None,
 ) -> tuple[Points, str]:
     """The points with running statistics that are estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
@@ -489,7 +488,10 @@ def _with_statistics(
     trial = Trial(forward, split, size, _LOOKS)
     require_determined(trial, setup.model)
     require_fresh(trial, setup.model)
-    anew = recomputed_statistics(forward, split, size, tick)
+    if desk is None:
+        anew = recomputed_statistics(forward, split, size, tick)
+    else:
+        anew = spread_statistics(forward, split, size, tick, desk)
     return Points(points.coefficients, points.labels, anew.statistics), str(anew)
 
 

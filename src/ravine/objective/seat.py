@@ -13,6 +13,7 @@ import torch
 
 from ravine.errors import InputError
 from ravine.objective.batches import Batch
+from ravine.objective.buffers import recomputed_statistics
 from ravine.objective.data import Split
 from ravine.objective.engine import Block, blocks_of, measure_tile
 from ravine.objective.forward import Forward, Points, Policies
@@ -20,7 +21,7 @@ from ravine.objective.measurement import Request, replica_of, undisturbed, value
 from ravine.objective.members import Members
 from ravine.objective.moments import Moments
 from ravine.objective.stack import Stack
-from ravine.objective.tiles import Done, Order, Place, Tile
+from ravine.objective.tiles import Done, Estimate, Order, Place, Tile
 from ravine.objective.tuning import Plan, agree, installed
 
 _WITHIN: Final = 1e-3  # of values on two machines
@@ -57,6 +58,11 @@ class Seat:
         self._reading: _Reading | None = None
         self._held: _Held | None = None
 
+    @property
+    def threads(self) -> int:
+        """Of torch."""
+        return self._request.threads
+
     def measured(self, order: Order) -> Done:
         """Measure an order.
 
@@ -64,7 +70,6 @@ class Seat:
             InputError: the examples, or their values, are not the caller's; or they cannot be measured.
         """
         began = time.perf_counter()
-        torch.set_num_threads(order.plan.threads)
         with undisturbed(self._request.setup):
             forward = self._ready(order)
             forward.visit(order.points)
@@ -74,18 +79,36 @@ class Seat:
                 running += tiles[-1].told.examples
         return Done(tiles, time.perf_counter() - began)
 
+    def estimated(self, estimate: Estimate) -> Done:
+        """Estimate running statistics anew, by a replica that has been nowhere else.
+
+        Raises:
+            InputError: as ``recomputed_statistics``.
+        """
+        began, request = time.perf_counter(), self._request
+        setup, split = request.setup, self._splits[estimate.split]
+        with undisturbed(setup):
+            replica, _ = replica_of(setup, request.spanned, request.dtype)
+            replica.resets = estimate.resets
+            forward = Forward(
+                replica, setup.per_example, self._policies, split.name, estimate.points
+            )
+            forward.copies = estimate.copies
+            found = recomputed_statistics(forward, split, estimate.batch_size, lambda _: None)
+        return Done((), time.perf_counter() - began, found)
+
     def _ready(self, order: Order) -> Forward:
         """Forward passes of the order's split, by its plan."""
         self._replica.resets = order.resets
         known = self._forward
         if known is not None and known.split == order.split and self._plan == order.plan:
             return known
-        setup, statistics = self._request.setup, self._request.statistics
+        setup = self._request.setup
         corners = len(self._request.spanned)
         first = Points(
             [(1.0, *[0.0] * (corners - 1))],
             ["the middle of the corners"],
-            None if statistics is None else [statistics],
+            None if order.first is None else [order.first],
         )
         forward = Forward(self._replica, setup.per_example, self._policies, order.split, first)
         self._require_same_values(forward, order)

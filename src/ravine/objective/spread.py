@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
+from ravine.objective.buffers import Recomputed, other_shapes
 from ravine.objective.data import Split
 from ravine.objective.engine import (
     Block,
@@ -27,7 +28,17 @@ from ravine.objective.engine import (
 from ravine.objective.forward import Forward
 from ravine.objective.grouping import Grouping
 from ravine.objective.moments import Moments
-from ravine.objective.tiles import Desk, Done, Order, Place, Shelf, Sums, Tile, Told
+from ravine.objective.tiles import (
+    Desk,
+    Done,
+    Estimate,
+    Order,
+    Place,
+    Shelf,
+    Sums,
+    Tile,
+    Told,
+)
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed
 
 _EACH: Final = 4  # orders for every worker, at least: so that all are done at about the same time
@@ -85,6 +96,50 @@ def spread_split(
         table.lay(stretch)
     moments, told = table.cleared()
     return split_sums(split, grouping, moments, fingerprint, told)
+
+
+def spread_statistics(
+    forward: Forward, split: Split, batch_size: int, tick: Callable[[int], None], desk: Desk
+) -> Recomputed:
+    """``buffers.recomputed_statistics`` by workers: each takes some points.
+
+    Args:
+        forward: for the split; it is not run.
+        split: to estimate from.
+        batch_size: examples per forward pass, where the batches are made here.
+        tick: told how many examples × points have been done since it was last told.
+        desk: of the workers.
+
+    Returns:
+        The same statistics, bit for bit.
+
+    Raises:
+        InputError: as there.
+    """
+    points = forward.points
+    step = -(-len(points) // (_EACH * desk.count))
+    groups = [range(i, min(i + step, len(points))) for i in range(0, len(points), step)]
+    waiting = deque(enumerate(groups))
+    found: dict[int, Recomputed] = {}
+    while len(found) < len(groups):
+        while waiting and desk.has_room:
+            number, group = waiting.popleft()
+            resets = forward.replica.resets
+            some = points.some(group)
+            desk.submit(number, Estimate(split.name, batch_size, forward.copies, resets, some))
+        for number, done in desk.finished(wait=True):
+            found[number] = done.statistics
+            tick(len(split) * len(groups[number]))
+    parts = [found[number] for number in range(len(groups))]
+    for part, group in zip(parts, groups, strict=True):
+        if (part.used, part.left_out, part.sizes) != (
+            parts[0].used,
+            parts[0].left_out,
+            parts[0].sizes,
+        ):
+            raise other_shapes(points.labels[group[0]])
+    statistics = [one for part in parts for one in part.statistics]
+    return replace(parts[0], statistics=statistics)
 
 
 def _stretches(blocks: Iterator[Block], table: _Table) -> Iterator[list[_Seen]]:
@@ -267,11 +322,13 @@ class _Table:
             if number not in self._pieces:
                 continue  # of a stretch that is measured anew
             stretch, piece = self._pieces[number]
+            everywhere = self._forward.points.statistics
             order = Order(
                 split=self._forward.split,
                 plan=self._plan,
                 resets=self._by.resets,
                 values=self._by.values,
+                first=None if everywhere is None else everywhere[0],
                 running=stretch.running,
                 places=stretch.places,
                 points=self._forward.points.some(piece.points),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from ravine.objective.forward import Points
 from ravine.objective.moments import Moments
@@ -89,6 +90,7 @@ class Order:
         resets: whether what a forward pass leaves in plain attributes is taken away at every move.
         values: the losses of the split's first examples between the corners, by which a worker's objective is known
             to be the caller's.
+        first: running statistics at the first point of all, if they were recomputed; with these the values are.
         running: how many examples of a stream come before.
         places: the blocks, one after the other.
         points: to measure.
@@ -98,8 +100,28 @@ class Order:
     plan: Plan
     resets: bool
     values: np.ndarray
+    first: Mapping[str, Tensor] | None
     running: int
     places: tuple[Place, ...]
+    points: Points
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Running statistics at some points, which a worker estimates anew.
+
+    Attributes:
+        split: that they are estimated from.
+        batch_size: examples in a batch, where batches are made here.
+        copies: whether the caller's function writes to its batch.
+        resets: as in ``Order``.
+        points: where.
+    """
+
+    split: str
+    batch_size: int
+    copies: bool
+    resets: bool
     points: Points
 
 
@@ -120,15 +142,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished order.
+    """A finished order, or estimate.
 
     Attributes:
         tiles: for each of its blocks.
         seconds: that it took a worker.
+        statistics: of an estimate, what it gave.
     """
 
     tiles: Sequence[Tile]
     seconds: float
+    statistics: Any = None
 
 
 class Desk(Protocol):
@@ -157,7 +181,7 @@ class Desk(Protocol):
         """Whether workers would have to wait for more orders."""
         ...
 
-    def submit(self, number: int, order: Order) -> None:
+    def submit(self, number: int, order: Order | Estimate) -> None:
         """Hand in an order under a number of the caller's choice."""
         ...
 

@@ -18,8 +18,7 @@ from typing import Any, Final
 from ravine.errors import InputError
 from ravine.objective.loading import Origin, named
 from ravine.objective.measurement import Request, Setup
-from ravine.objective.tiles import Done, Order
-from ravine.points.params import content_hash
+from ravine.objective.tiles import Done, Estimate, Order
 from ravine.store.keys import digest_of
 from ravine.store.workers import (
     POLICIES,
@@ -40,7 +39,9 @@ _SECONDS: Final = (
 _SECONDS_OF_A_JOB: Final = 600.0  # where every order starts a process, and waits in a queue
 _AHEAD: Final = 2  # orders for every worker: one that it does, and one that waits
 _SMALL: Final = 1 << 18  # bytes that are sent with every order
-_TRIES: Final = 8  # times that an order is handed out again because a worker was lost
+_TRIES: Final = (
+    20  # times that an order is handed out again because a worker was lost with it, or beside it
+)
 _TRIES_AT_FIRST: Final = 2  # while no worker has ever answered
 _POLL: Final = 0.02  # seconds between two looks at futures that cannot be waited for
 _UNKNOWN: Final = 4  # workers of an executor that does not say how many it has
@@ -254,11 +255,12 @@ class _Desk:
         """Whether workers would have to wait for more orders."""
         return len(self._flying) < self.count * (1 if self.starts_anew else _AHEAD)
 
-    def submit(self, number: int, order: Order) -> None:
+    def submit(self, number: int, order: Order | Estimate) -> None:
         """Hand in an order under a number of the caller's choice."""
         labels = order.points.labels
         last = f" to {labels[-1]}" if len(labels) > 1 else ""
-        what = f"{labels[0]}{last}, split {order.split!r}, batch {order.places[0].first} on"
+        first = order.places[0].first if isinstance(order, Order) else 0
+        what = f"{labels[0]}{last}, split {order.split!r}, batch {first} on"
         self._send(_Task(number, pickle.dumps(order), what))
 
     def finished(self, *, wait: bool) -> list[tuple[int, Done]]:
@@ -367,10 +369,8 @@ def _raised(failed: Failed) -> BaseException:
 def _key_of(objective: str, request: Request) -> str:
     """What a request is called: by content, so that a second one like it finds what workers keep of the first."""
     setup = request.setup
-    statistics = request.statistics
     policies = [repr(getattr(setup, name)) for name in POLICIES]
     splits = [split.name for split in setup.splits]
-    anew = "" if statistics is None else content_hash(statistics)
     said = [
         objective,
         list(request.hashes),
@@ -378,7 +378,7 @@ def _key_of(objective: str, request: Request) -> str:
         splits,
         str(setup.device),
         str(request.dtype),
-        anew,
+        request.threads,
     ]
     return digest_of(said).hex()
 

@@ -25,7 +25,7 @@ from ravine.objective.loading import Origin
 from ravine.objective.measurement import Request, Setup
 from ravine.objective.objective import Objective
 from ravine.objective.seat import Seat
-from ravine.objective.tiles import Done
+from ravine.objective.tiles import Done, Estimate, Order
 
 _KEPT: Final = 2  # objectives, and requests: what an alternation of two needs
 _LOCK: Final = threading.Lock()
@@ -137,7 +137,11 @@ def work(call: Call) -> Done | Lacking | Failed:
         with _LOCK:
             sys.path.extend(place for place in call.path if place not in sys.path)
             found = _seat(call)
-            return found if isinstance(found, Lacking) else found.measured(pickle.loads(call.order))
+            if isinstance(found, Lacking):
+                return found
+            torch.set_num_threads(found.threads)
+            order: Order | Estimate = pickle.loads(call.order)
+            return found.measured(order) if isinstance(order, Order) else found.estimated(order)
     except Exception as problem:
         return _failed(problem)
 
@@ -191,8 +195,6 @@ class Told:
             return copies[id(tensor)]
 
         spanned = [{n: alone(t) for n, t in corner.items()} for corner in request.spanned]
-        given = request.statistics
-        statistics = None if given is None else {n: alone(t) for n, t in given.items()}
         return cls(
             policies={name: getattr(setup, name) for name in POLICIES},
             splits=[split.name for split in setup.splits],
@@ -201,7 +203,7 @@ class Told:
                 "hashes": list(request.hashes),
                 "spanned": spanned,
                 "dtype": request.dtype,
-                "statistics": statistics,
+                "threads": request.threads,
             },
         )
 
