@@ -12,6 +12,7 @@ from collections import OrderedDict
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -456,3 +457,19 @@ def test_a_lost_worker_s_tiles_are_done_again(two, tmp_path):
     found = ravine.evaluate(J, along=line(), at=AT, executor=two)
     assert (tmp_path / "killed").exists()
     same(ravine.evaluate(J, along=line(), at=AT), found)
+
+
+def test_a_worker_that_may_have_no_children_reads_alone(forgetful, monkeypatch):
+    monkeypatch.setattr(workers, "current_process", lambda: SimpleNamespace(daemon=True))
+    loader = DataLoader(TensorDataset(*data()), batch_size=500, num_workers=1, timeout=9)
+    split = ravine.Objective(net(), losses, loader).splits[0]
+    alone = workers._readable(split)
+    assert (loader.num_workers, alone.source.num_workers) == (1, 0)
+    assert len(list(alone.batches(500))) == MANY / 500
+
+
+def test_an_executor_that_was_shut_down_is_refused():
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool.shutdown()
+    with pytest.raises(ravine.InputError, match="takes no work .* shut down"):
+        ravine.evaluate(plain(), along=line(), at=AT, executor=pool)

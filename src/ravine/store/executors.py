@@ -157,7 +157,11 @@ class Workers:
         return _Desk(self, request)
 
     def submit(self, call: Call) -> Any:
-        """Hand in a call; to new processes, if those that there were are lost."""
+        """Hand in a call; to new processes, if those that there were are lost.
+
+        Raises:
+            InputError: the executor was shut down.
+        """
         if self._pool is None:
             self._pool = _processes(self.count, self._devices)
         try:
@@ -169,6 +173,9 @@ class Workers:
             self._pool = _processes(self.count, self._devices) if self._own else _like(broken)
             broken.shutdown(wait=False)
             return self._pool.submit(work, call)
+        except RuntimeError as problem:
+            msg = f"the executor takes no work ({problem}): give one that has not been shut down"
+            raise InputError(msg) from problem
 
     def objective(self, setup: Setup) -> tuple[str, bytes]:
         """What a worker builds an objective from, with its key.

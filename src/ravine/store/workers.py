@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import platform
@@ -14,13 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing import parent_process
+from multiprocessing import current_process, parent_process
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.utils.data import DataLoader
 
 from ravine.errors import InputError
+from ravine.objective.data import Split
 from ravine.objective.loading import Origin
 from ravine.objective.measurement import Request, Setup
 from ravine.objective.objective import Objective
@@ -222,9 +225,21 @@ class Told:
             )
             raise InputError(msg)
         device = torch.device(device_of(self.device, _SELF.number, _SELF.devices))
-        changed = {**self.policies, "splits": tuple(known[name] for name in self.splits)}
+        splits = tuple(_readable(known[name]) for name in self.splits)
+        changed = {**self.policies, "splits": splits}
         setup = replace(_setup(objective), **changed, device=device)
         return Request(setup=setup, **self.rest)
+
+
+def _readable(split: Split) -> Split:
+    """The split, read by this process alone where it may have no children, as a worker of Dask may not."""
+    loader = split.source
+    if not current_process().daemon or not isinstance(loader, DataLoader) or not loader.num_workers:
+        return split
+    alone = copy.copy(loader)
+    vars(alone).update(num_workers=0, prefetch_factor=None, timeout=0, persistent_workers=False)
+    vars(alone)["_DataLoader__multiprocessing_context"] = None
+    return replace(split, source=alone)
 
 
 def _setup(objective: Objective) -> Setup:
