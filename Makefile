@@ -15,7 +15,7 @@ test: lint
 
 # The long ones too: levels and power of every decision, and commands that are killed at random moments.
 test-all: lint
-	$(PYTEST) -m 'calibration or kills or not calibration'
+	$(PYTEST) -m 'calibration or clusters or kills or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -28,6 +28,7 @@ lint: .venv/ready
 bench: .venv/bench
 	$(BIN)/python benchmarks/line.py $(KEEP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/spreading.py
 	$(BIN)/python benchmarks/recorder.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/size.py

@@ -22,6 +22,7 @@ from ravine import (
     by_group,
     cli,
     evaluate,
+    load_objective,
     metrics,
     open_result,
     pairs,
@@ -182,7 +183,7 @@ def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, cap
 
 
 def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
-    objective = cli.load_objective("objective.py:make")
+    objective = load_objective("objective.py:make")
     plane = Plane("start.safetensors", "end.pt", mlp(1))
     save_result(
         evaluate(objective, along=plane, at={"alpha": [0, 0.5, 1], "beta": [0, 1]}), "o/plane.nc"
@@ -245,9 +246,7 @@ def test_groups_are_those_of_python(folder, capsys, hold):
     assert ravine(*words) == 0
     assert "2 lines" in capsys.readouterr().out
     lines = by_group(Line("start.safetensors", "end.pt"), ["*.bias", "2.*"], hold=hold)
-    expected = evaluate(
-        cli.load_objective("objective.py:make"), along=lines, at=np.linspace(0, 1, 5)
-    )
+    expected = evaluate(load_objective("objective.py:make"), along=lines, at=np.linspace(0, 1, 5))
     (file,) = (folder / "o").glob("*.nc")
     found = open_result(file)
     assert list(found["line"].values) == ["*.bias", "2.*"]
@@ -284,7 +283,7 @@ def test_barriers_are_those_of_python(folder, capsys):
     (file,) = (folder / "o").glob("*.nc")
     found = metrics.barriers(open_result(file)).of("end")
     points = {"start": "start.safetensors", "end": "end.pt", "third": "third.pt"}
-    J = cli.load_objective("objective.py:make")
+    J = load_objective("objective.py:make")
     expected = metrics.barriers(evaluate(J, along=pairs(points), at=np.linspace(0, 1, 9))).of("end")
     assert [height.value for height in found.values()] == [
         height.value for height in expected.values()
@@ -297,9 +296,7 @@ def test_a_run_projected(folder, capsys):
     kept = [open_result(file) for file in sorted((folder / "o").glob("*.nc"))]
     path = next(result for result in kept if "residual" in result)
     run = Trajectory.open("run")
-    expected = project(
-        run, Line(run[0], run[-1]), objective=cli.load_objective("objective.py:make")
-    )
+    expected = project(run, Line(run[0], run[-1]), objective=load_objective("objective.py:make"))
     for name in ("alpha", "residual", "loss"):
         np.testing.assert_allclose(path[name], expected[name], rtol=1e-12)
 
@@ -334,7 +331,7 @@ def test_planes(folder, capsys, points):
     assert (surface.sizes["alpha"], surface.sizes["beta"]) == (3, 4)
     assert ("variance" in out) == ("pca" in points)
     assert len(kept) == (2 if "run" in points else 1)  # a run's path with it
-    J = cli.load_objective("objective.py:make")
+    J = load_objective("objective.py:make")
     if points[0] == "start.safetensors":
         for place, file in (((0, 0), points[0]), ((1, 0), points[1]), ((0, 1), points[2])):
             measured = float(surface["loss"].sel(alpha=place[0], beta=place[1], split="train"))

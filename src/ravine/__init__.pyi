@@ -21,6 +21,7 @@ from .metrics.walks import straightness as straightness
 from .objective.language import causal_lm as causal_lm
 from .objective.language import masked_lm as masked_lm
 from .objective.language import seq2seq_lm as seq2seq_lm
+from .objective.loading import load_objective as load_objective
 from .objective.losses import stateful as stateful
 from .objective.losses import supervised as supervised
 from .objective.objective import Objective as Objective
@@ -41,3 +42,4 @@ from .result.reading import reconstruct as reconstruct
 from .result.storage import open_result as open_result
 from .result.storage import save_result as save_result
 from .result.tidy import to_dataframe as to_dataframe
+from .store.executors import Workers as Workers

@@ -6,8 +6,6 @@ traceback too.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import shlex
@@ -27,7 +25,7 @@ _SIDE = 31  # points along each axis of a plane
 _LEDGER = "measured.sqlite"
 _REQUEST = "command.txt"
 #: Options that change no number: with a value, and without.
-_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs")
+_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs", "--jobs", "--executor")
 _SWITCHES = ("--fresh", "--overwrite", "--json")
 _AXES = (None, "extrema", "pca", "random")
 
@@ -69,6 +67,13 @@ _STORE = typer.Option(
 _STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
 _FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
 _OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
+_JOBS = typer.Option(
+    help="measure in so many processes, of one thread each; with --executor, how many workers it has"
+)
+_EXECUTOR = typer.Option(
+    help="measure by other workers: package.module:function or file.py:function, a function without arguments that "
+    "returns an executor (of Dask, submitit, Ray …)"
+)
 _FILE = typer.Option(
     "--out",
     help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
@@ -162,6 +167,7 @@ def _asked(tolerance: float, drive: str | None) -> dict[str, Any]:
 
 @app.command()
 def line(
+    context: typer.Context,
     objective: Annotated[str, _OBJECTIVE],
     start: Annotated[str, _START],
     end: Annotated[str, _END],
@@ -195,6 +201,8 @@ def line(
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
+    jobs: Annotated[int | None, _JOBS] = None,
+    executor: Annotated[str | None, _EXECUTOR] = None,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
@@ -210,7 +218,7 @@ def line(
         msg = f"{' and '.join([*several, '--tolerance'][:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
     _require_tolerance(tolerance, drive)
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_own(out, overwrite=overwrite)
     about: dict[str, Any] = {
@@ -218,6 +226,7 @@ def line(
         "command": _command(),
         "progress": _on_terminal(),
         **_kept(J, store, fresh, out),
+        **_spread(context, jobs, executor),
     }
     told = f"· {walk.start.label} → {walk.end.label}"
     if compare_buffers:
@@ -244,6 +253,7 @@ def line(
 
 @app.command()
 def barriers(
+    context: typer.Context,
     objective: Annotated[str, _OBJECTIVE],
     points: Annotated[
         list[str], typer.Argument(help="checkpoints, or two runs: folders of numbered checkpoints")
@@ -262,13 +272,15 @@ def barriers(
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
+    jobs: Annotated[int | None, _JOBS] = None,
+    executor: Annotated[str | None, _EXECUTOR] = None,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
     at = parse_alpha(alpha)
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     runs = [point for point in points if _is_run(point)]
     if runs and (len(runs) != len(points) or len(runs) != 2):
         msg = (
@@ -283,13 +295,16 @@ def barriers(
                 "--align keeps no store: leave --store and --fresh out, or measure without --align"
             )
             raise ravine.InputError(msg)
+        if jobs is not None or executor is not None:
+            msg = "--align measures in one process: leave --jobs and --executor out"
+            raise ravine.InputError(msg)
         _require_own(out, overwrite=overwrite)
         found = _aligned_barriers(J, points, at, method, seed, title)
         _deliver(out, {"barriers": found}, _figures_of_lines(found, "barriers"), plotlyjs, as_json)
         return
     along = ravine.between_runs(*runs) if runs else ravine.pairs(points)
     _require_own(out, overwrite=overwrite)
-    keeping = _kept(J, store, fresh, out)
+    keeping = _kept(J, store, fresh, out) | _spread(context, jobs, executor)
     what = (
         f"{len(along)} steps of two runs"
         if runs
@@ -345,7 +360,7 @@ def align(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Permute the units of B to match A, prove that it is the same function, and write it."""
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
     saved = ravine.save_checkpoint(found, out, like=b)
     if as_json:
@@ -382,7 +397,7 @@ def soup(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Average checkpoints, each step decided on one split and the outcome judged on another."""
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     asked: dict[str, Any] = {"method": method, "rule": rule, "tolerance": tolerance}
     named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
     found = ravine.soup(J, named, select=select, judge=judge, **asked)
@@ -483,6 +498,7 @@ def _numbers(text: str) -> list[float]:
 
 @app.command()
 def project(
+    context: typer.Context,
     objective: Annotated[str, _OBJECTIVE],
     run: Annotated[str, _RUN],
     alpha: Annotated[str, _ALPHA] = "0:1:101",
@@ -490,17 +506,19 @@ def project(
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
+    jobs: Annotated[int | None, _JOBS] = None,
+    executor: Annotated[str | None, _EXECUTOR] = None,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
     points = parse_alpha(alpha)
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
     _require_own(out, overwrite=overwrite)
-    keeping = _kept(J, store, fresh, out)
+    keeping = _kept(J, store, fresh, out) | _spread(context, jobs, executor)
     typer.echo(f"· {walk.start.label} → {walk.end.label}: {len(points)} points", err=True)
     about: dict[str, Any] = {"command": _command()}
     curve = ravine.evaluate(
@@ -517,6 +535,7 @@ def project(
 
 @app.command()
 def plane(
+    context: typer.Context,
     objective: Annotated[str, _OBJECTIVE],
     points: Annotated[
         list[str],
@@ -544,16 +563,18 @@ def plane(
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
+    jobs: Annotated[int | None, _JOBS] = None,
+    executor: Annotated[str | None, _EXECUTOR] = None,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
     _require_tolerance(tolerance, drive)
-    J = load_objective(objective)  # noqa: N806
+    J = ravine.load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
     _require_own(out, overwrite=overwrite)
-    keeping = _kept(J, store, fresh, out)
+    keeping = _kept(J, store, fresh, out) | _spread(context, jobs, executor)
     about: dict[str, Any] = {"command": _command()}
     path = None
     if taken is not None:
@@ -686,66 +707,6 @@ def parse_alpha(text: str) -> np.ndarray:
         raise ravine.InputError(msg) from problem
 
 
-def load_objective(name: str) -> ravine.Objective:
-    """Call the function that ``file.py:function`` or ``package.module:function`` names.
-
-    Raises:
-        ravine.InputError: there is no such file, module or function, it fails, or it returns
-            something else.
-    """
-    place, colon, function = name.rpartition(":")
-    if not colon or not place or not function:
-        msg = f"OBJECTIVE must be file.py:function or package.module:function; got {name!r}"
-        raise ravine.InputError(msg)
-    module = _import(place)
-    make = getattr(module, function, None)
-    if not callable(make):
-        own = [
-            n
-            for n, v in vars(module).items()
-            if callable(v) and getattr(v, "__module__", "") == module.__name__
-        ]
-        known = ", ".join(own)
-        msg = f"{place!r} has no function {function!r}; it has {known or 'none'}"
-        raise ravine.InputError(msg)
-    try:
-        made = make()
-    except ravine.InputError:
-        raise
-    except (Exception, SystemExit) as problem:
-        msg = f"{name!r} failed: {type(problem).__name__}: {problem}. RAVINE_DEBUG=1 shows where."
-        raise ravine.InputError(msg) from problem
-    if not isinstance(made, ravine.Objective):
-        msg = f"{name!r} must return a ravine.Objective; it returned {type(made).__name__}"
-        raise ravine.InputError(msg)
-    return made
-
-
-def _import(place: str) -> Any:
-    try:
-        if not place.endswith(".py"):
-            sys.path.append(str(Path.cwd()))  # so that a module beside the caller is found
-            return importlib.import_module(place)
-        path = Path(place)
-        if not path.is_file():
-            msg = f"there is no file {place!r}"
-            raise ravine.InputError(msg)
-        name = f"_ravine_objective_{path.stem}"  # not the file's own name, which may be another module's
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None  # a path that ends in .py always has one
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.path.append(str(path.resolve().parent))  # so that it can import its neighbours
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    except ravine.InputError:
-        raise
-    except (Exception, SystemExit) as problem:
-        msg = f"{place!r} cannot be imported: {type(problem).__name__}: {problem}"
-        raise ravine.InputError(msg) from problem
-    return module
-
-
 def _require_writable(out: Path) -> None:
     """Find out before the work that its outcome can be written."""
     try:
@@ -774,6 +735,17 @@ def _kept(J: ravine.Objective, store: str | None, fresh: bool, out: Path) -> dic
             typer.echo(f"· nothing is kept of what is measured: {problem}", err=True)
             return {}
     return {"store": out / _LEDGER if store is None else Path(store), "fresh": fresh}
+
+
+def _spread(context: typer.Context, jobs: int | None, executor: str | None) -> dict[str, Any]:
+    """Who measures: workers that end with the command, if some are asked for."""
+    if executor is not None:
+        workers = ravine.Workers.named(executor, count=jobs)
+    elif jobs is not None:
+        workers = ravine.Workers(jobs)
+    else:
+        return {}
+    return {"executor": context.with_resource(workers)}
 
 
 def _require_own(out: Path, *, overwrite: bool) -> None:

@@ -23,6 +23,7 @@ from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint
+from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
 Answer = Literal["better", "worse", "tied", "undecided"]
@@ -75,6 +76,7 @@ def compare(
     level: float = LEVEL,
     store: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    executor: Any = None,
 ) -> Comparison:
     """Whether b is better than a: the paired difference of two points.
 
@@ -88,6 +90,7 @@ def compare(
         level: the largest share of wrong answers: the interval is two-sided, half of it at either end.
         store: as in ``evaluate``.
         fresh: likewise.
+        executor: likewise.
 
     Returns:
         The comparison.
@@ -107,8 +110,9 @@ def compare(
     """
     require_asked(above, level)
     points = [Checkpoint.read(point) for point in (a, b)]
-    with ledger_at(store, fresh=fresh) as ledger:
-        measured = objective.measure(points, [(1.0, 0.0), (0.0, 1.0)], store=ledger)
+    with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
+        ends = [(1.0, 0.0), (0.0, 1.0)]
+        measured = objective.measure(points, ends, store=ledger, crew=crew)
     chosen = next(iter(measured.moments)) if split is None else split
     known = {name: list(found) for name, found in measured.moments.items()}
     if chosen not in known or quantity not in known[chosen]:

@@ -15,6 +15,7 @@ from ravine.measuring.several import evaluate_several
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_axes
+from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
 
@@ -28,6 +29,7 @@ def evaluate(
     progress: bool | None = None,
     store: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    executor: Any = None,
 ) -> xr.Dataset:
     """Measure J at every given point of a line, of a plane, or of several lines.
 
@@ -52,6 +54,10 @@ def evaluate(
             already is not measured again, so that a measurement that was interrupted goes on, and a finer one
             measures only what is new; the attribute ``reused`` says so. None keeps nothing.
         fresh: measure everything anew, and replace what the store has.
+        executor: who measures: a number of processes on this machine; what has the interface of
+            ``concurrent.futures``, such as a ``ProcessPoolExecutor`` (spawn), an executor of Dask, submitit or Ray; or
+            ``ravine.Workers``, which says more. The numbers are those of one process with one thread, bit for bit,
+            whatever workers are lost. By default this process.
 
     Returns:
         A Dataset with the dims of the slice and ``split``; ``ravine.result.schema`` describes it. The
@@ -61,7 +67,8 @@ def evaluate(
     Raises:
         InputError: the positions are no numbers or do not name the slice's axes, the corners do not
             fit the model or are one point, or the data cannot be measured; or the store is another file, is in
-            use, or cannot tell by content what is measured.
+            use, or cannot tell by content what is measured; or the workers cannot build the same objective, or are
+            lost again and again.
 
     Examples:
         >>> import torch
@@ -77,11 +84,11 @@ def evaluate(
         Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
     if isinstance(along, Mapping):
-        with ledger_at(store, fresh=fresh) as ledger:
-            found = evaluate_several(objective, along, at, title, command, progress, ledger)
+        with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
+            found = evaluate_several(objective, along, at, title, command, progress, ledger, crew)
             return with_reuse(found, ledger, progress)
     axes = read_axes(at, along.dims)
     places = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
-    with ledger_at(store, fresh=fresh) as ledger:
-        rounds = Rounds(objective, along, title, command, progress, ledger)
+    with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
+        rounds = Rounds(objective, along, title, command, progress, ledger, crew)
         return with_reuse(on_axes(rounds.measure(places), axes), ledger, progress)

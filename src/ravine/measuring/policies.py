@@ -12,6 +12,7 @@ from ravine.measuring.several import bundled
 from ravine.objective.buffers import Buffers
 from ravine.objective.objective import Objective
 from ravine.points.slices import Line
+from ravine.store.executors import workers_of
 
 
 def compare_buffers(
@@ -24,6 +25,7 @@ def compare_buffers(
     progress: bool | None = None,
     store: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    executor: Any = None,
 ) -> xr.Dataset:
     """One line under each of the four policies for running statistics (BatchNorm): the choice changes the answer.
 
@@ -36,6 +38,7 @@ def compare_buffers(
         progress: as in ``evaluate``.
         store: likewise.
         fresh: likewise.
+        executor: likewise.
 
     Returns:
         A result of several lines, called by their policies.
@@ -43,18 +46,20 @@ def compare_buffers(
     Raises:
         InputError: the model has no running statistics, or as ``evaluate``.
     """
-    return bundled(
-        {
-            policy: evaluate(
-                objective.with_buffers(policy),
-                along=line,
-                at=at,
-                title=title,
-                command=command,
-                progress=progress,
-                store=store,
-                fresh=fresh,
-            )
-            for policy in get_args(Buffers)
-        }
-    )
+    with workers_of(executor) as workers:
+        return bundled(
+            {
+                policy: evaluate(
+                    objective.with_buffers(policy),
+                    along=line,
+                    at=at,
+                    title=title,
+                    command=command,
+                    progress=progress,
+                    store=store,
+                    fresh=fresh,
+                    executor=workers,
+                )
+                for policy in get_args(Buffers)
+            }
+        )

@@ -26,6 +26,7 @@ from ravine.points.params import Params, blocks, content_hash, gram
 from ravine.points.slices import Line, Slice, corner_params
 from ravine.points.trajectory import Trajectory
 from ravine.result.schema import SCHEMA_VERSION
+from ravine.store.executors import Workers, workers_of
 from ravine.store.ledger import Ledger, ledger_at
 
 _AT_ONCE: Final = 8  # snapshots whose J is measured in one pass over the data
@@ -41,6 +42,7 @@ def project(
     objective: Objective | None = None,
     store: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    executor: Any = None,
 ) -> xr.Dataset:
     """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
 
@@ -55,6 +57,7 @@ def project(
             of a line's curve.
         store: of what the objective measures, as in ``evaluate``.
         fresh: likewise.
+        executor: likewise, of that of an objective.
 
     Returns:
         A Dataset with the dim ``step``:
@@ -125,8 +128,8 @@ def project(
     )
     if objective is None:
         return path
-    with ledger_at(store, fresh=fresh) as ledger:
-        curve = _learning_curve(objective, points, steps, along, ledger)
+    with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
+        curve = _learning_curve(objective, points, steps, along, ledger, crew)
         return with_reuse(path.merge(curve), ledger, progress=None)
 
 
@@ -175,6 +178,7 @@ def _learning_curve(
     steps: Sequence[int],
     along: Slice,
     store: Ledger | None,
+    crew: Workers | None,
 ) -> xr.Dataset:
     """J at the snapshots, under the objective's policies, a few of them in memory at a time."""
     # a policy takes running statistics from the first corner or from the last one: those of the slice
@@ -192,7 +196,8 @@ def _learning_curve(
         corners = [*before, *held, *after]
         rows = [tuple(row) for row in each.tolist()]
         earlier = parts[-1] if parts else None
-        parts.append(objective.measure(corners, rows, earlier=earlier, store=store))
+        found = objective.measure(corners, rows, earlier=earlier, store=store, crew=crew)
+        parts.append(found)
     moments = {
         split: {
             name: Moments.joined([part.moments[split][name] for part in parts]) for name in found

@@ -28,6 +28,7 @@ from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
 from ravine.result.interpolant import Patch, Piece, chebyshev_points, stationary
 from ravine.result.schema import quantities
+from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
 _FIRST_DEGREE: Final = 16
@@ -84,6 +85,7 @@ def resolve(
     progress: bool | None = None,
     store: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    executor: Any = None,
 ) -> xr.Dataset:
     """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
 
@@ -125,6 +127,7 @@ def resolve(
         progress: as in ``evaluate``.
         store: likewise.
         fresh: likewise.
+        executor: likewise.
 
     Returns:
         A result as of ``evaluate``, at the points that were measured, with what ``reconstruct``
@@ -157,8 +160,8 @@ def resolve(
         msg = f"max_points must be at least {least}; got {max_points!r}"
         raise InputError(msg)
 
-    with ledger_at(store, fresh=fresh) as ledger:
-        measure = Rounds(objective, along, title, command, progress, ledger).measure
+    with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
+        measure = Rounds(objective, along, title, command, progress, ledger, crew).measure
         if len(along.dims) == 2:
             found = resolve_plane(measure, intervals, tolerance, most, drive)
         else:

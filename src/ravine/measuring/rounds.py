@@ -16,6 +16,7 @@ from ravine.measuring.labelling import labelled
 from ravine.objective.measurement import Measured
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
+from ravine.store.executors import Workers
 from ravine.store.ledger import Ledger
 
 
@@ -30,6 +31,7 @@ class Rounds:
         command: what reproduces it.
         progress: as in ``evaluate``.
         store: where finished tiles are kept.
+        crew: workers that measure.
         latest: what the last round gave.
     """
 
@@ -39,6 +41,7 @@ class Rounds:
     command: str = ""
     progress: bool | None = None
     store: Ledger | None = None
+    crew: Workers | None = None
     latest: Measured | None = None
 
     def measure(self, places: np.ndarray) -> xr.Dataset:
@@ -68,6 +71,7 @@ class Rounds:
                 joined=combinations(range(len(along.corners)), 2),
                 earlier=self.latest,
                 store=self.store,
+                crew=self.crew,
             )
         seconds = time.perf_counter() - began
         about = {"title": self.title, "command": self.command, "seconds": seconds}

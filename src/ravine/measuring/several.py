@@ -17,6 +17,7 @@ from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_axes
 from ravine.result.schema import quantities
+from ravine.store.executors import Workers
 from ravine.store.ledger import Ledger
 
 _DIMS: Final = ("alpha",)
@@ -31,6 +32,7 @@ def evaluate_several(
     command: str,
     progress: bool | None,
     store: Ledger | None = None,
+    crew: Workers | None = None,
 ) -> xr.Dataset:
     """``evaluate`` along several lines or curves, by name."""
     _require_lines(slices)
@@ -39,7 +41,9 @@ def evaluate_several(
     total = expected_work(objective, len(slices) * len(alpha))
     with progress_bar(title, total, progress) as bar:
         for together in _sharing(slices, objective.buffers):
-            curves |= _in_one_pass(objective, together, alpha, title, command, ticker(bar), store)
+            curves |= _in_one_pass(
+                objective, together, alpha, title, command, ticker(bar), store, crew
+            )
         bar.update((bar.total or bar.n) - bar.n)  # a point that lines share is measured once
     return bundled({name: curves[name] for name in slices})
 
@@ -106,6 +110,7 @@ def _in_one_pass(
     command: str,
     tick: Callable[[int], None],
     store: Ledger | None,
+    crew: Workers | None,
 ) -> dict[str, xr.Dataset]:
     began = time.perf_counter()
     points, places = PointSet(slices), alpha[:, None]
@@ -121,6 +126,7 @@ def _in_one_pass(
             pair for along in slices.values() for pair in combinations(points.places(along), 2)
         },
         store=store,
+        crew=crew,
     )
     seconds = (time.perf_counter() - began) / len(slices)
     about = {"title": title, "command": command, "seconds": seconds}

@@ -173,7 +173,7 @@ def recomputed_statistics(
                             continue
                         found = _taken_in(forward, batch, point, names, weights[point])
                         if found is None and point:
-                            raise _other_shapes(batch, points.labels[point])
+                            raise other_shapes(points.labels[point], f"batch {batch.number}")
                         if found is None:
                             left_out.add(batch.number)
                         elif not point:
@@ -251,9 +251,10 @@ def _put(replica: Replica, values: Mapping[str, Tensor]) -> None:
         replica.buffers[name].copy_(value)
 
 
-def _other_shapes(batch: Batch, label: str) -> InputError:
+def other_shapes(label: str, batch: str = "a batch") -> InputError:
+    """What to say where a batch has a variance at some points only."""
     return InputError(
-        f"at {label}, batch {batch.number} gives a layer with running statistics one value for a "
+        f"at {label}, {batch} gives a layer with running statistics one value for a "
         "channel, and at the first point it gave more: the model's route depends on its "
         "parameters, and buffers='recompute' cannot be the same there. Choose 'start', 'end' or "
         "'interpolate'."

@@ -111,24 +111,26 @@ class Split:
             return 0  # what per_example returns decides
         return 0 if self.limit else len(self)
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, first: int = 0) -> Iterator[Batch]:
         """One pass over the source.
 
         Args:
             size: examples in a batch, where the batches are made here: of tensors and of a Dataset.
+            first: number of the batch to begin with; those before are not read, where there is a way around them.
 
         Yields:
             The batches in order.
         """
         if self.tensors is not None:
-            yield from self._slices(self.tensors, size)
+            yield from self._slices(self.tensors, size, first)
         elif self._is_indexed:
             made = not isinstance(self.source, DataLoader)
-            yield from _indexed(self._loader(size) if made else self.source)
+            yield from _indexed(self._loader(size) if made else self.source, first)
         else:
             running = _running(self.source)
             limited = self.limit is not None and self.is_stream
-            yield from _up_to(self.limit or 0, running) if limited else running
+            every = _up_to(self.limit or 0, running) if limited else running
+            yield from itertools.islice(every, first, None)
 
     def _loader(self, size: int) -> DataLoader[Any]:
         """A loader of a bare Dataset."""
@@ -229,28 +231,31 @@ class Split:
         return isinstance(source, Dataset) and not isinstance(source, IterableDataset)
 
     @staticmethod
-    def _slices(tensors: Sequence[Tensor], size: int) -> Iterator[Batch]:
+    def _slices(tensors: Sequence[Tensor], size: int, begin: int) -> Iterator[Batch]:
         count = len(tensors[0])
-        for number, first in enumerate(range(0, count, size)):
+        for number, first in enumerate(range(begin * size, count, size), begin):
             content = tuple(tensor[first : first + size] for tensor in tensors)
             yield Batch(number, content, np.arange(first, min(first + size, count)))
 
-    def read(self, size: int, *, strict: bool = True) -> tuple[Iterator[Batch], Fingerprint]:
+    def read(
+        self, size: int, *, strict: bool = True, first: int = 0
+    ) -> tuple[Iterator[Batch], Fingerprint]:
         """One pass over the source, and a fingerprint that takes in what has been read.
 
         Args:
             size: as in ``batches``.
             strict: whether what cannot be read is an error.
+            first: as in ``batches``.
 
         Returns:
             The batches in order; the fingerprint, which grows with them.
         """
         seen = Fingerprint(strict=strict)
-        return self._watched(size, seen), seen
+        return self._watched(size, seen, first), seen
 
-    def _watched(self, size: int, seen: Fingerprint) -> Iterator[Batch]:
+    def _watched(self, size: int, seen: Fingerprint, first: int) -> Iterator[Batch]:
         watch = Watch() if self.is_stream and self.limit is None else None
-        for batch in self.batches(size):
+        for batch in self.batches(size, first):
             total, count = seen.total, seen.count
             seen.add(batch.content)
             digest = (seen.total - total) % (1 << 64)
@@ -313,21 +318,30 @@ def _tensors_of(name: str, parts: Sequence[Any]) -> tuple[Tensor, ...]:
     return tensors
 
 
-def _running(contents: Iterable[Any]) -> Iterator[Batch]:
+def _running(contents: Iterable[Any], first: int = 0) -> Iterator[Batch]:
     """The batches of a stream; its examples are numbered as they come, once their values are known."""
-    for number, content in enumerate(contents):
+    for number, content in enumerate(contents, first):
         yield Batch(number, content)
 
 
-def _indexed(loader: DataLoader[Any]) -> Iterator[Batch]:
+def _indexed(loader: DataLoader[Any], first: int) -> Iterator[Batch]:
     """The batches of a loader; its examples are numbered by their index in the Dataset."""
     drawn: deque[Any] = deque()
+    if type(loader).__iter__ is not DataLoader.__iter__:  # it may draw no indices, or others
+        yield from itertools.islice(_indexed_from(loader, drawn, 0), first, None)
+        return
+    yield from _indexed_from(loader, drawn, first)
+
+
+def _indexed_from(loader: DataLoader[Any], drawn: deque[Any], first: int) -> Iterator[Batch]:
     watched = copy.copy(loader)
     place = "batch_sampler" if loader.batch_sampler is not None else "sampler"
     # a loader refuses other samplers once it is made; this one draws the same, and takes note
-    vars(watched)[place] = _Noting(getattr(loader, place), drawn)
+    vars(watched)[place] = _Noting(getattr(loader, place), drawn, first)
     vars(watched)["_iterator"] = None  # that of persistent workers belongs to the caller's loader
-    for batch in _running(watched):  # a loader with an __iter__ of its own may draw no indices
+    for batch in _running(
+        watched, first
+    ):  # a loader with an __iter__ of its own may draw no indices
         yield _numbered(batch, drawn.popleft()) if drawn else batch
 
 
@@ -350,12 +364,13 @@ def _number_of(index: Any) -> int:
 class _Noting:
     """A sampler that takes note of the indices it gives, in the order in which batches will come."""
 
-    def __init__(self, sampler: Any, drawn: deque[Any]) -> None:
+    def __init__(self, sampler: Any, drawn: deque[Any], first: int) -> None:
         self._sampler = sampler
         self._drawn = drawn
+        self._first = first
 
     def __iter__(self) -> Iterator[Any]:
-        for indices in self._sampler:
+        for indices in itertools.islice(self._sampler, self._first, None):
             self._drawn.append(indices)
             yield indices
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ravine.errors import InputError
@@ -78,13 +79,13 @@ def measure_split(
     """
     stack = installed(plan, forward)
     groups = plan.groups(len(forward.points))
-    merged: list[dict[str, Moments]] = [{} for _ in groups]
+    sums: list[dict[str, Moments]] = [{} for _ in groups]
     clusters: set[int] = set()
     sizes: set[int] = set()
     running = 0
     batches, fingerprint = split.read(plan.batch_size, strict=check_data)
     device = forward.policies.device
-    blocks = blocks_of(split, batches, fingerprint, widened(BLOCK_EXAMPLES, device))
+    blocks = blocks_of(split, batches, fingerprint, device)
     # masks are drawn from the global generators, which a reader must not touch meanwhile
     ahead = split.worth_reading_ahead and forward.policies.dropout == "off"
     for block in _read_ahead(blocks) if ahead else blocks:
@@ -95,13 +96,36 @@ def measure_split(
         clusters |= told.clusters
         sizes |= told.sizes
         running += told.examples
-        merged = [_merged(before, tile) for before, tile in zip(merged, tiles, strict=True)]
-    moments = {name: Moments.joined([group[name] for group in merged]) for name in merged[0]}
+        sums = [merged(before, tile) for before, tile in zip(sums, tiles, strict=True)]
+    moments = {name: Moments.joined([group[name] for group in sums]) for name in sums[0]}
+    told = Told(frozenset(sizes), running, frozenset(clusters))
+    return split_sums(split, grouping, moments, fingerprint, told)
+
+
+def split_sums(
+    split: Split,
+    grouping: Grouping,
+    moments: dict[str, Moments],
+    fingerprint: Fingerprint,
+    told: Told,
+) -> SplitSums:
+    """What a pass gave, once it is over.
+
+    Args:
+        split: where the examples came from.
+        grouping: which values belong together.
+        moments: of each quantity at every point.
+        fingerprint: of the examples.
+        told: what the values of all blocks told about their examples.
+
+    Raises:
+        InputError: there are ids for other examples than there were.
+    """
     if not split.count:
-        grouping.require_all_used(split.name, running)
+        grouping.require_all_used(split.name, told.examples)
     values = moments["loss"].count if moments else 0
-    units = values if grouping.clusters is None else len(clusters)
-    return SplitSums(moments, fingerprint, units, max(sizes, default=0))
+    units = values if grouping.clusters is None else len(told.clusters)
+    return SplitSums(moments, fingerprint, units, max(told.sizes, default=0))
 
 
 @dataclass(frozen=True)
@@ -111,10 +135,17 @@ class Block:
     Attributes:
         batches: in the split's order.
         digest: of all examples up to its end, in their order, and of their numbers.
+        own: of its own examples, in their order, and of their numbers.
     """
 
     batches: list[Batch]
     digest: str
+    own: str = ""
+
+    @property
+    def examples(self) -> int:
+        """How many examples it holds, as far as can be told from it."""
+        return sum(batch.size for batch in self.batches)
 
 
 class _Bench:
@@ -153,16 +184,16 @@ class _Bench:
             self._told, known = kept
         missing = [point for point in group if point not in known]
         if not missing:
-            self._tick(len(group) * sum(batch.size for batch in self._block.batches))
-            return _in_order(group, known)
+            self._tick(len(group) * self._block.examples)
+            return in_order(group, known)
         fresh = self._measured(missing)
-        rows = {point: _row(fresh, place) for place, point in enumerate(missing)}
-        if known and _counts(known) != _counts(rows):
+        rows = {point: row_of(fresh, place) for place, point in enumerate(missing)}
+        if known and counts_of(known) != counts_of(rows):
             # which values there are is decided by all points together
             self._held, self._members, missing = [], self._new_members(), list(group)
             known, fresh = {}, self._measured(group)
         shelf.put(self._block.digest, self.told, missing, fresh)
-        return _in_order(group, known | rows) if known else fresh
+        return in_order(group, known | rows) if known else fresh
 
     def _measured(self, points: Sequence[int]) -> dict[str, Moments]:
         forward = self._forward
@@ -176,17 +207,17 @@ class _Bench:
         return tile
 
 
-def _row(tile: Sums, place: int) -> dict[str, Moments]:
+def row_of(tile: Sums, place: int) -> dict[str, Moments]:
     """One point of a tile."""
     return {name: moments.at(np.array([place])) for name, moments in tile.items()}
 
 
-def _counts(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
+def counts_of(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
     """How many values of each quantity there are at each point: one outcome, if all is well."""
     return {tuple((name, of.count) for name, of in row.items()) for row in rows.values()}
 
 
-def _in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:
+def in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:
     """One tile of rows that were kept one by one."""
     first = rows[group[0]]
     return {name: Moments.joined([rows[point][name] for point in group]) for name in first}
@@ -196,7 +227,7 @@ def blocks_of(
     split: Split,
     batches: Iterator[Batch],
     seen: Fingerprint | None = None,
-    most: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Block]:
     """The split's batches in runs that are worth moving the model for.
 
@@ -204,18 +235,22 @@ def blocks_of(
         split: where the examples come from.
         batches: of it.
         seen: the fingerprint that grows with them; without it, blocks have no digest.
-        most: examples in a block, about; by default as many as suit a CPU.
+        device: that they are computed on, by default a CPU; a GPU takes more at a time.
 
     Yields:
         One block at a time, in the split's order.
     """
     numbers = hashlib.blake2b(digest_size=16)
-    enough = most or BLOCK_EXAMPLES
+    enough = widened(BLOCK_EXAMPLES, device or torch.device("cpu"))
+    own_numbers = hashlib.blake2b(digest_size=16)
     block: list[Batch] = []
     examples = size = 0
 
     def cut() -> Block:
-        return Block(block, f"{seen.in_order}{numbers.hexdigest()}" if seen is not None else "")
+        if seen is None:
+            return Block(block, "")
+        whole = f"{seen.in_order}{numbers.hexdigest()}"
+        return Block(block, whole, f"{seen.cut()}{own_numbers.hexdigest()}")
 
     for batch in batches:
         block.append(batch)
@@ -224,9 +259,11 @@ def blocks_of(
         if seen is not None:
             own = repr(batch.item).encode() if batch.examples is None else batch.examples.tobytes()
             numbers.update(own)
+            own_numbers.update(own)
         if examples >= enough or size >= _BLOCK_BYTES:
             yield cut()
             block, examples, size = [], 0, 0
+            own_numbers = hashlib.blake2b(digest_size=16)
     if block:
         yield cut()
 
@@ -283,7 +320,12 @@ def _by_point(
         yield from (list(at_point) for at_point in zip(*by_batch, strict=True))
 
 
-def _merged(before: Mapping[str, Moments], tile: dict[str, Moments]) -> dict[str, Moments]:
+def merged(before: Mapping[str, Moments], tile: dict[str, Moments]) -> dict[str, Moments]:
+    """The moments of some blocks and of one more.
+
+    Raises:
+        InputError: it has other quantities.
+    """
     if not before:
         return tile
     if before.keys() != tile.keys():

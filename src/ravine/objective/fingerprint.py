@@ -47,6 +47,7 @@ class Fingerprint:
         self.unread: set[str] = set()
         self._strict = strict
         self._order = hashlib.blake2b(digest_size=16)
+        self._stretch = hashlib.blake2b(digest_size=16)
 
     def add(self, batch: Any) -> Fingerprint:
         """Take in one batch.
@@ -62,6 +63,7 @@ class Fingerprint:
             self.whole = True
             hashes = self._words_of_items([batch])[:, 0]
         self._order.update(hashes.tobytes())
+        self._stretch.update(hashes.tobytes())
         self.total = (self.total + int(splitmix64(hashes).sum(dtype=np.uint64))) % (1 << 64)
         self.count += rows
         return self
@@ -70,6 +72,12 @@ class Fingerprint:
     def in_order(self) -> str:
         """A hash of the examples so far in their order, whatever the batching."""
         return self._order.hexdigest()
+
+    def cut(self) -> str:
+        """A hash of the examples since the last cut, in their order; and a new stretch begins."""
+        found = self._stretch.hexdigest()
+        self._stretch = hashlib.blake2b(digest_size=16)
+        return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fingerprint) and (self.total, self.count) == (

@@ -56,6 +56,15 @@ class Points:
     def __len__(self) -> int:
         return len(self.coefficients)
 
+    def some(self, numbers: Sequence[int]) -> Points:
+        """Some of them, by number."""
+        statistics = self.statistics
+        return Points(
+            [self.coefficients[number] for number in numbers],
+            [self.labels[number] for number in numbers],
+            None if statistics is None else [statistics[number] for number in numbers],
+        )
+
 
 class Forward:
     """Runs the caller's function on the examples of one split, wherever the replica stands.
@@ -88,6 +97,11 @@ class Forward:
         #: whether per_example writes to its batch, so that it must be given a copy
         self.copies = False
         self._carried: list[Any] = [None] * len(points)
+
+    def visit(self, points: Points) -> None:
+        """Give it other points, of which none has been run yet."""
+        self.points = points
+        self._carried = [None] * len(points)
 
     def placed(self, batch: Batch) -> Batch:
         """The batch on the device, its floating-point tensors in the forward pass's precision."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypedDict
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,7 +31,8 @@ from ravine.objective.precision import full_convolutions
 from ravine.objective.probes import DRAWS, noise_floors, require_determined
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.replica import Replica
-from ravine.objective.tiles import Keeper
+from ravine.objective.spread import Spreading, spread_split, spread_statistics
+from ravine.objective.tiles import Desk, Keeper, Shelf
 from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, in_short_tiles, installed, plan_for
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import Params, all_finite, bytes_of, content_hash, distance, gram
@@ -61,6 +62,7 @@ class Setup:
     grouping: Grouping
     version: str | None
     correction: Literal["repair"] | None = None
+    origin: Any = None  # what builds it again in another process
 
     @property
     def is_stateful(self) -> bool:
@@ -93,6 +95,42 @@ class Subject:
     points: Points
     hashes: Sequence[str]
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Request:
+    """What workers have to know of a measurement before they can be given orders.
+
+    Attributes:
+        setup: of the objective.
+        hashes: of the corners' tensors.
+        spanned: what a replica moves between, by name, at each corner.
+        dtype: of the forward pass.
+        threads: of torch.
+    """
+
+    setup: Setup
+    hashes: Sequence[str]
+    spanned: Sequence[Params]
+    dtype: torch.dtype
+    threads: int
+
+
+class Crew(Protocol):
+    """Workers in other processes."""
+
+    @property
+    def threads(self) -> int:
+        """Of torch, for every worker."""
+        ...
+
+    def desk(self, request: Request) -> AbstractContextManager[Desk]:
+        """Workers that are ready for a measurement's orders, until the block ends.
+
+        Raises:
+            InputError: what is measured cannot be sent to another process.
+        """
+        ...
 
 
 class Store(Protocol):
@@ -177,6 +215,7 @@ def measure(
     joined: Iterable[tuple[int, int]] = (),
     earlier: Measured | None = None,
     store: Store | None = None,
+    crew: Crew | None = None,
 ) -> Measured:
     """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
@@ -192,6 +231,7 @@ def measure(
         earlier: a measurement between the same corners, whose plan is used again; the examples have to be
             the same.
         store: of finished tiles, which are not measured again.
+        crew: workers that measure; all else is done here.
 
     Returns:
         Sums by split and quantity, and the provenance that only the measurement knows.
@@ -213,18 +253,19 @@ def measure(
     statistics_from = ""
     found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
     keeper = None
-    with _undisturbed(setup):
+    with undisturbed(setup), _threads_of(crew), ExitStack() as held:
         if setup.check_data and earlier is None:
             for split in setup.splits:
                 split.require_repeatable(setup.batch_size or DEFAULT_BATCH, tick)
-        replica = Replica(setup.model, dtype, setup.device)
-        correction = Correction(replica) if setup.correction else None
         spanned = spanning(setup.model, own, fitted, setup.buffers)
+        replica, correction = replica_of(setup, spanned, dtype)
         replica.files = [file for corner in fitted for file in corner.files]
-        replica.span(spanned)
-        replica.set_modes(setup.dropout)
+        desk = None
+        if crew is not None:
+            request = Request(setup, found.hashes, spanned, dtype, crew.threads)
+            desk = held.enter_context(crew.desk(request))
         if setup.buffers == "recompute":
-            points, statistics_from = _with_statistics(setup, replica, policies, points, tick)
+            points, statistics_from = _with_statistics(setup, replica, policies, points, tick, desk)
         if correction is not None:
             points = _with_corrections(setup, replica, correction, policies, points, tick)
             statistics_from = f"split {setup.splits[0].name!r}"
@@ -236,22 +277,24 @@ def measure(
             if earlier is None:
                 if probes and exact is None and _can_be_exact(setup, own, dtype):
                     exact = _exact_replica(setup, spanned, replica)
-                _look(setup, split, forward, probes, found, exact, keeper)
+                seconds = _look(setup, split, forward, probes, found, exact, keeper)
+                if desk is not None:
+                    desk.paces.setdefault(split.name, seconds)
             else:
                 found.plans[split.name], found.floors[split.name] = earlier.plans[split.name], {}
             plan = found.plans[split.name]
             if keeper is not None:
                 installed(replace(plan, affine=None, at_once=1), forward)
                 _show_values(forward, split, keeper)
-            sums = measure_split(
-                forward,
-                split,
-                plan,
-                setup.grouping,
-                tick,
-                check_data=setup.check_data,
-                shelf=None if keeper is None else keeper.shelf(split.name),
-            )
+            options: _Options = {
+                "check_data": setup.check_data,
+                "shelf": None if keeper is None else keeper.shelf(split.name),
+            }
+            if desk is None:
+                sums = measure_split(forward, split, plan, setup.grouping, tick, **options)
+            else:
+                by = Spreading(desk, replica.resets, values_between(forward, split, plan))
+                sums = spread_split(forward, split, plan, setup.grouping, tick, by, **options)
             before = None if earlier is None else earlier.fingerprints[split.name]
             if setup.check_data or sums.fingerprint.count == 0:
                 split.require_same(before, sums.fingerprint)
@@ -265,6 +308,64 @@ def measure(
     for corner in fitted:
         corner.require_unchanged()  # nor did a file change while it was measured
     return replace(found, statistics_from=statistics_from)
+
+
+class _Options(TypedDict):
+    check_data: bool
+    shelf: Shelf | None
+
+
+def replica_of(
+    setup: Setup, spanned: Sequence[Params], dtype: torch.dtype
+) -> tuple[Replica, Correction | None]:
+    """A replica of an objective's model, ready to move between corners.
+
+    Args:
+        setup: of the objective.
+        spanned: what it moves between.
+        dtype: of the forward pass.
+
+    Returns:
+        It, and the correction of its units, if the objective has one.
+    """
+    replica = Replica(setup.model, dtype, setup.device)
+    correction = Correction(replica) if setup.correction else None
+    replica.span(spanned)
+    replica.set_modes(setup.dropout)
+    return replica, correction
+
+
+def values_between(forward: Forward, split: Split, plan: Plan) -> np.ndarray:
+    """The losses of a split's first examples in the middle of the corners: the same wherever they are computed.
+
+    Args:
+        forward: for the split; its first point's running statistics are used.
+        split: it.
+        plan: of the split.
+
+    Returns:
+        (values,) losses, float64.
+    """
+    installed(replace(plan, affine=None, at_once=1), forward)
+    corners = len(forward.points.coefficients[0])
+    found = _few(forward, split, _mean_of(tuple(range(corners)), corners))
+    forward.forget(0)
+    losses = found.get("loss")
+    return np.zeros(0) if losses is None else losses.numpy().copy()
+
+
+@contextmanager
+def _threads_of(crew: Crew | None) -> Iterator[None]:
+    """As many threads as a worker has: the bits of a sum depend on them."""
+    before = torch.get_num_threads()
+    if crew is None or crew.threads == before:
+        yield
+        return
+    torch.set_num_threads(crew.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
@@ -282,11 +383,11 @@ def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
     dtype = setup.dtype or _widest([own.params, fitted.params])
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
     points = Points([(1.0,)], [corner.label])
-    with _undisturbed(setup):
+    with undisturbed(setup):
         replica = Replica(setup.model, dtype, setup.device)
         replica.span(spanning(setup.model, own, [fitted], setup.buffers))
         replica.set_modes(setup.dropout)
-        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None)
+        points, _ = _with_statistics(setup, replica, policies, points, lambda _: None, None)
     return dict(points.statistics[0]) if points.statistics else {}
 
 
@@ -312,8 +413,12 @@ def _look(
     found: Measured,
     exact: Replica | None,
     keeper: Keeper | None,
-) -> None:
-    """Look at a few examples of a split: is J determined, how is it best measured, how does it round?"""
+) -> float:
+    """Look at a few examples of a split: is J determined, how is it best measured, how does it round?
+
+    Returns:
+        Seconds that a point and an example take, at most.
+    """
     looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
@@ -338,6 +443,7 @@ def _look(
         policies = replace(forward.policies, dtype=torch.float64)
         reference = Forward(exact, setup.per_example, policies, split.name, forward.points)
     found.floors[split.name] = noise_floors(trial, probes, reference)
+    return trial.seconds_each
 
 
 def _show_values(forward: Forward, split: Split, keeper: Keeper) -> None:
@@ -345,30 +451,26 @@ def _show_values(forward: Forward, split: Split, keeper: Keeper) -> None:
     corners = len(forward.points.coefficients[0])
     for support in keeper.unseen(split.name):
         places = [_mean_of((corner,), corners) for corner in support]
-        values = [
-            part
-            for at in (*places, _mean_of(support, corners))
-            for part in _few(forward, split, at)
-        ]
         digest = hashlib.blake2b(digest_size=16)
-        for part in values:
-            digest.update(part)
+        for at in (*places, _mean_of(support, corners)):
+            for name, values in _few(forward, split, at).items():
+                digest.update(name.encode())
+                digest.update(bytes_of(values).tobytes())
         keeper.see(split.name, support, digest.digest())
 
 
-def _few(forward: Forward, split: Split, at: tuple[float, ...]) -> list[bytes]:
-    """The values of a split's first examples somewhere, as bytes."""
+def _few(forward: Forward, split: Split, at: tuple[float, ...]) -> dict[str, Tensor]:
+    """The values of a split's first examples somewhere."""
     batch = next(split.batches(_TELLING), None)
     if batch is None:
-        return []  # an empty split has its own error
+        return {}  # an empty split has its own error
     forward.stand_at(0)  # with running statistics that are always the same
     forward.replica.move_to(at)
     try:
         found = forward.quantities(forward.placed(batch.first(_TELLING)), 0, at=at)
     except Exception:  # it may not take a part of a batch
         found = forward.quantities(forward.placed(batch), 0, at=at)
-    values = end_to_end([found])
-    return [part for name in values for part in (name.encode(), bytes_of(values[name]).tobytes())]
+    return end_to_end([found])
 
 
 def _mean_of(support: tuple[int, ...], corners: int) -> tuple[float, ...]:
@@ -381,6 +483,7 @@ def _with_statistics(
     policies: Policies,
     points: Points,
     tick: Callable[[int], None],
+    desk: Desk | None,
 ) -> tuple[Points, str]:
     """The points with running statistics that are estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
@@ -388,7 +491,10 @@ def _with_statistics(
     trial = Trial(forward, split, size, _LOOKS)
     require_determined(trial, setup.model)
     require_fresh(trial, setup.model)
-    anew = recomputed_statistics(forward, split, size, tick)
+    if desk is None:
+        anew = recomputed_statistics(forward, split, size, tick)
+    else:
+        anew = spread_statistics(forward, split, size, tick, desk)
     return Points(points.coefficients, points.labels, anew.statistics), str(anew)
 
 
@@ -411,7 +517,7 @@ def _with_corrections(
 
 
 @contextmanager
-def _undisturbed(setup: Setup) -> Iterator[None]:
+def undisturbed(setup: Setup) -> Iterator[None]:
     """Leave the caller's random generators as they were, record no gradients, and lower no precision.
 
     An autocast around the measurement would change numbers that are said to be of the objective's own type; one

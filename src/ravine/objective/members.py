@@ -7,6 +7,7 @@ other.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -61,6 +62,15 @@ class Members:
     def place(self, held: Sequence[Batch]) -> None:
         """Take note of the batches where they were placed."""
         self._held = held
+
+    @property
+    def layout(self) -> str:
+        """A hash of where there are values: the same whichever points they are of, or something is wrong."""
+        digest = hashlib.blake2b(repr(self._shapes).encode(), digest_size=16)
+        for name, holes in sorted(self._holes.items()):
+            digest.update(name.encode())
+            digest.update(np.packbits(holes).tobytes())
+        return digest.hexdigest()
 
     @property
     def told(self) -> Told:

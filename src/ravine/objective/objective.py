@@ -20,7 +20,7 @@ from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
-from ravine.objective.measurement import Dropout, Measured, Setup, Store, measure
+from ravine.objective.measurement import Crew, Dropout, Measured, Setup, Store, measure
 from ravine.objective.replica import running_norms
 from ravine.points.checkpoint import Checkpoint, unwrap
 from ravine.points.params import is_float
@@ -179,6 +179,7 @@ class Objective(Setup):
         joined: Iterable[tuple[int, int]] = (),
         earlier: Measured | None = None,
         store: Store | None = None,
+        crew: Crew | None = None,
     ) -> Measured:
         """``measurement.measure`` of this objective."""
         return measure(
@@ -191,6 +192,7 @@ class Objective(Setup):
             joined=joined,
             earlier=earlier,
             store=store,
+            crew=crew,
         )
 
     def __repr__(self) -> str:
@@ -212,6 +214,12 @@ class Objective(Setup):
             raise InputError(msg)
         other = copy.copy(self)
         vars(other)["buffers"] = buffers
+        return other
+
+    def from_(self, origin: Any) -> Objective:
+        """The same objective, with what builds it again in another process."""
+        other = copy.copy(self)
+        vars(other)["origin"] = origin
         return other
 
     def repaired(self) -> Objective:

@@ -228,8 +228,9 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
 def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
     """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
     each = max(_block(trial) * trial.seconds_each, 1e-9)
-    points = max(1, plan.at_once, int(_TILE_SECONDS / each))
-    return replace(plan, group=min(plan.group, points))
+    points = max(1, int(_TILE_SECONDS / each))
+    whole = max(plan.at_once, points - points % plan.at_once)  # as many at once as without a store
+    return replace(plan, group=min(plan.group, whole))
 
 
 def installed(plan: Plan, forward: Forward) -> Stack | None:
