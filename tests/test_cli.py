@@ -455,7 +455,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folder, capsys, case):
         ("strata_of_one", "0:1:3", "the standard error over examples is not known"),
         ("undefined", "0:1:3", "none of its 3 points is finite"),
         ("make", "0.5:0.5:1", "There is a single point"),
-        ("make", "0.2:0.8:3", "over the measured part α = 0.2 to 0.8"),
+        ("make", "0.2:0.8:3", "part α = 0.2 to 0.8"),
     ],
 )
 def test_what_can_hardly_be_asked_has_an_answer(folder, capsys, function, alpha, said):
