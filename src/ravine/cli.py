@@ -792,10 +792,19 @@ def _deliver(
     (out / _REQUEST).write_text(_request(), encoding="utf-8")
     for name, result in results.items():
         ravine.save_result(result, out / f"{name}.nc")
-    for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            figure.save(out / f"{name}.{suffix}")
-    page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    try:
+        for name, figure in figures.items():
+            for suffix in ("png", "pdf"):
+                figure.save(out / f"{name}.{suffix}")
+        page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    except Exception as problem:  # hours of measuring are worth more than a picture
+        said = str(problem) if isinstance(problem, ravine.InputError) else repr(problem)
+        kept = ", ".join(str(out / f"{name}.nc") for name in results)
+        msg = (
+            f"everything was measured and is kept in {kept}, but not all of its figures and its "
+            f"report could be made: {said} Then run: ravine report {shlex.quote(str(out))}"
+        )
+        raise ravine.InputError(msg) from problem
     if as_json:
         _print_json(out, results, page)
         return

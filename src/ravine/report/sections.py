@@ -15,6 +15,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from ravine import metrics
+from ravine.files import harmless_cell
 from ravine.metrics.findings import number
 from ravine.metrics.profile import with_error
 from ravine.plot.curves import title
@@ -277,17 +278,12 @@ def _download(
         columns |= {f"{split} {quantity}": mean, f"{split} {quantity}_stderr": stderr}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_as_text, columns))
+    writer.writerow(map(harmless_cell, columns))
     writer.writerows(
-        [_as_text(value) if isinstance(value, str) else f"{value:.9g}" for value in row]
+        [harmless_cell(value) if isinstance(value, str) else f"{value:.9g}" for value in row]
         for row in zip(*columns.values(), strict=True)
     )
     return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",+")
-
-
-def _as_text(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _facts(result: xr.Dataset) -> tuple[Fact, ...]:
