@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,3 +148,12 @@ class TestErrors:
 
     def test_there_are_as_many_replicates_as_groups(self):
         assert moments(np.ones((2, 9)), np.arange(9)).replicates.shape == (2, REPLICATES)
+
+
+@pytest.mark.parametrize("values", [[np.inf, 1.0], [np.inf, np.inf], [np.nan, 2.0]], ids=repr)
+def test_what_is_not_finite_is_no_count(values):
+    members = Membership.of(np.arange(2))
+    of_array = Moments.of(np.array([values]), members)
+    of_tensor = Moments.of_tensor(torch.tensor([values], dtype=torch.float64), members)
+    assert not of_array.counted
+    assert not of_tensor.counted

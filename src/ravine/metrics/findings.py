@@ -196,7 +196,14 @@ def _surety(finding: Finding) -> float:
 
 
 def number(value: float) -> str:
-    """Three digits, with a minus sign for a hyphen."""
+    """Three digits, with a minus sign for a hyphen.
+
+    Examples:
+        >>> number(-0.12345), number(-np.inf), number(np.inf), number(np.nan)
+        ('−0.123', '−∞', '∞', 'unknown')
+    """
     if np.isnan(value):
         return "unknown"
-    return minus(f"{value:.3g}") if np.isfinite(value) else "∞"
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return minus(f"{value:.3g}")

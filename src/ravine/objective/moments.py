@@ -102,11 +102,12 @@ class Moments:
             square = ((values - mean[:, None]) ** 2).sum(axis=1)
             group_sum = _sums(values, members.group, REPLICATES)
             stratum_sum = _sums(values, members.stratum, len(members.strata))
+            counted = bool((values - np.round(values) == 0).all())  # ∞ is no whole number
         sizes = np.zeros((len(members.strata), REPLICATES))
         np.add.at(sizes, (members.stratum, members.group), 1)
         return cls(
             count=count,
-            counted=bool((values == np.round(values)).all()),
+            counted=counted,
             mean=mean,
             square=square,
             group_sum=group_sum,
@@ -139,7 +140,7 @@ class Moments:
         np.add.at(sizes, (members.stratum, members.group), 1)
         return cls(
             count=count,
-            counted=bool((values == values.round()).all()),
+            counted=bool((values - values.round() == 0).all()),
             mean=mean.cpu().numpy(),
             square=((values - mean[:, None]) ** 2).sum(dim=1).cpu().numpy(),
             group_sum=_tensor_sums(values, members.group, REPLICATES),
