@@ -40,3 +40,19 @@ def test_every_name_that_is_taken_from_a_module_counts(tmp_path, monkeypatch):
     assert hashed(tmp_path, 2) != hashed(tmp_path, 3)
     for name in ("parts", "user"):
         sys.modules.pop(name, None)
+
+
+def test_what_a_function_or_a_container_keeps_on_itself_counts():
+    def loss(model, batch):
+        return loss.scale
+
+    class Options(dict):
+        scale = 0
+
+    options = Options()
+    loss.scale = options.scale = 1
+    before = code_hash(loss), code_hash(options)
+    assert before == (code_hash(loss), code_hash(options))
+    loss.scale = options.scale = 2
+    assert code_hash(loss) != before[0]
+    assert code_hash(options) != before[1]

@@ -118,15 +118,22 @@ class _Reading:
         elif callable(thing) and self._wrapped(thing):
             pass
         elif isinstance(thing, Mapping):
+            self._beside(thing)
             self._say("mapping", type(thing).__qualname__, len(thing))
             self._several(part for pair in thing.items() for part in pair)
         elif isinstance(thing, Set):
             self._say("set", sorted(code_hash(part) for part in thing))
         elif isinstance(thing, list | tuple):
+            self._beside(thing)
             self._say(type(thing).__qualname__, len(thing))
             self._several(thing)
         else:
             self._object(thing)
+
+    def _beside(self, thing: Any) -> None:
+        """What a container of a class of the user's own holds in attributes."""
+        if _is_own(type(thing).__module__) and getattr(thing, "__dict__", None):
+            self.take(dict(vars(thing)))
 
     def _several(self, parts: Iterable[Any]) -> None:
         for part in parts:
@@ -163,6 +170,8 @@ class _Reading:
             self._several(cells)
             return
         self._several([function.__code__, function.__defaults__, function.__kwdefaults__, *cells])
+        if vars(function):  # a function may keep its settings on itself
+            self.take(dict(vars(function)))
         self._globals(function.__globals__, _names(function.__code__))
 
     def _globals(self, known: Mapping[str, Any], names: Sequence[str]) -> None:
