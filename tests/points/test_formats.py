@@ -423,46 +423,57 @@ def test_a_new_file_under_the_name_leaves_the_old_one_whole(tmp_path):
 
 
 _CUT = """
-import os, sys, torch, ravine
+import os, torch, ravine
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 model = nn.Sequential(nn.Linear(300, 600), nn.ReLU(), nn.Linear(600, 3))
 start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-for name in ("a.safetensors", "b.safetensors"):
-    save_file({key: tensor + torch.rand(()) for key, tensor in start.items()}, name)
-    os.utime(name, (1e9, 1e9))  # an old file, which is mapped
-x, calls = torch.randn(40, 300), []
+x = torch.randn(40, 300)
 
-def per_example(model, batch):
-    calls.append(1)
-    if sys.argv[1] == "measuring" and len(calls) == 12:
-        os.truncate("b.safetensors", 1000)
-    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-a, b = (ravine.Checkpoint.read(name) for name in ("a.safetensors", "b.safetensors"))
-J = ravine.Objective(model, per_example, (x, torch.zeros(40).long()), batch_size=10)
-uses = {
-    "measuring": lambda: ravine.evaluate(J, along=ravine.Line(a, b), at=[i / 20 for i in range(21)]),
-    "line": lambda: ravine.Line(a, b).at(0.5),
-    "average": lambda: ravine.average([a, b]),
-    "align": lambda: ravine.align(b, to=a, model=model, batch=x[:4]),
-    "save": lambda: ravine.save_checkpoint(b, "c.safetensors"),
-    "inspect": lambda: ravine.inspect(a, b),
-}
-if sys.argv[1] != "measuring":
+def cut():
     os.truncate("b.safetensors", 1000)
-try:
-    uses[sys.argv[1]]()
-except ravine.InputError as refused:
-    print(refused)
+
+def measured(a, b):
+    calls = []
+
+    def per_example(model, batch):
+        calls.append(1)
+        if len(calls) == 12:
+            cut()
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    J = ravine.Objective(model, per_example, (x, torch.zeros(40).long()), batch_size=10)
+    ravine.evaluate(J, along=ravine.Line(a, b), at=[i / 20 for i in range(21)])
+
+uses = {
+    "measured": measured,
+    "line": lambda a, b: (cut(), ravine.Line(a, b).at(0.5)),
+    "average": lambda a, b: (cut(), ravine.average([a, b])),
+    "align": lambda a, b: (cut(), ravine.align(b, to=a, model=model, batch=x[:4])),
+    "save": lambda a, b: (cut(), ravine.save_checkpoint(b, "c.safetensors")),
+    "inspect": lambda a, b: (cut(), ravine.inspect(a, b)),
+}
+for name, use in uses.items():
+    for file in ("a.safetensors", "b.safetensors"):
+        if os.path.exists(file):
+            os.unlink(file)
+        save_file({key: tensor + torch.rand(()) for key, tensor in start.items()}, file)
+        os.utime(file, (1e9, 1e9))  # an old file, which is mapped
+    points = [ravine.Checkpoint.read(file) for file in ("a.safetensors", "b.safetensors")]
+    try:
+        use(*points)
+        print(name, "went on")
+    except ravine.InputError as refused:
+        print(name, refused)
 """
 
 
-@pytest.mark.parametrize("use", ["measuring", "line", "average", "align", "save", "inspect"])
-def test_a_file_that_is_cut_short_while_it_is_mapped_ends_no_process(use, tmp_path):
+def test_a_file_that_is_cut_short_while_it_is_mapped_ends_no_process(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", _CUT, use], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        [sys.executable, "-c", _CUT], capture_output=True, text=True, cwd=tmp_path, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert "'b.safetensors' has changed since it was read" in done.stdout
+    said = done.stdout.splitlines()
+    assert len(said) == 6
+    assert all("'b.safetensors' has changed since it was read" in line for line in said)
