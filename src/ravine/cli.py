@@ -631,7 +631,7 @@ def report(
         (ravine.open_result(file) for file in files),
         key=lambda result: str(result.attrs["created"]),
     )
-    page = ravine.write_report(folder, *results, plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+    page = ravine.write_report(folder, *results, plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
 
 
@@ -796,7 +796,7 @@ def _deliver(
         for name, figure in figures.items():
             for suffix in ("png", "pdf"):
                 figure.save(out / f"{name}.{suffix}")
-        page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs)  # pyright: ignore[reportArgumentType]
+        page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
     except Exception as problem:  # hours of measuring are worth more than a picture
         said = str(problem) if isinstance(problem, ravine.InputError) else repr(problem)
         kept = ", ".join(str(out / f"{name}.nc") for name in results)

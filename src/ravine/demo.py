@@ -161,5 +161,6 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         path,
         title="ravine demo: digits",
         plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
+        keep=False,
     )
     return Demo(descent, crossing, path, report)

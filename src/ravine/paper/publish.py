@@ -48,6 +48,7 @@ def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, li
             *outcome.results.values(),
             title=outcome.figure.title,
             plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]
+            keep=False,
         )
     asked = [claim for claim in claims.CLAIMS if claim.figure == name]
     others = _outcomes({figure for claim in asked for figure in claim.beside}, [study])

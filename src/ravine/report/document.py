@@ -28,6 +28,7 @@ def write_report(
     title: str | None = None,
     tolerance: float = 1e-3,
     plotlyjs: page.Plotlyjs = "inline",
+    keep: bool = True,
 ) -> Path:
     """Write ``report.html``: for each result its verdict, figures, measures, points and provenance.
 
@@ -49,6 +50,7 @@ def write_report(
         plotlyjs: ``"inline"``: the page holds the library that draws its figures, about 5 MB;
             ``"cdn"``: it fetches just that from cdn.plot.ly, and shows still pictures where it
             cannot.
+        keep: whether the results are left beside the page.
 
     Returns:
         The path of the page.
@@ -67,9 +69,11 @@ def write_report(
     except InputError:
         raise
     except Exception:  # whatever cannot be drawn, the results are kept
-        _leave(results, Path(out))
+        if keep:
+            _leave(results, Path(out))
         raise
-    _leave(results, Path(out))
+    if keep:
+        _leave(results, Path(out))
     heading = title or (sections[0].title if len(sections) == 1 else _count(sections))
     environment = Environment(
         loader=PackageLoader("ravine.report", "."),
