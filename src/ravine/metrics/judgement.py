@@ -41,7 +41,7 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
         >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[0.0]])})
         >>> found = verdict(ravine.evaluate(J, along=line, at=[i / 20 for i in range(21)]))
         >>> print(found.headline)
-        The data loss falls monotonically from 16 to 0 along the straight line.
+        On these examples the data loss falls monotonically from 16 to 0 along the straight line.
     """
     if not 0 < tolerance < 1:
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"

@@ -86,7 +86,7 @@ class Wording:
     def headline(self) -> str:
         """One sentence: does it fall, and if not, where does it rise? Of too few examples, of these alone."""
         said = self._headline()
-        few = self.measures.scope == "examples"
+        few = self.measures.scope == "examples" and not self.measures.undefined
         return f"On these examples {said[0].lower()}{said[1:]}" if few else said
 
     def _headline(self) -> str:
