@@ -233,7 +233,7 @@ class TestBudget:
         assert run.there
 
     @pytest.mark.parametrize(
-        ("looks", "lean"), [((12,), False), ((24,), True), ((0, 0, 14, 0), True)]
+        ("looks", "lean"), [((12,), False), ((22,), True), ((0, 0, 14, 0), True)]
     )
     def test_stopped_and_resumed_gives_the_bits_of_one_that_was_not(self, looks, lean, tmp_path):
         job = small(epochs=4, second=3)
@@ -373,6 +373,15 @@ class TestLeanness:
         assert steps[:8] == (0, 1, 2, 3, 4, 5, 6, 8)
         assert steps[-1] == 12 * 7
         assert len(steps) < 22
+
+    def test_the_solution_is_among_the_snapshots_however_few(self, tmp_path):
+        """A line ends there, and a random walk to compare with is one between two snapshots."""
+        stopped = train(small(epochs=12).lean, tmp_path / "cut", until=within(14))
+        whole = train(small(epochs=12).lean, tmp_path / "whole")
+        for run in (stopped, whole):
+            assert run.best_step in run.trajectory.steps
+            solution, snapshot = load_file(run.solution), run.trajectory.at(step=run.best_step)
+            assert all(torch.equal(solution[name], snapshot[name]) for name in solution)
 
     def test_a_share_of_learning_that_was_not_watched_is_not_run(self, tmp_path):
         run = train(small(epochs=12).lean, tmp_path)

@@ -127,6 +127,19 @@ class TestRecording:
             path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"
         ) == [f"step-{step:09d}.safetensors" for step in (0, 1, 2)]
 
+    def test_a_step_may_be_kept_late_and_forgotten_again(self, tmp_path):
+        """The best epoch is known only when training is over."""
+        recorder = record(tmp_path, [0, 10, 100])
+        recorder.keep(40, constant(40.0), late=True)
+        assert Trajectory.open(tmp_path).steps == (0, 10, 40, 100)
+        with pytest.raises(ravine.InputError, match="step 40 comes after step 100"):
+            recorder.keep(40, constant(7.0), late=True)
+        with pytest.raises(ravine.InputError, match="step 50 comes after step 100"):
+            recorder.keep(50, constant(50.0))
+        recorder.forget([40, 41])
+        assert Trajectory.open(tmp_path).steps == (0, 10, 100)
+        assert not (tmp_path / "step-000000040.safetensors").exists()
+
     @pytest.mark.parametrize("place", ["snapshot", "manifest"])
     def test_a_kill_loses_the_snapshot_in_hand_only(self, place, tmp_path, monkeypatch):
         recorder = record(tmp_path, [0, 1])

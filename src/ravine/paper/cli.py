@@ -92,6 +92,13 @@ def train(
     ],
     profile: Annotated[str, _PROFILE] = "desk",
     seed: Annotated[int, typer.Option(help="another seed gives another solution")] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="so many, from --seed on, at once: on a card they take little longer than one",
+        ),
+    ] = 1,
     folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
     device: Annotated[str, _DEVICE] = "cpu",
@@ -106,8 +113,9 @@ def train(
     study = _study(profile, folder, out, device=device, lean=lean, precision=precision)
     if budget is not None:
         study = replace(study, budget=Budget(budget, share=1.0))
-    run = study.trained(name, seed)
-    typer.echo(f"{run.folder}: {run.tested}{f'; stopped: {run.stopped}' if run.stopped else ''}")
+    for run in study.trained_together(name, range(seed, seed + seeds)):
+        stopped = f"; stopped: {run.stopped}" if run.stopped else ""
+        typer.echo(f"{run.folder}: {run.tested}{stopped}")
 
 
 @paper.command()

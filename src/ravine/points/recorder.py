@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,15 @@ class TrajectoryRecorder:
         if self.wants(step):
             self.keep(step, model)
 
-    def keep(self, step: int, model: Any) -> None:
-        """Keep this step whether or not ``every`` or ``per_decade`` ask for it; otherwise as ``record``."""
+    def keep(self, step: int, model: Any, *, late: bool = False) -> None:
+        """Keep this step whether or not ``every`` or ``per_decade`` ask for it; otherwise as ``record``.
+
+        Args:
+            step: as in ``record``.
+            model: as in ``record``.
+            late: the step may lie before others that were kept, as the best epoch's does, which is
+                known only afterwards.
+        """
         if not _is_first_process() and not is_split(model):
             return
         point = Checkpoint.read(model)  # gathered from all processes, if it is split between them
@@ -141,7 +149,9 @@ class TrajectoryRecorder:
         snapshot = Snapshot(step, f"step-{step:09d}.safetensors", content_hash(tensors))
         if snapshot in self.snapshots:
             return
-        if self.snapshots and step <= self.snapshots[-1].step:
+        taken = {other.step for other in self.snapshots}
+        is_early = bool(taken) and step <= max(taken)
+        if step in taken or (is_early and not late):
             msg = (
                 f"step {step} comes after step {self.snapshots[-1].step} in {str(self.folder)!r}, "
                 f"with other values. If training went back, recorder.rewind({step}) forgets what "
@@ -151,7 +161,7 @@ class TrajectoryRecorder:
         path = self.folder / snapshot.file
         with written_whole(path) as partial:
             _write(tensors, sorted(point.buffers & tensors.keys()), partial, path)
-        self._keep([*self.snapshots, snapshot])
+        self._keep(sorted([*self.snapshots, snapshot], key=lambda kept: kept.step))
         if self._shape is None:
             self._shape = from_path(path, settled=True)
 
@@ -180,11 +190,19 @@ class TrajectoryRecorder:
         Args:
             step: the first step to forget.
         """
+        self.forget(snapshot.step for snapshot in self.snapshots if snapshot.step >= step)
+
+    def forget(self, steps: Iterable[int]) -> None:
+        """Remove the snapshots of these steps; others are left alone.
+
+        Args:
+            steps: in any order; one that was not kept is passed over.
+        """
         if not _is_first_process():
             return
-        kept = [snapshot for snapshot in self.snapshots if snapshot.step < step]
-        lost = [snapshot for snapshot in self.snapshots if snapshot.step >= step]
-        self._keep(kept)
+        gone = set(steps)
+        lost = [snapshot for snapshot in self.snapshots if snapshot.step in gone]
+        self._keep([snapshot for snapshot in self.snapshots if snapshot.step not in gone])
         for snapshot in lost:
             (self.folder / snapshot.file).unlink(missing_ok=True)
 

@@ -110,6 +110,28 @@ class Study:
             self.runs[found.folder] = self._trained(found)
         return self.runs[found.folder]
 
+    def trained_together(self, name: str, seeds: Sequence[int]) -> list[training.Run]:
+        """The trainings by a recipe of that name with these seeds, at once; done ones are left alone.
+
+        Args:
+            name: of the recipe.
+            seeds: each once.
+
+        Returns:
+            The runs, in the order of the seeds: finished, or stopped by the budget.
+        """
+        chosen = [self.recipe(name, seed) for seed in seeds]
+        runs = training.train_together(
+            chosen,
+            self.out,
+            say=self.say,
+            device=self.device,
+            until=None if self.budget is None else self.budget.training(),
+            parts=self.parts(chosen[0].data),
+        )
+        self.runs.update({run.folder: run for run in runs})
+        return runs
+
     def done(self, name: str, seeds: Sequence[int]) -> list[training.Run]:
         """Those trainings by a recipe of that name that are at their end already; none is begun."""
         found = [self.run_of(name, seed) for seed in seeds]

@@ -13,9 +13,12 @@ import ravine
 from ravine.paper.data import Splits
 from ravine.paper.device import drawing
 from ravine.paper.recipe import Architecture, Recipe
-from ravine.paper.tasks.task import Dropout, Task, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows
 
-_MONITORED: Final = 250  # examples per forward pass when nothing is learned
+#: Examples per forward pass when nothing is learned: few on a CPU, for its caches; many elsewhere,
+#: where launching them is what takes the time.
+_MONITORED: Final = 250
+_MONITORED_ON_A_CARD: Final = 2_500
 
 
 class Classifier(Architecture, Protocol):
@@ -37,7 +40,7 @@ class Classifier(Architecture, Protocol):
         ...
 
 
-class Classification(Task):
+class Classification(Independent):
     """Cross-entropy on labelled examples, which are shuffled anew each epoch; rows longer than their cap are cut to it.
 
     Args:
@@ -69,11 +72,14 @@ class Classification(Task):
         self.tested_on = parts["test"]
         self.balanced = is_balanced(labels)
 
-    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
-        inputs, labels = self.trained_on[phase]
+    def batches(self, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
+        labels = self.trained_on[phase][1]
         shuffled = torch.randperm(len(labels), generator=order).to(labels.device)
-        for batch in self._used(shuffled).split(self.recipe.batch_size):
-            yield F.cross_entropy(model(inputs[batch]), labels[batch])
+        return iter(self._used(shuffled).split(self.recipe.batch_size))
+
+    def minibatch(self, model: nn.Module, phase: int, examples: Tensor) -> Tensor:  # noqa: D102
+        inputs, labels = self.trained_on[phase]
+        return F.cross_entropy(model(inputs[examples]), labels[examples])
 
     def _used(self, examples: Tensor) -> Tensor:
         """All of them, or as many as fill batches.
@@ -162,8 +168,9 @@ def means(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, floa
         Nats per example, and the share that is wrong.
     """
     loss = wrong = 0.0
+    most = _MONITORED if labels.device.type == "cpu" else _MONITORED_ON_A_CARD
     with torch.inference_mode():
-        for some, truth in zip(inputs.split(_MONITORED), labels.split(_MONITORED), strict=True):
+        for some, truth in zip(inputs.split(most), labels.split(most), strict=True):
             logits = model(some)
             loss += float(F.cross_entropy(logits, truth, reduction="none").sum(dtype=torch.float64))
             wrong += int((logits.argmax(1) != truth).sum())

@@ -16,7 +16,7 @@ from ravine.paper.device import drawing
 from ravine.paper.models import MPDBM
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipe import Recipe
-from ravine.paper.tasks.task import Dropout, Task, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows
 
 #: From the machine and a batch to quantities of each example.
 PerExample = Callable[[Any, Any], dict[str, Tensor]]
@@ -117,7 +117,7 @@ vars(in_parts)["units"] = dict.fromkeys(("loss", "pixels", "label"), "nats per p
 vars(per_example)["units"] = vars(in_parts)["units"] | {"class_loss": "nats"}
 
 
-class Prediction(Task):
+class Prediction(Independent):
     """To predict dropped pixels and labels; masks, and the binary images that grey ones stand for, are drawn each time.
 
     Training images are watched on the first of them, as many as there are to validate on;
@@ -166,15 +166,18 @@ class Prediction(Task):
         with torch.no_grad():
             model.get_parameter("b_v").copy_(share.logit())
 
-    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
-        images, labels = self.trained_on
+    def batches(self, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
+        labels = self.trained_on[1]
         shuffled = torch.randperm(len(labels), generator=order).to(self.device)
-        for batch in shuffled.split(self.recipe.batch_size):
-            binary = images[batch].bernoulli()
-            of_pixels, of_label = prediction_costs(
-                _boltzmann(model), binary, labels[batch], *self._masks(batch)
-            )
-            yield (of_pixels + of_label).mean()
+        return iter(shuffled.split(self.recipe.batch_size))
+
+    def minibatch(self, model: nn.Module, phase: int, examples: Tensor) -> Tensor:  # noqa: D102
+        images, labels = self.trained_on
+        binary = images[examples].bernoulli()
+        of_pixels, of_label = prediction_costs(
+            _boltzmann(model), binary, labels[examples], *self._masks(examples)
+        )
+        return (of_pixels + of_label).mean()
 
     def constrain(self, params: Mapping[str, Tensor]) -> None:
         """What feeds a unit and is longer than its cap is cut to it.

@@ -102,6 +102,45 @@ class Task(ABC):
         """
 
 
+class Independent(Task):
+    """A task whose minibatches are sets of examples, each for itself: nothing is carried from one to the next.
+
+    So an update can be launched as one CUDA graph, and several seeds can be trained at once, their
+    parameters stacked. ``constrain`` then sees the rows of all seeds as one tensor's: a constraint
+    must be one of rows.
+    """
+
+    @abstractmethod
+    def batches(self, phase: int, order: torch.Generator) -> Iterator[Tensor]:
+        """The numbers of the examples of each minibatch of one epoch, in turn, on the data's device.
+
+        Args:
+            phase: as in ``epoch``.
+            order: as in ``epoch``.
+
+        Yields:
+            (examples,) integers.
+        """
+
+    @abstractmethod
+    def minibatch(self, model: nn.Module, phase: int, examples: Tensor) -> Tensor:
+        """The objective of one minibatch: a scalar.
+
+        Args:
+            model: in training mode.
+            phase: as in ``epoch``.
+            examples: (examples,), as ``batches`` gives them.
+
+        Returns:
+            A scalar with a gradient.
+        """
+
+    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:
+        """The objective of each minibatch of one epoch, in turn."""
+        for examples in self.batches(phase, order):
+            yield self.minibatch(model, phase, examples)
+
+
 def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:
     """Cut rows that are longer than their cap to it, in place; the others keep their bits.
 

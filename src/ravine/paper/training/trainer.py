@@ -1,21 +1,19 @@
-"""The trainer: SGD as the recipes say, on any device, saved whole, resumed to the same bits, stopped by time."""
+"""One training in progress: SGD as its recipe says, on any device, saved whole and resumed to the same bits."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 import ravine
-from ravine.paper.data import Splits, load
+from ravine.paper.data import Splits
 from ravine.paper.device import (
     CPU,
     described,
@@ -31,26 +29,14 @@ from ravine.paper.device import (
 )
 from ravine.paper.recipe import Phase, Recipe, canonical
 from ravine.paper.tasks.by_network import task_for
-from ravine.paper.training.deadline import Deadline
+from ravine.paper.tasks.task import Independent
 from ravine.paper.training.files import whole
 from ravine.paper.training.history import Row, as_dataset, as_line, solution_among
 from ravine.paper.training.memory import STATE, Groups, State, Streams, restore, save, save_params
 from ravine.paper.training.run import Run
 from ravine.paper.training.streams import stream
+from ravine.paper.training.updates import Updates
 from ravine.paper.training.watch import Watch, copy
-
-#: A lean training saves its state no more often than this, in seconds: it would take longer than an
-#: epoch on a large GPU.
-_SAVED_EVERY: Final = 60.0
-
-#: An epoch is expected to take as long as the longest of so many before it.
-_REMEMBERED: Final = 10
-
-Say = Callable[[str], Any]
-
-
-def _silent(line: str) -> None:
-    """Nothing is said."""
 
 
 class Training:
@@ -92,6 +78,7 @@ class Training:
             self.state, streams = restore(folder, self._groups, self.device.type)
             self.order.set_state(streams.order)
             self.masks = streams.masks
+        self.updates: Updates | None = None  # of a card
         self._sparse = recipe.phases[0].snapshots is not None
         self.recorder = ravine.TrajectoryRecorder(
             folder / "trajectory", per_decade=recipe.phases[0].snapshots
@@ -102,55 +89,61 @@ class Training:
         """The phase it is in."""
         return self.recipe.phases[self.state.phase]
 
-    def run(self, say: Say = _silent, until: Deadline | None = None) -> None:
-        """Train to the end or until a deadline, saving after every epoch.
-
-        Where the next epoch would end after the deadline, the training stops with what it has: the
-        solution so far, tested, and its history. One epoch is trained in any case. Called again it
-        goes on from there to the bits that it would have had.
-
-        Args:
-            say: told a line per epoch.
-            until: when to stop; None trains to the end.
-        """
-        state = self.state
-        took = deque[float](maxlen=_REMEMBERED)
-        clock = until.clock if until is not None else time.monotonic
-        saved = clock()
-        self._begin()
-        while not state.done:
-            began = clock()
-            over = self._phase_is_over()
-            if over:
-                self._end_phase()
-                say(f"phase {len(state.tests)} is over; on the test part: {_said(state.tests[-1])}")
-            elif until is not None and self._has_moved and not until.leaves(max(took, default=0.0)):
-                self._stop(until, say)
-                return
-            else:
-                self._one_epoch(say)
-                took.append(clock() - began)
-            if over or not self.recipe.is_lean or clock() - saved >= _SAVED_EVERY:
-                self.save()
-                saved = clock()
-        self._write(self.history())  # last: it says that all the rest is there
-
     def epoch(self) -> None:
         """One pass over the training examples."""
-        precision, state = self.recipe.precision, self.state
-        with preserved(self.device), products(precision):
+        with preserved(self.device), products(self.recipe.precision):
             set_random_state(self.device, self.masks)
-            momentum = self.phase.momentum.at(state.epoch + 1)
             self.model.train()
-            objectives = self.task.epoch(self.model, state.phase, self.order)
-            for objective in each_computed(objectives, precision, self.device):
-                rate = self.phase.rate.at(state.update, state.epoch + 1)
-                self.step(objective, rate, momentum)
-                state.update += 1
-                if self._sparse and state.phase == 0:
-                    self.recorder.record(state.update, self.model)
-            state.epoch += 1
+            for _ in self._launched() if self._launches else self._stepped():
+                self.count()
+            self.state.epoch += 1
             self.masks = random_state(self.device)
+
+    def count(self) -> None:
+        """An update was taken."""
+        self.state.update += 1
+        if self._sparse and self.state.phase == 0:
+            self.recorder.record(self.state.update, self.model)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        return self.phase.rate.at(self.state.update, self.state.epoch + 1)
+
+    @property
+    def momentum(self) -> float:
+        """The momentum of the next update."""
+        return self.phase.momentum.at(self.state.epoch + 1)
+
+    def _stepped(self) -> Iterator[None]:
+        """The updates of an epoch, step by step."""
+        objectives = self.task.epoch(self.model, self.state.phase, self.order)
+        for objective in each_computed(objectives, self.recipe.precision, self.device):
+            self.step(objective, self.rate, self.momentum)
+            yield
+
+    @property
+    def _launches(self) -> bool:
+        """Whether an update is launched whole: on a card, and where no number is needed between its parts."""
+        whole_update = isinstance(self.task, Independent) and self.phase.clip is None
+        return whole_update and self.device.type == "cuda"
+
+    def _launched(self) -> Iterator[None]:
+        """The updates of an epoch, each launched as one."""
+        task: Any = self.task
+        phase = self.state.phase
+        if self.updates is None:
+            self.updates = Updates(
+                self.params,
+                self.velocity,
+                task.rate_scales,
+                lambda examples: task.minibatch(self.model, phase, examples),
+                lambda: task.constrain(self.params),
+                self.recipe.precision,
+            )
+        for examples in task.batches(phase, self.order):
+            self.updates.take(examples, self.rate, self.momentum)
+            yield
 
     def step(self, objective: Tensor, rate: float, momentum: float) -> None:
         """One update: v ← momentum · v − rate · scale · g, θ ← θ + v, then the task's constraints.
@@ -204,7 +197,7 @@ class Training:
 
     # --- the course of it ------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Note and record the start, or forget what was recorded after the state that is gone on from."""
         state = self.state
         (self.folder / "history.nc").unlink(missing_ok=True)  # of a stop, which this goes on from
@@ -213,19 +206,28 @@ class Training:
         if not state.history:
             self._note(time.perf_counter())
         self.recorder.rewind(state.update + 1)  # what was recorded but not saved is done again
-        if not self.recorder.wants(state.update):
-            self.recorder.rewind(state.update)  # kept because a stop was here
+        kept = [snapshot.step for snapshot in self.recorder.snapshots]
+        # of a stop: where it was, and what the solution was then
+        self.recorder.forget(step for step in kept if not self.recorder.wants(step))
         self.recorder.record(state.update, self.model)
 
-    def _one_epoch(self, say: Say) -> None:
-        began = time.perf_counter()
-        self.epoch()
+    def end_epoch(self, began: float) -> str:
+        """Watch the model after an epoch, and record it.
+
+        Args:
+            began: when the epoch did, by ``time.perf_counter``.
+
+        Returns:
+            A line that says what was seen.
+        """
         self._note(began)
         if self.state.phase == 0 and not self._sparse:
             self.recorder.record(self.state.update, self.model)
-        say(as_line(self.state.history[-1], self._solution(), self.task.criterion))
+        return as_line(self.state.history[-1], self._solution(), self.task.criterion)
 
-    def _phase_is_over(self) -> bool:
+    @property
+    def phase_is_over(self) -> bool:
+        """Whether its phase is at its end."""
         state, phase = self.state, self.phase
         if phase.epochs is not None and state.epoch >= phase.epochs:
             return True
@@ -236,12 +238,13 @@ class Training:
             and state.history[-1]["valid_objective"] <= self._solution()["train_objective"]
         )
 
-    def _end_phase(self) -> None:
+    def end_phase(self) -> None:
         """Keep the phase's outcome; the next one starts from there, at rest."""
         state = self.state
         if state.phase == 0:
             self.recorder.keep(state.update, self.model)
             copy(self.best, self.params)
+            self._keep_solution()
             self._watch_solution()
         for tensor in self.velocity.values():
             tensor.zero_()
@@ -251,22 +254,37 @@ class Training:
             state.done = True
             return
         state.phase, state.epoch, state.update = state.phase + 1, 0, 0
+        self.updates = None  # the next phase has other examples
         self._note(time.perf_counter())
 
-    def _stop(self, until: Deadline, say: Say) -> None:
-        """Keep what there is, as the outcome of a run that is not at its end."""
+    def stop(self, about: str) -> str:
+        """Keep what there is, as the outcome of a run that is not at its end.
+
+        Args:
+            about: what was spent, in words.
+
+        Returns:
+            Why it stopped.
+        """
         state = self.state
         self.save()
         if state.phase == 0:
             self.recorder.keep(state.update, self.model)
+            with self.watch.at(self.best):
+                self._keep_solution()
         save_params(self._outcome, self.best if state.phase == 0 else self.params)
         epochs = f"{state.epoch} epoch{'' if state.epoch == 1 else 's'}"
-        why = f"{until.about} was spent after {epochs} of phase {state.phase + 1}"
+        why = f"{about} was spent after {epochs} of phase {state.phase + 1}"
         self._write(self.history(stopped=why))
-        say(f"stopped: {why}")
+        return why
+
+    def finish(self) -> None:
+        """Write what was monitored; last: it says that all the rest is there."""
+        self._write(self.history())
 
     @property
-    def _has_moved(self) -> bool:
+    def has_moved(self) -> bool:
+        """Whether it has taken an epoch."""
         return self.state.phase > 0 or self.state.epoch > 0
 
     @property
@@ -308,6 +326,12 @@ class Training:
         epoch, often = self.state.epoch, self.phase.watch_train
         return epoch <= often or epoch % often == 0
 
+    def _keep_solution(self) -> None:
+        """Keep the snapshot of the solution, where the model stands: it is an end of every line."""
+        step = int(self._solution()["step"])
+        if step not in {kept.step for kept in self.recorder.snapshots}:
+            self.recorder.keep(step, self.model, late=True)
+
     def _watch_solution(self) -> None:
         """Watch the training examples at the solution, where the model stands, if that was left out."""
         solution, rows = self._solution(), self.state.history
@@ -326,73 +350,3 @@ class Training:
         """What was noted where the solution is, as far as phase 1 has come."""
         patience = self.recipe.phases[0].patience
         return solution_among(self.state.history, patience, self.task.criterion)
-
-
-def train(
-    recipe: Recipe,
-    out: str | os.PathLike[str],
-    data: str | os.PathLike[str] | None = None,
-    say: Say = _silent,
-    *,
-    device: torch.device | str = CPU,
-    until: Deadline | None = None,
-    parts: Splits | None = None,
-) -> Run:
-    """Train by a recipe, or go on where a training stopped, or find that it was done before.
-
-    The same recipe gives the same bits on one machine's CPU with one number of threads, whether it
-    was killed, stopped or neither. The order of examples and the initial parameters are the same on
-    every device; masks are not, and GPUs may sum in another order every time.
-
-    Args:
-        recipe: what to do.
-        out: the output root; the run has a folder of its own in it, named after the recipe's hash.
-        data: folder with the data's files; see ``data.load``.
-        say: told a line per epoch.
-        device: where to compute.
-        until: when to stop; None trains to the end.
-        parts: the data, where they were loaded before.
-
-    Returns:
-        The run: finished, or stopped.
-
-    Raises:
-        ravine.InputError: the data or the device cannot be had, the folder is not this recipe's,
-            damaged, of another kind of device, or not writable, or the training that this one leaves
-            is not under ``out``.
-    """
-    run = Run(recipe, Path(out) / recipe.folder)
-    note = run.folder / "recipe.json"
-    if note.exists() and note.read_text(encoding="utf-8").strip() != canonical(recipe):
-        msg = (
-            f"{str(run.folder)!r} holds the training of another recipe than its name says; choose "
-            "another --out"
-        )
-        raise ravine.InputError(msg)
-    if run.done:
-        return run
-    where = usable(device)
-    loaded = load(recipe.data, data) if parts is None else parts
-    with whole(note) as partial:
-        partial.write_text(canonical(recipe) + "\n", encoding="utf-8")
-    Training(recipe, loaded, run.folder, where).run(say, until)
-    return Run(recipe, run.folder)  # what it knew of its history is over
-
-
-def _said(test: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in test.items())
-
-
-def restart(run: Run, data: str | os.PathLike[str] | None = None) -> None:
-    """Make a run's initial parameters again, where the run came without them.
-
-    Args:
-        run: with ``recipe.json``, and no trajectory.
-        data: as in ``train``; some networks' start depends on it.
-
-    Raises:
-        ravine.InputError: the data cannot be had.
-    """
-    if not run.start.exists():
-        job = Training(run.recipe, load(run.recipe.data, data), run.folder)
-        job.recorder.keep(0, job.model)
