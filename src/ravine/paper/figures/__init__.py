@@ -17,6 +17,7 @@ from ravine.paper.figures.mnist import fig1, fig2, fig3, fig4, fig5
 from ravine.paper.figures.mpdbm import SEEDS, SMALL, fig7, fig7_small
 from ravine.paper.figures.mpdbm_measures import SIZES as MACHINES
 from ravine.paper.figures.mpdbm_plane import fig7_above, fig7_path, fig7_plane
+from ravine.paper.figures.seeds import seeds
 from ravine.paper.figures.study import NotThere, Outcome, OutOfTime, Study
 from ravine.paper.figures.walk import random_walk
 from ravine.paper.recipe import Profile
@@ -30,6 +31,7 @@ FIGURES: Final[dict[str, Callable[[Study], Outcome]]] = {
     "fig3": fig3,
     "fig4": fig4,
     "fig5": fig5,
+    "seeds": seeds,
     "fig6": fig6,
     "fig7": fig7,
     "fig7-plane": fig7_plane,
@@ -54,6 +56,7 @@ _TRAININGS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     "fig3": (("relu-plain-mnist", 0), ("relu-mnist", 0)),
     "fig4": (("maxout-mnist", 0), ("maxout-mnist", 1)),
     "fig5": (("maxout-mnist", 0),),
+    "seeds": (("maxout-mnist", 0),),
     "fig6": (("conv-cifar10", 0),),
     "higher-rate": (("maxout-mnist", 0),),
     "overfitting": (("maxout-plain-mnist", 0), ("maxout-mnist", 0)),
