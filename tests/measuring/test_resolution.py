@@ -287,8 +287,30 @@ def test_an_extreme_of_the_interpolant_is_measured(tilt):
     inside = places[(places > -0.1) & (places < 1.1)]
     assert inside.size >= 1
     assert np.abs(curve["alpha"].values[:, None] - inside).min(0).max() < 1e-6
-    assert curve.sizes["alpha"] <= 25 + len(inside)
+    assert curve.sizes["alpha"] <= 25 + 2 + len(inside)  # both ends of the line lie inside
     assert outside(curve) <= 1e-12
+
+
+@pytest.mark.parametrize("interval", [(-0.5, 1.5), (-0.013, 1.2), (0, 1.7), (-0.3, 1)])
+def test_both_ends_are_measured_wherever_the_interval_holds_them(interval):
+    """So that what is not resolved beside an end hides no barrier that was measured."""
+
+    def rough(a):
+        # kinks by the hundred, and a barrier of 1 in the middle
+        return 0.05 * torch.abs(torch.sin(800 * a)) + torch.exp(-(((a - 0.5) / 0.15) ** 2))
+
+    curve = resolved(rough, interval=interval, max_points=100)
+    assert curve.attrs["resolved"] == 0
+    assert {0.0, 1.0} <= set(curve["alpha"].values)
+    found = metrics.decide(curve, "barrier", above=0.3, scope="examples")
+    assert found.answer == "shown", str(found)
+    assert found.lower > 0.8
+
+
+def test_the_ends_count_among_the_points():
+    with pytest.raises(InputError, match="at least 27; got 26"):
+        resolved(SMOOTH["quartic"], interval=(-0.5, 1.5), max_points=26)
+    assert resolved(SMOOTH["quartic"], interval=(-0.5, 1.5), max_points=27).sizes["alpha"] <= 27
 
 
 def test_no_reading_makes_an_extreme_that_no_point_has():

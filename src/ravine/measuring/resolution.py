@@ -90,7 +90,8 @@ def resolve(
     """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
 
     A line is measured at the 17 Chebyshev points of the interval and at 8 more; if the interpolant
-    through the 17 misses one of the 8 (or any other measured point), the degree is doubled, up to
+    through the 17 misses one of the 8 (or any other measured point: both ends of the line are
+    measured wherever the interval holds them), the degree is doubled, up to
     64, and then the interval is split where it is worst. An interpolant of the logarithm is taken
     where that is the better one. The loss has to pass on every split: |Ĵ − J| ≤ tolerance ·
     max(|J(α)|, range/1000), or the noise floor where that is larger. Another quantity has to where
@@ -155,6 +156,8 @@ def resolve(
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
         raise InputError(msg)
     least, most = _POINTS[len(along.dims)]
+    if len(along.dims) == 1:
+        least += len(_ends_within(*intervals["alpha"]))
     most = most if max_points is None else max_points
     if most < least:
         msg = f"max_points must be at least {least}; got {max_points!r}"
@@ -180,10 +183,10 @@ def _resolve_line(
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
     result: xr.Dataset | None = None
-    extrema, rounds = np.array([]), 0
+    extra, rounds = _ends_within(low, high), 0
     while opened:
         known = result["alpha"].values if result is not None else np.array([])
-        wanted = _new(np.concatenate([*(one.wanted for one in opened), extrema]), known)
+        wanted = _new(np.concatenate([*(one.wanted for one in opened), extra]), known)
         if wanted.size and len(known) + len(wanted) > max_points and result is not None:
             break
         if wanted.size:
@@ -199,13 +202,18 @@ def _resolve_line(
         closed += done
         if not opened and rounds < _EXTREMA_ROUNDS:
             rounds += 1
-            opened, closed, extrema = _with_extrema(closed, judge)
+            opened, closed, extra = _with_extrema(closed, judge)
     assert result is not None
     judge = _Judge(result, tolerance, drivers(result, drive))
     closed += [
         (piece, _fit(piece, judge)) for one in opened for piece in _measured_pieces(one, result)
     ]
     return _labelled(closed, judge)
+
+
+def _ends_within(low: float, high: float) -> np.ndarray:
+    """The line's ends, where they lie inside: every question about a line compares it with them."""
+    return np.array([end for end in (0.0, 1.0) if low < end < high])
 
 
 @dataclass(frozen=True)
