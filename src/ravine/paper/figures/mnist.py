@@ -24,6 +24,9 @@ FINE: Final = 200
 #: range.
 CROSS: Final = (-0.5, 1.5)
 
+#: Points of that line, at most: kinks of few examples may leave it unresolved at any number.
+CROSS_POINTS: Final = 257
+
 #: Seed of the random point, N(0, 1) in every coordinate. Source: warm_start, numpy's RandomState.
 RANDOM_POINT: Final = (1, 2, 3)
 
@@ -189,6 +192,7 @@ def fig4(study: Study) -> Outcome:
         "fig4-solutions",
         one,
         interval=CROSS,
+        most=CROSS_POINTS,
         ends=(one.solution, other.solution),
         about=(other.identity,),
         title="maxout, two solutions",
