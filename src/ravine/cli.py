@@ -152,6 +152,23 @@ def demo(
     typer.echo(f"\nThe report: {made.report}")
 
 
+def _questions(above: float | None, decide: str | None, stderr: float | None) -> dict[str, Any]:
+    """What `ravine.resolve` is to stop at, as soon as it is answered or reached."""
+    asked: dict[str, Any] = {}
+    if above is not None or decide is not None:
+        asked |= {"decide": decide or "barrier", "above": above}
+    if stderr is not None:
+        asked["stderr"] = stderr
+    return asked
+
+
+def _flag_of(questions: dict[str, Any]) -> str:
+    """The option that asks for a resolved curve."""
+    if "decide" in questions:
+        return "--above"
+    return "--stderr" if questions else "--tolerance"
+
+
 def _require_tolerance(tolerance: float | None, drive: str | None) -> None:
     if drive is not None and tolerance is None:
         msg = "--drive says what points are added for, and goes with --tolerance"
@@ -180,6 +197,23 @@ def line(
         ),
     ] = None,
     drive: Annotated[str | None, _DRIVE] = None,
+    above: Annotated[
+        float | None,
+        typer.Option(
+            help="is there a barrier higher than this, in the loss's unit? As few examples of the first split as show "
+            "or exclude it"
+        ),
+    ] = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(help="with --above: barrier (by default), rise, minimum or nonconvex"),
+    ] = None,
+    stderr: Annotated[
+        float | None,
+        typer.Option(
+            help="as many examples as keep the standard error of J(α) − J(start) below this, in the loss's unit"
+        ),
+    ] = None,
     groups: Annotated[
         list[str] | None,
         typer.Option(
@@ -214,8 +248,12 @@ def line(
         for flag, given in (("--groups", groups), ("--compare-buffers", compare_buffers))
         if given
     ]
-    if len(several) + (tolerance is not None) > 1:
-        msg = f"{' and '.join([*several, '--tolerance'][:2])} do not go together; give one of them"
+    questions = _questions(above, decide, stderr)
+    tolerance = 1e-3 if questions and tolerance is None else tolerance
+    if tolerance is not None:
+        several.append(_flag_of(questions))
+    if len(several) > 1:
+        msg = f"{' and '.join(several[:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
     _require_tolerance(tolerance, drive)
     J = ravine.load_objective(objective)  # noqa: N806
@@ -243,7 +281,7 @@ def line(
     else:
         interval = float(points.min()), float(points.max())
         typer.echo(f"{told}: to {tolerance:g} of the local value", err=True)
-        asked = _asked(tolerance, drive)
+        asked = _asked(tolerance, drive) | questions
         curve = ravine.resolve(J, along=walk, interval=interval, **asked, **about)
     figures = (
         {"line": ravine.plot.line(curve)} if "line" not in curve.dims else _figures_of_lines(curve)

@@ -40,7 +40,9 @@ def drivers(result: xr.Dataset, drive: str | Sequence[str]) -> tuple[str, ...]:
     return asked
 
 
-def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:
+def allowed_error(
+    result: xr.Dataset, name: str, split: int, tolerance: float, least: float = 0.0
+) -> np.ndarray:
     """The error that is allowed at each measured point: relative to the local value, or what noise may do.
 
     Args:
@@ -48,6 +50,7 @@ def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -
         name: of the quantity.
         split: number of the split.
         tolerance: relative to max(|J|, range/1000).
+        least: what is allowed anyway, in the quantity's unit.
 
     Returns:
         (points,), in the quantity's unit.
@@ -55,7 +58,7 @@ def allowed_error(result: xr.Dataset, name: str, split: int, tolerance: float) -
     values = result[name].values[:, split]
     finite = values[np.isfinite(values)]
     extent = float(np.ptp(finite)) if finite.size else 0.0
-    allowed = tolerance * np.maximum(np.abs(values), extent / 1000)
+    allowed = np.maximum(tolerance * np.maximum(np.abs(values), extent / 1000), least)
     floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
     if is_counted(result, name):
         floor = np.maximum(

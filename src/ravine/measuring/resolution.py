@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from numbers import Real
+from typing import Any, Final, get_args
 
 import numpy as np
 import xarray as xr
 
 from ravine.errors import InputError
 from ravine.measuring.labelling import on_axes
+from ravine.measuring.looks import Question, answered, precise
 from ravine.measuring.planes import FIRST_DEGREE, resolve_plane
 from ravine.measuring.refinement import (
     Candidate,
@@ -23,6 +25,7 @@ from ravine.measuring.refinement import (
     tail,
 )
 from ravine.measuring.rounds import Rounds, with_reuse
+from ravine.metrics.inference import LEVEL, What, require_asked
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
@@ -36,6 +39,9 @@ _LAST_DEGREE: Final = 64
 _CHECKS: Final = 8
 _EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
+
+#: Points from which the number of examples is foretold that a standard error needs.
+_PILOT: Final = 9
 
 #: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
 #: at most what a grid of 51 × 51 costs.
@@ -80,6 +86,10 @@ def resolve(
     interval: tuple[float, float] | Mapping[str, tuple[float, float]] = (0.0, 1.0),
     max_points: int | None = None,
     drive: str | Sequence[str] = "loss",
+    decide: What | None = None,
+    above: float | None = None,
+    level: float = LEVEL,
+    stderr: float | None = None,
     title: str | None = None,
     command: str = "",
     progress: bool | None = None,
@@ -109,6 +119,16 @@ def resolve(
     points; the axis that fails is doubled, up to degree 64. It is never split: what has a kink or a
     value that is not finite stays unresolved.
 
+    **As few examples as the answer needs.** With ``decide`` the loss of the first split is asked one
+    question, as ``metrics.decide`` asks it, of a random part of the examples: 500, then four times as
+    many, in the end all. The first part that shows or excludes it is the result, and says how many
+    examples it has seen (``n_examples``, of ``examples_of``). Each look has its share of ``level``, so
+    that at most ``level`` of curves are told otherwise over all looks; ``metrics.decide`` of the result
+    keeps to that. Interpolation may err by a quarter of ``above``, by half as much at each later look. With ``stderr``
+    there are as many examples as keep the paired standard error of J(α) − J(start) below it. A part is
+    drawn by the examples' own numbers and the objective's seed (``Objective.sampled``): whatever their
+    order, the same at all points.
+
     What is narrower than the gap between neighbouring points can hide: the result's attribute
     ``largest_gap`` says how wide that is.
 
@@ -123,6 +143,10 @@ def resolve(
             ``piece_resolved`` on a line), never smoothed over.
         drive: the quantities that points are added for: a name, several, or ``"all"``. Steps of an error
             rate take some forty points where the loss takes 25.
+        decide: "barrier", "rise", "minimum" or "nonconvex": stop as soon as it is shown or excluded.
+        above: the height that ``decide`` asks about, in the loss's unit.
+        level: the largest share of wrong answers of ``decide``.
+        stderr: the largest paired standard error of J(α) − J(start) over the interval, in the loss's unit.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
@@ -136,7 +160,8 @@ def resolve(
 
     Raises:
         InputError: as ``evaluate``; or the interval or the tolerance make no sense, or the objective has
-            no such quantity to drive.
+            no such quantity to drive; or ``decide`` and ``stderr`` are given together, for a plane, with an
+            executor, or for an objective no part of whose examples can be measured by itself.
 
     Examples:
         >>> import ravine, torch
@@ -163,13 +188,74 @@ def resolve(
         msg = f"max_points must be at least {least}; got {max_points!r}"
         raise InputError(msg)
 
+    question = _question(decide, above, level)
+    _require_parts(question, stderr, along, executor)
+
     with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
-        measure = Rounds(objective, along, title, command, progress, ledger, crew).measure
+
+        def rounds(part: Objective) -> Callable[[np.ndarray], xr.Dataset]:
+            return Rounds(part, along, title, command, progress, ledger, crew).measure
+
+        def line_of(part: Objective, least: float = 0.0) -> xr.Dataset:
+            return _resolve_line(rounds(part), *intervals["alpha"], tolerance, most, drive, least)
+
+        def few_points(part: Objective, _: float) -> xr.Dataset:
+            places = np.union1d(np.linspace(*intervals["alpha"], _PILOT), [0.0])
+            return on_axes(rounds(part)(places[:, None]), {"alpha": places})
+
         if len(along.dims) == 2:
-            found = resolve_plane(measure, intervals, tolerance, most, drive)
+            found = resolve_plane(rounds(objective), intervals, tolerance, most, drive)
+        elif question is not None:
+            found = answered(question, objective, line_of)
+        elif stderr is not None:
+            found = precise(stderr, objective, line_of, few_points)
         else:
-            found = _resolve_line(measure, *intervals["alpha"], tolerance, most, drive)
+            found = line_of(objective)
         return with_reuse(found, ledger, progress)
+
+
+def _question(what: What | None, above: float | None, level: float) -> Question | None:
+    if what is None:
+        if above is not None:
+            msg = "above is the height that decide= asks about; give decide='barrier', say, too"
+            raise InputError(msg)
+        return None
+    if what not in get_args(What):
+        msg = f"decide must be one of {', '.join(map(repr, get_args(What)))}; got {what!r}"
+        raise InputError(msg)
+    if above is None:
+        msg = f"decide={what!r} needs the height that is asked about, in the loss's unit: above=0.02, say"
+        raise InputError(msg)
+    require_asked(above, level)
+    if above == 0:
+        msg = "above must be larger than 0: no number of examples excludes every height"
+        raise InputError(msg)
+    return Question(what, above, level)
+
+
+def _require_parts(
+    question: Question | None, stderr: float | None, along: Slice, executor: Any
+) -> None:
+    """Refuse what cannot be measured part by part.
+
+    Raises:
+        InputError: as ``resolve``.
+    """
+    if question is None and stderr is None:
+        return
+    if question is not None and stderr is not None:
+        msg = "decide= and stderr= both choose how many examples are seen; give one of them"
+        raise InputError(msg)
+    if stderr is not None and not (isinstance(stderr, Real) and 0 < stderr < np.inf):
+        msg = f"stderr must be a positive number, in the loss's unit; got {stderr!r}"
+        raise InputError(msg)
+    name = "decide=" if question is not None else "stderr="
+    if len(along.dims) > 1:
+        msg = f"{name} is for lines; this slice has the dims {', '.join(along.dims)}"
+        raise InputError(msg)
+    if executor is not None:
+        msg = f"{name} measures a part of the examples, which workers do not have; leave executor= out"
+        raise InputError(msg)
 
 
 def _resolve_line(
@@ -179,6 +265,7 @@ def _resolve_line(
     tolerance: float,
     max_points: int,
     drive: str | Sequence[str],
+    least: float,
 ) -> xr.Dataset:
     opened = [_Open(low, high, _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
@@ -197,14 +284,14 @@ def _resolve_line(
                 else joined(result, fresh, "alpha", ("alpha",)).sortby("alpha")
             )
         assert result is not None  # the first round always measures
-        judge = _Judge(result, tolerance, drivers(result, drive))
+        judge = _Judge(result, tolerance, least, drivers(result, drive))
         opened, done = _judged(opened, judge, _NARROWEST * (high - low))
         closed += done
         if not opened and rounds < _EXTREMA_ROUNDS:
             rounds += 1
             opened, closed, extra = _with_extrema(closed, judge)
     assert result is not None
-    judge = _Judge(result, tolerance, drivers(result, drive))
+    judge = _Judge(result, tolerance, least, drivers(result, drive))
     closed += [
         (piece, _fit(piece, judge)) for one in opened for piece in _measured_pieces(one, result)
     ]
@@ -223,11 +310,13 @@ class _Judge:
     Attributes:
         result: measured points, in order.
         tolerance: as in ``resolve``.
+        least: an error that is allowed anyway, in the loss's unit.
         drive: the quantities that have to pass.
     """
 
     result: xr.Dataset
     tolerance: float
+    least: float
     drive: tuple[str, ...]
 
 
@@ -310,7 +399,7 @@ def _fit(piece: Piece, judge: _Judge) -> _Fit:
         for split in splits:
             if not checks.size or not np.isfinite(result[name].values[inside, split]).all():
                 continue
-            found = _candidate(piece, result, name, split, judge.tolerance)
+            found = _candidate(piece, judge, name, split)
             fit.log[name][split] = found.log
             drives = name in judge.drive
             if drives or found.worst <= 1 or is_counted(result, name):
@@ -327,14 +416,14 @@ def _fit(piece: Piece, judge: _Judge) -> _Fit:
     return fit
 
 
-def _candidate(
-    piece: Piece, result: xr.Dataset, name: str, split: int, tolerance: float
-) -> Candidate:
+def _candidate(piece: Piece, judge: _Judge, name: str, split: int) -> Candidate:
     """The better interpolant of one quantity on one split, by the points measured on the piece."""
+    result = judge.result
+    least = judge.least if name == "loss" else 0.0
     alpha, values = result["alpha"].values, result[name].values[:, split]
     inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
     rows = piece.rows(alpha)
-    allowed = allowed_error(result, name, split, tolerance)
+    allowed = allowed_error(result, name, split, judge.tolerance, least)
     floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
     checks = np.setdiff1d(inside, rows)
     column = [of[rows][:, None] for of in (values, allowed, floor)]
@@ -437,7 +526,9 @@ def _labelled(closed: list[tuple[Piece, _Fit]], judge: _Judge) -> xr.Dataset:
             np.stack([fit.misfit[name] for _, fit in closed]),
         )
     resolved = int(variables["piece_resolved"][1].all())
+    loose = {"allowed_error": judge.least} if judge.least else {}
     return result.assign(variables).assign_attrs(
+        **loose,
         sampling="resolved",
         tolerance=judge.tolerance,
         drive=", ".join(judge.drive),

@@ -6,7 +6,7 @@ line has a barrier.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -100,19 +100,7 @@ def _star(profiles: list[Profile], shared: Shared) -> Profile:
         for field in ("value", "replicates", "floor", "stderr", "misfit")
     }
     spread = np.linspace(0, 1, len(points))
-    return Profile(
-        alpha=spread,
-        **joined,
-        split=first.split,
-        quantity=first.quantity,
-        name=first.name,
-        unit=first.unit,
-        units=first.units,
-        clustered=first.clustered,
-        counted=first.counted,
-        is_share=first.is_share,
-        balanced=first.balanced,
-    )
+    return replace(first, alpha=spread, **joined)
 
 
 def _at(profile: Profile, place: float) -> Profile:

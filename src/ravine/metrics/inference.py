@@ -115,13 +115,14 @@ def decided(
     """
     part = profile if what == "minimum" else profile.between(0, 1)
     limit = threshold_of(profile) if above is None else above
-    asked = _asked(profile, what, limit, kind, level, scope)
+    own = level * profile.level_share
+    asked = _asked(profile, what, limit, kind, own, scope)
     problem = _unanswerable(profile, part, what)
     if problem:
-        return replace(asked, reason=problem)
-    sample = Sample(_finite(part), _draws_for(level), joint=joint)
+        return replace(asked, reason=problem, level=level)
+    sample = Sample(_finite(part), _draws_for(own), joint=joint)
     found = _answer(asked, _bounds(asked, what, sample), sample)
-    return _with_the_rest(found, part)
+    return _over_all_looks(_with_the_rest(found, part), level)
 
 
 class Changes:
@@ -150,11 +151,13 @@ class Changes:
             return {}
         found: dict[tuple[str, Scope], Decision] = {}
         for what, (question, sample) in self._asked.items():
-            others = _asked(self.profile, what, self.above, "end", level, "population")
+            own = level * self.profile.level_share
+            others = _asked(self.profile, what, self.above, "end", own, "population")
             bounds = _bounds(others, question, sample)
             for scope in get_args(Scope):
                 asked = replace(others, scope=scope)
-                found[what, scope] = _with_the_rest(_answer(asked, bounds, sample), part)
+                told = _with_the_rest(_answer(asked, bounds, sample), part)
+                found[what, scope] = _over_all_looks(told, level)
         return found
 
     @cached_property
@@ -168,6 +171,11 @@ class Changes:
         if self.profile.covers_both_ends:
             asked["barrier"] = ("barrier", forward)
         return asked
+
+
+def _over_all_looks(found: Decision, level: float) -> Decision:
+    """An answer of one look, at the level that holds for all of them."""
+    return replace(found, level=level, p=min(1.0, found.p * level / found.level))
 
 
 def _turned(profile: Profile) -> Profile:

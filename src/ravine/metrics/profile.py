@@ -58,6 +58,8 @@ class Profile:
         counted: whether it is of whole numbers, so that its curve is a staircase.
         is_share: whether every example's value is 0 or 1.
         balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
+        level_share: of the level of any question, because the examples were looked at several times and
+            measuring stopped when one look had answered; 1 where it was not so.
     """
 
     alpha: np.ndarray
@@ -75,6 +77,7 @@ class Profile:
     counted: bool = False
     is_share: bool = False
     balanced: bool = False
+    level_share: float = 1.0
 
     @classmethod
     def of(cls, curve: xr.Dataset, quantity: str = "loss", split: str | None = None) -> Profile:
@@ -127,6 +130,7 @@ class Profile:
             counted=counted,
             is_share=_is_share(measured, quantity),
             balanced=int(curve.attrs["schema_version"]) > 1,
+            level_share=float(measured.attrs.get("level_share", 1.0)),
         )
 
     def between(self, low: float, high: float) -> Profile:

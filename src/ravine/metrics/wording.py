@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,11 @@ from ravine.result.schema import is_plane, quantities, validate
 PER_TOKEN: Final = "nats per token"
 
 
+#: What is asked about, in words.
+_NOUN: Final = {"nonconvex": "bend upwards"} | {
+    what: what for what in ("barrier", "rise", "minimum")
+}
+
 #: A noise floor that is read more easily without an exponent.
 _LARGE_FLOOR: Final = 0.01
 _NARROW: Final = ("float32", "bfloat16", "float16")
@@ -38,7 +44,7 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     first = next(iter(measured.values()))
     main = Wording(first, way)
     findings = findings_of([*measured.values()])
-    sentences = [*main.details()]
+    sentences = [_answer(curve, first.profile), *main.details()]
     sentences += [
         _open(findings[1:]),
         _perplexities(measured),
@@ -49,6 +55,30 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     decisions = tuple(found for one in measured.values() for found in one.decisions.values())
     said = tuple(sentence for sentence in sentences if sentence)
     return Verdict(main.headline(), said, rows, measured, decisions, findings)
+
+
+def _answer(curve: xr.Dataset, profile: Profile) -> str:
+    """What was asked of the examples, or wanted of their number, and how many it took."""
+    if "examples_of" not in curve.attrs:
+        return ""
+    whole = json.loads(curve.attrs["examples_of"])
+    taken = zip(curve["split"].values, curve["n_examples"].values, strict=True)
+    counts = [f"{int(count):,} of {whole[split]:,} {split}" for split, count in taken]
+    seen = f"{' and '.join(counts)} examples"
+    if "asked" not in curve.attrs:
+        reached, wanted = (float(curve.attrs[f"stderr_{of}"]) for of in ("reached", "asked"))
+        short = "" if reached <= wanted else ", which is all there are"
+        return (
+            f"The standard error of J(α) − J(start) is at most {reached:.2g} (requested: {wanted:g}), "
+            f"with {seen}{short}."
+        )
+    asked = json.loads(curve.attrs["asked"])
+    found = decided(profile, asked["what"], above=asked["above"], level=asked["level"])
+    bounds = f"{number(found.value)} [{number(found.lower)}, {number(found.upper)}]"
+    return (
+        f"A {_NOUN[asked['what']]} above {asked['above']:g}{profile.unit} in the {profile.split} {profile.name} is "
+        f"{found.answer}: {bounds}, with {seen}."
+    )
 
 
 def _open(findings: Sequence[Finding]) -> str:
@@ -349,9 +379,15 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
     misfit = f"{known.max():.0e}"
     return (
         f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
-        f"{misfit} (requested: {tolerance:g} of the local value); features narrower than the "
+        f"{misfit} (requested: {tolerance:g} of the local value{_loosely(curve)}); features narrower than the "
         f"largest gap, {gap:.2g}, may be missed"
     )
+
+
+def _loosely(curve: xr.Dataset) -> str:
+    """The error that was allowed in any case, where a question was asked that needs no better."""
+    least = float(curve.attrs.get("allowed_error", 0.0))
+    return f", or {least:.1g}" if least else ""
 
 
 def _errors(curve: xr.Dataset, first: Measures) -> str:

@@ -143,6 +143,17 @@ class Grouping:
                     raise InputError(msg)
 
 
+def ids_of(what: str, ids: Any, split: str) -> list[Hashable]:
+    """Ids that are given as arrays: one for each example of a split.
+
+    Args:
+        what: "clusters" or "strata".
+        ids: one id per example, or split → that.
+        split: whose.
+    """
+    return _listed(what, list(_array(what, ids, split)))
+
+
 def _array(what: str, ids: Any, split: str, *, several: bool = False) -> Any:
     """The ids of one split."""
     if isinstance(ids, Mapping):

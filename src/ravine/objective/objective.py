@@ -22,6 +22,7 @@ from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
 from ravine.objective.measurement import Crew, Dropout, Measured, Setup, Store, measure
 from ravine.objective.replica import running_norms
+from ravine.objective.sampling import sampled
 from ravine.points.checkpoint import Checkpoint, unwrap
 from ravine.points.params import is_float
 
@@ -254,6 +255,39 @@ class Objective(Setup):
         wanted = {*names, *(known[:1] if estimates else ())}
         other = copy.copy(self)
         vars(other)["splits"] = tuple(split for split in self.splits if split.name in wanted)
+        return other
+
+    def sampled(self, examples: int | Mapping[str, int]) -> Objective:
+        """The same objective on a random part of its examples.
+
+        Which ones depends on the seed and on the examples' numbers, not on their order; a larger part
+        holds all smaller ones. Clusters are drawn whole, and of each stratum as large a share.
+
+        Args:
+            examples: how many of each split, or split → how many; all where there are no more. With
+                clusters, at least so many.
+
+        Raises:
+            InputError: the examples cannot be drawn one by one (a stream, batches made before, ids that a
+                function gives), or J of an example depends on others (recomputed statistics, state, masks).
+
+        Examples:
+            >>> from torch.nn import functional as F
+            >>> from ravine import supervised
+            >>> data = (torch.ones(1000, 1), torch.arange(1000.0)[:, None])
+            >>> J = Objective(nn.Linear(1, 1, bias=False), supervised(F.mse_loss), data)
+            >>> J.sampled(100)
+            Objective(Linear, examples: {'data': 100})
+        """
+        known = [split.name for split in self.splits]
+        by_split = examples if isinstance(examples, Mapping) else dict.fromkeys(known, examples)
+        if set(by_split) != set(known):
+            msg = f"the objective has the splits {known}; got numbers of examples for {list(by_split)}"
+            raise InputError(msg)
+        counts = {name: _whole("examples", by_split[name], least=1) for name in known}
+        splits, grouping = sampled(self, counts)
+        other = copy.copy(self)
+        vars(other).update(splits=splits, grouping=grouping, origin=None)
         return other
 
     def describe(self) -> dict[str, str | int]:
