@@ -13,9 +13,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The long ones too: levels and power of every decision, and commands that are killed at random moments.
+# The long ones too: levels and power of every decision, every figure of the paper, clusters, and commands that are killed.
 test-all: lint
-	$(PYTEST) -m 'calibration or clusters or kills or not calibration'
+	$(PYTEST) -m 'calibration or not calibration'
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -130,7 +130,8 @@ class TestDecide:
     def test_the_level_is_kept_over_all_looks(self, kind):
         repeats = range(250)
         wrong = {
-            height: wrong_answers(kind, height, repeats, 9000) for height in (0.99 * ABOVE, 1.01 * ABOVE)
+            height: wrong_answers(kind, height, repeats, 9000)
+            for height in (0.99 * ABOVE, 1.01 * ABOVE)
         }
         print(f"\n{kind}: {wrong} wrong of {len(repeats)} each")  # noqa: T201
         assert max(wrong.values()) <= 250 * 0.05 + 2 * (250 * 0.05 * 0.95) ** 0.5

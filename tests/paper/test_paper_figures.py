@@ -14,19 +14,32 @@ import ravine
 from ravine.paper import claims, committed, publish
 from ravine.paper.figures import FIGURES, NotThere, Study
 
+#: Made in the usual run. The others are drawn in the tests of their networks; whole, with their
+#: reports and claims on one page, in the long run: ``pytest -m figures``.
+SOME = ("fig1", "fig3", "fig4", "fig5", "higher-rate", "random-walk")
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Every figure in the profile quick, and what was said while it was made."""
+
+def made_of(names, folder):
+    """Figures in the profile quick, and what was said while they were made."""
     said = []
-    study = Study("quick", tmp_path_factory.mktemp("paper"), say=said.append)
-    folders = {name: publish.publish(name, study) for name in FIGURES}
+    study = Study("quick", folder, say=said.append)
+    folders = {name: publish.publish(name, study) for name in names}
     checked = publish.checked([study])
     return SimpleNamespace(study=study, said=said, folders=folders, checked=checked)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return made_of(SOME, tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="module")
+def all_made(tmp_path_factory):
+    return made_of(FIGURES, tmp_path_factory.mktemp("paper"))
+
+
 class TestFigures:
-    @pytest.mark.parametrize("name", FIGURES)
+    @pytest.mark.parametrize("name", SOME)
     def test_each_is_drawn_and_written(self, made, name):
         folder, _ = made.folders[name]
         there = {path.name for path in folder.iterdir()}
@@ -90,13 +103,15 @@ class TestClaims:
         assert found["higher-rate"].arm == "holds"  # at ten times the rate a toy diverges too
         assert found["maxout-94"].answer == "not run"
         assert found["maxout-94"].about == "on other data than MNIST the count means nothing"
-        assert found["mpdbm-more-non-convex"].answer in {"holds", "does not hold", "undecided"}
         assert found["two-solutions"].seeds == (0, 1)
 
     def test_a_toy_decides_nothing_about_the_papers_network(self, made):
         findings = made.checked
         assert {finding.status for finding in findings} == {"not run"}
-        assert sum(finding.arm is not None for finding in findings) > 30
+        judged = {finding.claim.name for finding in findings if finding.arm is not None}
+        asked = {claim.name for claim in claims.CLAIMS if claim.figure in made.folders}
+        # what a digit toy cannot tell is not told
+        assert len(judged & asked) > 0.8 * len(asked)
         said = next(f for f in findings if f.claim.name == "strays")
         assert said.words == "not run (this arm: holds)"
 
@@ -107,14 +122,15 @@ class TestClaims:
 
     def test_the_fullest_profile_is_judged(self, made, tmp_path):
         empty = replace(made.study, profile="full", out=tmp_path)
-        assert {f.profile for f in publish.checked([empty, made.study])} == {"quick"}
+        found = publish.checked([empty, made.study])
+        assert {f.profile for f in found if f.claim.figure in made.folders} == {"quick"}
 
     def test_they_are_written_as_json_and_as_a_page(self, made, tmp_path):
         written = publish.write_page(tmp_path / "docs", [made.study])
         assert {path.name for path in written} == {
             "README.md",
             "claims.json",
-            *(f"{name}.{kind}" for name in (*FIGURES, "summary") for kind in ("png", "pdf")),
+            *(f"{name}.{kind}" for name in (*made.folders, "summary") for kind in ("png", "pdf")),
         }
         rows = json.loads((tmp_path / "docs" / "claims.json").read_text())["claims"]
         needed = {"number", "lower", "upper", "status", "arm", "scope", "examples", "seeds"}
@@ -123,7 +139,7 @@ class TestClaims:
         page = (tmp_path / "docs" / "README.md").read_text()
         assert all(claim.sentence in page for claim in claims.CLAIMS)
         assert "are not run in the paper's own configuration" in page
-        assert all(f"ravine paper run {name} --profile quick" in page for name in FIGURES)
+        assert all(f"ravine paper run {name} --profile quick" in page for name in made.folders)
 
     def test_kept_small_they_give_the_same_page_without_any_training(self, made, tmp_path):
         committed.commit([made.study], tmp_path / "kept")
@@ -150,3 +166,26 @@ class TestClaims:
         names = [claim.name for claim in claims.CLAIMS]
         assert len(set(names)) == len(names)
         assert {claim.figure for claim in claims.CLAIMS} <= {*FIGURES, ""}
+
+
+@pytest.mark.figures
+class TestEveryFigure(TestFigures):
+    @pytest.fixture
+    def made(self, all_made):
+        return all_made
+
+    @pytest.mark.parametrize("name", FIGURES)
+    def test_each_is_drawn_and_written(self, made, name):
+        super().test_each_is_drawn_and_written(made, name)
+
+
+@pytest.mark.figures
+class TestEveryClaim(TestClaims):
+    @pytest.fixture
+    def made(self, all_made):
+        return all_made
+
+    def test_the_networks_are_compared(self, made):
+        found = {finding.claim.name: finding for finding in made.checked}
+        assert found["mpdbm-more-non-convex"].answer in {"holds", "does not hold", "undecided"}
+        assert sum(finding.arm is not None for finding in made.checked) > 30

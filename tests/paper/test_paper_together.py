@@ -40,15 +40,7 @@ def digits():
 
 def launched(job, capture):
     """The training's updates, launched whole."""
-    return Updates(
-        job.params,
-        job.velocity,
-        job.task.rate_scales,
-        lambda examples: job.task.minibatch(job.model, 0, examples),
-        lambda: job.task.constrain(job.params),
-        "float32",
-        capture,
-    )
+    return Updates.of(job.task, job.model, job.velocity, 0, "float32", capture)
 
 
 class TestUpdates:
@@ -61,7 +53,7 @@ class TestUpdates:
 
     @pytest.mark.parametrize("name", ["maxout-mnist", "mpdbm-mnist", "conv-cifar10"])
     def test_an_epoch_is_the_steppers(self, name, digits, tmp_path):
-        """The same draws, the same parameters to rounding; what was tried first leaves no trace; the last batch is smaller."""
+        """The same draws and parameters, to rounding; what was tried first leaves no trace; the last batch is smaller."""
         self.tried = 0
         job = replace(recipe(name, "quick"), train=130, valid=20, even=False)
         stepped, whole = (Training(job, digits, tmp_path / place) for place in "ab")

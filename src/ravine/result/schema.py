@@ -21,6 +21,11 @@ coordinate ``distance`` (slice dims…) is the Euclidean length from the start o
 infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
 Attributes carry the provenance (see ``PROVENANCE``).
 
+A curve on a part of the examples has ``examples_of``, JSON: split → how many there are. Where a question chose
+the part, ``asked`` is it (JSON), ``looks`` how many parts were looked at, and ``level_share`` what share of a level is
+left to each; where a standard error did, ``stderr_asked`` and ``stderr_reached``. ``allowed_error`` is an interpolation
+error that was allowed anyway.
+
 ``corners`` names the slice's corners in order; the label and the hash of each stand under its name
 (``start``, ``start_hash``). ``curved`` is 1 for a slice that bends, whose distances are not
 proportional to its coordinates; where it is absent it is 0.

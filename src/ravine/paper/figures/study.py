@@ -66,6 +66,7 @@ class Study:
     _loaded: dict[tuple[Any, ...], data.Splits] = field(
         default_factory=dict, compare=False, repr=False
     )
+    _opened: dict[Path, xr.Dataset] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def variant(self) -> str:
@@ -206,7 +207,9 @@ class Study:
         if not path.exists():
             self._make(name, path, measure)
         self.measured.append(path)
-        return ravine.open_result(path)
+        if path not in self._opened:
+            self._opened[path] = ravine.open_result(path)
+        return self._opened[path].copy()
 
     def _make(self, name: str, path: Path, measure: Callable[[], xr.Dataset]) -> None:
         if not self.fresh:

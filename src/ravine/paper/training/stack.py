@@ -46,7 +46,7 @@ class Stack:
                 training.model.train()
             orders = [task.batches(first.state.phase, one.order) for one in self.trainings]
             for batches in zip(*orders, strict=True):
-                self._updates.take(torch.stack(batches), first.rate, first.momentum)
+                self._updates.take(torch.stack(batches), *first.pace)
                 for training in self.trainings:
                     training.count()
             for training in self.trainings:

@@ -106,20 +106,16 @@ class Training:
             self.recorder.record(self.state.update, self.model)
 
     @property
-    def rate(self) -> float:
-        """The learning rate of the next update."""
-        return self.phase.rate.at(self.state.update, self.state.epoch + 1)
-
-    @property
-    def momentum(self) -> float:
-        """The momentum of the next update."""
-        return self.phase.momentum.at(self.state.epoch + 1)
+    def pace(self) -> tuple[float, float]:
+        """The learning rate and the momentum of the next update."""
+        epoch = self.state.epoch + 1
+        return self.phase.rate.at(self.state.update, epoch), self.phase.momentum.at(epoch)
 
     def _stepped(self) -> Iterator[None]:
         """The updates of an epoch, step by step."""
         objectives = self.task.epoch(self.model, self.state.phase, self.order)
         for objective in each_computed(objectives, self.recipe.precision, self.device):
-            self.step(objective, self.rate, self.momentum)
+            self.step(objective, *self.pace)
             yield
 
     @property
@@ -131,18 +127,11 @@ class Training:
     def _launched(self) -> Iterator[None]:
         """The updates of an epoch, each launched as one."""
         task: Any = self.task
-        phase = self.state.phase
+        phase, precision = self.state.phase, self.recipe.precision
         if self.updates is None:
-            self.updates = Updates(
-                self.params,
-                self.velocity,
-                task.rate_scales,
-                lambda examples: task.minibatch(self.model, phase, examples),
-                lambda: task.constrain(self.params),
-                self.recipe.precision,
-            )
+            self.updates = Updates.of(task, self.model, self.velocity, phase, precision)
         for examples in task.batches(phase, self.order):
-            self.updates.take(examples, self.rate, self.momentum)
+            self.updates.take(examples, *self.pace)
             yield
 
     def step(self, objective: Tensor, rate: float, momentum: float) -> None:

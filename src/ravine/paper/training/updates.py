@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ravine.paper.device import Precision, computing, random_state, set_random_state
+from ravine.paper.tasks.task import Independent
 
 #: Makes one launch of a computation that has no arguments and returns nothing.
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -85,6 +86,28 @@ class Updates:
         self._momentum = torch.zeros((), device=self.device)
         self._examples = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._launch: Callable[[], None] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        task: Independent,
+        model: nn.Module,
+        velocity: Mapping[str, Tensor],
+        phase: int,
+        precision: Precision,
+        capture: Capture | None = as_graph,
+    ) -> Updates:
+        """The updates of one model in one phase of its task."""
+        params = dict(model.named_parameters())
+        return cls(
+            params,
+            velocity,
+            task.rate_scales,
+            lambda examples: task.minibatch(model, phase, examples),
+            lambda: task.constrain(params),
+            precision,
+            capture,
+        )
 
     def take(self, examples: Tensor, rate: float, momentum: float) -> None:
         """One update.
