@@ -201,14 +201,7 @@ class Training:
         self.recorder.record(state.update, self.model)
 
     def end_epoch(self, began: float) -> str:
-        """Watch the model after an epoch, and record it.
-
-        Args:
-            began: when the epoch did, by ``time.perf_counter``.
-
-        Returns:
-            A line that says what was seen.
-        """
+        """Watch the model after an epoch that began then, by ``time.perf_counter``; record it, and say what was seen."""
         self._note(began)
         if self.state.phase == 0 and not self._sparse:
             self.recorder.record(self.state.update, self.model)
@@ -247,14 +240,7 @@ class Training:
         self._note(time.perf_counter())
 
     def stop(self, about: str) -> str:
-        """Keep what there is, as the outcome of a run that is not at its end.
-
-        Args:
-            about: what was spent, in words.
-
-        Returns:
-            Why it stopped.
-        """
+        """Keep what there is, as the outcome of a run whose time, named ``about``, was spent; say why it stopped."""
         state = self.state
         self.save()
         if state.phase == 0:
