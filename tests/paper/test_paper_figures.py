@@ -16,7 +16,7 @@ from ravine.paper.figures import FIGURES, NotThere, Study
 
 #: Made in the usual run. The others are drawn in the tests of their networks; whole, with their
 #: reports and claims on one page, in the long run: ``pytest -m figures``.
-SOME = ("fig1", "fig3", "fig4", "fig5", "higher-rate", "random-walk")
+SOME = ("fig1", "fig3", "fig4", "fig5", "seeds", "higher-rate", "random-walk")
 
 
 def made_of(names, folder):

@@ -21,7 +21,7 @@ from ravine.paper.claims.curves import (
     separation,
     start_above,
 )
-from ravine.paper.claims.found import Found, missing
+from ravine.paper.claims.found import Found, least, missing, worst
 from ravine.paper.claims.runs import (
     beside_count,
     captured,
@@ -30,6 +30,7 @@ from ravine.paper.claims.runs import (
     strayed,
     walk_or_line,
 )
+from ravine.paper.figures.seeds import lines_of, paths_of
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
@@ -148,13 +149,48 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "maxout-94",
         "§3",
         "This configuration results in only 94 mistakes on the MNIST test set",
-        "fig1",
+        "seeds",
         "errors on the test part after phase 2, less the paper's 94",
         mistakes,
         "at most",
         0,
         "no more than the paper's; each count has its binomial error, 14 together",
         ends=True,
+    ),
+    Claim(
+        "seeds-no-obstacle",
+        "abstract, §3 and figure 1",
+        "on a straight path from initialization to solution, a variety of state of the art neural "
+        "networks never encounter any significant obstacles",
+        "seeds",
+        "largest rise of J on [0, 1] in nats, the most of all seeds",
+        lambda o: worst(map(rises, lines_of(o))),
+        "at most",
+        None,
+        _NO_BUMP,
+    ),
+    Claim(
+        "seeds-convex",
+        "§2",
+        "the objective function has a simple, approximately convex shape along this cross-section",
+        "seeds",
+        "how far J stands above its lower convex hull on [0, 1], over its range, the most of all seeds",
+        lambda o: worst(map(above_hull, lines_of(o))),
+        "at most",
+        0.05,
+        _CONVEX,
+    ),
+    Claim(
+        "seeds-two-thirds",
+        "§3 and figure 5",
+        "the linear subspace captures about 2/3 the variation in the parameters during learning",
+        "seeds",
+        "as for figure 5, the least of all seeds",
+        lambda o: least(map(captured, paths_of(o))),
+        "at least",
+        0,
+        "2/3 is what a line captures of any random walk: only what is beyond that says something of "
+        "learning",
     ),
     *(
         Claim(

@@ -75,7 +75,7 @@ def fig1(study: Study) -> Outcome:
         "original's, so the "
         "counts of errors need not agree."
     )
-    return Outcome("fig1", figure, results, (run, *others), remark)
+    return Outcome("fig1", figure, results, (run,), remark)
 
 
 def counted(runs: Sequence[training.Run]) -> str:

@@ -46,6 +46,16 @@ def seeds(study: Study) -> Outcome:
     return Outcome("seeds", figure, lines | paths, tuple(runs), remark)
 
 
+def lines_of(outcome: Outcome) -> list[xr.Dataset]:
+    """The curve of each seed, of the figure's outcome."""
+    return [result for result in outcome.results.values() if "loss" in result]
+
+
+def paths_of(outcome: Outcome) -> list[xr.Dataset]:
+    """The path of each seed, projected on its line."""
+    return [result for result in outcome.results.values() if "loss" not in result]
+
+
 def said(lines: dict[str, xr.Dataset], paths: dict[str, xr.Dataset], counts: np.ndarray) -> str:
     """What the seeds have in common, in words."""
     rises = Counter(

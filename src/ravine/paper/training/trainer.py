@@ -171,7 +171,7 @@ class Training:
         """
         tests = list(self.state.tests)
         if stopped:
-            tests.append(self._tested_now())
+            tests.append(self.watch.tested(self.best if self.state.phase == 0 else self.params))
         names = tests[0] if tests else ()
         attrs: dict[str, Any] = {"best_step": self._solution()["step"]}
         attrs |= {f"test_{name}": [test[name] for test in tests] for name in names}
@@ -201,7 +201,7 @@ class Training:
         self.recorder.record(state.update, self.model)
 
     def end_epoch(self, began: float) -> str:
-        """Watch the model after an epoch that began then, by ``time.perf_counter``; record it, and say what was seen."""
+        """Watch and record the model after an epoch that began then, by ``time.perf_counter``; say what was seen."""
         self._note(began)
         if self.state.phase == 0 and not self._sparse:
             self.recorder.record(self.state.update, self.model)
@@ -313,13 +313,6 @@ class Training:
         if "train_objective" not in solution:
             place = next(place for place, row in enumerate(rows) if row is solution)
             solution |= self.watch.row("train", 0, place)
-
-    def _tested_now(self) -> dict[str, float]:
-        """What the test part says of what the phase would end with now."""
-        if self.state.phase > 0:
-            return self.watch.tested()
-        with self.watch.at(self.best):
-            return self.watch.tested()
 
     def _solution(self) -> Row:
         """What was noted where the solution is, as far as phase 1 has come."""

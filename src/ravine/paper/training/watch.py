@@ -50,9 +50,14 @@ class Watch:
         found = self._monitored(split, phase, seed, self.recipe.precision)
         return {f"{split}_{name}": value for name, value in found.items()}
 
-    def tested(self) -> dict[str, float]:
-        """What the test part says: quantity → value."""
-        with computing(self.recipe.precision, self.device):
+    def tested(self, point: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """What the test part says: quantity → value.
+
+        Args:
+            point: of which; by default where the model stands.
+        """
+        standing = contextlib.nullcontext() if point is None else self.at(point)
+        with standing, computing(self.recipe.precision, self.device):
             return self.task.test(self.model)
 
     def effect_of_precision(self) -> dict[str, Any]:
