@@ -148,8 +148,9 @@ class Updates:
             objective = self.objective(examples)
         gradient = torch.autograd.grad(objective, self.params)
         with torch.no_grad():
-            steps = torch._foreach_mul(torch._foreach_mul(gradient, self._downhill), self._rate)
-            torch._foreach_mul_(self.velocity, self._momentum)
-            torch._foreach_add_(self.velocity, steps)
-            torch._foreach_add_(self.params, self.velocity)
+            lists: Any = torch  # its operations on lists of tensors have no types
+            steps = lists._foreach_mul(lists._foreach_mul(gradient, self._downhill), self._rate)
+            lists._foreach_mul_(self.velocity, self._momentum)
+            lists._foreach_add_(self.velocity, steps)
+            lists._foreach_add_(self.params, self.velocity)
             self.constrain()
