@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,9 @@ def require_shards(model: nn.Module) -> None:
     """
     name = type(model).__name__
     if not is_sharded_model(model):
-        msg = f"the model {name} is not sharded: call torch.distributed.fsdp.fully_shard(model) first"
+        msg = (
+            f"the model {name} is not sharded: call torch.distributed.fsdp.fully_shard(model) first"
+        )
         raise InputError(msg)
     import torch.distributed as dist
 
@@ -142,7 +145,9 @@ def _groups(state: Any) -> list[Any]:
 
 
 def _managed(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if hasattr(module, "reshard")]
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who shards by it has imported it
+    kind = getattr(fsdp, "FSDPModule", None)
+    return [] if kind is None else [part for part in model.modules() if isinstance(part, kind)]
 
 
 def narrowest_of(model: nn.Module) -> torch.dtype | None:
