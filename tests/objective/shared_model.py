@@ -10,6 +10,9 @@ import warnings
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import ravine
@@ -54,8 +57,6 @@ def made(seed, *, is_tied=True):
 
 
 def split(model, mesh=None):
-    from torch.distributed.fsdp import fully_shard
-
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -97,8 +98,6 @@ def alone(*, is_tied=True):
 
 def same_numbers(mesh, folder):
     """As on one process; from whole state dicts, from parts, and from folders of DCP."""
-    from torch.distributed import checkpoint as dcp
-
     for is_tied in (True, False):
         model = split(made(0, is_tied=is_tied), mesh)
         live = [split(made(seed, is_tied=is_tied), mesh) for seed in (1, 2)]
@@ -123,7 +122,7 @@ def resolved(mesh, folder):
     """A resolved curve, of which every process takes the same decisions."""
     model = split(made(0), mesh)
     line = ravine.Line(*(ravine.sharded(made(seed).state_dict(), model) for seed in (1, 2)))
-    found = ravine.resolve(objective(model), along=line, budget=33)
+    found = ravine.resolve(objective(model), along=line)
     yield found["alpha"].values.tolist(), found["loss"].values.tolist()
 
 
@@ -238,8 +237,6 @@ def run(rank, processes, case, folder):
         world_size=processes,
         timeout=datetime.timedelta(seconds=60),
     )
-    from torch.distributed.device_mesh import init_device_mesh
-
     mesh = init_device_mesh("cpu", (processes,))
     found = list(globals()[case](mesh, folder))
     torch.save(found, f"{folder}/found{rank}.pt")

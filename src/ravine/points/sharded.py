@@ -115,7 +115,10 @@ def require_shards(model: nn.Module) -> None:
         raise InputError(msg)
     for parameter, tensor in shared.items():
         if any(placed.is_partial() for placed in tensor.placements):  # pyright: ignore[reportAttributeAccessIssue]
-            msg = f"the parameter {parameter!r} is a sum that is still to be taken (Partial); expected Shard or Replicate"
+            msg = (
+                f"the parameter {parameter!r} is a sum that is still to be taken (Partial); "
+                "expected Shard or Replicate"
+            )
             raise InputError(msg)
 
 

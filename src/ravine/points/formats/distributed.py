@@ -1,7 +1,8 @@
 """Checkpoints of ``torch.distributed.checkpoint`` (DCP): a folder of ``.distcp`` files with ``.metadata``.
 
-Read by torch's own reader, without the other processes. Its metadata is a pickle, and entries that are no tensors are too:
-the first is read with nothing but DCP's own classes allowed, the others not at all.
+Read by torch's own reader, without the other processes. Its metadata is a pickle, and entries that
+are no tensors are too: the first is read with nothing but DCP's own classes allowed, the others not
+at all.
 """
 
 from __future__ import annotations
