@@ -73,7 +73,8 @@ def run(rank, processes, folder):
     before = memory("VmRSS")
     began, cpu = time.perf_counter(), time.process_time()
     model = shared(init_device_mesh("cpu", (processes,)))
-    draw(model, 2)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter.to_local())
     line = ravine.Line(*(ravine.sharded(f"{folder}/{seed}", model) for seed in (0, 1)))
     ids = torch.arange(TOKENS)[None]
     J = ravine.Objective(model, ravine.causal_lm(), ({"input_ids": ids},), batch_size=1)

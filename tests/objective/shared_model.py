@@ -13,6 +13,11 @@ from torch import nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn import functional as F
 
 import ravine
@@ -103,6 +108,9 @@ def same_numbers(mesh, folder):
         live = [split(made(seed, is_tied=is_tied), mesh) for seed in (1, 2)]
         for number, other in enumerate(live):
             dcp.save({"model": other.state_dict()}, checkpoint_id=f"{folder}/{is_tied}{number}")
+        kinds = ["whole", "folders"] if is_tied and mesh.size() == 2 else ["whole"]
+        if mesh.size() == 4 and is_tied:
+            kinds = ["whole", "modules", "parts", "folders"]
         sources = {
             "whole": [made(seed, is_tied=is_tied).state_dict() for seed in (1, 2)],
             "modules": live,
@@ -110,12 +118,34 @@ def same_numbers(mesh, folder):
             "folders": [f"{folder}/{is_tied}{number}" for number in range(2)],
         }
         before = values(model)
-        for kind, pair in sources.items():
-            ends = [ravine.sharded(one, model) for one in pair]
+        for kind in kinds:
+            ends = [ravine.sharded(one, model) for one in sources[kind]]
             line = ravine.Line(*ends)
             found = numbers(ravine.evaluate(objective(model), along=line, at=GRID))
-            yield is_tied, kind, found, line.length
+            assert abs(line.length / found["length"] - 1) < 1e-12
+            yield is_tied, kind, found
         require_as_before(model, before)
+        if mesh.size() == 2:
+            continue
+        plain = ravine.Line(*sources["whole"])
+        yield is_tied, "uncut", numbers(ravine.evaluate(objective(model), along=plain, at=GRID))
+        itself = live[0]
+        line = ravine.Line(ravine.sharded(itself, itself), ravine.sharded(live[1], itself))
+        yield is_tied, "itself", numbers(ravine.evaluate(objective(itself), along=line, at=GRID))
+
+
+def other_ways(mesh, folder):
+    """Tensor parallel on two processes; on four, two copies of a model in two parts."""
+    if mesh.size() == 4:
+        model = split(made(0), init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "part")))
+    else:
+        model = made(0)
+        for block in model.blocks:
+            parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    before = values(model)
+    line = ravine.Line(*(ravine.sharded(made(seed).state_dict(), model) for seed in (1, 2)))
+    yield numbers(ravine.evaluate(objective(model), along=line, at=GRID))
+    require_as_before(model, before)
 
 
 def resolved(mesh, folder):

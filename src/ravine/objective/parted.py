@@ -25,7 +25,7 @@ from ravine.objective.probes import DRAWS, noise_floors
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, agree
 from ravine.points.checkpoint import Checkpoint
-from ravine.points.params import all_finite, content_hash, gram
+from ravine.points.params import all_finite, content_hash, gram, version_of
 from ravine.points.parts import is_sharded, local
 from ravine.points.sharded import copied, cut, gather, held_by, narrowest_of, require_shards, settle
 
@@ -45,18 +45,21 @@ class InPlace(Replica):
         device: where it computes.
 
     Raises:
-        InputError: modules of it do something of their own when their mode changes.
+        InputError: modules of it write to their weights when their mode changes.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         gather(model)
+        before = _versions(model)
         super().__init__(model, dtype, device)
-        if self.toggles:
+        model.eval()
+        if _versions(model) != before:
             msg = (
-                f"modules of {type(model).__name__} do something of their own in train() or eval(), "
-                "perhaps with their weights: such a model is measured on one process only"
+                f"modules of {type(model).__name__} write to their weights in train() or eval(): "
+                "such a model is measured on one process only"
             )
             raise InputError(msg)
+        self.toggles = False  # what a module does there beside is no matter
         held = dict(model.named_parameters())
         self.params = {name: local(p.detach()) for name, p in held.items()}
         self._in_parts = [self.params[name] for name, p in held.items() if is_sharded(p)]
@@ -83,6 +86,10 @@ class InPlace(Replica):
                 super().perturb(torch.Generator().manual_seed(seed), within)
         finally:
             self.params = every
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {name: (id(p), version_of(p)) for name, p in model.named_parameters()}
 
 
 def measure_parted(

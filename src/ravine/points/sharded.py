@@ -55,7 +55,8 @@ def sharded(source: Any, like: nn.Module) -> Checkpoint:
         return _from_parts(Path(source), own)
     if not isinstance(source, Checkpoint):
         source = _read(source)
-    return cut(own, source)
+    found = cut(own, source)
+    return copied(found) if found is source else found  # what is in parts already may be live
 
 
 def _as_held(module: nn.Module) -> Checkpoint:
