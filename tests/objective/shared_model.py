@@ -27,11 +27,11 @@ GRID = [0.0, 0.3, 1.0, 1.2]
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, inside):
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
         self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
-        self.up, self.down = nn.Linear(WIDTH, 7), nn.Linear(7, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, inside), nn.Linear(inside, WIDTH)
         self.register_buffer("scale", torch.tensor(1.0))
 
     def forward(self, x):
@@ -41,10 +41,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, *, is_tied=True):
+    def __init__(self, *, is_tied=True, inside=7):
         super().__init__()
         self.embedding = nn.Embedding(WORDS, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.blocks = nn.ModuleList(Block(inside) for _ in range(2))
         self.head = nn.Linear(WIDTH, WORDS, bias=False)
         if is_tied:
             self.head.weight = self.embedding.weight
@@ -56,9 +56,9 @@ class Transformer(nn.Module):
         return self.head(x)
 
 
-def made(seed, *, is_tied=True):
+def made(seed, **options):
     torch.manual_seed(seed)
-    return Transformer(is_tied=is_tied)
+    return Transformer(**options)
 
 
 def split(model, mesh=None):
@@ -91,10 +91,10 @@ def numbers(curve):
     }
 
 
-def alone(*, is_tied=True):
+def alone(**options):
     """On one process."""
-    ends = [made(seed, is_tied=is_tied).state_dict() for seed in (1, 2)]
-    J = objective(made(0, is_tied=is_tied))
+    ends = [made(seed, **options).state_dict() for seed in (1, 2)]
+    J = objective(made(0, **options))
     return numbers(ravine.evaluate(J, along=ravine.Line(*ends), at=GRID))
 
 
@@ -135,15 +135,19 @@ def same_numbers(mesh, folder):
 
 
 def other_ways(mesh, folder):
-    """Tensor parallel on two processes; on four, two copies of a model in two parts."""
+    """Tensor parallel on two processes; on four, two copies of a model in two parts (torch wants even ones)."""
     if mesh.size() == 4:
-        model = split(made(0), init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "part")))
+        model = split(
+            made(0, inside=8), init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "part"))
+        )
     else:
-        model = made(0)
+        model = made(0, inside=8)
         for block in model.blocks:
             parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
     before = values(model)
-    line = ravine.Line(*(ravine.sharded(made(seed).state_dict(), model) for seed in (1, 2)))
+    line = ravine.Line(
+        *(ravine.sharded(made(seed, inside=8).state_dict(), model) for seed in (1, 2))
+    )
     yield numbers(ravine.evaluate(objective(model), along=line, at=GRID))
     require_as_before(model, before)
 
