@@ -244,7 +244,7 @@ def measure(
     params = [{name: corner.tensors[name] for name in own.params} for corner in fitted]
     between = gram(params)
     for one, other in joined:
-        _require_apart(corners, params, between, one, other)
+        require_apart(corners, params, between, one, other)
     dtype = setup.dtype or _widest([own.params, *params])
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
     labels = labels or [f"point {number}" for number in range(len(coefficients))]
@@ -568,13 +568,25 @@ def _fitted(own: Checkpoint, corner: Checkpoint) -> Checkpoint:
     return fitted
 
 
-def _require_apart(
+def require_apart(
     corners: Sequence[Checkpoint],
     params: Sequence[Params],
     between: np.ndarray,
     one: int,
     other: int,
 ) -> None:
+    """Refuse two corners that are one point.
+
+    Args:
+        corners: of the slice, for their labels.
+        params: of each.
+        between: their ``gram``.
+        one: number of a corner.
+        other: of another.
+
+    Raises:
+        InputError: they are the same.
+    """
     # far from the first corner a small distance cancels
     rounding = 1e-12 * float(np.diagonal(between).max())
     square = float(_gram_of(between, (one, other))[0, 0])

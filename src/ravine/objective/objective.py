@@ -21,10 +21,12 @@ from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
 from ravine.objective.measurement import Crew, Dropout, Measured, Setup, Store, measure
+from ravine.objective.parted import measure_parted
 from ravine.objective.replica import running_norms
 from ravine.objective.sampling import sampled
 from ravine.points.checkpoint import Checkpoint, unwrap
 from ravine.points.params import is_float
+from ravine.points.sharded import held_by, is_sharded_model, require_shards
 
 _DTYPES: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -36,7 +38,8 @@ class Objective(Setup):
     matter. It is never changed, moved or put in another mode: everything runs on a private copy.
 
     Args:
-        model: any module. DDP and ``torch.compile`` wrappers are looked through.
+        model: any module. DDP and ``torch.compile`` wrappers are looked through. One that several processes share
+            (``fully_shard``, DTensors) is measured in place, and has its values back afterwards.
         per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token)
             losses, or a dict of such tensors with a ``"loss"`` entry, all from one forward pass;
             its attribute ``units``, a dict such as ``{"loss": "nats"}``, names their units, if it
@@ -123,6 +126,8 @@ class Objective(Setup):
                 "line to walk"
             )
             raise InputError(msg)
+        if is_sharded_model(inner):
+            require_shards(inner)
         if buffers is None:
             _require_no_statistics(inner)
         limit = None if examples is None else _whole("examples", examples, least=1)
@@ -183,6 +188,18 @@ class Objective(Setup):
         crew: Crew | None = None,
     ) -> Measured:
         """``measurement.measure`` of this objective."""
+        if is_sharded_model(self.model):
+            _require_alone(store, crew)
+            return measure_parted(
+                self,
+                corners,
+                coefficients,
+                tick,
+                labels=labels,
+                probes=probes,
+                joined=joined,
+                earlier=earlier,
+            )
         return measure(
             self,
             corners,
@@ -294,7 +311,7 @@ class Objective(Setup):
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
         function = self.per_example
         name = getattr(function, "name", None) or getattr(function, "__qualname__", "per_example")
-        parameters = sum(p.numel() for p in Checkpoint.read(self.model).params.values())
+        parameters = sum(p.numel() for p in self._own().params.values())
         said: dict[str, str | int] = {
             "model": f"{type(self.model).__name__}, {parameters:,} parameters",
             "per_example": str(name),
@@ -310,6 +327,11 @@ class Objective(Setup):
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         statistics = len(running_norms(self.model))
         return {**said, "running_statistics": statistics, "objective_hash": digest}
+
+    def _own(self) -> Checkpoint:
+        if is_sharded_model(self.model):
+            return held_by(self.model)
+        return Checkpoint.read(self.model)
 
     @property
     def units(self) -> dict[str, str]:
@@ -332,11 +354,15 @@ def _require_usable(model: nn.Module) -> None:
                 "model on one batch first"
             )
             raise InputError(msg)
-        if hasattr(parameter, "full_tensor"):
+
+
+def _require_alone(store: Store | None, crew: Crew | None) -> None:
+    """The processes that share a model are its workers, and a store has one writer."""
+    for name, given in (("store", store), ("executor", crew)):
+        if given is not None:
             msg = (
-                f"the model's parameter {name!r} is a DTensor, one part of a sharded model: build "
-                "the model as it was before fully_shard for Objective. Sharded state dicts and "
-                "modules may be the ends of a line: they are gathered."
+                f"a sharded model is measured without {name}=: the processes that share it measure "
+                "every point together. Leave it away."
             )
             raise InputError(msg)
 

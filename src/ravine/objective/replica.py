@@ -35,7 +35,7 @@ class Replica:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-        self.module = _replicate(model, dtype, device)
+        self.module = self._copy_of(model, dtype, device)
         #: whether modules do something of their own when their mode changes, with their weights perhaps
         self.toggles = bool(moves_on_mode(self.module))
         #: whether what a forward pass leaves in plain attributes is taken away at every move
@@ -65,6 +65,9 @@ class Replica:
         self.channels_last = False
         #: whether units have a scale and a shift, of a ``Correction``
         self.is_corrected = False
+
+    def _copy_of(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        return _replicate(model, dtype, device)
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
@@ -225,6 +228,8 @@ class Replica:
         if self.toggles:
             self.module.train()
         targets = list(filter(is_float, self.params.values()))
+        if not targets:
+            return
         size = min(_NOISE, sum(target.numel() for target in targets))
         noise = torch.empty(size, dtype=torch.float32, device="cpu")
         noise.uniform_(-1, 1, generator=generator)

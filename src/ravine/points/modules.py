@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from ravine.errors import InputError
 from ravine.points.names import plain
 from ravine.points.params import is_float
+from ravine.points.parts import is_sharded, whole
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -67,11 +68,6 @@ def passing_buffers(model: Any) -> set[str]:
     }
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is one process's part of a tensor that several hold between them (a DTensor)."""
-    return hasattr(tensor, "full_tensor")
-
-
 def is_split(model: Any) -> bool:
     """Whether a module or a state dict is held in parts by several processes."""
     if isinstance(model, nn.Module):
@@ -79,11 +75,6 @@ def is_split(model: Any) -> bool:
         return is_fsdp(model) or any(parts)
     held = model.values() if isinstance(model, Mapping) else ()
     return any(isinstance(value, Tensor) and is_sharded(value) for value in held)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor with every process's part of it; each of them has to call this."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_lazy(tensor: Tensor) -> bool:

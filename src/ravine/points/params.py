@@ -2,7 +2,9 @@
 
 A point is a plain ``Mapping[str, Tensor]``: floating-point parameters by name, tied tensors once,
 no buffers. Everything here works tensor by tensor, and in pieces inside a tensor, so that nothing
-needs a second copy of a model in memory.
+needs a second copy of a model in memory. Of a tensor that several processes hold between them (a
+DTensor) each works on its own part, and sums are over all parts: there, every process has to take
+part.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ravine.points.parts import Owners, is_sharded, local, owners, summed, whole
+
 Params = Mapping[str, Tensor]
 
 _PIECE = 1 << 20  # elements; reductions here hold a few pieces of 8 MiB in float64
@@ -26,8 +30,8 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor's elements in order, flat, at most 1 Mi at a time."""
-    return iter(tensor.detach().reshape(-1).split(_PIECE))
+    """The tensor's elements in order, flat, at most 1 Mi at a time; of a shared one, this process's."""
+    return iter(local(tensor).detach().reshape(-1).split(_PIECE))
 
 
 def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor) -> Tensor:
@@ -50,6 +54,9 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
         >>> combine([a, b], [0.75, 0.25], torch.empty(2))
         tensor([1., 2.])
     """
+    if is_sharded(out):
+        combine([local(point) for point in points], coefficients, local(out))
+        return out
     points, coefficients = zip(
         *((point, c) for point, c in zip(points, coefficients, strict=True) if c != 0), strict=True
     )
@@ -92,9 +99,12 @@ def norm(params: Params) -> float:
         >>> norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0])})
         5.0
     """
-    return math.sqrt(
-        sum(_square_sum(piece) for tensor in params.values() for piece in pieces(tensor))
-    )
+    totals: dict[Owners, np.ndarray] = {}
+    for tensor in params.values():
+        total = totals.setdefault(owners(tensor), np.zeros(()))
+        for piece in pieces(tensor):
+            total += _square_sum(piece)
+    return math.sqrt(float(summed(totals))) if totals else 0.0
 
 
 def distance(start: Params, end: Params) -> float:
@@ -111,11 +121,12 @@ def distance(start: Params, end: Params) -> float:
         >>> distance({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([4.0, 6.0])})
         5.0
     """
-    total = 0.0
+    totals: dict[Owners, np.ndarray] = {}
     for name, tensor in start.items():
+        total = totals.setdefault(owners(tensor), np.zeros(()))
         for piece, other in zip(pieces(tensor), pieces(end[name]), strict=True):
             total += _square_sum(_wide(other) - _wide(piece.to(other.device)))
-    return math.sqrt(total)
+    return math.sqrt(float(summed(totals))) if totals else 0.0
 
 
 def gram(points: Sequence[Params]) -> np.ndarray:
@@ -133,8 +144,9 @@ def gram(points: Sequence[Params]) -> np.ndarray:
                [6., 5.]])
     """
     first, *others = points
-    total = np.zeros((len(others), len(others)))
+    totals: dict[Owners, np.ndarray] = {(): np.zeros((len(others), len(others)))}
     for name, tensor in first.items() if others else ():
+        total = totals.setdefault(owners(tensor), np.zeros((len(others), len(others))))
         for start, *ends in zip(
             pieces(tensor), *(pieces(other[name]) for other in others), strict=True
         ):
@@ -146,7 +158,7 @@ def gram(points: Sequence[Params]) -> np.ndarray:
                     [_wide(other.to(here.device)) - _wide(here) for other in others_here]
                 )
                 total += (differences.conj() @ differences.T).real.cpu().numpy()
-    return total
+    return summed(totals)
 
 
 def exact(tensor: Tensor) -> Tensor:
@@ -170,6 +182,8 @@ def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str
 def content_hash(tensors: Params) -> str:
     """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
 
+    A tensor that several processes share is put together for it, one tensor at a time.
+
     Examples:
         >>> a, b = {"w": torch.zeros(2), "b": torch.ones(1)}, {"b": torch.ones(1), "w": torch.zeros(2)}
         >>> content_hash(a) == content_hash(b)
@@ -177,7 +191,7 @@ def content_hash(tensors: Params) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
+        tensor = whole(tensors[name].detach())
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         for piece in pieces(tensor):
             digest.update(bytes_of(piece))  # pyright: ignore[reportArgumentType]
@@ -194,6 +208,7 @@ def bytes_of(tensor: Tensor) -> np.ndarray:
 
 def version_of(tensor: Tensor) -> int:
     """How often the tensor has been written to in place; 0 for inference tensors, which do not tell."""
+    tensor = local(tensor)
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -206,6 +221,9 @@ def same_values(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same object in memory, or equal element by element."""
     if one is other:
         return True
+    if one.shape != other.shape:
+        return False
+    one, other = local(one), local(other)
     if (
         one.shape != other.shape
         or one.dtype != other.dtype

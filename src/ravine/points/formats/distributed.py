@@ -1,14 +1,16 @@
 """Checkpoints of ``torch.distributed.checkpoint`` (DCP): a folder of ``.distcp`` files with ``.metadata``.
 
-Read by torch's own reader in this one process. Its metadata is a pickle, and entries that are no tensors are too:
-the first is read with nothing but DCP's own classes allowed, the others not at all.
+Read by torch's own reader, without the other processes. Its metadata is a pickle, and entries that
+are no tensors are too: the first is read with nothing but DCP's own classes allowed, the others not
+at all.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +48,7 @@ def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothi
     Raises:
         InputError: it is damaged, a part is missing, or it would have to run code.
     """
-    try:
+    with _said(path):
         metadata = _metadata(path / _METADATA)
         wanted = _wanted(metadata)
         _require_there(path, metadata, wanted)
@@ -54,6 +56,68 @@ def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothi
             n: torch.empty(about.size, dtype=about.properties.dtype) for n, about in wanted.items()
         }
         _load(path, metadata, held)
+    return Stored(_nested(held, metadata.planner_data))
+
+
+def read_like(
+    path: Path,
+    like: Mapping[str, Tensor],
+    held: Callable[[str, torch.dtype], Tensor],
+    dispensable: Collection[str],
+) -> dict[str, Tensor]:
+    """Those parts of its tensors that this process holds of a model.
+
+    Args:
+        path: the folder.
+        like: the model's tensors by name, for their shapes.
+        held: makes a tensor to read into, a DTensor for a part, of a name and a type.
+        dispensable: the names that may be missing.
+
+    Returns:
+        The tensors by the model's names.
+
+    Raises:
+        InputError: it is damaged, has other names or shapes, or would have to run code.
+    """
+    with _said(path):
+        metadata = _metadata(path / _METADATA)
+        wanted = _wanted(metadata)
+        _require_there(path, metadata, wanted)
+        front = _front(path, wanted, [name for name in like if name not in dispensable])
+        found: dict[str, Tensor] = {}
+        for name, tensor in like.items():
+            about = wanted.get(front + name)
+            if about is None:
+                continue
+            if tuple(about.size) != tuple(tensor.shape):
+                msg = (
+                    f"{str(path)!r} has {name!r} of shape {tuple(about.size)}; the model's is "
+                    f"{tuple(tensor.shape)}. Use checkpoints of one architecture."
+                )
+                raise InputError(msg)
+            found[name] = held(name, about.properties.dtype)
+        _load(path, metadata, {front + name: tensor for name, tensor in found.items()})
+    return found
+
+
+def _front(path: Path, stored: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What stands before each of the names in the folder: nothing, or ``model.``, say."""
+    fronts = [key.removesuffix(names[0]) for key in stored if key.endswith(names[0])]
+    fitting = [f for f in fronts if all(f + name in stored for name in names)]
+    if len(fitting) != 1:
+        least = min(fronts, key=lambda f: sum(f + n not in stored for n in names), default="")
+        lacking = [name for name in names if least + name not in stored]
+        what = f"lacks {lacking[:3]}" if lacking else f"holds several models, under {fitting}"
+        msg = f"{str(path)!r} {what}; expected the tensors of one model, by its names"
+        raise InputError(msg)
+    return fitting[0]
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Say in one sentence what is wrong with a folder."""
+    try:
+        yield
     except InputError:
         raise
     except pickle.UnpicklingError as problem:
@@ -66,7 +130,6 @@ def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothi
             f"({type(problem).__name__}{': ' if said else ''}{''.join(said)[:200]})"
         )
         raise InputError(msg) from problem
-    return Stored(_nested(held, metadata.planner_data))
 
 
 class _Metadata(pickle._Unpickler):  # the one in C reserves whatever memory a few bytes ask it for
