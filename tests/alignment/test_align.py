@@ -188,6 +188,56 @@ def test_hidden_states_of_every_gate_move_together() -> None:
     assert_same(ravine.align(rearranged(model, moves), to=model, model=model, batch=batch), model)
 
 
+class States(nn.Module):
+    """The last states of two layers, one way or both, read in one of several ways."""
+
+    def __init__(self, read: Any, width: int) -> None:
+        super().__init__()
+        self.gru, self.read = nn.GRU(5, 6, 2, batch_first=True, bidirectional=True), read
+        self.start, self.head = nn.Parameter(torch.zeros(4, 1, 6)), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = self.start.expand(-1, len(x), -1).contiguous()
+        return self.head(self.read(self.gru(x, start)[1]))
+
+
+def both_ways(states: Tensor) -> Tensor:
+    return torch.cat([states[-2], states[-1]], 1)
+
+
+def all_in_a_row(states: Tensor) -> Tensor:
+    return states.transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize(("read", "layers"), [(both_ways, (2, 3)), (all_in_a_row, (0, 1, 2, 3))])
+def test_the_states_of_each_layer_and_direction_have_an_order_of_their_own(
+    read: Any, layers: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = States(read, 6 * len(layers))
+    with torch.no_grad():
+        model.start.normal_()
+    orders = [order(6, seed) for seed in range(4)]
+    moves: Moves = {}
+    for number, units in enumerate(orders):
+        name = f"l{number // 2}{'_reverse' * (number % 2)}"
+        gates = within(torch.arange(3), 6).reshape(3, 6)[:, units].flatten()
+        moves |= {
+            f"gru.{kind}_{name}": [(0, gates)] for kind in ("weight_ih", "bias_ih", "bias_hh")
+        }
+        moves[f"gru.weight_hh_{name}"] = [(0, gates), (1, units)]
+    below = torch.cat([orders[0], 6 + orders[1]])
+    for way in ("", "_reverse"):
+        moves[f"gru.weight_ih_l1{way}"].append((1, below))
+    read_at = torch.cat([6 * place + orders[layer] for place, layer in enumerate(layers)])
+    permuted = rearranged(model, moves | {"head.weight": [(1, read_at)]})
+    starts = [model.start[layer, :, orders[layer]] for layer in range(4)]
+    permuted["start"] = torch.stack(starts).detach()
+    after = torch.func.functional_call(model, permuted, (SEQUENCES,))
+    assert torch.allclose(model(SEQUENCES), after, atol=1e-5), "the test's own permutation is wrong"
+    assert_same(ravine.align(permuted, to=model, model=model, batch=SEQUENCES), model)
+
+
 # --- every symmetry that a structure has -----------------------------------------------------------------
 
 

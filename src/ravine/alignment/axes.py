@@ -189,6 +189,18 @@ def _family(parts: Sequence[Axis], over: Axis) -> Axis:
     return Axis(parts[0].size, kind="family", parts=parts, over=over)
 
 
+def stacked(parts: Sequence[Axis], over: Axis) -> Axis:
+    """The same axis of several things that are stacked along another axis, each with units of its own.
+
+    Examples:
+        >>> layers = Axis(2)
+        >>> stacked([Axis(5), Axis(5)], layers)
+        (5|5)
+    """
+    first, *others = (part.root for part in parts)
+    return first if all(other is first for other in others) else _family(parts, over)
+
+
 def become_family(leaf: Axis, over: Axis) -> None:
     """Give a leaf units of its own for every index of another axis.
 
