@@ -253,6 +253,7 @@ AKIN = {
     "encoder layer",
     "other norms",
     "mixer",
+    "learned queries",
 }
 KINDS = [pytest.param(name, marks=pytest.mark.calibration if name in AKIN else ()) for name in ZOO]
 
