@@ -74,6 +74,16 @@ def test_a_greedy_soup_says_each_decision(made: Path, capsys: Any) -> None:
     assert json.loads((made / "soup.safetensors.decisions.json").read_text()) == said
     kept = library.Checkpoint.read("soup.safetensors").tensors
     assert all(torch.equal(kept[n], tensor) for n, tensor in torch.load("seed1.pt").items())
+    assert ravine(*words, "--report", "o") == 0
+    assert str(Path("o") / "report.html") in capsys.readouterr().out
+    page = (made / "o" / "report.html").read_text(encoding="utf-8")
+    assert "It is written to soup.safetensors." in page
+    assert "the best member, seed1.pt, stays alone" in page
+    assert library.open_result(made / "o" / "soup.nc").attrs["file"] == "soup.safetensors"
+    assert ravine("report", "o") == 0
+    capsys.readouterr()
+    assert ravine(*words, "--method", "uniform", "--report", "o") == 2
+    assert "another command" in capsys.readouterr().err
     assert ravine(*words, "--method", "uniform") == 0
     assert "On test, against the best member: worse" in capsys.readouterr().out
 

@@ -25,7 +25,7 @@ _SIDE = 31  # points along each axis of a plane
 _LEDGER = "measured.sqlite"
 _REQUEST = "command.txt"
 #: Options that change no number: with a value, and without.
-_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs", "--jobs", "--executor")
+_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs", "--jobs", "--executor", "--report")
 _SWITCHES = ("--fresh", "--overwrite", "--json")
 _AXES = (None, "extrema", "pca", "random")
 
@@ -394,17 +394,28 @@ def soup(
         str,
         typer.Option(help="decided: worse is excluded; best: the mean is no worse, as published"),
     ] = "decided",
+    report_in: Annotated[
+        Path | None,
+        typer.Option("--report", help="folder for a report of each decision; made if need be"),
+    ] = None,
+    overwrite: Annotated[bool, _OVERWRITE] = False,
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Average checkpoints, each step decided on one split and the outcome judged on another."""
     J = ravine.load_objective(objective)  # noqa: N806
+    if report_in is not None:
+        _require_own(report_in, overwrite=overwrite)
     asked: dict[str, Any] = {"method": method, "rule": rule, "tolerance": tolerance}
+    asked |= {"select": select, "judge": judge, "title": title or None, "command": _command()}
     named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
-    found = ravine.soup(J, named, select=select, judge=judge, **asked)
+    found = ravine.soup(J, named, **asked)
     saved = ravine.save_checkpoint(found, out, like=points[0])
     said = json.dumps({"file": str(saved), "command": _command(), **_souped(found)})
     decisions = saved.with_name(f"{saved.name}.decisions.json")
     decisions.write_text(f"{said}\n", encoding="utf-8")
+    page = None if report_in is None else _reported(found, saved, report_in, plotlyjs)
     if as_json:
         typer.echo(said)
         return
@@ -417,6 +428,17 @@ def soup(
         f"± {judged.stderr:.2g} [{judged.lower:.4g}, {judged.upper:.4g}] ({judged.reason})."
     )
     typer.echo(f"The soup: {saved}; its decisions: {decisions}")
+    if page is not None:
+        typer.echo(f"The report: {page}")
+
+
+def _reported(found: Any, saved: Path, folder: Path, plotlyjs: str) -> Path:
+    """Write a soup's history and its report, with the file that was written."""
+    history = found.history.assign_attrs(file=str(saved))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _REQUEST).write_text(_request(), encoding="utf-8")
+    ravine.save_result(history, folder / "soup.nc")
+    return ravine.write_report(folder, history, plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
 
 
 def _souped(found: Any) -> dict[str, Any]:
