@@ -280,6 +280,36 @@ def test_activations_find_the_order_too(name: str) -> None:
     assert_same(aligned, model)
 
 
+class Masked(nn.Module):
+    """Scores of later positions are set to −∞, or to the least number, before the softmax."""
+
+    def __init__(self, masked: float) -> None:
+        super().__init__()
+        self.embed, self.masked = nn.Linear(5, 8), masked
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        parts = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k, v = parts
+        later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        scores = (q @ k.transpose(2, 3)).masked_fill(later, self.masked)
+        return self.head((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min])
+def test_masked_scores_do_not_count_as_activations(masked: float) -> None:
+    torch.manual_seed(0)
+    a, b = Masked(masked), Masked(masked)
+    aligned = ravine.align(b, to=a, model=a, batch=SEQUENCES, method="activations")
+    assert aligned.after < aligned.before
+    found = structure(a, SEQUENCES)
+    own = ravine.Checkpoint.read(a)
+    copy = _moved(found, own, own, shuffled(found.units, 5))
+    assert_same(ravine.align(copy, to=a, model=a, batch=SEQUENCES, method="activations"), a)
+
+
 @pytest.mark.parametrize("name", ["grouped queries"])
 @pytest.mark.parametrize("method", ["weights", "activations"])
 def test_the_distance_never_grows(name: str, method: Any) -> None:

@@ -92,8 +92,9 @@ class _Kitchen:
             return kept, "its mean is no higher" if kept else "its mean is higher"
         if found.is_no_worse:
             return True, f"worse by more than {self.tolerance:g} is excluded"
-        said = found.reason if found.answer == "undecided" else f"{found.answer}: {found.reason}"
-        return False, f"worse by more than {self.tolerance:g} is not excluded ({said})"
+        if found.answer == "worse":
+            return False, f"worse by more than {self.tolerance:g}"
+        return False, f"worse by more than {self.tolerance:g} is not excluded ({found.reason})"
 
 
 def soup(
