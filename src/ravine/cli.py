@@ -78,6 +78,7 @@ _FILE = typer.Option(
     "--out",
     help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
 )
+_REPLACE = typer.Option("--overwrite", help="write over what is there")
 _METHOD = typer.Option(
     help="weights: the least distance; activations: the highest correlations on a batch"
 )
@@ -357,9 +358,11 @@ def align(
     out: Annotated[Path, _FILE],
     method: Annotated[str, _METHOD] = "weights",
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    overwrite: Annotated[bool, _REPLACE] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Permute the units of B to match A, prove that it is the same function, and write it."""
+    _require_free(out, [a, b], overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
     found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
     saved = ravine.save_checkpoint(found, out, like=b)
@@ -398,12 +401,13 @@ def soup(
         Path | None,
         typer.Option("--report", help="folder for a report of each decision; made if need be"),
     ] = None,
-    overwrite: Annotated[bool, _OVERWRITE] = False,
+    overwrite: Annotated[bool, _REPLACE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Average checkpoints, each step decided on one split and the outcome judged on another."""
+    _require_free(out, points, overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
     if report_in is not None:
         _require_own(report_in, overwrite=overwrite)
@@ -461,11 +465,13 @@ def average(
         str | None,
         typer.Option(help="weights that stand for a decay of the rate: linear, cosine or sqrt"),
     ] = None,
+    overwrite: Annotated[bool, _REPLACE] = False,
 ) -> None:
     """Write the weighted mean of checkpoints; nothing is measured."""
     if weights is not None and decay is not None:
         msg = "--weights and --decay do not go together; give one of them"
         raise ravine.InputError(msg)
+    _require_free(out, points, overwrite=overwrite)
     shares = None if weights is None else _numbers(weights)
     if decay is not None:
         shares = ravine.decay_weights(len(points), decay)  # pyright: ignore[reportArgumentType]
@@ -782,6 +788,19 @@ def _require_own(out: Path, *, overwrite: bool) -> None:
             f"{str(out)!r} holds the results of another command ({whose}). Choose another folder "
             "with --out, or write over them with --overwrite."
         )
+        raise ravine.InputError(msg)
+
+
+def _require_free(out: Path, sources: list[str], *, overwrite: bool) -> None:
+    """Find out before the work that no checkpoint is lost to its outcome."""
+    if any(out.resolve() == Path(source).resolve() for source in sources):
+        msg = (
+            f"{str(out)!r} is one of the checkpoints that are read; choose another file with --out"
+        )
+        raise ravine.InputError(msg)
+    is_there = any(out.iterdir()) if out.is_dir() else out.exists()
+    if is_there and not overwrite:
+        msg = f"{str(out)!r} is there already; choose another file with --out, or give --overwrite"
         raise ravine.InputError(msg)
 
 

@@ -169,6 +169,14 @@ def test_bad_input_is_refused(given: dict[str, Any], match: str) -> None:
         ravine.soup(objective(), fine_tuned(), **given)
     with pytest.raises(ravine.InputError, match="2 points or more; got 1"):
         ravine.soup(objective(), {"a": {"weight": torch.ones(1, SIZE)}})
+    with pytest.raises(ravine.InputError, match="the one path 'a.pt'"):
+        ravine.soup(objective(), "a.pt")
+    with pytest.raises(ravine.InputError, match=r"broken \(a state dict\) holds NaN"):
+        ravine.soup(
+            objective(), fine_tuned() | {"broken": {"weight": torch.full((1, SIZE), torch.nan)}}
+        )
+    with pytest.raises(ravine.InputError, match="scales must be the multiples"):
+        ravine.task_soup(objective(), fine_tuned()["copy 3"], fine_tuned(), scales=["a"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ravine.InputError, match="not points of the same space"):
         ravine.soup(
             objective(), {"a": {"weight": torch.ones(1, 2)}, "b": {"weight": torch.ones(1, 2)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import xarray as xr
 from ravine.errors import InputError
 from ravine.measuring.comparison import Comparison, compare
 from ravine.measuring.labelling import provenance
-from ravine.merging.average import average, task_arithmetic
+from ravine.merging.average import average, require_sequence, task_arithmetic
 from ravine.merging.learning import learned_weights
 from ravine.metrics.inference import LEVEL
 from ravine.objective.measurement import statistics_at
@@ -220,8 +221,8 @@ def task_soup(
     """
     began = time.perf_counter()
     _require(objective, "greedy", "best", select, judge)
-    if not len(scales):
-        msg = "scales is empty: expected the multiples to try, such as [0.1, 0.2, 0.3]"
+    if isinstance(scales, str) or not len(scales) or not all(map(_is_number, scales)):
+        msg = f"scales must be the multiples to try, such as [0.1, 0.2, 0.3]; got {scales!r}"
         raise InputError(msg)
     named = _members(objective, points, least=1)
     origin = matched(Checkpoint.read(objective.model), Checkpoint.read(base))
@@ -248,6 +249,10 @@ def task_soup(
     about |= _source(objective, point, "Task vectors", "", began)
     history = _history(kitchen, {kitchen.best: 1.0}, steps, judged, about)
     return _soup(point, history, {kitchen.best: 1.0}, judged)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str) and math.isfinite(float(value))
 
 
 def _soup(
@@ -283,17 +288,26 @@ def _members(
     objective: Objective, points: Mapping[str, Any] | Sequence[Any], least: int = 2
 ) -> dict[str, Checkpoint]:
     """The points under the model's names."""
+    is_named = isinstance(points, Mapping)
+    if not is_named:
+        require_sequence(points)
     if len(points) < least:
         msg = f"a soup needs {least} points or more; got {len(points)}"
         raise InputError(msg)
     own = Checkpoint.read(objective.model)
-    if isinstance(points, Mapping):
-        return {str(name): matched(own, Checkpoint.read(one)) for name, one in points.items()}
+    if is_named:
+        return {str(name): matched(own, _named(str(name), one)) for name, one in points.items()}
     read = [matched(own, Checkpoint.read(one)) for one in points]
     labels = [one.label for one in read]
     if len(set(labels)) < len(labels):
         labels = [f"{number}: {label}" for number, label in enumerate(labels, 1)]
     return dict(zip(labels, read, strict=True))
+
+
+def _named(name: str, point: Any) -> Checkpoint:
+    """A point that says which member it is when something is wrong with it."""
+    read = Checkpoint.read(point)
+    return read if read.label == name else replace(read, label=f"{name} ({read.label})")
 
 
 def _ranked(
@@ -408,7 +422,7 @@ def _history(
 ) -> xr.Dataset:
     """What was tried, as labelled arrays."""
     nothing = float("nan")
-    numbers = {
+    changes = {
         name: [nothing if step.found is None else getattr(step.found, name) for step in steps]
         for name in ("difference", "stderr", "lower", "upper")
     }
@@ -416,7 +430,7 @@ def _history(
     return xr.Dataset(
         {
             "value": ("step", [step.value for step in steps], _meaning(kitchen)),
-            **{name: ("step", values) for name, values in numbers.items()},
+            **{name: ("step", values) for name, values in changes.items()},
             "accepted": ("step", [step.accepted for step in steps]),
             "reason": ("step", np.array([step.reason for step in steps], dtype=np.str_)),
             "member_value": ("member", [kitchen.values[name] for name in names]),
