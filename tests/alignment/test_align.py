@@ -434,6 +434,24 @@ def test_bad_input_is_one_sentence() -> None:
     refused("NaN or infinity in 'a.bias'", b=broken)
 
 
+class Halving(nn.Module):
+    """As long as an entry is large: PyTorch prints the graph up to there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        while x.abs().max() > 1:
+            x = x / 2
+        return self.a(x)
+
+
+def test_control_flow_that_cannot_be_traced_is_one_sentence_and_no_page(capfd: Any) -> None:
+    refused("control flow", model=Halving())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_named_arguments_and_wrappers_fit() -> None:
     model, batch = made("gpt2")
     found = ravine.align(model, to=model, model=nn.DataParallel(model), batch={"input_ids": batch})
