@@ -60,7 +60,7 @@ def test_the_history_says_every_step() -> None:
     accepted = [str(name) for name in history["step"].values[history["accepted"].values]]
     assert accepted == list(found.weights)
     assert np.all(np.diff(history["member_value"]) >= 0), "tried from the best to the worst"
-    assert "not excluded" in str(history["reason"].sel(step="copy 0").item())
+    assert "excluded" not in str(history["reason"].sel(step="copy 0").item())
     assert history["weight"].sum() == pytest.approx(1)
     assert history.attrs["judged_difference"] == found.judgement.difference  # pyright: ignore[reportOptionalMemberAccess]
 

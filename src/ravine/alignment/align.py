@@ -295,8 +295,9 @@ def _expected(
         raise InputError(msg)
     moved = max(_last_place(part) for part in found)
     for draw in range(_DRAWS):
-        shaken = _shaken(shell, point, draw)
-        moved = max(moved, _error(found, outputs(shell, shaken, args, kwargs)))
+        # unnamed, so that one copy is gone before the next is made
+        there = outputs(shell, _shaken(shell, point, draw), args, kwargs)
+        moved = max(moved, _error(found, there))
     return found, _MARGIN * moved
 
 
