@@ -74,7 +74,20 @@ def test_a_greedy_soup_says_each_decision(made: Path, capsys: Any) -> None:
     assert json.loads((made / "soup.safetensors.decisions.json").read_text()) == said
     kept = library.Checkpoint.read("soup.safetensors").tensors
     assert all(torch.equal(kept[n], tensor) for n, tensor in torch.load("seed1.pt").items())
-    assert ravine(*words, "--method", "uniform") == 0
+    assert ravine(*words) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert ravine(*words, "--report", "o", "--overwrite") == 0
+    assert str(Path("o") / "report.html") in capsys.readouterr().out
+    page = (made / "o" / "report.html").read_text(encoding="utf-8")
+    assert "It is written to soup.safetensors." in page
+    assert "the best member, seed1.pt, stays alone" in page
+    assert library.open_result(made / "o" / "soup.nc").attrs["file"] == "soup.safetensors"
+    assert ravine("report", "o") == 0
+    capsys.readouterr()
+    uniform = [*words[:-1], "uniform.pt", "--method", "uniform"]
+    assert ravine(*uniform, "--report", "o") == 2
+    assert "another command" in capsys.readouterr().err
+    assert ravine(*uniform) == 0
     assert "On test, against the best member: worse" in capsys.readouterr().out
 
 
@@ -128,6 +141,9 @@ def test_averages_take_weights_or_a_decay(made: Path, capsys: Any) -> None:
         ),
         (["average", "seed1.pt", "--out", "x.npz"], "format"),
         (["barriers", "objective.py:make", "run", "run", "--align"], "is a run"),
+        (["average", "seed1.pt", "seed2.pt", "--out", "seed2.pt"], "one of the checkpoints"),
+        (["average", "seed1.pt", "seed2.pt", "--out", "spoiled.pt"], "is there already"),
+        (["align", "objective.py:make", "seed1.pt", "seed2.pt", "--out", "seed1.pt"], "are read"),
     ],
 )
 def test_bad_input_is_one_sentence(made: Path, capsys: Any, words: list[str], said: str) -> None:

@@ -25,7 +25,7 @@ _SIDE = 31  # points along each axis of a plane
 _LEDGER = "measured.sqlite"
 _REQUEST = "command.txt"
 #: Options that change no number: with a value, and without.
-_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs", "--jobs", "--executor")
+_TELLING_NOTHING = ("--out", "--store", "--title", "--plotlyjs", "--jobs", "--executor", "--report")
 _SWITCHES = ("--fresh", "--overwrite", "--json")
 _AXES = (None, "extrema", "pca", "random")
 
@@ -78,6 +78,7 @@ _FILE = typer.Option(
     "--out",
     help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
 )
+_REPLACE = typer.Option("--overwrite", help="write over what is there")
 _METHOD = typer.Option(
     help="weights: the least distance; activations: the highest correlations on a batch"
 )
@@ -395,9 +396,11 @@ def align(
     out: Annotated[Path, _FILE],
     method: Annotated[str, _METHOD] = "weights",
     seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    overwrite: Annotated[bool, _REPLACE] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Permute the units of B to match A, prove that it is the same function, and write it."""
+    _require_free(out, [a, b], overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
     found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
     saved = ravine.save_checkpoint(found, out, like=b)
@@ -432,17 +435,29 @@ def soup(
         str,
         typer.Option(help="decided: worse is excluded; best: the mean is no worse, as published"),
     ] = "decided",
+    report_in: Annotated[
+        Path | None,
+        typer.Option("--report", help="folder for a report of each decision; made if need be"),
+    ] = None,
+    overwrite: Annotated[bool, _REPLACE] = False,
+    title: Annotated[str, _TITLE] = "",
+    plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Average checkpoints, each step decided on one split and the outcome judged on another."""
+    _require_free(out, points, overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
+    if report_in is not None:
+        _require_own(report_in, overwrite=overwrite)
     asked: dict[str, Any] = {"method": method, "rule": rule, "tolerance": tolerance}
+    asked |= {"select": select, "judge": judge, "title": title or None, "command": _command()}
     named = dict(zip(points, points, strict=True)) if len(set(points)) == len(points) else points
-    found = ravine.soup(J, named, select=select, judge=judge, **asked)
+    found = ravine.soup(J, named, **asked)
     saved = ravine.save_checkpoint(found, out, like=points[0])
     said = json.dumps({"file": str(saved), "command": _command(), **_souped(found)})
     decisions = saved.with_name(f"{saved.name}.decisions.json")
     decisions.write_text(f"{said}\n", encoding="utf-8")
+    page = None if report_in is None else _reported(found, saved, report_in, plotlyjs)
     if as_json:
         typer.echo(said)
         return
@@ -455,6 +470,17 @@ def soup(
         f"± {judged.stderr:.2g} [{judged.lower:.4g}, {judged.upper:.4g}] ({judged.reason})."
     )
     typer.echo(f"The soup: {saved}; its decisions: {decisions}")
+    if page is not None:
+        typer.echo(f"The report: {page}")
+
+
+def _reported(found: Any, saved: Path, folder: Path, plotlyjs: str) -> Path:
+    """Write a soup's history and its report, with the file that was written."""
+    history = found.history.assign_attrs(file=str(saved))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _REQUEST).write_text(_request(), encoding="utf-8")
+    ravine.save_result(history, folder / "soup.nc")
+    return ravine.write_report(folder, history, plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
 
 
 def _souped(found: Any) -> dict[str, Any]:
@@ -477,11 +503,13 @@ def average(
         str | None,
         typer.Option(help="weights that stand for a decay of the rate: linear, cosine or sqrt"),
     ] = None,
+    overwrite: Annotated[bool, _REPLACE] = False,
 ) -> None:
     """Write the weighted mean of checkpoints; nothing is measured."""
     if weights is not None and decay is not None:
         msg = "--weights and --decay do not go together; give one of them"
         raise ravine.InputError(msg)
+    _require_free(out, points, overwrite=overwrite)
     shares = None if weights is None else _numbers(weights)
     if decay is not None:
         shares = ravine.decay_weights(len(points), decay)  # pyright: ignore[reportArgumentType]
@@ -798,6 +826,19 @@ def _require_own(out: Path, *, overwrite: bool) -> None:
             f"{str(out)!r} holds the results of another command ({whose}). Choose another folder "
             "with --out, or write over them with --overwrite."
         )
+        raise ravine.InputError(msg)
+
+
+def _require_free(out: Path, sources: list[str], *, overwrite: bool) -> None:
+    """Find out before the work that no checkpoint is lost to its outcome."""
+    if any(out.resolve() == Path(source).resolve() for source in sources):
+        msg = (
+            f"{str(out)!r} is one of the checkpoints that are read; choose another file with --out"
+        )
+        raise ravine.InputError(msg)
+    is_there = any(out.iterdir()) if out.is_dir() else out.exists()
+    if is_there and not overwrite:
+        msg = f"{str(out)!r} is there already; choose another file with --out, or give --overwrite"
         raise ravine.InputError(msg)
 
 

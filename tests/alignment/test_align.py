@@ -188,6 +188,56 @@ def test_hidden_states_of_every_gate_move_together() -> None:
     assert_same(ravine.align(rearranged(model, moves), to=model, model=model, batch=batch), model)
 
 
+class States(nn.Module):
+    """The last states of two layers, one way or both, read in one of several ways."""
+
+    def __init__(self, read: Any, width: int) -> None:
+        super().__init__()
+        self.gru, self.read = nn.GRU(5, 6, 2, batch_first=True, bidirectional=True), read
+        self.start, self.head = nn.Parameter(torch.zeros(4, 1, 6)), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = self.start.expand(-1, len(x), -1).contiguous()
+        return self.head(self.read(self.gru(x, start)[1]))
+
+
+def both_ways(states: Tensor) -> Tensor:
+    return torch.cat([states[-2], states[-1]], 1)
+
+
+def all_in_a_row(states: Tensor) -> Tensor:
+    return states.transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize(("read", "layers"), [(both_ways, (2, 3)), (all_in_a_row, (0, 1, 2, 3))])
+def test_the_states_of_each_layer_and_direction_have_an_order_of_their_own(
+    read: Any, layers: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = States(read, 6 * len(layers))
+    with torch.no_grad():
+        model.start.normal_()
+    orders = [order(6, seed) for seed in range(4)]
+    moves: Moves = {}
+    for number, units in enumerate(orders):
+        name = f"l{number // 2}{'_reverse' * (number % 2)}"
+        gates = within(torch.arange(3), 6).reshape(3, 6)[:, units].flatten()
+        moves |= {
+            f"gru.{kind}_{name}": [(0, gates)] for kind in ("weight_ih", "bias_ih", "bias_hh")
+        }
+        moves[f"gru.weight_hh_{name}"] = [(0, gates), (1, units)]
+    below = torch.cat([orders[0], 6 + orders[1]])
+    for way in ("", "_reverse"):
+        moves[f"gru.weight_ih_l1{way}"].append((1, below))
+    read_at = torch.cat([6 * place + orders[layer] for place, layer in enumerate(layers)])
+    permuted = rearranged(model, moves | {"head.weight": [(1, read_at)]})
+    starts = [model.start[layer, :, orders[layer]] for layer in range(4)]
+    permuted["start"] = torch.stack(starts).detach()
+    after = torch.func.functional_call(model, permuted, (SEQUENCES,))
+    assert torch.allclose(model(SEQUENCES), after, atol=1e-5), "the test's own permutation is wrong"
+    assert_same(ravine.align(permuted, to=model, model=model, batch=SEQUENCES), model)
+
+
 # --- every symmetry that a structure has -----------------------------------------------------------------
 
 
@@ -203,6 +253,7 @@ AKIN = {
     "encoder layer",
     "other norms",
     "mixer",
+    "learned queries",
 }
 KINDS = [pytest.param(name, marks=pytest.mark.calibration if name in AKIN else ()) for name in ZOO]
 
@@ -227,6 +278,36 @@ def test_activations_find_the_order_too(name: str) -> None:
     copy = _moved(found, own, own, shuffled(found.units, 5))
     aligned = ravine.align(copy, to=model, model=model, batch=batch, method="activations")
     assert_same(aligned, model)
+
+
+class Masked(nn.Module):
+    """Scores of later positions are set to −∞, or to the least number, before the softmax."""
+
+    def __init__(self, masked: float) -> None:
+        super().__init__()
+        self.embed, self.masked = nn.Linear(5, 8), masked
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        parts = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k, v = parts
+        later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        scores = (q @ k.transpose(2, 3)).masked_fill(later, self.masked)
+        return self.head((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min])
+def test_masked_scores_do_not_count_as_activations(masked: float) -> None:
+    torch.manual_seed(0)
+    a, b = Masked(masked), Masked(masked)
+    aligned = ravine.align(b, to=a, model=a, batch=SEQUENCES, method="activations")
+    assert aligned.after < aligned.before
+    found = structure(a, SEQUENCES)
+    own = ravine.Checkpoint.read(a)
+    copy = _moved(found, own, own, shuffled(found.units, 5))
+    assert_same(ravine.align(copy, to=a, model=a, batch=SEQUENCES, method="activations"), a)
 
 
 @pytest.mark.parametrize("name", ["grouped queries"])
@@ -343,11 +424,32 @@ def test_bad_input_is_one_sentence() -> None:
     refused("fails on this batch", batch=torch.randn(3, 4))
     refused("method must be", method="magic")
     refused("starts must be at least 1", starts=0)
+    refused("starts must be at least 1", starts=1.5)
+    refused("seed must be a whole number", seed="a")
+    refused("no finite number on the batch", batch=torch.full((3, 5), torch.nan))
     refused("torch.nn.Module", model="mlp", to=NormedMlp(), b=NormedMlp())
     refused("control flow", model=Branching())
     refused("other outputs on the same input", model=Noisy())
     broken = state(NormedMlp()) | {"a.bias": torch.full((12,), float("nan"))}
     refused("NaN or infinity in 'a.bias'", b=broken)
+
+
+class Halving(nn.Module):
+    """As long as an entry is large: PyTorch prints the graph up to there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        while x.abs().max() > 1:
+            x = x / 2
+        return self.a(x)
+
+
+def test_control_flow_that_cannot_be_traced_is_one_sentence_and_no_page(capfd: Any) -> None:
+    refused("control flow", model=Halving())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_named_arguments_and_wrappers_fit() -> None:

@@ -196,6 +196,24 @@ class MultiHead(nn.Module):
         return self.head(x + self.attention(x, x, x)[0])
 
 
+class Queries(nn.Module):
+    """Positions by row and column, concatenated, and learned queries that attend to the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.queries = nn.Conv2d(3, 8, 2, 2), nn.Parameter(torch.randn(3, 8))
+        self.row, self.column = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.again, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        column, row = self.column.repeat(4, 1, 1), self.row.unsqueeze(1).repeat(1, 4, 1)
+        x = self.stem(x).flatten(2).transpose(1, 2) + torch.cat([column, row], -1).flatten(0, 1)
+        asked = self.queries.repeat(len(x), 1, 1)
+        asked = asked + self.attention(asked, asked, asked)[0]
+        return self.head(asked + self.again(asked, x, x)[0])
+
+
 def _encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     return nn.Sequential(nn.Linear(5, 8), layer, nn.Linear(8, 3))
@@ -243,6 +261,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "other norms": (_normed, IMAGES),
     "recurrent": (Recurrent, TOKENS),
     "tied embeddings": (Tied, TOKENS),
+    "learned queries": (Queries, IMAGES),
     "experts": (Experts, ROWS),
     "mixer": (Mixer, SEQUENCES),
     "gpt2": (_gpt2, TOKENS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,42 @@ def test_the_history_says_every_step() -> None:
     accepted = [str(name) for name in history["step"].values[history["accepted"].values]]
     assert accepted == list(found.weights)
     assert np.all(np.diff(history["member_value"]) >= 0), "tried from the best to the worst"
-    assert "not excluded" in str(history["reason"].sel(step="copy 0").item())
+    assert "excluded" not in str(history["reason"].sel(step="copy 0").item())
     assert history["weight"].sum() == pytest.approx(1)
     assert history.attrs["judged_difference"] == found.judgement.difference  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_history_is_a_result_that_is_kept_and_reported(tmp_path: Path) -> None:
+    history = ravine.soup(objective(), fine_tuned(), method="greedy").history
+    said = ravine.metrics.verdict(history)
+    taken = int((history["weight"] > 0).sum())
+    assert f"average of {taken} of 10 members is better than the best" in said.headline
+    assert "Left out:" in said.sentences[0]
+    assert "copy 0" in said.sentences[0].partition("Left out:")[2]
+    page = ravine.write_report(tmp_path, history).read_text(encoding="utf-8")
+    for reason in map(str, history["reason"].values):
+        assert reason in page
+    assert str(history["member_hash"].values[0]) in page
+    kept = ravine.open_result(tmp_path / "report-1-soup.nc")
+    assert kept.identical(history)
+    with pytest.raises(ravine.InputError, match="history of a soup"):
+        ravine.plot.line(history)
+    with pytest.raises(ravine.InputError, match="history of a soup"):
+        ravine.metrics.decide(history, "barrier", above=0.02)
+
+
+def test_the_figure_of_a_soup_marks_what_was_taken() -> None:
+    history = ravine.soup(objective(), fine_tuned(), method="greedy").history
+    marks = {
+        one.label: one
+        for one in ravine.plot.soup(history).panels[0].layers
+        if hasattr(one, "symbol")
+    }
+    compared = history.isel(step=slice(1, None))
+    taken = compared["accepted"].values
+    np.testing.assert_array_equal(marks["taken"].x, compared["difference"].values[taken])
+    np.testing.assert_array_equal(marks["left out"].x, compared["difference"].values[~taken])
+    assert marks["left out"].symbol == "cross"
 
 
 def test_the_mean_of_all_is_given_as_asked_and_judged() -> None:
@@ -135,6 +169,14 @@ def test_bad_input_is_refused(given: dict[str, Any], match: str) -> None:
         ravine.soup(objective(), fine_tuned(), **given)
     with pytest.raises(ravine.InputError, match="2 points or more; got 1"):
         ravine.soup(objective(), {"a": {"weight": torch.ones(1, SIZE)}})
+    with pytest.raises(ravine.InputError, match="the one path 'a.pt'"):
+        ravine.soup(objective(), "a.pt")
+    with pytest.raises(ravine.InputError, match=r"broken \(a state dict\) holds NaN"):
+        ravine.soup(
+            objective(), fine_tuned() | {"broken": {"weight": torch.full((1, SIZE), torch.nan)}}
+        )
+    with pytest.raises(ravine.InputError, match="scales must be the multiples"):
+        ravine.task_soup(objective(), fine_tuned()["copy 3"], fine_tuned(), scales=["a"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ravine.InputError, match="not points of the same space"):
         ravine.soup(
             objective(), {"a": {"weight": torch.ones(1, 2)}, "b": {"weight": torch.ones(1, 2)}}

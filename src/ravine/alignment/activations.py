@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +12,8 @@ from torch.export.graph_signature import InputKind
 
 from ravine.alignment.matching import Pair
 from ravine.alignment.structure import Structure
+
+_MASKED: Final = 1e15  # in size; larger ones would overflow when squared
 
 
 def activation_pairs(
@@ -93,8 +95,15 @@ def _blocks(structure: Structure, name: str, a: Tensor, b: Tensor) -> Iterator[P
 
 
 def _standard(block: Tensor, free: list[int]) -> Tensor:
-    """Each unit over the other axes with mean 0 and norm 1; 0 where it does not vary."""
+    """Each unit over the other axes with mean 0 and norm 1; 0 where it does not vary.
+
+    Scores of what is masked, −∞ or their type's least number, tell units apart by nothing, and are left out.
+    """
     over = [place for place in range(block.ndim) if place not in free]
-    centred = block.float() - block.float().mean(over, keepdim=True)
+    values = block.float()
+    is_real = values.abs() < _MASKED
+    values = torch.where(is_real, values, 0.0)
+    mean = values.sum(over, keepdim=True) / is_real.sum(over, keepdim=True).clamp_min(1)
+    centred = torch.where(is_real, values - mean, 0.0)
     norm = centred.square().sum(over, keepdim=True).sqrt()
     return torch.where(norm > 0, centred / norm.clamp_min(1e-30), 0.0)

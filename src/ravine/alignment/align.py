@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ def align(
     References:
         Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1 (weights) and section 3.1 (activations).
     """
-    _require_choices(method, starts)
+    _require_choices(method, starts, seed)
     if objective is not None and model is None and batch is None:
         model, (args, kwargs) = objective.model, call_of(objective)
         shell = shell_of(model)
@@ -155,12 +156,15 @@ def _required(model: Any, objective: Objective | None) -> nn.Module:
     return model
 
 
-def _require_choices(method: str, starts: int) -> None:
+def _require_choices(method: str, starts: int, seed: int) -> None:
     if method not in ("weights", "activations"):
         msg = f"method must be 'weights' or 'activations'; got {method!r}"
         raise InputError(msg)
-    if starts < 1:
-        msg = f"starts must be at least 1; got {starts}"
+    if not isinstance(starts, Integral) or starts < 1:
+        msg = f"starts must be at least 1, a whole number; got {starts!r}"
+        raise InputError(msg)
+    if not isinstance(seed, Integral) or seed < 0:
+        msg = f"seed must be a whole number, 0 or larger; got {seed!r}"
         raise InputError(msg)
 
 
@@ -276,6 +280,12 @@ def _expected(
     if not any(is_float(part) and part.numel() for part in found):
         msg = "the model gives no floating-point tensor on the batch, so nothing shows that it is the same function"
         raise InputError(msg)
+    if not any(bool(part.isfinite().any()) for part in found if is_float(part)):
+        msg = (
+            "the model gives no finite number on the batch (is there NaN or infinity in it?), so "
+            "nothing shows that it is the same function"
+        )
+        raise InputError(msg)
     again = outputs(shell, point.tensors, args, kwargs)
     if _error(found, again) > 0:
         msg = (
@@ -285,8 +295,9 @@ def _expected(
         raise InputError(msg)
     moved = max(_last_place(part) for part in found)
     for draw in range(_DRAWS):
-        shaken = _shaken(shell, point, draw)
-        moved = max(moved, _error(found, outputs(shell, shaken, args, kwargs)))
+        # unnamed, so that one copy is gone before the next is made
+        there = outputs(shell, _shaken(shell, point, draw), args, kwargs)
+        moved = max(moved, _error(found, there))
     return found, _MARGIN * moved
 
 

@@ -158,22 +158,34 @@ def unify(one: Axis, other: Axis) -> None:
         >>> unify(whole, product([Axis(6), Axis(2)]))
         >>> whole
         (3×(2×2))
+        >>> one, other = Axis(4), Axis(4)
+        >>> unify(one, stacked([one, other], Axis(2)))  # alike in both members, so these are alike
+        >>> one.root is other.root
+        True
     """
     one, other = one.root, other.root
     if one is other:
         return
     if one.size != other.size:
         raise Unlike
-    if one.kind == "leaf":
-        one.become(other)
-    elif other.kind == "leaf":
-        other.become(one)
+    if "leaf" in (one.kind, other.kind):
+        leaf, whole = (one, other) if one.kind == "leaf" else (other, one)
+        _unify_leaf(leaf, whole)
     elif "family" in (one.kind, other.kind):
         _unify_families(one, other)
     elif "chain" in (one.kind, other.kind):
         _unify_chains(segments(one), segments(other))
     else:
         _unify_products(factors(one), factors(other))
+
+
+def _unify_leaf(leaf: Axis, whole: Axis) -> None:
+    """A leaf takes on a structure; where it is a member of it, the other members are that leaf too."""
+    if whole.kind == "family" and any(inner is leaf for inner in leaves(whole)):
+        for part in whole.parts:
+            unify(leaf, part)
+    else:
+        leaf.become(whole)
 
 
 def _unify_families(one: Axis, other: Axis) -> None:
@@ -187,6 +199,18 @@ def _unify_families(one: Axis, other: Axis) -> None:
 
 def _family(parts: Sequence[Axis], over: Axis) -> Axis:
     return Axis(parts[0].size, kind="family", parts=parts, over=over)
+
+
+def stacked(parts: Sequence[Axis], over: Axis) -> Axis:
+    """The same axis of several things that are stacked along another axis, each with units of its own.
+
+    Examples:
+        >>> layers = Axis(2)
+        >>> stacked([Axis(5), Axis(5)], layers)
+        (5|5)
+    """
+    first, *others = (part.root for part in parts)
+    return first if all(other is first for other in others) else _family(parts, over)
 
 
 def become_family(leaf: Axis, over: Axis) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from ravine.alignment.axes import Axes, Axis, stay, tie
+from ravine.alignment.axes import Axes, Axis, stacked, stay
 
 POSITION: Final = "its indices are positions, classes or data"
 
@@ -22,14 +22,12 @@ class Stacked:
 
     def __init__(self, layers: Sequence[Axes]) -> None:
         self.layers = list(layers)
+        self._number = Axis(len(self.layers), POSITION)
+        self._axes = tuple(stacked(parts, self._number) for parts in zip(*layers, strict=True))
 
     def merged(self) -> Axes:
-        """The axes of the whole, with the same order of units in every layer."""
-        first, *others = self.layers
-        for other in others:
-            for one, two in zip(first, other, strict=True):
-                tie(one, two)
-        return (Axis(len(self.layers), POSITION), *first)
+        """The axes of the whole: each layer keeps an order of its own wherever its number is at hand."""
+        return (self._number, *self._axes)
 
 
 class Call:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
+import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -123,9 +126,13 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
     Raises:
         InputError: the model cannot be traced: its control flow depends on values, or it fails.
     """
+    # PyTorch prints a page of graph for what the error below says in a sentence
+    said = io.StringIO()
     with torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(model, args, kwargs, strict=False)
+            with redirect_stderr(said):
+                program = torch.export.export(model, args, kwargs, strict=False)
+            sys.stderr.write(said.getvalue())  # of the model itself
             return program.run_decompositions(_decompositions())
         except InputError:
             raise
@@ -156,11 +163,15 @@ def _quiet() -> Iterator[None]:
     """Without PyTorch's warnings, and without its fused encoder layer, which hides its heads."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

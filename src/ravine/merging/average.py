@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -42,6 +44,7 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
     References:
         Wortsman et al. 2022 (model soups).
     """
+    require_sequence(points)
     if not points:
         msg = "there is nothing to average: expected at least one point"
         raise InputError(msg)
@@ -75,6 +78,7 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
     References:
         Ilharco et al. 2023 (task arithmetic).
     """
+    require_sequence(points)
     if not points:
         msg = "there are no task vectors: expected at least one fine-tuned point"
         raise InputError(msg)
@@ -115,11 +119,28 @@ def decay_weights(count: int, shape: Decay = "linear") -> list[float]:
     if shape not in schedules:
         msg = f"shape must be one of {', '.join(map(repr, get_args(Decay)))}; got {shape!r}"
         raise InputError(msg)
-    if count < 1:
-        msg = f"count must be at least 1; got {count}"
+    if not isinstance(count, Integral) or count < 1:
+        msg = f"count must be at least 1, a whole number; got {count!r}"
         raise InputError(msg)
     rate = [schedules[shape](place / count) for place in range(count + 1)]
     return [before - after for before, after in zip(rate, rate[1:], strict=False)]
+
+
+def require_sequence(points: Any) -> None:
+    """Several points are asked for, not one, and not points by name.
+
+    Args:
+        points: as the user gives them.
+
+    Raises:
+        InputError: they are one path, or a mapping.
+    """
+    if isinstance(points, str | os.PathLike):
+        msg = f"points must be several, in a list; got the one path {str(points)!r}"
+        raise InputError(msg)
+    if isinstance(points, Mapping):
+        msg = "points must be in a list, in the order of their weights; got a dict: give list(points.values())"
+        raise InputError(msg)
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
@@ -11,13 +13,16 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.measuring.comparison import Comparison, compare
-from ravine.merging.average import average, task_arithmetic
+from ravine.measuring.labelling import provenance
+from ravine.merging.average import average, require_sequence, task_arithmetic
 from ravine.merging.learning import learned_weights
 from ravine.metrics.inference import LEVEL
 from ravine.objective.measurement import statistics_at
 from ravine.objective.objective import Objective
 from ravine.objective.replica import running_norms
 from ravine.points.checkpoint import Checkpoint, matched
+from ravine.points.params import content_hash
+from ravine.result.schema import PROVENANCE, SCHEMA_VERSION
 
 Method = Literal["uniform", "greedy", "learned"]
 Rule = Literal["decided", "best"]
@@ -31,7 +36,8 @@ class Soup(Checkpoint):
 
     Attributes:
         history: what was tried, in order (dim ``step``), and the members' weights (dim ``member``): a result without
-            torch. Its attributes hold the comparison with the best member on the split that judges.
+            torch, which ``write_report`` and ``save_result`` take. Its attributes hold the comparison with the best
+            member on the split that judges.
         weights: of the members that are in it, by name.
         judgement: the soup against the member that is best on the split that selects, on the split that judges.
     """
@@ -87,8 +93,9 @@ class _Kitchen:
             return kept, "its mean is no higher" if kept else "its mean is higher"
         if found.is_no_worse:
             return True, f"worse by more than {self.tolerance:g} is excluded"
-        said = found.reason if found.answer == "undecided" else f"{found.answer}: {found.reason}"
-        return False, f"worse by more than {self.tolerance:g} is not excluded ({said})"
+        if found.answer == "worse":
+            return False, f"worse by more than {self.tolerance:g}"
+        return False, f"worse by more than {self.tolerance:g} is not excluded ({found.reason})"
 
 
 def soup(
@@ -103,6 +110,8 @@ def soup(
     quantity: str = "loss",
     level: float = LEVEL,
     seed: int = 0,
+    title: str | None = None,
+    command: str = "",
 ) -> Soup:
     """An average of some points, chosen on one split and judged on another.
 
@@ -124,6 +133,8 @@ def soup(
         quantity: which of the objective's quantities counts.
         level: of the bounds.
         seed: of the order of the batches, where weights are learned.
+        title: what to call the history.
+        command: what reproduces it, kept in the history.
 
     Returns:
         The average as a point, with its history. Under ``buffers="recompute"`` it has the running statistics that were
@@ -152,6 +163,7 @@ def soup(
     References:
         Wortsman et al. 2022 (model soups), whose recipe is ``rule="best"``.
     """
+    began = time.perf_counter()
     _require(objective, method, rule, select, judge)
     members = _members(objective, points)
     kitchen = _ranked(objective, members, select, tolerance, quantity, level, rule)
@@ -168,9 +180,10 @@ def soup(
     )
     if objective.buffers == "recompute":  # what was judged is what is written
         made = {**made, **statistics_at(objective, Checkpoint.read(made))}
-    about = {"method": method, "rule": rule, "select": select, "judge": judge}
-    history = _history(kitchen, shares, steps, judged, about)
+    about = {"method": method, "rule": rule, "select": select, "judge": judge, "level": level}
     point = replace(Checkpoint.read(made), label=f"soup of {len(shares)}", versions={})
+    about |= _source(objective, point, title or "A soup", command, began)
+    history = _history(kitchen, shares, steps, judged, about)
     return _soup(point, history, shares, judged)
 
 
@@ -206,9 +219,10 @@ def task_soup(
     References:
         Ilharco et al. 2023 (task arithmetic).
     """
+    began = time.perf_counter()
     _require(objective, "greedy", "best", select, judge)
-    if not len(scales):
-        msg = "scales is empty: expected the multiples to try, such as [0.1, 0.2, 0.3]"
+    if isinstance(scales, str) or not len(scales) or not all(map(_is_number, scales)):
+        msg = f"scales must be the multiples to try, such as [0.1, 0.2, 0.3]; got {scales!r}"
         raise InputError(msg)
     named = _members(objective, points, least=1)
     origin = matched(Checkpoint.read(objective.model), Checkpoint.read(base))
@@ -231,9 +245,14 @@ def task_soup(
     made = kitchen.members[kitchen.best]
     judged = compare(objective.on(judge), origin, made, quantity=quantity, split=judge, level=level)
     about = {"method": "task arithmetic", "rule": "best", "select": select, "judge": judge}
-    history = _history(kitchen, {kitchen.best: 1.0}, steps, judged, about)
     point = replace(made, label=f"{origin.label} + task vectors, {kitchen.best}", versions={})
+    about |= _source(objective, point, "Task vectors", "", began)
+    history = _history(kitchen, {kitchen.best: 1.0}, steps, judged, about)
     return _soup(point, history, {kitchen.best: 1.0}, judged)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str) and math.isfinite(float(value))
 
 
 def _soup(
@@ -269,17 +288,26 @@ def _members(
     objective: Objective, points: Mapping[str, Any] | Sequence[Any], least: int = 2
 ) -> dict[str, Checkpoint]:
     """The points under the model's names."""
+    is_named = isinstance(points, Mapping)
+    if not is_named:
+        require_sequence(points)
     if len(points) < least:
         msg = f"a soup needs {least} points or more; got {len(points)}"
         raise InputError(msg)
     own = Checkpoint.read(objective.model)
-    if isinstance(points, Mapping):
-        return {str(name): matched(own, Checkpoint.read(one)) for name, one in points.items()}
+    if is_named:
+        return {str(name): matched(own, _named(str(name), one)) for name, one in points.items()}
     read = [matched(own, Checkpoint.read(one)) for one in points]
     labels = [one.label for one in read]
     if len(set(labels)) < len(labels):
         labels = [f"{number}: {label}" for number, label in enumerate(labels, 1)]
     return dict(zip(labels, read, strict=True))
+
+
+def _named(name: str, point: Any) -> Checkpoint:
+    """A point that says which member it is when something is wrong with it."""
+    read = Checkpoint.read(point)
+    return read if read.label == name else replace(read, label=f"{name} ({read.label})")
 
 
 def _ranked(
@@ -361,6 +389,26 @@ def _greedy(kitchen: _Kitchen, first: _Step) -> tuple[dict[str, float], list[_St
     return {name: 1 / len(taken) for name in taken}, steps
 
 
+def _meaning(kitchen: _Kitchen) -> dict[str, str]:
+    """What the values are, in words and with their unit."""
+    unit = kitchen.objective.units.get(kitchen.quantity, "")
+    return {"long_name": kitchen.quantity, "units": unit}
+
+
+def _source(
+    objective: Objective, point: Checkpoint, title: str, command: str, began: float
+) -> dict[str, Any]:
+    """Where a history comes from, as in every result."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        **dict.fromkeys(PROVENANCE, ""),
+        **objective.describe(),
+        "point_hash": content_hash(point.tensors),
+        **provenance(command, time.perf_counter() - began),
+    }
+
+
 def _averaged(members: Mapping[str, Checkpoint], shares: Mapping[str, float]) -> Any:
     return average([members[name] for name in shares], list(shares.values()))
 
@@ -370,23 +418,24 @@ def _history(
     shares: Mapping[str, float],
     steps: Sequence[_Step],
     judged: Comparison,
-    about: Mapping[str, str],
+    about: Mapping[str, Any],
 ) -> xr.Dataset:
     """What was tried, as labelled arrays."""
     nothing = float("nan")
-    numbers = {
+    changes = {
         name: [nothing if step.found is None else getattr(step.found, name) for step in steps]
         for name in ("difference", "stderr", "lower", "upper")
     }
     names = list(kitchen.members)
     return xr.Dataset(
         {
-            "value": ("step", [step.value for step in steps]),
-            **{name: ("step", values) for name, values in numbers.items()},
+            "value": ("step", [step.value for step in steps], _meaning(kitchen)),
+            **{name: ("step", values) for name, values in changes.items()},
             "accepted": ("step", [step.accepted for step in steps]),
             "reason": ("step", np.array([step.reason for step in steps], dtype=np.str_)),
             "member_value": ("member", [kitchen.values[name] for name in names]),
             "weight": ("member", [shares.get(name, 0.0) for name in names]),
+            "member_hash": ("member", [content_hash(kitchen.members[n].tensors) for n in names]),
         },
         {
             "step": np.array([step.tried for step in steps], dtype=np.str_),

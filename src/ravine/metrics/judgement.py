@@ -7,6 +7,7 @@ import xarray as xr
 from ravine.errors import InputError
 from ravine.metrics.relief import plane_verdict
 from ravine.metrics.several import lines_verdict
+from ravine.metrics.soups import soup_verdict
 from ravine.metrics.straying import path_verdict
 from ravine.metrics.verdicts import Verdict
 from ravine.metrics.wording import line_verdict
@@ -18,11 +19,12 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
 
     Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where
     is it lowest and how high is it at its corners? Of several lines: on which does a barrier stand,
-    and which points may be averaged? Of a projected run: did it go straighter than a random walk?
+    and which points may be averaged? Of a projected run: did it go straighter than a random walk? Of
+    a soup's history: is the soup better than the best of its members?
 
     Args:
         result: a line, several or a plane, as ``evaluate`` or ``resolve`` returns it, or what
-            ``project`` returns.
+            ``project`` returns, or a soup's ``history``.
         tolerance: a rise of less than this share of a curve's range over [0, 1] is not called a
             bump (Lucas et al. 2021 use 1e-3). Nothing below the noise floor ever is. Only lines
             have a use for it.
@@ -46,7 +48,9 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     if not 0 < tolerance < 1:
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"
         raise InputError(msg)
-    kind = kind_of(validate(result))
+    kind = kind_of(validate(result, history=True))
+    if kind == "soup":
+        return soup_verdict(result)
     if kind == "line":
         return line_verdict(result, tolerance)
     if kind == "lines":

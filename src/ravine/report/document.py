@@ -42,8 +42,8 @@ def write_report(
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced, with the
             ``report-*.nc`` that belong to it.
-        results: measured lines and planes and projected runs, in the order in which they are to
-            stand.
+        results: measured lines and planes, projected runs and soups' histories, in the order in which
+            they are to stand.
         title: the page's heading; None takes the only result's title, or counts the results.
         tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise
             is no bump.
@@ -120,6 +120,7 @@ def _asset(name: str) -> Markup:
 def _count(sections: list[Section]) -> str:
     found = Counter(section.anchor.partition("-")[0] for section in sections)
     names = {"line": "line", "lines": "set of lines", "plane": "plane", "path": "path"}
+    names["soup"] = "soup"
     counts = {name: found[kind] for kind, name in names.items()}
     plural = {
         name: name.replace("set", "sets") if name.startswith("set") else f"{name}s"

@@ -41,6 +41,18 @@ _MEANINGS: Final = {
     "curved": "whether the slice bends: 1, or 0 for a straight line or a plane",
     "correction": "what is corrected between the ends: repair sets each unit's statistics to the ends'",
     "statistics_from": "the examples from which statistics were estimated at every point",
+    "per_example": "the function that is measured for every example",
+    "running_statistics": "how many layers have running statistics",
+    "method": "uniform, greedy, learned or task arithmetic",
+    "rule": "decided: worse by more than the tolerance is excluded; best: the mean is no worse",
+    "select": "the split on which members were ranked and averages accepted",
+    "judge": "the split on which the outcome was compared; nothing was chosen on it",
+    "tolerance": "how much worse, in the quantity's unit, is not worse",
+    "level": "of all decisions together",
+    "quantity": "what decides; less is better",
+    "judged_answer": "of the average against the best member, where nothing was chosen",
+    "file": "where the average was written",
+    "point_hash": "SHA-256 of the average's tensors",
     "alignment": "which units were permuted, how far apart the points are then, and what stays in place",
 }
 
@@ -136,13 +148,15 @@ class Section:
     points: Points
     facts: tuple[Fact, ...]
     command: str
+    is_soup: bool = False
 
     @classmethod
     def of(cls, view: View, tolerance: float) -> Section:
         """The section for a result that is drawn like this."""
-        result, path = view.result, view.kind == "path"
+        result = view.result
         verdict = metrics.verdict(result, tolerance)
-        splits = tuple(str(name) for name in result["walk" if path else "split"].values)
+        is_soup = view.kind == "soup"
+        splits = _columns(result, view.kind)
         name = title(result) or view.anchor.replace("-", " ")
         return cls(
             anchor=view.anchor,
@@ -160,10 +174,25 @@ class Section:
                 Table(quantity, measures, embedded(copies(f"{name}: {quantity}", splits, measures)))
                 for quantity, measures in _measures(verdict.rows, splits).items()
             ),
-            points=_steps(result) if path else _points(result),
+            points=_table_of(result, view.kind),
             facts=_facts(result),
             command=str(result.attrs.get("command", "")),
+            is_soup=is_soup,
         )
+
+
+def _columns(result: xr.Dataset, kind: str) -> tuple[str, ...]:
+    """Of the table of measures."""
+    if kind == "soup":
+        return (str(result.attrs["select"]),)
+    return tuple(str(name) for name in result["walk" if kind == "path" else "split"].values)
+
+
+def _table_of(result: xr.Dataset, kind: str) -> Points:
+    """The measured points, a run's snapshots, or a soup's members."""
+    if kind == "path":
+        return _steps(result)
+    return _in_soup(result) if kind == "soup" else _points(result)
 
 
 def _measures(
@@ -232,6 +261,13 @@ def _steps(path: xr.Dataset) -> Points:
         | {str(n): path[n].values for n in path.data_vars if path[n].dims == ("step",)},
         {},
     )
+
+
+def _in_soup(history: xr.Dataset) -> Points:
+    """A soup's members."""
+    value = f"{history.attrs['select']} {history.attrs['quantity']}"
+    columns = {"member": "member", value: "member_value", "weight": "weight", "hash": "member_hash"}
+    return _table({name: history[key].values for name, key in columns.items()}, {})
 
 
 def _table(

@@ -70,7 +70,7 @@ class View:
 
 def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
     """The views of all results of a page in their order, and the sliders that move over them."""
-    kinds = [kind_of(validate(result)) for result in results]
+    kinds = [kind_of(validate(result, history=True)) for result in results]
     anchors = [f"{kind}-{number}" for number, kind in enumerate(kinds, 1)]
     views: list[View] = []
     for result, kind, anchor in zip(results, kinds, anchors, strict=True):
@@ -79,16 +79,18 @@ def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
             None,
         )
         run = None if trail is None else results[trail]
-        scrub = (
-            anchor if trail is None else anchors[trail]
-        )  # one slider for a run, wherever it is shown
-        views.append(View(result, kind, anchor, _figures(result, kind, run), f"at-{scrub}"))
+        # one slider for a run, wherever it is shown; a soup has none
+        name = anchor if trail is None else anchors[trail]
+        scrub = "" if kind == "soup" else f"at-{name}"
+        views.append(View(result, kind, anchor, _figures(result, kind, run), scrub))
     return views, [_scrub(view, views) for view in views if view.scrub == f"at-{view.anchor}"]
 
 
 def _figures(result: xr.Dataset, kind: str, run: xr.Dataset | None) -> tuple[Figure, ...]:
     if kind == "path":
         return (plot.path(result),)
+    if kind == "soup":
+        return (plot.soup(result),)
     if kind == "lines":
         first = plot.end_changes(result) if shared_end(result) else plot.barriers(result)
         return (first, *_curves(result))

@@ -47,6 +47,9 @@ make:
   quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
   the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says whether
   its own interpolant is good; the result's speaks of those in ``drive``.
+
+A soup's history is a result too, with no curve: what was tried (``step``) and the members
+(``member``), as ``ravine.soup`` describes it.
 """
 
 from __future__ import annotations
@@ -157,7 +160,7 @@ def unit_of(result: xr.Dataset, quantity: str) -> str:
 
 
 def kind_of(result: xr.Dataset) -> str:
-    """What a result is of: "line", "lines", "plane", or "path", a run projected onto a slice as ``project`` gives it.
+    """What a result is of: "line", "lines", "plane", "path", a run projected onto a slice, or "soup", its history.
 
     Examples:
         >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
@@ -165,6 +168,8 @@ def kind_of(result: xr.Dataset) -> str:
     """
     if "line" in result.dims:
         return "lines"
+    if "accepted" in result.data_vars and "member" in result.dims:
+        return "soup"
     if "residual" in result.data_vars and "step" in result.dims:
         return "path"
     return "plane" if is_plane(result) else "line"
@@ -200,11 +205,15 @@ def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:
     return found
 
 
-def validate(result: xr.Dataset) -> xr.Dataset:
+def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
     """The result itself, after a check that it follows the schema.
 
+    Args:
+        result: what is checked.
+        history: whether a soup's history will do, which has no curve.
+
     Raises:
-        InputError: not a ravine result, or one of a newer schema.
+        InputError: not a ravine result, one of a newer schema, or a history where a curve is needed.
     """
     if not isinstance(result, xr.Dataset):
         msg = (
@@ -213,8 +222,14 @@ def validate(result: xr.Dataset) -> xr.Dataset:
         )
         raise InputError(msg)
     version = result.attrs.get("schema_version")
+    if version is not None and "accepted" in result.data_vars and not history:
+        msg = (
+            "this is the history of a soup, which has no curve to draw or to measure; "
+            "ravine.metrics.verdict, write_report and plot.soup take it"
+        )
+        raise InputError(msg)
     measured = "loss" in result.data_vars and "split" in result.dims
-    if version is None or not (measured or kind_of(result) == "path"):
+    if version is None or not (measured or kind_of(result) in ("path", "soup")):
         msg = (
             "this Dataset is not a ravine result: expected the attribute 'schema_version', and the "
             "variable 'loss' "

@@ -25,7 +25,7 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a result as netCDF-4, whole or not at all.
 
     Args:
-        result: what ``evaluate``, ``resolve`` or ``project`` returned.
+        result: what ``evaluate``, ``resolve`` or ``project`` returned, or a soup's history.
         path: the file to write, by custom ``*.nc``. Its folder is made if need be; a file that is
             there is replaced only once the new one is complete.
 
@@ -35,7 +35,7 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: not a ravine result, or the file cannot be written.
     """
-    validate(result)
+    validate(result, history=True)
     target = Path(path)
     content = _encoded(result)  # a disk that fills while the library writes a file ends the process
     with written_whole(target) as partial:
@@ -104,14 +104,15 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
             "save_result"
         )
         raise InputError(msg) from problem
-    validate(result)
+    validate(result, history=True)
     lacking = [
         f"{name}_{part}"
         for name in quantities(result)
         for part in ("stderr", "replicates", "noise_floor")
         if f"{name}_{part}" not in result.data_vars
     ]
-    if lacking or ("n_examples" not in result.data_vars and kind_of(result) != "path"):
+    counted = "n_examples" in result.data_vars or kind_of(result) in ("path", "soup")
+    if lacking or not counted:
         msg = (
             f"this result lacks {', '.join(lacking) or 'n_examples'}, which its schema has; was it "
             "edited?"
