@@ -163,6 +163,24 @@ def test_a_line_from_two_files(folder, capsys):
     assert (folder / "o" / "report.html").read_bytes() == page
 
 
+def test_a_question_is_answered_first(folder, capsys):
+    words = ["line", "objective.py:make", "start.safetensors", "end.pt"]
+    assert ravine(*words, "--above", "5", "--out", "o") == 0
+    said = capsys.readouterr().out
+    assert "A barrier above 5 nats in the train loss is excluded" in said
+    curve = open_result("o/line.nc")
+    assert json.loads(curve.attrs["asked"])["what"] == "barrier"
+    for wrong, reason in (
+        (["--decide", "rise"], "needs the height that is asked about"),
+        (["--above", "1", "--stderr", "1"], "give one of them"),
+        (["--above", "1", "--groups", "modules"], "--groups and --above do not go together"),
+        (["--above", "1", "--decide", "hill"], "decide must be one of 'barrier'"),
+        (["--stderr", "-1"], "stderr must be a positive number"),
+    ):
+        assert ravine(*words, *wrong, "--out", "q") == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, capsys):
     words = [
         "barriers",

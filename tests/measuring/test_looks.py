@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -156,6 +157,8 @@ class TestStderr:
         assert needed < seen(curve) < 1.6 * needed
         assert curve.attrs["stderr_reached"] <= 0.01
         assert curve.attrs["stderr_asked"] == 0.01
+        told = r"J\(start\) is at most 0\.0\d+ \(requested: 0\.01\), with \d,\d+ of 50,000 data examples"
+        assert re.search(told, str(metrics.verdict(curve)))
         profile = metrics.Profile.of(curve)
         apart = (profile.drawn - profile.drawn[0]).std(axis=1, ddof=1)
         assert apart.max() == pytest.approx(curve.attrs["stderr_reached"])
