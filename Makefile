@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The long ones too: levels and power of every decision, every figure of the paper, clusters, and commands that are killed.
+# The long ones too: levels and power of every decision, the paper's figures, clusters, and commands that are killed.
 test-all: lint
 	$(PYTEST) -m 'calibration or not calibration'
 

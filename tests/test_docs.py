@@ -31,7 +31,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 )
-EXAMPLES = sorted(path.name for path in ROOT.glob("examples/*.py"))
+#: Half a minute each, and more on a busy machine.
+LONG = {"language_model.py", "lightning_run.py", "own_loop.py", "wise_ft.py"}
+EXAMPLES = [
+    pytest.param(name, marks=pytest.mark.long) if name in LONG else name
+    for name in sorted(path.name for path in ROOT.glob("examples/*.py"))
+]
 FENCE = re.compile(
     r"^(?P<aside><!--[^\n]*-->\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,

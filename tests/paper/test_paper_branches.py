@@ -189,6 +189,7 @@ class TestSecondMinimum:
         assert within.answers("at least", within.threshold) == "does not hold"
 
 
+@pytest.mark.long
 def test_made_small_a_line_keeps_what_its_loss_is_decided_by(tmp_path):
     run = FIGURES["random-walk"](Study("quick", tmp_path)).results["3 dimensions"]
     assert made_small(run).equals(run)  # a path has no replicates

@@ -117,7 +117,7 @@ class TestAnswers:
         assert {one.figure for one in claims.CLAIMS} <= {*FIGURES, ""}
         obstacle = ("no-obstacle", "a-barrier", "well-behaved", "second-minimum", "one-valley")
         asked = [one for one in claims.CLAIMS if one.name.endswith(obstacle)]
-        assert len(asked) == 8
+        assert len(asked) == 9
         assert {one.threshold for one in asked} == {None}
 
     def test_whole_is_the_papers_own_recipe_in_any_profile(self):

@@ -347,6 +347,7 @@ def test_a_balanced_set_is_stratified_by_class():
         assert task.objective(("train",)).grouping.strata is strata
 
 
+@pytest.mark.long
 def test_figure_6_and_its_claims(tmp_path):
     study = Study("quick", tmp_path)
     outcome = FIGURES["fig6"](study)

@@ -269,6 +269,7 @@ def study(tmp_path_factory):
     return Study("quick", tmp_path_factory.mktemp("linear"))
 
 
+@pytest.mark.long
 class TestFigures:
     def test_lines(self, study):
         outcome = FIGURES["linear-lines"](study)

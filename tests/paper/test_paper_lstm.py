@@ -324,6 +324,7 @@ class TestText:
         assert abs(chi - free) < 5 * math.sqrt(2 * free)
 
 
+@pytest.mark.long
 def test_figure_8_is_drawn_and_its_claims_are_judged(tmp_path):
     study = Study("quick", tmp_path)
     outcome = FIGURES["fig8"](study)

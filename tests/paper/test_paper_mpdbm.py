@@ -526,6 +526,7 @@ def drawn(tmp_path_factory):
     return study, {name: FIGURES[name](study) for name in names}
 
 
+@pytest.mark.long
 def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     study, outcomes = drawn
     line = outcomes["fig7"]
@@ -564,6 +565,7 @@ def test_figure_7_is_drawn_and_its_claims_are_judged(drawn, tmp_path):
     line.figure.save(tmp_path / "fig7.pdf")
 
 
+@pytest.mark.long
 def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
     study, outcomes = drawn
     outcome = outcomes["fig7-plane"]
