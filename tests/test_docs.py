@@ -32,7 +32,7 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 )
 #: Half a minute each, and more on a busy machine.
-LONG = {"language_model.py", "lightning_run.py", "own_loop.py", "wise_ft.py"}
+LONG = {"barriers.py", "language_model.py", "lightning_run.py", "own_loop.py", "wise_ft.py"}
 EXAMPLES = [
     pytest.param(name, marks=pytest.mark.long) if name in LONG else name
     for name in sorted(path.name for path in ROOT.glob("examples/*.py"))

@@ -517,6 +517,7 @@ class TestCommands:
         ("figures", "precision"),
         [(("fig6",), "tf32"), (("fig7", "fig7-plane"), "bf16"), (("fig8",), "float32")],
     )
+    @pytest.mark.long
     def test_the_full_commands_run_from_end_to_end(
         self, figures, precision, tmp_path, monkeypatch, capsys
     ):

@@ -114,6 +114,7 @@ class TestClaims:
         found = publish.checked([empty, made.study])
         assert {f.profile for f in found if f.claim.figure in made.folders} == {"quick"}
 
+    @pytest.mark.long
     def test_they_are_written_as_json_and_as_a_page(self, made, tmp_path):
         written = publish.write_page(tmp_path / "docs", [made.study])
         assert {path.name for path in written} == {
@@ -130,6 +131,7 @@ class TestClaims:
         assert "are not run in the paper's own configuration" in page
         assert all(f"ravine paper run {name} --profile quick" in page for name in made.folders)
 
+    @pytest.mark.long
     def test_kept_small_they_give_the_same_page_without_any_training(self, made, tmp_path):
         committed.commit([made.study], tmp_path / "kept")
         again = Study("quick", tmp_path / "kept", fresh=False)

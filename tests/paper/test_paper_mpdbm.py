@@ -377,6 +377,7 @@ class TestTraining:
         ):
             Training(replace(short(), train=9_999), digits, tmp_path)
 
+    @pytest.mark.long
     def test_it_learns(self, digits, tmp_path):
         run = train(recipe("mpdbm-mnist", "quick"), tmp_path)
         history = run.history
