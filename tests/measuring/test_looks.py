@@ -26,7 +26,7 @@ def barrier_of(height, noise, **policies):
         a = model.w[0]
         bump = torch.sin(torch.pi * a) ** 2
         own = batch[0]
-        return 1 - 0.01 * a + (height + own[:, 0]) * bump + own[:, 1] * a + own[:, 2] * a * a
+        return 1 + (height + own[:, 0]) * bump + own[:, 1] * a + own[:, 2] * a * a
 
     return of_model(per_example, rows, **policies)
 
