@@ -61,10 +61,10 @@ def sizes(largest: int) -> list[int]:
         ([500, 2000, 8000, 50000], [700])
     """
     found, size = [], FIRST
-    while size * GROWTH <= 2 * largest:
+    while 2 * size <= largest:  # a look at more than half may as well see all
         found.append(size)
         size *= GROWTH
-    return [*(one for one in found if 2 * one <= largest), largest]
+    return [*found, largest]
 
 
 def answered(question: Question, objective: Objective, measure: Measure) -> xr.Dataset:

@@ -96,7 +96,7 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="so many, from --seed on, at once: on a card they take little longer than one",
+            help="so many, from --seed on, at once: on a card five take less than twice as long as one",
         ),
     ] = 1,
     folder: Annotated[Path | None, _FOLDER] = None,

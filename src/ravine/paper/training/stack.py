@@ -29,8 +29,7 @@ class Stack:
     def __init__(self, trainings: Sequence[Training]) -> None:
         self.trainings = tuple(trainings)
         self._phases = self._where
-        if trainings:
-            self._updates = self._stacked()
+        self._updates = self._stacked()
 
     def holds(self, trainings: Sequence[Training]) -> bool:
         """Whether it is the stack of these, in the phase that they are in now."""
@@ -38,7 +37,7 @@ class Stack:
 
     def epoch(self) -> None:
         """One pass over the training examples, in each one's own order."""
-        first, *others = self.trainings
+        first = self.trainings[0]
         task: Any = first.task
         with preserved(first.device), products(first.recipe.precision):
             set_random_state(first.device, first.masks)
