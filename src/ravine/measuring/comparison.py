@@ -16,6 +16,7 @@ from ravine.metrics.inference import (
     LEVEL,
     LOPSIDED,
     require_asked,
+    rounded_up,
     too_few,
     widened,
 )
@@ -242,12 +243,12 @@ class _Interval:
             return FEWEST_UNITS
         if not np.isfinite(self.stderr):
             return None
-        return int(np.ceil(self.units * (self.skew / LOPSIDED) ** 2))
+        return rounded_up(self.units * (self.skew / LOPSIDED) ** 2)
 
     def needed(self, gap: float) -> int:
         """About how many bring the interval within a distance: what is not seen falls with their number alone."""
         share = self.margin / gap
-        return max(int(np.ceil(self.units * share**2)), self.units + 1)
+        return rounded_up(max(self.units * share**2, self.units + 1))
 
     def p(self, difference: float) -> float:
         """Two-sided, of no difference; 1 where nothing is known, and 0 where every example moves alike."""

@@ -346,7 +346,9 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
         return replace(
             told, answer="excluded", reason=f"the upper bound is below {_short(asked.above)}"
         )
-    if found.lower > asked.above or found.upper <= asked.above:
+    would_decide = found.lower > asked.above or found.upper <= asked.above
+    lost_by_skewness = np.isfinite(found.upper) and np.isinf(told.upper)
+    if would_decide or lost_by_skewness:
         lopsided = f"a few examples decide the difference (skewness {skew:.2g} of its mean)"
         return replace(
             told, reason=lopsided, examples=_for_skewness(profile, found, skew, asked.above)
@@ -414,7 +416,7 @@ def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) ->
     """About how many examples leave so little skewness that the bounds, wider by it, decide."""
     wide = widened(found.times, skew)
     # a skewness falls with the root of their number
-    fair = int(np.ceil(profile.units * (skew / _FAIR) ** 2))
+    fair = rounded_up(profile.units * (skew / _FAIR) ** 2)
     if not np.isfinite(wide):
         return fair
     as_lopsided, as_fair = (
@@ -436,12 +438,12 @@ def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -
     needed = max(profile.units * (wide * found.times * found.stderr / gap) ** 2, profile.units + 1)
     if profile.is_share and found.value < above:
         needed = max(needed, profile.units * (found.upper - found.value) / gap)
-    return _rounded_up(needed) if needed < 1e15 else None
+    return rounded_up(needed) if needed < 1e15 else None
 
 
-def _rounded_up(count: float) -> int:
-    """To two digits."""
-    unit = 10 ** max(int(np.log10(count)) - 1, 0)
+def rounded_up(count: float) -> int:
+    """A number of examples to two digits: it is known to no more."""
+    unit = 10 ** max(int(np.log10(max(count, 1.0))) - 1, 0)
     return int(np.ceil(count / unit)) * unit
 
 

@@ -166,8 +166,8 @@ class Profile:
 
     @property
     def drawn(self) -> np.ndarray:
-        """(points, 64) as many replicates as a standard deviation needs; the first balanced one is none."""
-        return self.replicates[:, 1:65] if self.balanced else self.replicates
+        """(points, 255) the replicates; the first balanced one is none."""
+        return self.replicates[:, 1:] if self.balanced else self.replicates
 
     @property
     def covers_both_ends(self) -> bool:
