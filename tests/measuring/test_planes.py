@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch.nn import functional as F
 
-from oracles import blobs, mlp, of_w, point, trained, values
+from oracles import blobs, mlp, of_model, of_w, point, trained, values
 from ravine import (
     InputError,
     Line,
@@ -409,6 +409,26 @@ def test_the_verdict_finds_the_lowest_point_and_names_the_corners():
         assert "below b" in str(metrics.verdict(plane))
 
 
+def test_the_lowest_of_many_noisy_points_is_not_shown_to_lie_below_the_corners():
+    """A surface of noise alone: the lowest of 81 points lies low by chance, in nine of ten draws two errors low."""
+
+    def ripple(model, batch):
+        return torch.cos(batch[0][:, :2] @ model.w + batch[0][:, 2])
+
+    shown, apart = 0, 0
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        waves = 8 * torch.randn(200, 2, generator=draw, dtype=torch.float64)
+        phase = 6.28 * torch.rand(200, generator=draw, dtype=torch.float64)
+        J = of_model(ripple, torch.column_stack([waves, phase]), size=2)
+        grid = {"alpha": np.linspace(0, 1, 9), "beta": np.linspace(0, 1, 9)}
+        found = metrics.verdict(evaluate(J, along=UNIT, at=grid)).measures["data", "loss"]
+        shown += found.below.answer == "shown"
+        apart += found.lowest.value.value < -2 * found.lowest.value.stderr
+    assert shown <= 3
+    assert apart >= 10
+
+
 def test_a_difference_to_a_corner_is_paired():
     """Examples that differ by a constant shift the surface, and nothing else: the difference has no error."""
     J = of_w(lambda w, x: (w[0] - 0.5) ** 2 + w[1] ** 2 + x, torch.randn(40, dtype=torch.float64))
@@ -416,7 +436,9 @@ def test_a_difference_to_a_corner_is_paired():
         evaluate(J, along=UNIT, at={"alpha": [0, 0.5, 1], "beta": [-1, 0]})
     ).measures["data", "loss"]
     assert found.lowest.value.stderr > 0.05
-    assert (found.below.value, found.below.stderr) == pytest.approx((0.25, 0), abs=1e-12)
+    below = found.below
+    assert (below.value, below.lower, below.upper) == pytest.approx((0.25,) * 3, abs=1e-12)
+    assert below.answer == "shown"
 
 
 def test_measures_of_a_line_refuse_a_plane(grid):

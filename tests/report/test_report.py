@@ -124,7 +124,7 @@ def test_every_number_of_the_verdict_is_in_the_tables_in_full_and_rounded(writte
     rows, page = metrics.verdict(result).rows, written(result)
     assert sorted(page.numbers) == sorted(repr(float(row.value)) for row in rows)
     for row in rows:
-        assert with_error(row.value, row.stderr) in page.words
+        assert row.text in page.words
         assert row.measure in page.words
         assert row.note in page.words
         assert row.at in page.words
@@ -214,11 +214,11 @@ def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
             assert full[f"{row.split} stderr"] == (
                 "" if np.isnan(row.stderr) else repr(float(row.stderr))
             )
-            assert with_error(row.value, row.stderr) in table["Markdown"]
-            assert (
-                with_error(row.value, row.stderr).replace(" ± ", r" \pm ").replace("−", "-")
-                in table["LaTeX"]
-            )
+            for part, value in (("lower", row.lower), ("upper", row.upper)):
+                assert full[f"{row.split} {part}"] == ("" if np.isnan(value) else repr(float(value)))
+            assert row.text in table["Markdown"]
+            parts = row.text.replace(" ± ", r" \pm ").replace("−", "-").split(" [")
+            assert all(part.strip("]").split(", ")[0] in table["LaTeX"] for part in parts)
         assert table["LaTeX"].count(r"\\") == 1 + len(sheet)
         assert all(line.count("|") == 4 for line in table["Markdown"].splitlines())
 

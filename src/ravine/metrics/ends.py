@@ -14,9 +14,9 @@ import xarray as xr
 
 from ravine.metrics.bounds import critical
 from ravine.metrics.connections import is_of_pairs
-from ravine.metrics.findings import Finding, number
+from ravine.metrics.findings import Finding
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, threshold_of, widened
-from ravine.metrics.profile import Profile
+from ravine.metrics.profile import Profile, number
 from ravine.metrics.replicates import Family, Sample
 from ravine.result.schema import lines_of
 

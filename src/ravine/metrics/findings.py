@@ -10,7 +10,7 @@ import numpy as np
 
 from ravine.metrics.inference import LEVEL, Decision, Scope
 from ravine.metrics.measures import Measures
-from ravine.metrics.profile import minus
+from ravine.metrics.profile import number, within
 
 _OPEN: Final = ("undecided", "undefined")
 _NOTHING: Final = (
@@ -84,9 +84,8 @@ class Finding:
         """The change with its bounds, "rise 0.0069 [0, 0.0247]"; "" where nothing was asked."""
         if not self.what:
             return ""
-        lower, upper = (number(bound) for bound in (self.lower, self.upper))
         here = " on these examples" if self.scope == "examples" else ""
-        return f"{self.what} {number(self.value)} [{lower}, {upper}]{here}"
+        return f"{self.what} {number(self.value)} {within(self.lower, self.upper)}{here}"
 
 
 def findings_of(measured: Sequence[Measures], level: float = LEVEL) -> tuple[Finding, ...]:
@@ -193,17 +192,3 @@ def _surety(finding: Finding) -> float:
         return np.inf
     width = max(finding.upper - finding.lower, 1e-300)
     return width / max(abs(finding.value), width)
-
-
-def number(value: float) -> str:
-    """Three digits, with a minus sign for a hyphen.
-
-    Examples:
-        >>> number(-0.12345), number(-np.inf), number(np.inf), number(np.nan)
-        ('−0.123', '−∞', '∞', 'unknown')
-    """
-    if np.isnan(value):
-        return "unknown"
-    if np.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return minus(f"{value:.3g}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from ravine.errors import InputError
 from ravine.metrics.bounds import LAST_BITS, QUESTIONS, Bounds, worse_skew
-from ravine.metrics.profile import Profile, minus
+from ravine.metrics.profile import Profile, number, within
 from ravine.metrics.replicates import DRAWS, Sample
 
 What = Literal["barrier", "rise", "minimum", "nonconvex"]
@@ -78,15 +78,11 @@ class Decision:
 
     def __str__(self) -> str:
         kind = f" ({self.kind})" if self.what == "barrier" and self.kind != "end" else ""
-        height = f"{_short(self.value)} [{_short(self.lower)}, {_short(self.upper)}]{self.unit}"
+        height = f"{number(self.value)} {within(self.lower, self.upper)}{self.unit}"
         return (
-            f"{self.what}{kind} above {_short(self.above)} in the {self.split} {self.name}: {self.answer}; "
+            f"{self.what}{kind} above {number(self.above)} in the {self.split} {self.name}: {self.answer}; "
             f"height {height}; {self.reason}"
         )
-
-
-def _short(value: float) -> str:
-    return minus(f"{value:.3g}") if np.isfinite(value) else str(value)
 
 
 def decided(
@@ -159,6 +155,17 @@ class Changes:
                 told = _with_the_rest(_answer(asked, bounds, sample), part)
                 found[what, scope] = _over_all_looks(told, level)
         return found
+
+    def barrier(self, kind: str, scope: Scope) -> Decision | None:
+        """Of any kind, at a level of 5 %; None where an end was not measured."""
+        part = self.profile.between(0, 1)
+        if _unanswerable(self.profile, part, "barrier"):
+            return None
+        own = LEVEL * self.profile.level_share
+        asked = _asked(self.profile, "barrier", self.above, kind, own, scope)
+        _, sample = self._asked["barrier"]
+        told = _with_the_rest(_answer(asked, _bounds(asked, "barrier", sample), sample), part)
+        return _over_all_looks(told, LEVEL)
 
     @cached_property
     def _asked(self) -> dict[str, tuple[What, Sample]]:
@@ -340,11 +347,11 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
     told = replace(told, **_honest(found, profile, skew, asked.level))
     if told.lower > asked.above:
         return replace(
-            told, answer="shown", reason=f"the lower bound is above {_short(asked.above)}"
+            told, answer="shown", reason=f"the lower bound is above {number(asked.above)}"
         )
     if told.upper <= asked.above:
         return replace(
-            told, answer="excluded", reason=f"the upper bound is below {_short(asked.above)}"
+            told, answer="excluded", reason=f"the upper bound is below {number(asked.above)}"
         )
     would_decide = found.lower > asked.above or found.upper <= asked.above
     lost_by_skewness = np.isfinite(found.upper) and np.isinf(told.upper)

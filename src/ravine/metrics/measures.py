@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -26,8 +26,12 @@ from ravine.metrics.obstacles import (
     minima_of,
     rise_of,
 )
-from ravine.metrics.profile import Estimate, Profile, with_error
+from ravine.metrics.profile import Estimate, Profile, number, with_error, within
 from ravine.metrics.shape import Convexity, convexity_of, half_drop_of, plateau_of
+
+_CLEAR: Final = (
+    1.645  # standard errors of one difference that was chosen beforehand, one-sided at 5 %
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,12 @@ class Row:
         quantity: which quantity.
         measure: what is measured, in words.
         value: NaN where undefined.
-        stderr: standard error over the examples, NaN where unknown.
+        stderr: standard error over the examples; NaN where unknown, and of a maximum or a minimum, which noise
+            moves one way: that has bounds.
         at: where on the line, in words; empty where that means nothing.
         note: the definition.
+        lower: bound of a maximum, one-sided at 5 %, as ``decide`` has it; NaN where there is none.
+        upper: the other bound.
     """
 
     split: str
@@ -51,6 +58,15 @@ class Row:
     stderr: float
     at: str
     note: str
+    lower: float = np.nan
+    upper: float = np.nan
+
+    @property
+    def text(self) -> str:
+        """The number with its standard error or its bounds."""
+        if np.isnan(self.lower) or np.isnan(self.upper):
+            return with_error(self.value, self.stderr)
+        return f"{number(self.value)} {within(self.lower, self.upper)}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,15 @@ class Measures:
         return "examples" if self.profile.units < FEWEST_UNITS else "population"
 
     @property
+    def drops(self) -> bool:
+        """Whether it ends lower than it starts, by a tenth of its range at least and by more than noise gives."""
+        if np.isnan(self.half_drop.value):
+            return False
+        part = self.profile.between(0, 1)
+        drop = part.estimate(lambda _, value: (float(value[0] - value[-1]), np.nan))
+        return np.isnan(drop.stderr) or drop.value > _CLEAR * drop.stderr
+
+    @property
     def falls(self) -> bool:
         """Whether it falls by more than it rises."""
         return self.rise.height.value <= self.drop.height.value
@@ -165,49 +190,41 @@ def rows_of(of: Measures) -> list[Row]:
     if of.profile.covers_both_ends:
         rows.append(row("start", part.at_end(0), "the value at α = 0", ""))
         rows.append(row("end", part.at_end(-1), "the value at α = 1", ""))
-    rows += [
-        row(f"barrier ({kind})", of.barriers[kind], meaning) for kind, meaning in BARRIERS.items()
-    ]
+    for kind, meaning in BARRIERS.items():
+        decided = of.changes.barrier(kind, of.scope)
+        rows.append(bounded(row(f"barrier ({kind})", of.barriers[kind], meaning), decided))
     up = of.rise
     span = f"α = {up.foot:.3g} to {up.height.at:.3g}" if np.isfinite(up.foot) else ""
-    rows.append(
-        row(
-            "largest rise",
-            up.height,
-            "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity",
-            span,
-        )
-    )
+    meaning = "max γ(α₂) − γ(α₁) for α₁ < α₂ in [0, 1]: Δ-monotonicity"
+    decided = of.decisions.get(("rise", of.scope))
+    rows.append(bounded(row("largest rise", up.height, meaning, span), decided))
     ending = "" if up.returns else "; it does not return within [0, 1]"
     if up.height.value > 0:
-        rows.append(
-            row(
-                "width of that rise",
-                up.width,
-                f"in α, from its foot to the return to the foot's level{ending}",
-            )
-        )
-    for number, minimum in enumerate(of.minima[:5], 1):
-        rows.append(
-            row(
-                f"local minimum {number}",
-                minimum.value,
-                "inside the measured interval, deepest first",
-            )
-        )
-        rows.append(
-            row(
-                f"prominence of minimum {number}",
-                minimum.prominence,
-                "the climb to lower ground or the rim",
-            )
-        )
+        meaning = f"in α, from its foot to the return to the foot's level{ending}"
+        rows.append(bounded(row("width of that rise", up.width, meaning)))
+    for place, minimum in enumerate(of.minima[:5], 1):
+        meaning = "inside the measured interval, deepest first, on these examples"
+        rows.append(bounded(row(f"local minimum {place}", minimum.value, meaning)))
+        meaning = "the climb to lower ground or the rim, on these examples"
+        rows.append(bounded(row(f"prominence of minimum {place}", minimum.prominence, meaning)))
     rows += [
         row("area above the chord", of.convexity.excess, "∫ max(0, γ − chord) dα over [0, 1]"),
         row("plateau", of.plateau, "largest α in [0, 1] with γ(α) ≥ γ(0) − 0.1 (γ(0) − γ(1))"),
         row("half-drop position", of.half_drop, "first α with γ(α) ≤ ½ (γ(0) + γ(1))"),
     ]
     return rows
+
+
+def bounded(row: Row, decided: Decision | None = None) -> Row:
+    """A maximum or a minimum, without the standard error of a value at a place chosen beforehand.
+
+    Args:
+        row: with that standard error.
+        decided: what was asked of it, for its bounds.
+    """
+    if decided is None:
+        return replace(row, stderr=np.nan)
+    return replace(row, stderr=np.nan, lower=decided.lower, upper=decided.upper)
 
 
 def _place(estimate: Estimate) -> str:

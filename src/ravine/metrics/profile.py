@@ -114,22 +114,36 @@ class Profile:
                 _staircase(curve, quantity, split) if counted else _smooth(curve, quantity, split)
             )
         one = curve.sel(split=split).sortby("alpha")
+        return cls.of_points(one, measured, quantity, _misfit(one, measured, quantity))
+
+    @classmethod
+    def of_points(
+        cls, one: xr.Dataset, measured: xr.Dataset, quantity: str, misfit: np.ndarray
+    ) -> Profile:
+        """From values that have been read.
+
+        Args:
+            one: of one split, with the dim ``alpha``.
+            measured: the result that they are of.
+            quantity: which.
+            misfit: (points,) how far each may be off.
+        """
         return cls(
             alpha=one["alpha"].values,
             value=one[quantity].values,
             replicates=one[f"{quantity}_replicates"].transpose("alpha", ...).values.astype(float),
             floor=one[f"{quantity}_noise_floor"].values,
             stderr=one[f"{quantity}_stderr"].values,
-            misfit=_misfit(one, measured, quantity),
-            split=split,
+            misfit=misfit,
+            split=str(one["split"].item()),
             quantity=quantity,
-            name=name_of(curve, quantity),
-            unit=unit_of(curve, quantity),
+            name=name_of(measured, quantity),
+            unit=unit_of(measured, quantity),
             units=_units(one),
             clustered="n_units" in one and int(one["n_units"]) < int(one["n_examples"]),
-            counted=counted,
+            counted=bool(measured[quantity].attrs.get("counted", 0)),
             is_share=_is_share(measured, quantity),
-            balanced=int(curve.attrs["schema_version"]) > 1,
+            balanced=int(measured.attrs["schema_version"]) > 1,
             level_share=float(measured.attrs.get("level_share", 1.0)),
         )
 
@@ -277,6 +291,30 @@ def with_error(value: float, stderr: float) -> str:
         return minus(f"{value:.{min(shown, 12)}g} ± {stderr:.1e}")
     places = max(0, 1 - digits)
     return minus(f"{round(value, places) + 0.0:.{places}f} ± {stderr:.{places}f}")
+
+
+def number(value: float) -> str:
+    """Three digits, with a minus sign for a hyphen.
+
+    Examples:
+        >>> number(-0.12345), number(-np.inf), number(np.inf), number(np.nan)
+        ('−0.123', '−∞', '∞', 'unknown')
+    """
+    if np.isnan(value):
+        return "unknown"
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return minus(f"{value:.3g}")
+
+
+def within(lower: float, upper: float) -> str:
+    """Bounds in brackets.
+
+    Examples:
+        >>> within(-0.25, float("inf"))
+        '[−0.25, ∞]'
+    """
+    return f"[{number(lower)}, {number(upper)}]"
 
 
 def minus(text: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import xarray as xr
 
-from ravine.metrics.measures import Row
-from ravine.metrics.profile import Estimate, minus, spread, with_error
+from ravine.metrics.inference import FEWEST_UNITS, LEVEL, Decision, Scope, decided
+from ravine.metrics.measures import Row, bounded
+from ravine.metrics.profile import Estimate, Profile, minus, number, spread, with_error, within
 from ravine.metrics.verdicts import Verdict
 from ravine.metrics.wording import examples, policies
 from ravine.result.interpolant import is_resolved, is_surface
@@ -65,7 +66,7 @@ class Relief:
         lowest: the lowest point found; None where nothing is finite.
         highest: the highest.
         corners: those that were measured, by name.
-        below: how far the lowest point lies below the lowest corner, by paired differences; NaN
+        below: whether a point lies below every corner that was measured, and how far, by paired differences; None
             without corners.
         undefined: how many of the points are not finite.
         points: how many there are.
@@ -78,7 +79,7 @@ class Relief:
     lowest: Spot | None
     highest: Spot | None
     corners: dict[str, Spot]
-    below: Estimate
+    below: Decision | None
     undefined: int
     points: int
     name: str
@@ -129,9 +130,10 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
     words = name_of(plane, quantity), unit_of(plane, quantity)
     lost = undefined, measured.size, *words
     if not np.isfinite(value).any():
-        return Relief(split, quantity, None, None, corners, Estimate(np.nan), *lost)
+        return Relief(split, quantity, None, None, corners, None, *lost)
     lowest, highest = (_extreme(value, replicates, axes, sign) for sign in (1, -1))
-    below = _below(value, replicates, axes, corners)
+    points = _in_a_row(one, plane, quantity, value)
+    below = _below_all(points, [_row_of(axes, spot) for spot in corners.values()])
     return Relief(split, quantity, lowest, highest, corners, below, *lost)
 
 
@@ -181,32 +183,51 @@ def _spacing(axis: np.ndarray, at: int) -> float:
     return float(np.diff(axis)[max(0, at - 1) : at + 1].max(initial=0.0))
 
 
-def _below(
-    value: np.ndarray,
-    replicates: np.ndarray,
-    axes: tuple[np.ndarray, np.ndarray],
-    corners: dict[str, Spot],
-) -> Estimate:
-    finite = {name: spot for name, spot in corners.items() if np.isfinite(spot.value.value)}
-    if not finite:
-        return Estimate(np.nan)
-    best = min(finite.values(), key=lambda spot: spot.value.value)
+def _in_a_row(read: xr.Dataset, plane: xr.Dataset, quantity: str, value: np.ndarray) -> Profile:
+    """The points of a plane one after the other, as if along a line."""
+    known = [np.isin(read[axis].values, plane[axis].values) for axis in ("alpha", "beta")]
+    doubt = np.zeros(value.shape)
+    if "check" not in read.dims and f"{quantity}_misfit" in read:
+        doubt = read[f"{quantity}_misfit"].transpose("alpha", "beta").fillna(np.inf).values
+    doubt[np.ix_(*known)] = 0.0
+    row = read.stack(place=("alpha", "beta")).reset_index("place", drop=True)  # noqa: PD013  xarray's
+    row = row.rename(place="alpha").assign_coords(alpha=np.arange(value.size, dtype=float))
+    return replace(Profile.of_points(row, plane, quantity, doubt.ravel()), value=value.ravel())
+
+
+def _row_of(axes: tuple[np.ndarray, np.ndarray], spot: Spot) -> int:
+    """The number of a corner among the points in a row."""
     i, j = (
         int(np.argmin(np.abs(axis - x)))
-        for axis, x in zip(axes, (best.value.at, best.beta), strict=True)
+        for axis, x in zip(axes, (spot.value.at, spot.beta), strict=True)
     )
-    filled = np.where(np.isfinite(value), value, np.inf)
-    drawn = [
-        float(
-            value[i, j] + replicates[i, j, k] - (filled + np.nan_to_num(replicates[..., k])).min()
-        )
-        for k in range(replicates.shape[-1])
-    ]
-    return Estimate(float(value[i, j] - filled.min()), spread(np.array(drawn)) if drawn else np.nan)
+    return i * len(axes[1]) + j
 
 
-def _short(place: float) -> str:
-    return minus(f"{place:.3g}")
+def _below_all(points: Profile, corners: list[int]) -> Decision | None:
+    """Whether a point lies below every corner.
+
+    Of each corner it is asked whether a point lies below it: turned over, that is a barrier between this corner and
+    itself. A point lies below all where one lies below the lowest.
+    """
+    turned = replace(points, value=-points.value, replicates=-points.replicates)
+    scope: Scope = "examples" if points.units < FEWEST_UNITS else "population"
+    asked = []
+    for corner in corners:
+        if np.isfinite(points.value[corner]):
+            others = np.delete(np.arange(len(points.alpha)), corner)
+            line = turned.part(np.array([corner, *others, corner]))
+            line = replace(line, alpha=np.linspace(0, 1, len(line.alpha)))
+            level = LEVEL / len(corners)
+            asked.append(decided(line, "barrier", level=level, scope=scope, joint=False))
+    if not asked:
+        return None
+    least = min(asked, key=lambda one: one.value)
+    lower, upper = (min(getattr(one, side) for one in asked) for side in ("lower", "upper"))
+    found = next((one for one in asked if one.answer == "excluded"), least)
+    if found.answer == "shown" and lower <= found.above:
+        found = next(one for one in asked if one.answer != "shown")
+    return replace(found, what="below", value=least.value, lower=lower, upper=upper)
 
 
 def _name(relief: Relief) -> str:
@@ -221,12 +242,12 @@ def _lowest(of: Relief) -> str:
     if of.lowest is None or of.highest is None:
         return f"The {_name(of)} is undefined: none of its {of.points} points is finite."
     rim = ", on the edge of what was measured" if of.lowest.on_rim else ""
+    low, high = (f"{number(spot.value.value)}{of.unit}" for spot in (of.lowest, of.highest))
     lost = f" It is undefined at {of.undefined} of {of.points} points." if of.undefined else ""
-    top = f"α = {_short(of.highest.value.at)}, β = {_short(of.highest.beta)}"
+    top = f"α = {number(of.highest.value.at)}, β = {number(of.highest.beta)}"
     return (
-        f"The {_name(of)} is lowest at {of.lowest.place}{rim}: "
-        f"{_number(of.lowest.value, of)}; it goes up to "
-        f"{_number(of.highest.value, of)} at {top}.{lost}"
+        f"On these examples the {_name(of)} is lowest at {of.lowest.place}{rim}: {low}; "
+        f"it goes up to {high} at {top}.{lost}"
     )
 
 
@@ -237,12 +258,21 @@ def _corners(of: Relief, plane: xr.Dataset) -> str:
         f"{_number(spot.value, of)} at {name} ({plane.attrs.get(name, '')})".replace(" ()", "")
         for name, spot in of.corners.items()
     )
-    lower = ""
-    if of.below.value > 0 and np.isfinite(of.below.value):
-        doubt = " (less than two standard errors)" if of.below.value < 2 * of.below.stderr else ""
-        best = min(of.corners, key=lambda name: of.corners[name].value.value)
-        lower = f"; the lowest point is {_number(of.below, of)} below {best}{doubt}"
-    return f"The {_name(of)} is {listed}{lower}."
+    return f"The {_name(of)} is {listed}. {_compared(of)}".rstrip()
+
+
+def _compared(of: Relief) -> str:
+    """Whether a point lies below every corner."""
+    found = of.below
+    if found is None:
+        return ""
+    best = min(of.corners, key=lambda name: of.corners[name].value.value)
+    height = f"{number(found.value)} {within(found.lower, found.upper)}{of.unit}"
+    if found.answer == "shown":
+        return f"A point lies below all of them, by {height} below {best}."
+    if found.answer == "excluded":
+        return f"No point lies below all of them by more than {number(found.above)}{of.unit}: {height}."
+    return f"Whether a point lies below all of them is undecided: {height} ({found.reason})."
 
 
 def _resolution(plane: xr.Dataset, first: Relief) -> str:
@@ -283,24 +313,14 @@ def _rows(of: Relief) -> list[Row]:
     for name, spot in (("lowest point", of.lowest), ("highest point", of.highest)):
         if spot is None:
             continue
-        note = "on the edge of what was measured" if spot.on_rim else "of the measured plane"
-        rows.append(
-            Row(of.split, of.quantity, name, spot.value.value, spot.value.stderr, spot.place, note)
-        )
+        where = "on the edge of what was measured" if spot.on_rim else "of the measured plane"
+        note = f"{where}, on these examples"
+        rows.append(Row(of.split, of.quantity, name, spot.value.value, np.nan, spot.place, note))
     for name, spot in of.corners.items():
         note = f"the value at α = {CORNERS[name][0]:g}, β = {CORNERS[name][1]:g}"
         rows.append(Row(of.split, of.quantity, name, spot.value.value, spot.value.stderr, "", note))
-    if np.isfinite(of.below.value):
+    if of.below is not None:
         note = "how far the lowest point lies below the lowest corner, by paired differences"
-        rows.append(
-            Row(
-                of.split,
-                of.quantity,
-                "below the corners",
-                of.below.value,
-                of.below.stderr,
-                "",
-                note,
-            )
-        )
+        row = Row(of.split, of.quantity, "below the corners", of.below.value, np.nan, "", note)
+        rows.append(bounded(row, of.below))
     return rows

@@ -7,9 +7,8 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from ravine.metrics.findings import number
 from ravine.metrics.measures import Row
-from ravine.metrics.profile import with_error
+from ravine.metrics.profile import number, with_error
 from ravine.metrics.verdicts import Verdict
 from ravine.result.schema import name_of, unit_of
 

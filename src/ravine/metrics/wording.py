@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
-from ravine.metrics.findings import Finding, finding_of, findings_of, number
+from ravine.metrics.findings import Finding, finding_of, findings_of
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, Decision, decided
 from ravine.metrics.measures import Measures, measures_of, rows_of
-from ravine.metrics.profile import Estimate, Profile, minus, with_error
+from ravine.metrics.profile import Estimate, Profile, minus, number, with_error, within
 from ravine.metrics.verdicts import Verdict
 from ravine.result.interpolant import is_resolved
 from ravine.result.schema import is_plane, quantities, validate
@@ -195,7 +195,7 @@ class Wording:
         back = of.rise if of.falls else of.drop
         low, high = sorted(map(abs, (back.foot, back.height.at)))
         verb = "rises" if of.falls else "falls"
-        return f"{verb} by {self.number(back.height)} between α = {number(low)} and {number(high)}"
+        return f"{verb} by {self.number(back.height.value)} between α = {number(low)} and {number(high)}"
 
     def _slack(self) -> str:
         """The largest change against the trend, where there is one that is no bump."""
@@ -205,7 +205,9 @@ class Wording:
         if back.height.value <= floor:
             return ""
         against = "rise" if of.falls else "fall"
-        return f" (largest {against} {self.number(back.height)}, below {number(of.threshold)})"
+        return (
+            f" (largest {against} {self.number(back.height.value)}, below {number(of.threshold)})"
+        )
 
     def _for_others(self, found: Finding) -> str:
         """What is not known of other examples, and about how many would decide it."""
@@ -223,7 +225,7 @@ class Wording:
         if of.undefined or not of.profile.covers_both_ends:
             return []
         said = [self.shape()]
-        if np.isfinite(of.half_drop.value):
+        if of.drops:
             said.append(
                 f"The first 10 % of the decrease is reached at α = {of.plateau}, half of it at "
                 f"α = {of.half_drop}."
@@ -246,14 +248,15 @@ class Wording:
             "undecided": f"Whether it is convex to within {limit} is undecided",
         }[bend.answer]
         if chord.answer == "shown":
-            above = f"{self.number(chord.value)} at α = {number(chord.at)}"
-            return (
-                f"{convex}; it exceeds the chord between its ends by up to {above}{_within(chord)}."
-            )
+            height = self._height(chord)
+            return f"{convex}; it exceeds the chord between its ends by up to {height}."
         if bend.answer == "shown":
-            place = f"{self.number(bend.value)} at α = {number(bend.at)}{_within(bend)}"
-            return f"{convex}: it exceeds a chord of two of its points by {place}."
+            return f"{convex}: it exceeds a chord of two of its points by {self._height(bend)}."
         return f"{convex}."
+
+    def _height(self, found: Decision) -> str:
+        place = f"α = {number(found.at)}"
+        return f"{self.number(found.value)} at {place} {within(found.lower, found.upper)}"
 
     def minima(self) -> list[str]:
         """The local minima, and the lowest point where it lies elsewhere."""
@@ -262,7 +265,7 @@ class Wording:
         if not of.minima and low >= 0 and high <= 1:
             return []
         listed = "; ".join(
-            f"{self.number(m.value)} at α = {with_error(m.value.at, m.value.at_stderr)}"
+            f"{self.number(m.value.value)} at α = {with_error(m.value.at, m.value.at_stderr)}"
             for m in of.minima[:4]
         )
         count = {0: "no local minimum", 1: "one local minimum"}.get(
@@ -276,14 +279,9 @@ class Wording:
         bottom = int(np.flatnonzero(finite)[np.argmin(of.profile.value[finite])])
         place = float(of.profile.alpha[bottom])
         if all(abs(place - m.value.at) > 1e-9 for m in of.minima) and (place < 0 or place > 1):
-            lowest = self.number(of.profile.at_end(bottom))
-            said += f" Its lowest value, {lowest}, is at α = {number(place)}."
+            lowest = self.number(float(of.profile.value[bottom]))
+            said += f" Its lowest value on them, {lowest}, is at α = {number(place)}."
         return [said]
-
-
-def _within(found: Decision) -> str:
-    """The bounds of a height, in brackets."""
-    return f" [{number(found.lower)}, {number(found.upper)}]"
 
 
 def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:

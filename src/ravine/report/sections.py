@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from ravine import metrics
 from ravine.files import harmless_cell
-from ravine.metrics.findings import number
-from ravine.metrics.profile import with_error
+from ravine.metrics.profile import number, with_error
 from ravine.plot.curves import title
 from ravine.plot.render import page
 from ravine.report.scrub import embedded
@@ -223,14 +222,8 @@ def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...
 
 
 def _cell(row: metrics.Row, note: str) -> Cell:
-    text = with_error(row.value, row.stderr)
-    return Cell(
-        repr(float(row.value)),
-        repr(float(row.stderr)),
-        text,
-        row.at,
-        row.note if row.note != note else "",
-    )
+    numbers = (repr(float(of)) for of in (row.value, row.stderr, row.lower, row.upper))
+    return Cell(tuple(numbers), row.text, row.at, row.note if row.note != note else "")
 
 
 def _points(result: xr.Dataset) -> Points:

@@ -43,6 +43,9 @@ _SYMBOLS: Final = {
     "₂": "_2",
 }
 
+#: Columns of a split, in a spreadsheet.
+_PARTS: Final = ("", " stderr", " lower", " upper", " at")
+
 _NUMBER: Final = r"[−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 
 #: A number, with its standard error if it has one, and before it what it is the value of: one
@@ -55,15 +58,13 @@ class Cell:
     """A measure on one split.
 
     Attributes:
-        number: in full.
-        stderr: its standard error in full, "nan" if there is none.
-        text: both as they are read.
+        numbers: value, standard error, lower and upper bound in full, each "nan" if there is none.
+        text: what is read.
         at: where it was found, "" for nowhere in particular.
         note: what is special about it, "" for nothing.
     """
 
-    number: str
-    stderr: str
+    numbers: tuple[str, ...]
     text: str
     at: str
     note: str
@@ -91,14 +92,14 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
     r"""A ``tabular`` with the rules of the package ``booktabs``.
 
     Examples:
-        >>> rows = [Measure("barrier (end)", "", (Cell("0.2756", "0.0088", "0.2756 ± 0.0088", "α = 0.49", ""),))]
+        >>> rows = [Measure("barrier (end)", "", (Cell(("0.2756",), "0.276 [0.244, 0.31]", "α = 0.49", ""),))]
         >>> print(latex("loss", ["train"], rows))
         % loss; needs \usepackage{booktabs}
         \begin{tabular}{ll}
           \toprule
           measure & train \\
           \midrule
-          barrier (end) & $0.2756 \pm 0.0088$ ($\alpha = 0.49$) \\
+          barrier (end) & $0.276$ [$0.244$, $0.31$] ($\alpha = 0.49$) \\
           \bottomrule
         \end{tabular}
     """
@@ -136,8 +137,8 @@ def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> 
 
 
 def separated(splits: Sequence[str], measures: Sequence[Measure]) -> str:
-    """Numbers in full: for every split its value, standard error, and where it was found, with tabs between."""
-    head = ["measure", *(f"{split}{part}" for split in splits for part in ("", " stderr", " at"))]
+    """Numbers in full: for every split its value, standard error, bounds and place, with tabs between."""
+    head = ["measure", *(f"{split}{part}" for split in splits for part in _PARTS)]
     rows = [
         [measure.name, *(part for cell in measure.cells for part in _parts(cell))]
         for measure in measures
@@ -172,12 +173,11 @@ def _shown(cell: Cell | None) -> str:
     return f"{cell.text} ({cell.at.removeprefix('at ')})" if cell.at else cell.text
 
 
-def _parts(cell: Cell | None) -> tuple[str, str, str]:
-    return (
-        ("", "", "")
-        if cell is None
-        else (cell.number, "" if cell.stderr == "nan" else cell.stderr, cell.at)
-    )
+def _parts(cell: Cell | None) -> tuple[str, ...]:
+    if cell is None:
+        return ("",) * len(_PARTS)
+    value, *others = cell.numbers
+    return (value, *("" if number == "nan" else number for number in others), cell.at)
 
 
 def _in_markdown(text: str) -> str:
