@@ -1,7 +1,7 @@
-"""The two lines of the README: a ReLU network on all of MNIST, initialisation → solution, and one solution → another.
+"""The README's lines and its plane: a ReLU network on all of MNIST, an initialisation and two solutions.
 
-``RAVINE_DATA=FOLDER python benchmarks/mnist.py`` trains two seeds (some two minutes on two cores), prints the
-verdicts and draws docs/images.
+``RAVINE_DATA=FOLDER python benchmarks/mnist.py`` trains two seeds (some two minutes), prints the verdicts and draws
+docs/images.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
     J = ravine.Objective(  # noqa: N806
         network(), ravine.supervised(F.cross_entropy), {"train": train, "valid": valid}
     )
+    torch.set_num_threads(1)  # so that the same numbers come back, however many cores there are
     began = time.perf_counter()
     (start, one), (_, other) = (trained(seed, *train) for seed in (0, 1))
     print(f"trained in {time.perf_counter() - began:.0f} s")
@@ -60,6 +61,17 @@ def main() -> None:
         print(f"\n{name}: {time.perf_counter() - began:.0f} s, {curve.sizes['alpha']} points")
         print(ravine.metrics.verdict(curve))
         ravine.plot.line(curve).save(IMAGES / f"mnist-{name}.png")
+    began, around = time.perf_counter(), (-0.1, 1.1)
+    surface = ravine.resolve(
+        J.on("train"),
+        along=ravine.Plane(start, one, other),
+        interval={"alpha": around, "beta": around},
+        tolerance=3e-3,
+        title="MNIST, a plane through two solutions",
+    )
+    print(f"\nplane: {time.perf_counter() - began:.0f} s")
+    print(ravine.metrics.verdict(surface))
+    ravine.plot.surface(surface).save(IMAGES / "plane.png")
 
 
 if __name__ == "__main__":

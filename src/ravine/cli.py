@@ -927,11 +927,11 @@ def _print_averages(
             continue
         at = J(ravine.average([points[name] for name in group]))
         alone = [J(points[name]) for name in group]
-        said = ", ".join(
-            f"{split} {loss:.4g} (best alone {min(a[split] for a in alone):.4g})"
-            for split, loss in at.items()
-        )
-        typer.echo(f"The average of {', '.join(group)}: loss {said}.")
+        said = []
+        for split, loss in at.items():
+            best = min(one[split] for one in alone)
+            said.append(f"{split} {loss:.4g} (best alone {best:.4g})")
+        typer.echo(f"The average of {', '.join(group)}: loss {', '.join(said)}.")
 
 
 def _is_run(place: str) -> bool:

@@ -115,8 +115,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
     snapshots = [{name: point[name] for name in names} for point in held]
     between = np.pad(gram(snapshots), ((1, 0), (1, 0)))
     if not np.isfinite(between).all():
-        finite = [all(map(all_finite, snapshot.values())) for snapshot in snapshots]
-        msg = f"snapshot {finite.index(False)} of the run is not finite; leave it out: run[a:b]"
+        lost = next(number for number, one in enumerate(snapshots) if not _is_finite(one))
+        msg = f"snapshot {lost} of the run is not finite; leave it out: run[a:b]"
         raise InputError(msg)
     centred = between - between.mean(0) - between.mean(1)[:, None] + between.mean()
     variances, vectors = np.linalg.eigh(centred)
@@ -202,6 +202,10 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
             )
             corner[name] = shaped.reshape(tensor.shape).to(dtype)
     return made
+
+
+def _is_finite(snapshot: Params) -> bool:
+    return all(map(all_finite, snapshot.values()))
 
 
 def _combined(

@@ -198,12 +198,7 @@ def _learning_curve(
         earlier = parts[-1] if parts else None
         found = objective.measure(corners, rows, earlier=earlier, store=store, crew=crew)
         parts.append(found)
-    moments = {
-        split: {
-            name: Moments.joined([part.moments[split][name] for part in parts]) for name in found
-        }
-        for split, found in parts[0].moments.items()
-    }
+    moments = {split: _joined(parts, split) for split in parts[0].moments}
     variables = quantity_variables(moments, parts[0].units, objective.units, "step")
     unknown = ("step", "split"), np.full((len(points), len(moments)), np.nan)
     floors = {f"{name}_noise_floor": unknown for name in next(iter(moments.values()))}
@@ -355,10 +350,18 @@ def _beside_a_random_walk(path: xr.Dataset) -> xr.Dataset:
         path = path.assign(
             null_alpha=("step", alpha, about), null_residual=("step", length * away, beside)
         )
-    measures = {name: [walk[name] for walk in walks.values()] for name in walks["run"]}
-    return path.assign_coords(walk=("walk", np.array(list(walks), dtype=np.str_))).assign(
-        {name: ("walk", np.array(of), {"units": "1"}) for name, of in measures.items()}
-    )
+    measures = {}
+    for name in walks["run"]:
+        values = np.array([walk[name] for walk in walks.values()])
+        measures[name] = ("walk", values, {"units": "1"})
+    names = np.array(list(walks), dtype=np.str_)
+    return path.assign_coords(walk=("walk", names)).assign(measures)
+
+
+def _joined(parts: Sequence[Measured], split: str) -> dict[str, Moments]:
+    """The moments of several runs of snapshots, one after the other."""
+    names = parts[0].moments[split]
+    return {name: Moments.joined([part.moments[split][name] for part in parts]) for name in names}
 
 
 def _reached(path: xr.Dataset) -> int | None:

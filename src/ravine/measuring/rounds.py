@@ -97,12 +97,14 @@ def probes_of(places: np.ndarray) -> list[int]:
         Five of a line, three where it has few points; 3 × 3 of a plane.
     """
     count = 5 if places.shape[1] == 1 and len(places) > 20 else 3
-    ladders = [
-        [axis[round(i * (len(axis) - 1) / (count - 1))] for i in range(count)]
-        for axis in map(np.unique, places.T)
-    ]
+    ladders = [_rungs(np.unique(axis), count) for axis in places.T]
     wanted = np.stack(np.meshgrid(*ladders), -1).reshape(-1, places.shape[1])
     return sorted({int(np.argmin(((places - place) ** 2).sum(1))) for place in wanted})
+
+
+def _rungs(axis: np.ndarray, count: int) -> np.ndarray:
+    """So many of an axis's places, evenly spread, both ends among them."""
+    return axis[np.linspace(0, len(axis) - 1, count).round().astype(int)]
 
 
 def expected_work(objective: Objective, points: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -176,9 +176,19 @@ def _own_attributes(curves: Sequence[xr.Dataset]) -> list[str]:
     first, *others = curves
     roles = [role for curve in curves for role in str(curve.attrs["corners"]).split(", ")]
     corners = [*dict.fromkeys(roles), *(f"{role}_hash" for role in dict.fromkeys(roles))]
-    differing = [n for n, v in first.attrs.items() if any(o.attrs.get(n) != v for o in others)]
-    names = dict.fromkeys([*corners, "length", *map(str, differing)])
-    return [name for name in names if name not in _SUMMED and all(name in c.attrs for c in curves)]
+    differing = [str(name) for name in first.attrs if not _agrees(name, first, others)]
+    names = dict.fromkeys([*corners, "length", *differing])
+    shared = _shared_attributes(curves)
+    return [name for name in names if name in shared and name not in _SUMMED]
+
+
+def _agrees(name: Hashable, first: xr.Dataset, others: Sequence[xr.Dataset]) -> bool:
+    return all(other.attrs.get(name) == first.attrs[name] for other in others)
+
+
+def _shared_attributes(curves: Iterable[xr.Dataset]) -> set[Hashable]:
+    """Names of the attributes that all of them have."""
+    return set.intersection(*(set(curve.attrs) for curve in curves))
 
 
 def bundled(curves: Mapping[str, xr.Dataset]) -> xr.Dataset:
@@ -198,13 +208,14 @@ def bundled(curves: Mapping[str, xr.Dataset]) -> xr.Dataset:
         join="exact",
         combine_attrs="drop",
     )
-    values = {name: [curve.attrs[name] for curve in curves.values()] for name in own}
-    together = together.assign_coords({n: ("line", np.array(of)) for n, of in values.items()})
+    for name in own:
+        values = np.array([curve.attrs[name] for curve in curves.values()])
+        together = together.assign_coords({name: ("line", values)})
     for name in ("n_examples", "n_units"):
         together[name] = first[name]
     for name in quantities(first):
         together[name].attrs = dict(first[name].attrs)
-    common = {n for n in first.attrs if all(n in curve.attrs for curve in curves.values())}
+    common = _shared_attributes(curves.values())
     attrs = {name: value for name, value in first.attrs.items() if name in common - set(own)}
     seconds = sum(float(curve.attrs["wall_seconds"]) for curve in curves.values())
     return together.assign_attrs(attrs | {"wall_seconds": round(seconds, 3)})

@@ -52,7 +52,8 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
     first, *others = (Checkpoint.read(point) for point in points)
     held = [first, *(matched(first, other) for other in others)]
     parameters = {name: _mean(held, name, shares) for name in first.params}
-    shared = [name for name in first.buffers if all(name in point.tensors for point in held)]
+    everywhere = set.intersection(*(set(point.tensors) for point in held))
+    shared = [name for name in first.buffers if name in everywhere]
     return parameters | {name: _buffer(held, name, shares) for name in sorted(shared)}
 
 

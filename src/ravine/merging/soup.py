@@ -389,6 +389,12 @@ def _greedy(kitchen: _Kitchen, first: _Step) -> tuple[dict[str, float], list[_St
     return {name: 1 / len(taken) for name in taken}, steps
 
 
+def _of_steps(steps: Sequence[_Step], name: str) -> list[float]:
+    """A number of the comparison at each step; NaN where nothing was compared."""
+    nothing = float("nan")
+    return [nothing if step.found is None else getattr(step.found, name) for step in steps]
+
+
 def _meaning(kitchen: _Kitchen) -> dict[str, str]:
     """What the values are, in words and with their unit."""
     unit = kitchen.objective.units.get(kitchen.quantity, "")
@@ -421,11 +427,7 @@ def _history(
     about: Mapping[str, Any],
 ) -> xr.Dataset:
     """What was tried, as labelled arrays."""
-    nothing = float("nan")
-    changes = {
-        name: [nothing if step.found is None else getattr(step.found, name) for step in steps]
-        for name in ("difference", "stderr", "lower", "upper")
-    }
+    changes = {name: _of_steps(steps, name) for name in ("difference", "stderr", "lower", "upper")}
     names = list(kitchen.members)
     return xr.Dataset(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import xarray as xr
@@ -69,13 +70,11 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
         Frankle et al. 2020; Entezari et al. 2021; Goodfellow and Vinyals 2014, section 3.
     """
     lines = lines_of(result)
-    heights = {
-        name: {
-            kind: barrier(line, cast(BarrierKind, kind), quantity=quantity, split=split)
-            for kind in BARRIERS
-        }
-        for name, line in lines.items()
-    }
+    kinds = cast("tuple[BarrierKind, ...]", tuple(BARRIERS))
+    heights = {}
+    for name, line in lines.items():
+        asked = partial(barrier, line, quantity=quantity, split=split)
+        heights[name] = {kind: asked(kind) for kind in kinds}
     return Barriers(heights, quantity, str(result["split"].values[0]) if split is None else split)
 
 
@@ -126,10 +125,8 @@ def connected(
         if decisions[str(name)].answer == "excluded"
     }
     cliques = _cliques(names, linked)
-    return sorted(
-        (tuple(name for name in names if name in clique) for clique in cliques),
-        key=lambda clique: (-len(clique), names.index(clique[0])),
-    )
+    ordered = [tuple(sorted(clique, key=names.index)) for clique in cliques]
+    return sorted(ordered, key=lambda clique: (-len(clique), names.index(clique[0])))
 
 
 def _cliques(names: list[str], linked: set[frozenset[str]]) -> list[list[str]]:

@@ -95,10 +95,9 @@ def _star(profiles: list[Profile], shared: Shared) -> Profile:
     free: Shared = "end" if shared == "start" else "start"
     points = [_at(profiles[0], _PLACES[shared]), *(_at(one, _PLACES[free]) for one in profiles)]
     first = points[0]
-    joined = {
-        field: np.concatenate([getattr(point, field) for point in points])
-        for field in ("value", "replicates", "floor", "stderr", "misfit")
-    }
+    joined = {}
+    for field in ("value", "replicates", "floor", "stderr", "misfit"):
+        joined[field] = np.concatenate([getattr(point, field) for point in points])
     spread = np.linspace(0, 1, len(points))
     return replace(first, alpha=spread, **joined)
 

@@ -140,12 +140,13 @@ def finding_of(
 
 def barrier_finding(decision: Decision, line: str) -> Finding:
     """What was decided about the barrier on one of several lines."""
+    known = not np.isnan(decision.upper)
     return Finding(
         split=decision.split,
         quantity=decision.quantity,
         name=decision.name,
-        finding="undefined" if np.isnan(decision.upper) else _BARRIER[decision.answer],
-        what="" if np.isnan(decision.upper) else "barrier",
+        finding=_BARRIER[decision.answer] if known else "undefined",
+        what="barrier" if known else "",
         value=decision.value,
         lower=decision.lower,
         upper=decision.upper,

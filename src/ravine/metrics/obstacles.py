@@ -73,7 +73,8 @@ def barrier(
 
     Returns:
         Height in the quantity's unit, with its position. By their definitions "end" and "chord" are
-        never negative, and "mean" never less than half the difference of the ends.
+        never negative, and "mean" never less than half the difference of the ends. The largest of many noisy
+        values is large by chance, which its standard error does not tell: ``decide`` has bounds that do.
 
     Raises:
         InputError: no such kind, quantity or split.

@@ -119,14 +119,11 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
             measured.min(), measured.max()
         )  # the interpolant of a staircase swings about it
     undefined = int((~np.isfinite(measured)).sum())
-    corners = {
-        name: Spot(_at(one, quantity, i, j, place), place[1])
-        for name, place in CORNERS.items()
-        for i, j in [
-            tuple(int(np.argmin(np.abs(axis - x))) for axis, x in zip(axes, place, strict=True))
-        ]
-        if abs(axes[0][i] - place[0]) < 1e-9 and abs(axes[1][j] - place[1]) < 1e-9
-    }
+    corners = {}
+    for name, place in CORNERS.items():
+        i, j = _nearest(axes, place)
+        if abs(axes[0][i] - place[0]) < 1e-9 and abs(axes[1][j] - place[1]) < 1e-9:
+            corners[name] = Spot(_at(one, quantity, i, j, place), place[1])
     words = name_of(plane, quantity), unit_of(plane, quantity)
     lost = undefined, measured.size, *words
     if not np.isfinite(value).any():
@@ -163,20 +160,24 @@ def _extreme(
         find(filled + sign * np.nan_to_num(replicates[..., k])) for k in range(replicates.shape[-1])
     ]
     known = bool(np.isfinite(replicates[i, j]).all())  # one example alone has no halves
-    doubt = [
-        float(
-            np.hypot(
-                np.nan_to_num(spread(axis[[at[n] for _, at in drawn]])),
-                _spacing(axis, here) / 12**0.5,
-            )
-        )
-        for n, (axis, here) in enumerate(zip(axes, (i, j), strict=True))
-    ]
+    rows, columns = np.array([at for _, at in drawn] or np.empty((0, 2), int)).T
+    doubt = _moved(axes[0], i, rows), _moved(axes[1], j, columns)
     stderr = spread(np.array([found[0] for found in drawn])) if known else np.nan
     rim = i in (0, len(axes[0]) - 1) or j in (0, len(axes[1]) - 1)
     return Spot(
         Estimate(height, stderr, float(axes[0][i]), doubt[0]), float(axes[1][j]), doubt[1], rim
     )
+
+
+def _moved(axis: np.ndarray, here: int, drawn: np.ndarray) -> float:
+    """The standard error of a position; the spacing of the points limits it too."""
+    return float(np.hypot(np.nan_to_num(spread(axis[drawn])), _spacing(axis, here) / 12**0.5))
+
+
+def _nearest(axes: tuple[np.ndarray, np.ndarray], place: tuple[float, float]) -> tuple[int, int]:
+    """The numbers of the point that is nearest to a place."""
+    i, j = (int(np.argmin(np.abs(axis - x))) for axis, x in zip(axes, place, strict=True))
+    return i, j
 
 
 def _spacing(axis: np.ndarray, at: int) -> float:
@@ -197,10 +198,7 @@ def _in_a_row(read: xr.Dataset, plane: xr.Dataset, quantity: str, value: np.ndar
 
 def _row_of(axes: tuple[np.ndarray, np.ndarray], spot: Spot) -> int:
     """The number of a corner among the points in a row."""
-    i, j = (
-        int(np.argmin(np.abs(axis - x)))
-        for axis, x in zip(axes, (spot.value.at, spot.beta), strict=True)
-    )
+    i, j = _nearest(axes, (spot.value.at, spot.beta))
     return i * len(axes[1]) + j
 
 
@@ -223,7 +221,7 @@ def _below_all(points: Profile, corners: list[int]) -> Decision | None:
     if not asked:
         return None
     least = min(asked, key=lambda one: one.value)
-    lower, upper = (min(getattr(one, side) for one in asked) for side in ("lower", "upper"))
+    lower, upper = min(one.lower for one in asked), min(one.upper for one in asked)
     found = next((one for one in asked if one.answer == "excluded"), least)
     if found.answer == "shown" and lower <= found.above:
         found = next(one for one in asked if one.answer != "shown")

@@ -37,10 +37,10 @@ def path_verdict(path: xr.Dataset) -> Verdict:
 
 def _walks(path: xr.Dataset) -> dict[str, dict[str, float]]:
     """The run and what it is set beside: name → measures."""
-    found = {
-        str(walk): {name: float(path[name].sel(walk=walk)) for name in _DEFINITIONS}
-        for walk in path["walk"].values
-    }
+    found = {}
+    for walk in path["walk"].values:
+        one = path.sel(walk=walk)
+        found[str(walk)] = {name: float(one[name]) for name in _DEFINITIONS}
     own = correlated_walk(path)
     if own is not None:
         found[f"random walk, steps correlated as the run's (φ = {own[0].momentum:.3g})"] = own[1]

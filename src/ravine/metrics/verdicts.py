@@ -61,10 +61,7 @@ class Verdict:
     def _repr_html_(self) -> str:
         """For a notebook."""
         head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(one))}</tr>"
-            for one in self.findings
-        )
+        body = "".join(_row(one) for one in self.findings)
         table = f"<table><tr>{head}</tr>{body}</table>" if self.findings else ""
         said = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.sentences)
         return f"<p><b>{escape(self.headline)}</b></p>{table}{said}"
@@ -74,7 +71,7 @@ class Verdict:
         if not self.findings:
             return []
         rows = [_COLUMNS, *(cells(one) for one in self.findings[:_LISTED])]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [_aligned(row, widths) for row in rows]
         more = len(self.findings) - _LISTED
         return ["", *lines, *([f"… and {more} more"] if more > 0 else []), ""]
@@ -83,6 +80,11 @@ class Verdict:
 def cells(finding: Finding) -> tuple[str, str, str, str]:
     """A finding as a row of text."""
     return finding.subject, finding.finding, finding.height, finding.place
+
+
+def _row(finding: Finding) -> str:
+    """A finding as a row of HTML."""
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(finding))}</tr>"
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -35,11 +36,9 @@ _NARROW: Final = ("float32", "bfloat16", "float16")
 def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     """``verdict`` of a line."""
     splits = [str(name) for name in validate(curve)["split"].values]
-    measured = {
-        (profile.split, profile.quantity): measures_of(profile, tolerance)
-        for quantity in quantities(curve)
-        for profile in (Profile.of(curve, quantity, split) for split in splits)
-    }
+    measured = {}
+    for quantity, split in product(quantities(curve), splits):
+        measured[split, quantity] = measures_of(Profile.of(curve, quantity, split), tolerance)
     way = "curve" if curve.attrs.get("curved", 0) else "straight line"
     first = next(iter(measured.values()))
     main = Wording(first, way)
@@ -294,15 +293,10 @@ def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:
             continue
         part = of.profile.between(0, 1)
         lowest = int(np.nanargmin(of.profile.value))
-        ends, least = (
-            [_perplexity(of.profile.at_end(place)) for place in places]
-            for places in (
-                [int(np.flatnonzero(of.profile.alpha == part.alpha[i])[0]) for i in (0, -1)],
-                [lowest],
-            )
-        )
+        start, end = (_perplexity(part.at_end(place)) for place in (0, -1))
+        least = _perplexity(of.profile.at_end(lowest))
         place = number(float(of.profile.alpha[lowest]))
-        said.append(f"{split} from {ends[0]} to {ends[1]}, lowest {least[0]} at α = {place}")
+        said.append(f"{split} from {start} to {end}, lowest {least} at α = {place}")
     return f"Perplexity: {'; '.join(said)}." if said else ""
 
 

@@ -343,14 +343,10 @@ def branch(
     first = trunk.phases[0]
     before = step * trunk.batch_size // trunk.train
     momentum = first.momentum.at(before + 1)
-    phase = replace(
-        first,
-        rate=Later(first.rate, step, before, factor),
-        momentum=Momentum(momentum, momentum, 1) if epochs is not None else first.momentum,
-        patience=None if epochs is not None else first.patience,
-        epochs=first.epochs if epochs is None else epochs,
-        watch_train=1 if epochs is not None else first.watch_train,
-    )
+    phase = replace(first, rate=Later(first.rate, step, before, factor))
+    if epochs is not None:
+        steady = Momentum(momentum, momentum, 1)
+        phase = replace(phase, momentum=steady, patience=None, epochs=epochs, watch_train=1)
     multiplied = "" if factor == 1 else f"x{factor:g}"
     name = f"{trunk.name}-{step}{multiplied}"
     return replace(trunk, name=name, phases=(phase,), seed=seed, branch=Branch(trunk, step))

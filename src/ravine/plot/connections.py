@@ -50,7 +50,8 @@ def barriers(
     names = pick("quantity", quantity, schema.quantities(result))
     splits = [str(name) for name in result["split"].values]
     matrix = is_of_pairs(result) and result.sizes["line"] > 1
-    shown = pick("split", split if split is not None else splits[:1] if matrix else None, splits)
+    alone = splits[:1] if matrix else None
+    shown = pick("split", alone if split is None else split, splits)
     panels = []
     for name in names:
         found = {one: measured_barriers(result, quantity=name, split=one).of(kind) for one in shown}

@@ -76,20 +76,16 @@ def line(
     measured = _line_of_points(curve)
     names = pick("quantity", quantities, schema.quantities(measured))
     shown = pick("split", splits, [str(name) for name in measured["split"].values])
-    panels = tuple(
-        _panel(
-            [_trace(measured, name, split, split) for split in shown],
-            axis_label(measured, name),
-            scale,
-        )
-        for name in names
-    )
+    panels = []
+    for name in names:
+        traces = [_trace(measured, name, split, split) for split in shown]
+        panels.append(_panel(traces, axis_label(measured, name), scale))
     start, end = (str(measured.attrs.get(name, "")) for name in ("start", "end"))
     ends = f"α = 0: {start}; α = 1: {end}. " if start and end and start != end else ""
     mean = f"Mean over the examples of {listed([with_count(measured, split) for split in shown])}."
     chosen = policies(measured)
     return Figure(
-        panels,
+        tuple(panels),
         title=title(measured),
         caption=" ".join(filter(None, [f"{ends}{mean}", chosen, _reading(panels)])),
     )

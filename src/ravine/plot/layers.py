@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -59,8 +59,9 @@ class Axis:
             return places, tuple(f"{place:.10g}".replace("-", "−") for place in places)
         every = max(1, int(np.ceil((high - low) / most)))
         decades = range(int(np.floor(low)), int(np.ceil(high)) + 1, every)
-        within = (1, 2, 5) if high - low <= most / 3 else (1, 3) if high - low <= most / 2 else (1,)
-        values = np.array([digit * 10.0**decade for decade in decades for digit in within])
+        room = most / (high - low) if high > low else np.inf
+        digits = next(few for least, few in _DIGITS if room >= least)
+        values = np.array([digit * 10.0**decade for decade in decades for digit in digits])
         places = np.log10(values)
         shown = (places >= low - 1e-9) & (places <= high + 1e-9)
         return places[shown], tuple(f"{value:g}" for value in values[shown])
@@ -79,8 +80,14 @@ class Axis:
         if self.scale == "linear":
             return values
         positive = values[values > 0]
-        lowest = self.limits[0] if self.limits else float(positive.min()) if positive.size else 1.0
+        lowest = float(positive.min(initial=np.inf)) if positive.size else 1.0
+        if self.limits:
+            lowest = self.limits[0]
         return np.where(values <= 0, lowest / 2, values)
+
+
+#: The digits of a decade that have a tick, by how many ticks a decade has room for.
+_DIGITS: Final = ((3, (1, 2, 5)), (2, (1, 3)), (0, (1,)))
 
 
 @dataclass(frozen=True, eq=False)

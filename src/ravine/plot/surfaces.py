@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -203,11 +204,14 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
         heights = told[quantity] = own
     if "residual" in path:
         told["distance from the plane"] = path["residual"].values
-    hover = tuple(
-        ", ".join(f"{name} {value:.6g}" for name, value in zip(told, row, strict=True))
-        for row in zip(*told.values(), strict=True)
-    )
+    rows = zip(*told.values(), strict=True)
+    hover = tuple(_told(dict(zip(told, row, strict=True))) for row in rows)
     return Curve(x, y, TRAIL, z=heights, hover=hover)
+
+
+def _told(values: Mapping[str, float]) -> str:
+    """What stands beside a snapshot."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in values.items())
 
 
 def _heights(path: xr.Dataset, quantity: str, split: str) -> np.ndarray | None:
@@ -255,11 +259,9 @@ def _aspect(plane: xr.Dataset) -> float | None:
 
 def _facing(field: Field) -> tuple[int, int]:
     """The lowest corner of the drawn rectangle: from there the others do not hide what lies between."""
-    heights = {
-        (i, j): field.z[-1 if i > 0 else 0, -1 if j > 0 else 0] for i in (-1, 1) for j in (-1, 1)
-    }
-    i, j = min(heights, key=lambda corner: np.nan_to_num(heights[corner], nan=np.inf))
-    return i, j
+    corners = field.z[np.ix_((0, -1), (0, -1))]
+    i, j = divmod(int(np.argmin(np.nan_to_num(corners, nan=np.inf))), 2)
+    return 2 * i - 1, 2 * j - 1
 
 
 def _corner_words(plane: xr.Dataset) -> str:

@@ -31,7 +31,8 @@ def listed(words: Sequence[str]) -> str:
 
 def pick(noun: str, wanted: str | Sequence[str] | None, there: Sequence[str]) -> list[str]:
     """The wanted names, or all; an error if one is not there."""
-    names = list(there) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    asked = there if wanted is None else wanted
+    names = [asked] if isinstance(asked, str) else list(asked)
     unknown = [name for name in names if name not in there]
     if unknown or not names:
         got = f"{unknown}" if unknown else "none"

@@ -306,11 +306,8 @@ def _lacking(owner: Checkpoint, mate: Checkpoint) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in owner.tensors:
         groups.setdefault(owner.ties.get(name, name), []).append(name)
-    return [
-        name
-        for name, names in groups.items()
-        if name not in owner.buffers and not any(alias in mate.tensors for alias in names)
-    ]
+    own = {name: names for name, names in groups.items() if name not in owner.buffers}
+    return [name for name, names in own.items() if mate.tensors.keys().isdisjoint(names)]
 
 
 def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:

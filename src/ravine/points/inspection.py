@@ -188,7 +188,7 @@ def _table(rows: list[tuple[str, str, str]]) -> list[str]:
     first = max(len(row[0]) for row in rows)
     most = (_WIDE - first - 4) // 2
     lines: list[str] = []
-    cells = [[name, *(_cell(text, most) for text in texts)] for name, *texts in rows]
+    cells = [[name, _cell(left, most), _cell(right, most)] for name, left, right in rows]
     second = max(len(part) for _, left, _ in cells for part in left)
     for name, left, right in cells:
         for number, (a, b) in enumerate(itertools.zip_longest(left, right, fillvalue="")):
@@ -219,8 +219,7 @@ def _folded(text: str) -> list[str]:
 
 def _names(names: Any) -> str:
     listed = list(names)
-    return (
-        ", ".join(listed[:4]) + (f" … ({len(listed)})" if len(listed) > 4 else "")
-        if listed
-        else "none"
-    )
+    if not listed:
+        return "none"
+    more = f" … ({len(listed)})" if len(listed) > 4 else ""
+    return ", ".join(listed[:4]) + more

@@ -245,7 +245,8 @@ def corner_params(corners: Sequence[Checkpoint]) -> list[Params]:
     for corner in corners:
         corner.require_unchanged()
     first, *others = corners
-    names = [name for name in first.params if not any(name in other.buffers for other in others)]
+    elsewhere = set[str]().union(*(other.buffers for other in others))
+    names = [name for name in first.params if name not in elsewhere]
     return [{name: corner.tensors[name] for name in names} for corner in corners]
 
 

@@ -126,6 +126,13 @@ def _substantial(found: dict[str, Any]) -> dict[str, Any]:
     return large or found
 
 
+def _under(front: str, state: dict[Any, Any]) -> dict[Any, Any]:
+    """The entries whose names begin so, without that beginning."""
+    return {
+        name.removeprefix(front): of for name, of in state.items() if str(name).startswith(front)
+    }
+
+
 def _distinct(found: dict[str, Any]) -> dict[str, Any]:
     """Without those that are another one under a second key."""
     kept: dict[tuple[Any, ...], str] = {}
@@ -144,10 +151,7 @@ def _named(found: dict[str, Any], label: str, wanted: str) -> Mapping[Any, Any]:
         msg = f"{label} holds {len(below)} state dicts under {wanted!r}: {_few(below)}. Name one."
         raise InputError(msg)
     front = f"{wanted}."
-    parts = {
-        place: {n.removeprefix(front): t for n, t in state.items() if str(n).startswith(front)}
-        for place, state in _distinct(found).items()
-    }
+    parts = {place: _under(front, state) for place, state in _distinct(found).items()}
     held = {place: part for place, part in parts.items() if part}
     if len(held) == 1:
         return next(iter(held.values()))

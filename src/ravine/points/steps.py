@@ -112,7 +112,11 @@ def _chosen(readings: Mapping[str, list[Reading]], kinds: Sequence[Kind]) -> dic
         may = [r for r in all_read if r.kind in kinds]
         named = [r for r in may if r.kind != "bare"]
         moving = [r for r in may if r.key not in fixed]
-        chosen = moving if len(moving) == 1 else named if len(named) == 1 and not moving else may
+        chosen = may
+        if len(moving) == 1:
+            chosen = moving
+        elif len(named) == 1 and not moving:
+            chosen = named
         if len({r.value for r in chosen}) > 1:
             raise _ambiguous(name, may)
         if chosen:
@@ -138,9 +142,13 @@ def _require_steps(readings: Mapping[str, list[Reading]]) -> None:
     for name, found in readings.items():
         kinds = {reading.kind for reading in found}
         if "step" not in kinds and kinds & {"epoch", "bare"}:
-            other = next(n for n, rs in readings.items() if any(r.kind == "step" for r in rs))
+            other = next(other for other, read in readings.items() if _has_step(read))
             msg = f"{other!r} names its step, and {name!r} has another number. {_SAY}"
             raise InputError(msg)
+
+
+def _has_step(found: Sequence[Reading]) -> bool:
+    return any(reading.kind == "step" for reading in found)
 
 
 def _require_alike(found: Mapping[str, int], readings: Mapping[str, list[Reading]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,10 +210,10 @@ def _measures(
             names.insert(names.index(before[2]) + 1 if follows else len(names), row.measure)
         found.setdefault((row.quantity, row.measure), {})[row.split] = row
         before = (row.quantity, row.split, row.measure)
-    return {
-        quantity: tuple(_measure(name, found[quantity, name], splits) for name in names)
-        for quantity, names in tables.items()
-    }
+    told = {}
+    for quantity, names in tables.items():
+        told[quantity] = tuple(_measure(name, found[quantity, name], splits) for name in names)
+    return told
 
 
 def _measure(name: str, by_split: dict[str, metrics.Row], splits: tuple[str, ...]) -> Measure:
@@ -236,14 +237,11 @@ def _points(result: xr.Dataset) -> Points:
             ordered["loss"].isel(split=0, drop=True)
         )  # lines may share theirs
         coordinates["distance"] = away.transpose(*dims).values.ravel()
-    values = {
-        (quantity, str(split)): tuple(
-            ordered[name].sel(split=split).transpose(*dims).values.ravel()
-            for name in (quantity, f"{quantity}_stderr")
-        )
-        for quantity in quantities(result)
-        for split in ordered["split"].values
-    }
+    values = {}
+    for quantity, split in itertools.product(quantities(result), ordered["split"].values):
+        one = ordered.sel(split=split).transpose(*dims, ...)
+        columns = one[quantity], one[f"{quantity}_stderr"]
+        values[quantity, str(split)] = tuple(column.values.ravel() for column in columns)
     return _table(coordinates, values)
 
 
@@ -308,11 +306,12 @@ def _download(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(harmless_cell, columns))
-    writer.writerows(
-        [harmless_cell(value) if isinstance(value, str) else f"{value:.9g}" for value in row]
-        for row in zip(*columns.values(), strict=True)
-    )
+    writer.writerows(map(_written, row) for row in zip(*columns.values(), strict=True))
     return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",+")
+
+
+def _written(value: str | float) -> str:
+    return harmless_cell(value) if isinstance(value, str) else f"{value:.9g}"
 
 
 def _facts(result: xr.Dataset) -> tuple[Fact, ...]:

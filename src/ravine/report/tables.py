@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 _SPECIAL: Final = {
@@ -103,9 +104,7 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
           \bottomrule
         \end{tabular}
     """
-    head, *rows = (
-        " & ".join(in_latex(text) for text in row) + r" \\" for row in _rows(splits, measures)
-    )
+    head, *rows = (" & ".join(map(in_latex, row)) + r" \\" for row in _rows(splits, measures))
     body = [r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
     return "\n".join(
         [
@@ -127,23 +126,20 @@ def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> 
         | plateau | none |
     """
     (_, *names), *rows = _rows(splits, measures)
-    ruled = [[title, *names], None, *rows]
-    return "\n".join(
-        "|---" * (len(splits) + 1) + "|"
-        if row is None
-        else f"| {' | '.join(_in_markdown(text) for text in row)} |"
-        for row in ruled
-    )
+    head, *body = (f"| {' | '.join(map(_in_markdown, row))} |" for row in [[title, *names], *rows])
+    rule = "|---" * (len(splits) + 1) + "|"
+    return "\n".join([head, rule, *body])
 
 
 def separated(splits: Sequence[str], measures: Sequence[Measure]) -> str:
     """Numbers in full: for every split its value, standard error, bounds and place, with tabs between."""
     head = ["measure", *(f"{split}{part}" for split in splits for part in _PARTS)]
-    rows = [
-        [measure.name, *(part for cell in measure.cells for part in _parts(cell))]
-        for measure in measures
-    ]
-    return "\n".join("\t".join(" ".join(text.split()) for text in row) for row in [head, *rows])
+    rows = [[measure.name, *chain(*map(_parts, measure.cells))] for measure in measures]
+    return "\n".join("\t".join(map(_on_one_line, row)) for row in [head, *rows])
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def in_latex(text: str) -> str:

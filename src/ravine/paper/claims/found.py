@@ -162,7 +162,11 @@ def _times(units: int) -> float:
 def _around(value: float, below: float, above: float) -> tuple[float, float]:
     """A bound that is infinitely far away is none."""
     lower, upper = value - below, value + above
-    return lower if np.isfinite(lower) else np.nan, upper if np.isfinite(upper) else np.nan
+    return _finite(lower), _finite(upper)
+
+
+def _finite(bound: float) -> float:
+    return bound if np.isfinite(bound) else np.nan
 
 
 def measured(

@@ -135,11 +135,11 @@ def parting(study: Study) -> Outcome:
 def _answers(results: dict[str, xr.Dataset]) -> str:
     """Which of the barriers are there, in words."""
     found = {name: metrics.decide(curve, "barrier").answer for name, curve in results.items()}
-    named = {
-        answer: ", ".join(name for name, own in found.items() if own == answer)
-        for answer in dict.fromkeys(found.values())
-    }
-    return f"A barrier is {'; '.join(f'{answer} for {names}' for answer, names in named.items())}."
+    named: dict[str, list[str]] = {}
+    for name, answer in found.items():
+        named.setdefault(answer, []).append(name)
+    said = [f"{answer} for {', '.join(names)}" for answer, names in named.items()]
+    return f"A barrier is {'; '.join(said)}."
 
 
 def parted(step: int) -> str:
@@ -174,10 +174,8 @@ def _barriers(results: dict[str, xr.Dataset], epoch: float) -> Panel:
     found = {name: metrics.decide(curve, "barrier") for name, curve in results.items()}
     apart = found.pop(APART)
     places = np.arange(len(found), dtype=float)
-    value, low, high = (
-        np.array([getattr(one, which) for one in found.values()])
-        for which in ("value", "lower", "upper")
-    )
+    numbers = [(one.value, one.lower, one.upper) for one in found.values()]
+    value, low, high = np.array(numbers).T
     names = tuple(name.removeprefix("k = ") for name in found)
     room = 1.15 * max(apart.upper, float(high.max()))
     layers = (

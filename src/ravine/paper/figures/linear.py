@@ -280,10 +280,9 @@ def matrix_problem() -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
         mixing[1] @ second @ np.linalg.inv(mixing[0]),
         third @ np.linalg.inv(mixing[1]),
     )
-    starts = {
-        name: [scale * stream.normal(size=matrix.shape) for matrix in matrices]
-        for name, scale in (("small", 0.1), ("random", FAR))
-    }
+    starts = {}
+    for name, scale in (("small", 0.1), ("random", FAR)):
+        starts[name] = [scale * stream.normal(size=matrix.shape) for matrix in matrices]
     targets = inputs @ (third @ second @ first).T
     points = {"solution": matrices, "transformed": transformed} | starts
     return (

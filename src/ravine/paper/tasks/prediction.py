@@ -260,13 +260,7 @@ class Prediction(Independent):
         """
         model = self.network.build(self.recipe.seed)
         model.doubled = doubled
-        data = {
-            split: tuple(
-                torch.cat([part[:examples] for part in parts])
-                for parts in zip(*(self.drawn(split, k) for k in range(draws)), strict=True)
-            )
-            for split in splits
-        }
+        data = {split: self._several(split, draws, examples) for split in splits}
         return ravine.Objective(
             model,
             costs or per_example,
@@ -275,6 +269,13 @@ class Prediction(Independent):
             device=self.device,
             dtype=dtype,
             batch_size=_READ,
+        )
+
+    def _several(self, split: str, draws: int, examples: int | None) -> tuple[Tensor, ...]:
+        """Draws of one split, one after the other."""
+        each = [self.drawn(split, number) for number in range(draws)]
+        return tuple(
+            torch.cat([part[:examples] for part in parts]) for parts in zip(*each, strict=True)
         )
 
     def drawn(self, split: str, number: int) -> tuple[Tensor, ...]:

@@ -185,9 +185,10 @@ def _band(band: Band, y: Axis) -> go.Scatter:
         outline_x += [band.x[run], band.x[run][::-1], np.array([np.nan])]
         outline_y += [low[run], high[run][::-1], np.array([np.nan])]
     red, green, blue = (int(colour(band.style)[at : at + 2], 16) for at in (1, 3, 5))
+    nothing = np.empty(0)
     return go.Scatter(
-        x=np.concatenate(outline_x)[:-1] if outline_x else (),
-        y=np.concatenate(outline_y)[:-1] if outline_y else (),
+        x=np.concatenate([nothing, *outline_x])[:-1],
+        y=np.concatenate([nothing, *outline_y])[:-1],
         mode="lines",
         line={"width": 0},
         fill="toself",
@@ -197,17 +198,15 @@ def _band(band: Band, y: Axis) -> go.Scatter:
 
 
 def _markers(markers: Markers) -> go.Scatter:
-    cross = markers.symbol == "cross"
+    look: dict[str, Any] = {"symbol": "circle", "size": 5, "color": colour(markers.style)}
+    if markers.symbol == "cross":
+        look = {"symbol": "x-thin", "size": 9, "color": ALARM}
+        look["line"] = {"width": 2, "color": ALARM}
     return go.Scatter(
         x=markers.x,
         y=markers.y,
         mode="markers",
-        marker={
-            "symbol": "x-thin" if cross else "circle",
-            "size": 9 if cross else 5,
-            "color": ALARM if cross else colour(markers.style),
-            "line": {"width": 2 if cross else 0, "color": ALARM},
-        },
+        marker=look,
         cliponaxis=markers.frame != "panel",
         hoverinfo="skip" if not markers.hover else None,
         hovertext=[_text(told) for told in markers.hover] or None,
@@ -215,12 +214,17 @@ def _markers(markers: Markers) -> go.Scatter:
     )
 
 
+def _texts(columns: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The words of a matrix, row by row."""
+    return [list(map(_text, row)) for row in zip(*columns, strict=True)]
+
+
 def _cells(cells: Cells) -> go.Heatmap:
     top = float(np.nanmax(cells.z, initial=0.0)) or 1.0
     return go.Heatmap(
         z=cells.z.T,
-        text=[[_text(text) for text in row] for row in zip(*cells.texts, strict=True)],
-        customdata=[[_text(text) for text in row] for row in zip(*cells.hover, strict=True)],
+        text=_texts(cells.texts),
+        customdata=_texts(cells.hover),
         texttemplate="%{text}",
         hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=False,

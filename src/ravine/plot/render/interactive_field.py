@@ -193,14 +193,14 @@ def _marks(marks: Markers, z: Axis, *, side: bool) -> go.Scatter | go.Scatter3d:
     }
     if side:
         heights = lifted(marks.z, z)
-        marker = {"color": ALARM if cross else INK, "size": 4, "symbol": "x" if cross else "circle"}
+        marker = {"color": INK, "size": 4, "symbol": "circle"}
+        if cross:
+            marker |= {"color": ALARM, "symbol": "x"}
         return go.Scatter3d(x=marks.x, y=marks.y, z=heights, mode="markers", marker=marker, **look)
-    marker = {
-        "symbol": "x-thin" if cross else "circle",
-        "size": 7 if cross else 9,
-        "color": ALARM if cross else INK,
-        "line": {"width": 1.5, "color": ALARM if cross else PAPER},
-    }
+    marker = {"symbol": "circle", "size": 9, "color": INK, "line": {"width": 1.5, "color": PAPER}}
+    if cross:
+        marker |= {"symbol": "x-thin", "size": 7, "color": ALARM}
+        marker["line"] = {"width": 1.5, "color": ALARM}
     return go.Scatter(x=marks.x, y=marks.y, mode="markers", marker=marker, cliponaxis=False, **look)
 
 

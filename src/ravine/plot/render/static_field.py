@@ -169,13 +169,14 @@ def _trails(axes: Any, panel: Panel) -> np.ndarray:
     """(points, 2) where in the picture the lines of a panel that is seen from the side run, in typographic points."""
     z = _scale(panel)
     curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
-    places = [
-        np.stack(
-            [np.interp(np.linspace(0, 1, 501), np.linspace(0, 1, len(one)), one) for one in line], 1
-        )
-        for line in ((curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves)
-    ]
+    places = [_densely(curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves]
     return _seen(axes, np.concatenate([np.empty((0, 3)), *places]))
+
+
+def _densely(*line: np.ndarray) -> np.ndarray:
+    """(501, 3) a line in space at evenly many places."""
+    wanted, given = np.linspace(0, 1, 501), np.linspace(0, 1, len(line[0]))
+    return np.stack([np.interp(wanted, given, one) for one in line], 1)
 
 
 def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
