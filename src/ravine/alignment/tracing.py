@@ -26,6 +26,7 @@ from ravine.points.modules import unwrap
 #: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose their heads.
 _WHOLE = ("linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention")
 _WHOLE_NORMS = ("layer_norm", "rms_norm", "group_norm")
+_WHOLE_STACKS = ("stack", "roll")
 
 
 def shell_of(model: nn.Module) -> nn.Module:
@@ -151,7 +152,7 @@ def _decompositions() -> Any:
         msg = f"alignment needs PyTorch 2.6 or newer; this is {torch.__version__}"
         raise InputError(msg)
     table = torch.export.default_decompositions()
-    for name in (*_WHOLE, *_WHOLE_NORMS):
+    for name in (*_WHOLE, *_WHOLE_NORMS, *_WHOLE_STACKS):
         packet = getattr(torch.ops.aten, name)
         for overload in packet.overloads():
             table.pop(getattr(packet, overload), None)
