@@ -193,10 +193,23 @@ def unify(one: Axis, other: Axis) -> None:
         _unify_leaf(leaf, whole)
     elif "family" in (one.kind, other.kind):
         _unify_families(one, other)
+    elif _is_pile(one, other) or _is_pile(other, one):
+        whole, pile = (one, other) if one.kind == "product" else (other, one)
+        split(pile, len(segments(pile)))
+        _unify_products(factors(whole), factors(pile))
     elif "chain" in (one.kind, other.kind):
         _unify_chains(segments(one), segments(other))
     else:
         _unify_products(factors(one), factors(other))
+
+
+def _is_pile(pile: Axis, whole: Axis) -> bool:
+    """Whether a chain has segments of one size, and a product counts through them."""
+    if pile.kind != "chain" or whole.kind != "product":
+        return False
+    parts, outer = segments(pile), factors(whole)[0]
+    is_even = len({part.size for part in parts}) == 1
+    return is_even and outer.kind == "leaf" and outer.size % len(parts) == 0
 
 
 def _unify_leaf(leaf: Axis, whole: Axis) -> None:
@@ -212,7 +225,12 @@ def _unify_families(one: Axis, other: Axis) -> None:
     if one.kind != "family":
         one, other = other, one
     alike = other.kind == "family" and one.over.root is other.over.root
-    others = other.parts if alike else [other] * len(one.parts)
+    if not alike:
+        # what meets members that are told apart may be told apart too
+        for leaf in list(leaves(other)):
+            if leaf.reason is None and leaf.size > 1:
+                become_family(leaf, one.over)
+    others = [member(other, one.over, n) for n in range(len(one.parts))]
     for first, second in zip(one.parts, others, strict=True):
         unify(first, second)
 

@@ -12,7 +12,7 @@ from ravine.alignment.axes import POSITION, Axes, Axis, stacked, stay
 
 CONSTANT: Final = "constant"  # of a node that is given: its value
 _COPIES: Final = frozenset({"clone", "detach", "detach_", "alias", "lift_fresh_copy", "_to_copy"})
-OUTPUT: Final = "its units are an output of the model"
+OUTPUT: Final = "it is an output of the model"
 
 
 class Stacked:

@@ -256,6 +256,13 @@ def _are_branches(given: Sequence[Axes], dim: int) -> bool:
     along = [axes[dim] for axes in given]
     others = [leaf for axes in given for axis in _without(axes, [dim]) for leaf in leaves(axis)]
     is_free = any(leaf.reason is None and leaf.size > 1 for leaf in others)
+    is_same = all(
+        one.root is two.root
+        for axes in given[1:]
+        for one, two in zip(_without(given[0], [dim]), _without(axes, [dim]), strict=True)
+    )
+    if is_same and not any(_is_over(axes, dim) for axes in given):
+        return False
     most = _MOST_BRANCHES if all(axis.size == 1 for axis in along) else _MOST_STACKED
     is_few = 1 < sum(axis.size for axis in along) <= most
     numbered = all(leaf.reason for axis in along for leaf in leaves(axis) if leaf.size > 1)

@@ -14,7 +14,18 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from ravine.alignment.axes import MEETS, POSITION, Axes, Axis, families, leaves, member, stay, tie
+from ravine.alignment.axes import (
+    MEETS,
+    POSITION,
+    Axes,
+    Axis,
+    become_family,
+    families,
+    leaves,
+    member,
+    stay,
+    tie,
+)
 from ravine.alignment.calls import CONSTANT, OUTPUT, Call, fresh
 from ravine.alignment.operations import axes_after, is_view
 
@@ -136,6 +147,7 @@ def structure_of(
     }
     seen = [*given.values(), *between.values(), *statistics]
     _settle(seen)
+    _tell_apart(seen)
     units, numbers = _units(seen, given)
     parameters = {*program.graph_signature.parameters}
     kept = _kept({name: axes for name, axes in given.items() if name in parameters})
@@ -222,6 +234,20 @@ def _settle(seen: Sequence[Axes]) -> None:
                         tie(one.parts[0], part)
 
 
+def _tell_apart(seen: Sequence[Axes]) -> None:
+    """Give units that always occur with an axis that tells others apart an order for each of its indices."""
+    axes = [axis for found in seen for axis in found]
+    overs = {id(one.over.root): one.over for axis in axes for one in families(axis)}
+    if not overs:
+        return
+    known = {id(leaf): leaf for axis in axes for leaf in leaves(axis) if leaf.size > 1}
+    around = _around(seen, set(known))
+    for key, leaf in known.items():
+        here = [over for name, over in overs.items() if name in around.get(key, ())]
+        if here and leaf.reason is None and leaf.kind == "leaf":
+            become_family(leaf, here[0])
+
+
 def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units], dict[int, int]]:
     """The sets of units that parameters have, and inside which others each of them is."""
     owned = {
@@ -232,6 +258,10 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
         if leaf.size > 1
     }
     around = _around(seen, set(owned))
+    for one in [one for axes in seen for axis in axes for one in families(axis)]:
+        for leaf in leaves(one):
+            # a member is at one index of that axis: nothing of it is left to be inside
+            around.get(id(leaf), set()).discard(id(one.over.root))
     fixed = [key for key, leaf in owned.items() if leaf.reason is not None]
     free = sorted(owned.keys() - fixed, key=lambda key: (len(around[key]), list(owned).index(key)))
     outer: dict[int, list[int]] = {}
