@@ -100,7 +100,10 @@ def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
         with torch.no_grad(), preserved_rng([]):
             objective.per_example(shell, content, *state)
     except Exception as problem:
-        msg = f"per_example fails on a batch of {split.name!r}: {type(problem).__name__}: {problem}"
+        msg = (
+            f"per_example fails on a batch of {split.name!r}, {_shown(content)}: "
+            f"{type(problem).__name__}: {problem}"
+        )
         raise InputError(msg) from problem
     finally:
         hook.remove()
@@ -111,6 +114,16 @@ def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if "use_cache" in inspect.signature(shell.forward).parameters:
         kwargs = {"use_cache": False} | kwargs
     return args, kwargs
+
+
+def _shown(content: Any) -> str:
+    """What a function was given."""
+    if isinstance(content, Tensor):
+        return f"a tensor {tuple(content.shape)}"
+    parts = content.values() if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping | tuple | list):
+        return f"a {type(content).__name__}"
+    return f"a {type(content).__name__} of {', '.join(_shown(part) for part in parts)}"
 
 
 def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
