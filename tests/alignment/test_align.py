@@ -392,6 +392,181 @@ def test_an_unknown_operation_is_named() -> None:
     assert set(aligned.kept) == {"a.weight, axis 0", "a.bias, axis 0", "c.weight, axis 1"}
 
 
+# --- branches that are stacked ----------------------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """Layers side by side, put together, and read by another.
+
+    Args:
+        join: what is made of their outcomes.
+        width: of what it makes.
+    """
+
+    def __init__(self, join: Any, width: int) -> None:
+        super().__init__()
+        self.b = nn.ModuleList([nn.Linear(5, 8) for _ in range(3)])
+        self.c = nn.Linear(width, 2)
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.join([torch.relu(layer(x)) for layer in self.b]))
+
+
+def in_a_row(take: Any) -> Any:
+    """Branches stacked along axis 1, something done to the stack, and all units in a row."""
+    return lambda outcomes: take(torch.stack(outcomes, 1)).flatten(1)
+
+
+#: What is made of three branches, and which of them the layer after it reads first, second and third.
+APART: dict[str, tuple[Any, list[int]]] = {
+    "first axis": (lambda outcomes: torch.stack(outcomes).permute(1, 0, 2).flatten(1), [0, 1, 2]),
+    "last axis": (lambda outcomes: torch.stack(outcomes, -1).mT.flatten(1), [0, 1, 2]),
+    "concatenated": (lambda outcomes: torch.cat(outcomes, 1).view(-1, 3, 8).flatten(1), [0, 1, 2]),
+    "flipped": (in_a_row(lambda stack: stack.flip(1)), [2, 1, 0]),
+    "rolled": (in_a_row(lambda stack: stack.roll(1, 1)), [2, 0, 1]),
+    "chosen": (in_a_row(lambda stack: stack[:, [2, 0, 1]]), [2, 0, 1]),
+    "split": (in_a_row(lambda stack: torch.cat(stack.split([1, 2], 1)[::-1], 1)), [1, 2, 0]),
+    "every other": (
+        in_a_row(lambda stack: torch.cat([stack[:, ::2], stack[:, 1:2]], 1)),
+        [0, 2, 1],
+    ),
+    "unbound": (lambda outcomes: torch.cat(torch.stack(outcomes).unbind()[::-1], 1), [2, 1, 0]),
+    "normalised": (in_a_row(lambda stack: nn.functional.layer_norm(stack, (8,))), [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_each_of_several_stacked_branches_has_an_order_of_its_own(name: str) -> None:
+    join, read = APART[name]
+    torch.manual_seed(0)
+    model = Branches(join, 24)
+    orders = [order(8, seed) for seed in range(3)]
+    columns = torch.cat([8 * place + orders[number] for place, number in enumerate(read)])
+    moves: Moves = {"c.weight": [(1, columns)]}
+    for number, one in enumerate(orders):
+        moves |= {f"b.{number}.weight": [(0, one)], f"b.{number}.bias": [(0, one)]}
+    aligned = ravine.align(rearranged(model, moves), to=model, model=model, batch=ROWS)
+    assert_same(aligned, model)
+    assert (aligned.permuted, aligned.kept) == (3, {})
+
+
+#: What mixes branches unit by unit, so that they have one order.
+TIED: dict[str, Any] = {
+    "sum": lambda outcomes: torch.stack(outcomes).sum(0),
+    "largest": lambda outcomes: torch.stack(outcomes, 1).amax(1),
+    "running sum": lambda outcomes: torch.stack(outcomes, 1).cumsum(1)[:, -1],
+    "sorted": lambda outcomes: torch.stack(outcomes, 1).sort(1)[0][:, 0],
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_branches_that_are_mixed_unit_by_unit_share_one_order(name: str) -> None:
+    torch.manual_seed(0)
+    model = Branches(TIED[name], 8)
+    one = order(8, 1)
+    moves: Moves = {f"b.{number}.weight": [(0, one)] for number in range(3)}
+    moves |= {f"b.{number}.bias": [(0, one)] for number in range(3)} | {"c.weight": [(1, one)]}
+    aligned = ravine.align(rearranged(model, moves), to=model, model=model, batch=ROWS)
+    assert_same(aligned, model)
+    assert (aligned.permuted, aligned.kept) == (1, {})
+
+
+class PerBranch(nn.Module):
+    """A weight for each branch, and normalised and grouped concatenations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.ModuleList([nn.Linear(5, 8) for _ in range(3)])
+        self.w = nn.Parameter(torch.randn(3, 8, 6))
+        self.norm = nn.GroupNorm(3, 18)
+        self.c = nn.Linear(18, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stack = torch.stack([torch.relu(layer(x)) for layer in self.b])
+        made = torch.einsum("nbh,nho->bno", stack, self.w)
+        return self.c(torch.relu(self.norm(made.flatten(1))))
+
+
+def test_what_is_inside_a_stack_is_told_apart_too() -> None:
+    torch.manual_seed(0)
+    model = PerBranch()
+    moves: Moves = {}
+    weight = state(model)["w"]
+    hidden, out = [order(8, seed) for seed in range(3)], [order(6, seed) for seed in range(3, 6)]
+    for number, one in enumerate(hidden):
+        moves |= {f"b.{number}.weight": [(0, one)], f"b.{number}.bias": [(0, one)]}
+        weight[number] = weight[number][one][:, out[number]]
+    columns = torch.cat([6 * number + one for number, one in enumerate(out)])
+    moves |= {
+        "c.weight": [(1, columns)],
+        "norm.weight": [(0, columns)],
+        "norm.bias": [(0, columns)],
+    }
+    copy = rearranged(model, moves) | {"w": weight}
+    aligned = ravine.align(copy, to=model, model=model, batch=ROWS)
+    assert_same(aligned, model)
+    assert (aligned.permuted, aligned.kept) == (6, {})
+
+
+# --- what is kept in order is named ---------------------------------------------------------------------
+
+
+class Between(nn.Module):
+    """Something done to hidden units of which the order counts.
+
+    Args:
+        act: of the hidden units and the layer that reads them.
+        width: of what that layer reads.
+    """
+
+    def __init__(self, act: Any, width: int = 8) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(5, 8), nn.Linear(width, 2)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Any:
+        return self.act(torch.relu(self.a(x)), self.c)
+
+
+#: What is done, the width that is read after it, and a word of the reason.
+KEPT: dict[str, tuple[Any, int, str]] = {
+    "given out beside": (lambda h, c: (c(h), h), 8, "output of the model"),
+    "given out by name": (lambda h, c: {"y": c(h), "h": h}, 8, "output of the model"),
+    "neighbours": (lambda h, c: c(_neighbours(h)), 8, "depends on its order"),
+    "pooled": (lambda h, c: c(nn.functional.max_pool1d(h[:, None], 2)[:, 0]), 4, "max_pool"),
+    "one of them": (lambda h, c: c(h * h[:, 0, None]), 8, "select"),
+    "numbered": (lambda h, c: c(h * torch.arange(8.0)), 8, "arange"),
+    "rolled": (lambda h, c: c(h.roll(1, 1)), 8, "roll"),
+}
+
+
+def _neighbours(hidden: Tensor) -> Tensor:
+    return nn.functional.local_response_norm(hidden[..., None], 3)[..., 0]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_units_that_are_kept_in_order_are_named(name: str) -> None:
+    act, width, reason = KEPT[name]
+    torch.manual_seed(0)
+    a, b = Between(act, width), Between(act, width)
+    aligned = ravine.align(b, to=a, model=a, batch=ROWS)
+    assert_same(aligned, b)
+    assert aligned.permuted == 0
+    assert reason in aligned.kept["a.weight, axis 0"]
+    assert aligned.kept["a.weight, axis 0"] == aligned.kept["a.bias, axis 0"]
+
+
+def test_classes_are_not_named_and_parts_are_said_to_be() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert structure(plain, ROWS).kept == {}
+    decoder = nn.Sequential(nn.Linear(5, 18), nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 1, 2))
+    kept = structure(decoder, ROWS).kept
+    assert set(kept) == {"0.weight, axis 0", "0.bias, axis 0"}
+    assert all(why.startswith("in part: ") for why in kept.values())
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()

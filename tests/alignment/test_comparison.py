@@ -124,3 +124,13 @@ def test_an_objective_shows_how_its_model_is_called() -> None:
     )
     with pytest.raises(ravine.InputError, match="never calls the model"):
         ravine.align(b, to=a, objective=silent)
+
+
+def test_a_copy_that_is_the_same_network_has_no_line() -> None:
+    torch.manual_seed(0)
+    teacher = mlp(4)
+    J = of_teacher(teacher, mlp(4))  # noqa: N806
+    a = {name: tensor.detach().clone() for name, tensor in teacher.state_dict().items()}
+    order = torch.tensor([1, 2, 3, 0])
+    with pytest.raises(ravine.InputError, match="one network to the last bit"):
+        ravine.compare_alignment(J, {"a": a, "b": permuted(a, order, order)}, [0, 0.5, 1])

@@ -10,8 +10,11 @@ everything that shares it sees that. What cannot be followed stays in place, wit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+POSITION: Final = "its indices are positions, classes or data"
+MEETS: Final = "it meets "  # values that do not move with it
 
 Kind = Literal["leaf", "product", "chain", "family"]
 Axes = tuple["Axis", ...]
@@ -61,6 +64,8 @@ class Axis:
         """From now on be ``other``, which a leaf may."""
         if self.reason is not None:
             stay(other, self.reason)
+            for leaf in leaves(other):
+                leaf.reason = max(self.reason, leaf.reason or "", key=_rank)
         self._same = other
 
     def __repr__(self) -> str:
@@ -69,6 +74,11 @@ class Axis:
             return f"{'=' if here.reason else ''}{here.size}"
         between = {"product": "×", "chain": "+", "family": "|"}[here.kind]
         return f"({between.join(map(repr, here.parts))})"
+
+
+def _rank(reason: str) -> int:
+    """Which of two reasons says more: what an operation does, that they are positions, that they meet a constant."""
+    return 0 if reason.startswith(MEETS) else 1 if reason == POSITION else 2
 
 
 def product(parts: Sequence[Axis]) -> Axis:
@@ -144,6 +154,16 @@ def tie(one: Axis, other: Axis) -> None:
             stay(axis, "it is cut in two ways that do not fit together")
 
 
+def tie_all(same: Iterable[tuple[Axis, Axis]]) -> None:
+    """Tie pairs of axes, those last whose units are told apart by another axis, which by then is known."""
+    for one, other in sorted(same, key=_is_told_apart):
+        tie(one, other)
+
+
+def _is_told_apart(pair: tuple[Axis, Axis]) -> bool:
+    return any(True for axis in pair for _ in families(axis))
+
+
 def unify(one: Axis, other: Axis) -> None:
     """Make two axes of one size the same axis.
 
@@ -173,10 +193,23 @@ def unify(one: Axis, other: Axis) -> None:
         _unify_leaf(leaf, whole)
     elif "family" in (one.kind, other.kind):
         _unify_families(one, other)
+    elif _is_pile(one, other) or _is_pile(other, one):
+        whole, pile = (one, other) if one.kind == "product" else (other, one)
+        split(pile, len(segments(pile)))
+        _unify_products(factors(whole), factors(pile))
     elif "chain" in (one.kind, other.kind):
         _unify_chains(segments(one), segments(other))
     else:
         _unify_products(factors(one), factors(other))
+
+
+def _is_pile(pile: Axis, whole: Axis) -> bool:
+    """Whether a chain has segments of one size, and a product counts through them."""
+    if pile.kind != "chain" or whole.kind != "product":
+        return False
+    parts, outer = segments(pile), factors(whole)[0]
+    is_even = len({part.size for part in parts}) == 1
+    return is_even and outer.kind == "leaf" and outer.size % len(parts) == 0
 
 
 def _unify_leaf(leaf: Axis, whole: Axis) -> None:
@@ -192,7 +225,12 @@ def _unify_families(one: Axis, other: Axis) -> None:
     if one.kind != "family":
         one, other = other, one
     alike = other.kind == "family" and one.over.root is other.over.root
-    others = other.parts if alike else [other] * len(one.parts)
+    if not alike:
+        # what meets members that are told apart may be told apart too
+        for leaf in list(leaves(other)):
+            if leaf.reason is None and leaf.size > 1:
+                become_family(leaf, one.over)
+    others = [member(other, one.over, n) for n in range(len(one.parts))]
     for first, second in zip(one.parts, others, strict=True):
         unify(first, second)
 
@@ -237,6 +275,8 @@ def member(axis: Axis, over: Axis, number: int) -> Axis:
         return product([member(part, over, number) for part in here.parts])
     if here.kind == "chain":
         return chain([member(part, over, number) for part in here.parts])
+    if here.kind == "family":
+        return stacked([member(part, over, number) for part in here.parts], here.over)
     return here
 
 
@@ -284,6 +324,9 @@ def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
         each = here.size // outer.size
         if size % each:
             raise Unlike
+        if any(one.over.root is outer for part in inner for one in families(part)):
+            count = size // each
+            return _some(outer, inner, range(count)), _some(outer, inner, range(count, outer.size))
         first, rest = cut(outer, size // each)
         return product([first, *inner]), product([rest, *inner])
     if here.kind == "family":
@@ -300,16 +343,26 @@ def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
     return chain(before), chain(after)
 
 
+def _some(outer: Axis, inner: Sequence[Axis], numbers: Sequence[int]) -> Axis:
+    """The product of some indices of an axis with what stands at each of them."""
+    over = Axis(len(numbers), outer.reason)
+    parts = [stacked([member(part, outer, n) for n in numbers], over) for part in inner]
+    return product([over, *parts])
+
+
 def _unify_products(ones: list[Axis], others: list[Axis]) -> None:
+    same: list[tuple[Axis, Axis]] = []
     while ones and others:
         small, large = (ones, others) if ones[0].size <= others[0].size else (others, ones)
         part = small.pop(0)
         if part.size == large[0].size:
-            unify(part, large.pop(0))
+            same.append((part, large.pop(0)))
             continue
         first, rest = split(large.pop(0), part.size)
-        unify(part, first)
+        same.append((part, first))
         large.insert(0, rest)
+    for one, other in sorted(same, key=_is_told_apart):
+        unify(one, other)
 
 
 def split(axis: Axis, size: int) -> tuple[Axis, Axis]:
@@ -335,12 +388,12 @@ def split(axis: Axis, size: int) -> tuple[Axis, Axis]:
         firsts, rests = zip(*(split(part, size) for part in here.parts), strict=True)
         return _family(firsts, here.over), _family(rests, here.over)
     parts = segments(here)
-    if len(parts) != size or len({part.size for part in parts}) != 1:
+    if size % len(parts) or len({part.size for part in parts}) != 1:
         raise Unlike
-    # the same index in each segment becomes one unit
-    for part in parts[1:]:
-        unify(parts[0], part)
-    return chain([Axis(1) for _ in parts]), parts[0]
+    # segments of one size are a stack: each keeps units of its own
+    over = Axis(len(parts), POSITION)
+    here.kind, here.parts = "product", (over, stacked(parts, over))
+    return _split_product(factors(here), size)
 
 
 def _split_product(parts: list[Axis], size: int) -> tuple[Axis, Axis]:

@@ -8,9 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
-from ravine.alignment.axes import Axes, Axis, stacked, stay
+from ravine.alignment.axes import POSITION, Axes, Axis, stacked, stay
 
-POSITION: Final = "its indices are positions, classes or data"
+CONSTANT: Final = "constant"  # of a node that is given: its value
+_COPIES: Final = frozenset({"clone", "detach", "detach_", "alias", "lift_fresh_copy", "_to_copy"})
+OUTPUT: Final = "it is an output of the model"
 
 
 class Stacked:
@@ -41,6 +43,7 @@ class Call:
         name: of the operation, without its overload.
         arguments: by name, defaults included.
         statistics: the axes of what the operation computes on the way, such as a norm's means.
+        contracted: axes over which products are summed: of units that something reads.
     """
 
     def __init__(self, node: fx.Node, known: Mapping[fx.Node, Any]) -> None:
@@ -54,6 +57,7 @@ class Call:
         self.arguments |= dict(zip((a.name for a in schema), node.args, strict=False))
         self.arguments |= node.kwargs
         self.statistics: list[Axes] = []
+        self.contracted: list[Axis] = []
         self._known = known
 
     def __getitem__(self, name: str) -> Any:
@@ -76,6 +80,15 @@ class Call:
     def is_uniform(self, node: Any) -> bool:
         """Whether a tensor holds one value everywhere."""
         return isinstance(node, fx.Node) and _name_of(node) in UNIFORM
+
+    def numbers(self, node: Any) -> list[int]:
+        """The indices that a constant list holds; none where it is something else."""
+        while isinstance(node, fx.Node) and _name_of(node) in _COPIES:
+            node = node.args[0]
+        value = node.meta.get(CONSTANT) if isinstance(node, fx.Node) else None
+        if value is None or value.ndim != 1 or value.dtype != torch.int64:
+            return []
+        return value.tolist()
 
     @property
     def tensors(self) -> list[Axes]:

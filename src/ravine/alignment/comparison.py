@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ravine.alignment.align import Aligned, Method, align
+from ravine.errors import InputError
 from ravine.measuring.evaluation import evaluate
 from ravine.measuring.several import bundled
 from ravine.objective.objective import Objective
@@ -48,7 +49,7 @@ def compare_alignment(
         ``alignment`` says what was permuted and what could not be followed.
 
     Raises:
-        InputError: as ``align`` and ``evaluate``.
+        InputError: as ``align`` and ``evaluate``; or two points are one network with its units permuted.
     """
     where = np.linspace(0, 1, 25) if at is None else at
     repaired = objective.repaired()
@@ -65,6 +66,12 @@ def compare_alignment(
 
     for name, line in pairs(points).items():
         moved = align(line.end, to=line.start, objective=objective, method=method, seed=seed)
+        if moved.after == 0:
+            msg = (
+                f"{name}: aligned, the two are one network to the last bit (each is the other with its units "
+                "permuted), so there is no line between them to measure; leave one of them out"
+            )
+            raise InputError(msg)
         said.append(f"{name}: {described(moved)}")
         aligned = replace(moved, label=f"{line.end.label}, aligned")
         measure(name, objective, line)

@@ -7,10 +7,13 @@ without a rule keeps everything in place.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from ravine.alignment.axes import (
+    MEETS,
+    POSITION,
     Axes,
     Axis,
     Unlike,
@@ -21,16 +24,19 @@ from ravine.alignment.axes import (
     leaves,
     member,
     product,
+    stacked,
     stay,
     tie,
+    tie_all,
     viewed,
 )
-from ravine.alignment.calls import POSITION, UNIFORM, Call, Stacked, fresh, is_pointwise
+from ravine.alignment.calls import UNIFORM, Call, Stacked, fresh, is_pointwise
 
 Rule = Callable[[Call], Any]
 
 RULES: Final[dict[str, Rule]] = {}
 _MOST_STACKED: Final = 16  # queries, keys, values; gates; a few branches
+_MOST_BRANCHES: Final = 64  # that one call stacks: each has units of its own
 
 
 def axes_after(call: Call) -> Any:
@@ -85,12 +91,13 @@ def pointwise(call: Call) -> Axes:
 def broadcast(given: Sequence[Axes], shape: Sequence[int]) -> Axes:
     """The axes of tensors that are broadcast together, aligned at the last one."""
     found: list[Axis] = []
+    same: list[tuple[Axis, Axis]] = []
     for back, size in enumerate(reversed(shape), start=1):
         here = [axes[-back] for axes in given if len(axes) >= back]
         real = [axis for axis in here if axis.size == size != 1]
-        for other in real[1:]:
-            tie(real[0], other)
+        same += [(real[0], other) for other in real[1:]]
         found.append(real[0] if real else Axis(size))
+    tie_all(same)
     return tuple(reversed(found))
 
 
@@ -103,7 +110,7 @@ def uniform(call: Call) -> Axes:
 @_rule("arange", "eye", "linspace", "logspace")
 def constant(call: Call) -> Axes:
     """Values that the order of the units must not move."""
-    return fresh(call.node.meta["val"], POSITION)
+    return fresh(call.node.meta["val"], f"{MEETS}the numbers of {call.target}")
 
 
 @_rule("_softmax", "_log_softmax", "_safe_softmax")
@@ -120,9 +127,27 @@ def ordered(call: Call) -> Any:
     axes = call.axes("self")
     last_two = [-2, -1] if call.name in ("tril", "triu") else None
     dims = last_two or _listed(call["dims"] if call["dims"] is not None else call["dim"])
-    _stay([axes[dim] for dim in dims] or axes, _ordered(call))
+    dims = [dim % len(axes) for dim in dims] or list(range(len(axes)))
+    stacks = [dim for dim in dims if _is_over(axes, dim)]
+    if stacks and call.name in ("flip", "roll") and call["dims"]:
+        shifts = _listed(call["shifts"]) if call.name == "roll" else [0] * len(dims)
+        _stay([axes[dim] for dim in dims if dim not in stacks], _ordered(call))
+        for dim, shift in zip(dims, shifts, strict=True):
+            if dim in stacks:
+                numbers = list(range(axes[dim].size))
+                turned = numbers[::-1] if call.name == "flip" else _rolled(numbers, shift)
+                axes = _restacked(call, axes, dim, turned)
+        return axes
+    for dim in stacks:
+        _one_order(axes, dim)
+    _stay([axes[dim] for dim in dims], _ordered(call))
     several = isinstance(call.node.meta["val"], list | tuple)
     return [axes, axes] if several else axes
+
+
+def _rolled(numbers: list[int], shift: int) -> list[int]:
+    start = -shift % max(len(numbers), 1)
+    return numbers[start:] + numbers[:start]
 
 
 # --- shape ---------------------------------------------------------------------------------------------
@@ -197,11 +222,26 @@ def repeat_interleave(call: Call) -> Axes:
     return tuple(axes)
 
 
+@_rule("stack")
+def stack(call: Call) -> Axes:
+    """Branches along a new axis."""
+    given = [call.of(node) for node in call["tensors"]]
+    place = call["dim"] % (len(given[0]) + 1)
+    if len(given) <= _MOST_BRANCHES:
+        return _stack(given, place)
+    for other in given[1:]:
+        tie_all(zip(given[0], other, strict=True))
+    return _inserted(given[0], place, _position(len(given)))
+
+
 @_rule("cat")
 def cat(call: Call) -> Axes:
-    """A chain along one axis; the others are the same."""
+    """A chain along one axis; the others are the same, but for branches that are stacked."""
     given = [axes for axes in map(call.of, call["tensors"]) if [a.size for a in axes] != [0]]
     dim = call["dim"] % len(given[0])
+    if _are_branches(given, dim):
+        branches = [one for axes in given for one in _unstacked(axes, dim)]
+        return _stack(branches, dim)
     out = list(given[0])
     for other in given[1:]:
         for place, axis in enumerate(other):
@@ -211,14 +251,58 @@ def cat(call: Call) -> Axes:
     return tuple(out)
 
 
+def _are_branches(given: Sequence[Axes], dim: int) -> bool:
+    """Whether an axis only tells apart what is put together along it, so that each may have units of its own."""
+    along = [axes[dim] for axes in given]
+    others = [leaf for axes in given for axis in _without(axes, [dim]) for leaf in leaves(axis)]
+    is_free = any(leaf.reason is None and leaf.size > 1 for leaf in others)
+    is_same = all(
+        one.root is two.root
+        for axes in given[1:]
+        for one, two in zip(_without(given[0], [dim]), _without(axes, [dim]), strict=True)
+    )
+    if is_same and not any(_is_over(axes, dim) for axes in given):
+        return False
+    most = _MOST_BRANCHES if all(axis.size == 1 for axis in along) else _MOST_STACKED
+    is_few = 1 < sum(axis.size for axis in along) <= most
+    numbered = all(leaf.reason for axis in along for leaf in leaves(axis) if leaf.size > 1)
+    return is_free and is_few and numbered
+
+
+def _unstacked(axes: Axes, dim: int) -> list[Axes]:
+    """What stands at each index of an axis that stays in place."""
+    over, rest = axes[dim], _without(axes, [dim])
+    return [tuple(member(axis, over, n) for axis in rest) for n in range(over.size)]
+
+
+def _stack(branches: Sequence[Axes], place: int) -> Axes:
+    """Branches along a new axis: of each other axis, the units of every branch.
+
+    What comes after may tie them: a sum over the branches does, a layer that has them all in a row does not.
+    """
+    over = _position(len(branches))
+    together: list[Axis] = []
+    for parts in zip(*branches, strict=True):
+        if any(leaf.reason is None and leaf.size > 1 for part in parts for leaf in leaves(part)):
+            together.append(stacked(parts, over))
+            continue
+        tie_all([(parts[0], part) for part in parts[1:]])
+        together.append(parts[0])
+    return _inserted(tuple(together), place, over)
+
+
 @_rule("split_with_sizes", "split", "chunk")
 def split_up(call: Call) -> list[Axes]:
     """A chain taken apart."""
     axes, dim = call.axes("self"), call["dim"]
     rest = axes[dim]
     if {value.shape[dim] for value in call.node.meta["val"]} == {1} and _is_stack(axes, dim):
-        members = _members(axes, dim, range(rest.size))
+        members = _members(call, axes, dim, range(rest.size))
         return [_inserted(one, dim % len(axes), Axis(1)) for one in members]
+    if _is_over(axes, dim):
+        starts = itertools.accumulate((v.shape[dim] for v in call.node.meta["val"]), initial=0)
+        ranges = [range(start, end) for start, end in itertools.pairwise(starts)]
+        return [_restacked(call, axes, dim, numbers) for numbers in ranges]
     found = []
     for value in call.node.meta["val"]:
         size = value.shape[dim]
@@ -234,13 +318,16 @@ def part(call: Call) -> Axes:
     size, length = axes[dim].size, call.shape[dim]
     if length == size:
         return axes
+    start = call["start"] or 0
+    start = max(start + size, 0) if start < 0 else start
+    if length and _is_over(axes, dim):
+        step = call["step"]
+        return _restacked(call, axes, dim, range(start, start + length * step, step))
     if call["step"] != 1 or not length:
         _stay([axes[dim]], _ordered(call))
         return _with(axes, dim, _position(length))
-    start = call["start"] or 0
-    start = max(start + size, 0) if start < 0 else start
     if length == 1 and _is_stack(axes, dim):
-        return _inserted(_members(axes, dim, [start])[0], dim % len(axes), Axis(1))
+        return _inserted(_members(call, axes, dim, [start])[0], dim % len(axes), Axis(1))
     rest = axes[dim]
     if start:
         _, rest = _cut(rest, start)
@@ -256,7 +343,7 @@ def _cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
     try:
         return cut(axis, size)
     except Unlike:
-        _stay([axis])
+        _stay([axis], "it is cut where its parts do not end")
         return _position(size), _position(axis.size - size)
 
 
@@ -266,35 +353,54 @@ def select(call: Call) -> Axes:
     stacked = call.stacked("self")
     if stacked is not None and call["dim"] == 0:
         return stacked.layers[call["index"]]
-    return _members(call.axes("self"), call["dim"], [call["index"]])[0]
+    return _members(call, call.axes("self"), call["dim"], [call["index"]])[0]
 
 
 @_rule("unbind")
 def unbind(call: Call) -> list[Axes]:
     """Every index of an axis by itself."""
     axes, dim = call.axes("self"), call["dim"]
-    return _members(axes, dim, range(axes[dim].size))
+    return _members(call, axes, dim, range(axes[dim].size))
 
 
-def _members(axes: Axes, dim: int, numbers: Iterable[int]) -> list[Axes]:
+def _members(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> list[Axes]:
     """What stands at some indices of an axis.
 
     Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what is stacked there has
     units of its own.
     """
     over, rest = axes[dim].root, _without(axes, [dim])
-    for leaf in _inside(axes, dim) if over.reason is None and _is_stack(axes, dim) else ():
+    is_stack = _is_stack(axes, dim)
+    for leaf in _inside(axes, dim) if over.reason is None and is_stack else ():
         become_family(leaf, over)
-    _stay([over])
+    _stay([over], POSITION if is_stack else _ordered(call))
     return [tuple(member(axis, over, n % over.size) for axis in rest) for n in numbers]
+
+
+def _restacked(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> Axes:
+    """Some of what is stacked along an axis, stacked anew."""
+    return _stack(_members(call, axes, dim, numbers), dim % len(axes))
+
+
+def _one_order(axes: Axes, dim: int) -> None:
+    """Give all that is stacked along an axis the same order."""
+    for axis in _without(axes, [dim]):
+        for one in list(families(axis)):
+            if one.over.root is axes[dim].root:
+                tie_all([(one.parts[0], part) for part in one.parts[1:]])
+
+
+def _is_over(axes: Axes, dim: int) -> bool:
+    """Whether units of other axes are told apart by the index of this one."""
+    over = axes[dim].root
+    return any(one.over.root is over for axis in axes for one in families(axis))
 
 
 def _is_stack(axes: Axes, dim: int) -> bool:
     """Whether an axis tells things apart that have units of their own."""
     over = axes[dim].root
-    is_over = any(one.over.root is over for axis in axes for one in families(axis))
     is_new = over.kind == "leaf" and over.reason is None and 1 < over.size <= _MOST_STACKED
-    return is_over or (is_new and bool(_inside(axes, dim)))
+    return _is_over(axes, dim) or (is_new and bool(_inside(axes, dim)))
 
 
 def _inside(axes: Axes, dim: int) -> list[Axis]:
@@ -310,6 +416,9 @@ def picked(call: Call) -> Axes:
     if call.name == "gather":
         _stay([*axes, *call.axes("index")], _ordered(call))
         return fresh(call.node.meta["val"], POSITION)
+    numbers = call.numbers(call["index"])
+    if numbers and _is_over(axes, dim):
+        return _restacked(call, axes, dim, numbers)
     _stay([axes[dim]], _ordered(call))
     return _with(axes, dim, _position(call.shape[dim]))
 
@@ -319,6 +428,9 @@ def index(call: Call) -> Axes:
     """Indices of some axes are chosen by number; their outcome stands where they did, if side by side."""
     axes = call.axes("self")
     places = [place for place, given in enumerate(call["indices"]) if given is not None]
+    numbers = call.numbers(call["indices"][places[0]]) if len(places) == 1 else []
+    if numbers and _is_over(axes, places[0]):
+        return _restacked(call, axes, places[0], numbers)
     for given in call["indices"]:
         if given is not None:
             _stay(call.of(given))
@@ -400,24 +512,26 @@ def ranked(call: Call) -> list[Axes]:
 def matrices(call: Call) -> Axes:
     """(…, i, j) by (…, j, k)."""
     other = "mat2" if call["mat2"] is not None else "other"
-    return _multiplied(call.axes("self"), call.axes(other))
+    return _multiplied(call, call.axes("self"), call.axes(other))
 
 
-def _multiplied(one: Axes, two: Axes) -> Axes:
+def _multiplied(call: Call, one: Axes, two: Axes) -> Axes:
     if min(len(one), len(two)) < 2:
         raise Unlike
-    tie(one[-1], two[-2])
     batch = [max(a.size, b.size) for a, b in zip(one[-3::-1], two[-3::-1], strict=False)][::-1]
     longer = max(one[:-2], two[:-2], key=len)
     batch = [a.size for a in longer[: len(longer) - len(batch)]] + batch
-    return (*broadcast([one[:-2], two[:-2]], batch), one[-2], two[-1])
+    lead = broadcast([one[:-2], two[:-2]], batch)
+    tie(one[-1], two[-2])
+    call.contracted.append(one[-1])
+    return (*lead, one[-2], two[-1])
 
 
 @_rule("addmm", "baddbmm")
 def added_product(call: Call) -> Axes:
     """A product and what is added to it."""
     first, second = ("mat1", "mat2") if call.name == "addmm" else ("batch1", "batch2")
-    made = _multiplied(call.axes(first), call.axes(second))
+    made = _multiplied(call, call.axes(first), call.axes(second))
     return broadcast([made, call.axes("self")], call.shape)
 
 
@@ -426,6 +540,7 @@ def matrix_vector(call: Call) -> Axes:
     """(i, j) by (j)."""
     rows, columns = call.axes("self")
     tie(columns, call.axes("vec")[0])
+    call.contracted.append(columns)
     return (rows,)
 
 
@@ -442,6 +557,7 @@ def linear(call: Call) -> Axes:
     """(…, j) by (i, j), plus (i)."""
     given, weight = call.axes("input"), call.axes("weight")
     tie(given[-1], weight[1])
+    call.contracted.append(given[-1])
     if call["bias"] is not None:
         tie(weight[0], call.axes("bias")[0])
     return (*given[:-1], weight[0])
@@ -499,6 +615,7 @@ def convolution(call: Call) -> Axes:
         tie(weight[0], out)
     if call["bias"] is not None:
         tie(out, call.axes("bias")[0])
+    call.contracted.append(channels)
     _stay(weight[2:])
     return (*given[:lead], out, *_moved(call, positions, call.shape[lead + 1 :]))
 
@@ -509,7 +626,7 @@ def _moved(call: Call, positions: Axes, sizes: Sequence[int]) -> Axes:
     amounts = [*_listed(call["padding"]), *_listed(call["output_padding"])]
     if set(kernel) | set(_listed(call["stride"])) == {1} and not any(amounts):
         return positions
-    _stay(positions)
+    _stay(positions, _ordered(call))
     return tuple(map(_position, sizes))
 
 
@@ -526,7 +643,7 @@ def over_positions(call: Call) -> Any:
     """Each channel by itself, over 1, 2 or 3 last axes."""
     given = call.axes("self" if call["self"] is not None else "input")
     rank = next(int(c) for c in call.name if c in "123")
-    _stay(given[-rank:])
+    _stay(given[-rank:], _ordered(call))
     value = call.node.meta["val"]
     several = isinstance(value, list | tuple)
     sizes = (value[0] if several else value).shape[-rank:]
@@ -558,8 +675,7 @@ def layer_norm(call: Call) -> Any:
     given, rank = call.axes("input"), len(call["normalized_shape"])
     for name in ("weight", "bias"):
         if call[name] is not None:
-            for one, two in zip(given[-rank:], call.axes(name), strict=True):
-                tie(one, two)
+            tie_all(zip(given[-rank:], call.axes(name), strict=True))
     call.statistics.append(given[:-rank])
     several = isinstance(call.node.meta["val"], list | tuple)
     return [given, *fresh(call.node.meta["val"], POSITION)[1:]] if several else given
@@ -587,13 +703,13 @@ def group_norm(call: Call) -> Any:
 def attention(call: Call) -> Axes:
     """softmax(q kᵀ) v, with each key's head for as many queries' as there are."""
     query, key, value = (call.axes(name) for name in ("query", "key", "value"))
-    tie(query[-1], key[-1])
-    tie(key[-2], value[-2])
     lead = [broadcast([key[:-2], value[:-2]], [axis.size for axis in value[:-2]])]
     if call["enable_gqa"] and query[-3].size != key[-3].size:
         heads = product([key[-3], Axis(query[-3].size // key[-3].size)])
         lead = [(*lead[0][:-1], heads)]
     batch = broadcast([query[:-2], *lead], [axis.size for axis in query[:-2]])
+    tie_all([(query[-1], key[-1]), (key[-2], value[-2])])
+    call.contracted.append(query[-1])
     scores = (*batch, query[-2], key[-2])
     if call["attn_mask"] is not None:
         broadcast([scores, call.axes("attn_mask")], [axis.size for axis in scores])
@@ -623,15 +739,16 @@ def recurrent(call: Call) -> list[Any]:
         units += found
         taken = chain([out for out, _ in found])
     lead = given[:-1]
-    _stay([] if len(given) == 2 else [given[1 if call["batch_first"] else 0]])
+    time = 0 if len(given) == 2 or not call["batch_first"] else 1
+    _stay([given[time]], _ordered(call))
+    call.contracted += [given[-1], *(out for out, _ in units), *(cell for _, cell in units)]
     batch = lead[:0] if len(given) == 2 else (lead[0 if call["batch_first"] else 1],)
     states = [Stacked([(*batch, out) for out, _ in units])]
     if call.name == "lstm":
         states.append(Stacked([(*batch, cell) for _, cell in units]))
     for start, state in zip(hidden, states, strict=True):
         if not call.is_uniform(start):
-            for one, two in zip(call.of(start), state.merged(), strict=True):
-                tie(one, two)
+            tie_all(zip(call.of(start), state.merged(), strict=True))
     return [(*lead, taken), *states]
 
 

@@ -14,8 +14,19 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from ravine.alignment.axes import Axes, Axis, families, leaves, member, stay, tie
-from ravine.alignment.calls import POSITION, Call, fresh
+from ravine.alignment.axes import (
+    MEETS,
+    POSITION,
+    Axes,
+    Axis,
+    become_family,
+    families,
+    leaves,
+    member,
+    stay,
+    tie,
+)
+from ravine.alignment.calls import CONSTANT, OUTPUT, Call, fresh
 from ravine.alignment.operations import axes_after, is_view
 
 
@@ -117,13 +128,14 @@ def structure_of(
     known: dict[fx.Node, Any] = {}
     given = _inputs(program, known, movable, {*ties, *ties.values()})
     statistics: list[Axes] = []
+    contracted: list[Axis] = []
     for node in program.graph.nodes:
         if node.op == "call_function":
-            statistics += _follow(node, known)
+            call = _follow(node, known)
+            statistics += call.statistics if call else []
+            contracted += call.contracted if call else []
         elif node.op == "output":
-            for source in node.all_input_nodes:
-                for axis in _whole(known.get(source)):
-                    stay(axis, POSITION)
+            _give_out([_whole(known.get(source)) for source in node.all_input_nodes], contracted)
     for alias, name in ties.items():
         if alias in given and name in given:
             for one, two in zip(given[alias], given[name], strict=True):
@@ -135,6 +147,7 @@ def structure_of(
     }
     seen = [*given.values(), *between.values(), *statistics]
     _settle(seen)
+    _tell_apart(seen)
     units, numbers = _units(seen, given)
     parameters = {*program.graph_signature.parameters}
     kept = _kept({name: axes for name, axes in given.items() if name in parameters})
@@ -157,9 +170,11 @@ def _inputs(
         name = spec.target or ""
         is_free = spec.kind == InputKind.PARAMETER or name in movable
         is_constant = spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-        reason = f"it meets the constant {name!r}" if is_constant else POSITION
+        reason = f"{MEETS}the constant {name!r}" if is_constant else POSITION
         axes = fresh(node.meta.get("val"), None if is_free else reason)
         known[node] = axes
+        if spec.kind == InputKind.CONSTANT_TENSOR:
+            node.meta[CONSTANT] = program.constants.get(name)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and axes is not None:
             given[name] = axes
             if not node.users and name not in tied:
@@ -168,23 +183,31 @@ def _inputs(
     return given
 
 
-def _follow(node: fx.Node, known: dict[fx.Node, Any]) -> list[Axes]:
-    """Find the axes of one node; what it computes on the way comes back."""
+def _give_out(outcomes: Sequence[Axes], contracted: Sequence[Axis]) -> None:
+    """Keep the axes of what a model gives in place: classes, positions, and units that it also reads itself."""
+    read = {id(leaf) for axis in contracted for leaf in leaves(axis)}
+    for axes in outcomes:
+        for leaf in [leaf for axis in axes for leaf in leaves(axis)]:
+            stay(leaf, OUTPUT if id(leaf) in read else POSITION)
+
+
+def _follow(node: fx.Node, known: dict[fx.Node, Any]) -> Call | None:
+    """Find the axes of one node; an operation comes back with what was seen on the way."""
     if node.target is operator.getitem:
         source, number = node.args
         known[node] = known[source][number]  # pyright: ignore[reportArgumentType, reportIndexIssue]
-        return []
+        return None
     if node.meta.get("val") is None:
-        return []
+        return None
     if not isinstance(node.target, torch._ops.OpOverload):
         for source in node.all_input_nodes:
             for axis in _whole(known.get(source)):
                 stay(axis, f"{node.target} is not known")
         known[node] = fresh(node.meta["val"], f"{node.target} is not known")
-        return []
+        return None
     call = Call(node, known)
     known[node] = axes_after(call)
-    return call.statistics
+    return call
 
 
 def _whole(found: Any) -> Axes:
@@ -211,6 +234,20 @@ def _settle(seen: Sequence[Axes]) -> None:
                         tie(one.parts[0], part)
 
 
+def _tell_apart(seen: Sequence[Axes]) -> None:
+    """Give units that always occur with an axis that tells others apart an order for each of its indices."""
+    axes = [axis for found in seen for axis in found]
+    overs = {id(one.over.root): one.over for axis in axes for one in families(axis)}
+    if not overs:
+        return
+    known = {id(leaf): leaf for axis in axes for leaf in leaves(axis) if leaf.size > 1}
+    around = _around(seen, set(known))
+    for key, leaf in known.items():
+        here = [over for name, over in overs.items() if name in around.get(key, ())]
+        if here and leaf.reason is None and leaf.kind == "leaf":
+            become_family(leaf, here[0])
+
+
 def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units], dict[int, int]]:
     """The sets of units that parameters have, and inside which others each of them is."""
     owned = {
@@ -221,6 +258,10 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
         if leaf.size > 1
     }
     around = _around(seen, set(owned))
+    for one in [one for axes in seen for axis in axes for one in families(axis)]:
+        for leaf in leaves(one):
+            # a member is at one index of that axis: nothing of it is left to be inside
+            around.get(id(leaf), set()).discard(id(one.over.root))
     fixed = [key for key, leaf in owned.items() if leaf.reason is not None]
     free = sorted(owned.keys() - fixed, key=lambda key: (len(around[key]), list(owned).index(key)))
     outer: dict[int, list[int]] = {}
@@ -271,14 +312,16 @@ def _paths(axis: Axis) -> Iterator[tuple[Axis, ...]]:
 
 
 def _kept(given: Mapping[str, Axes]) -> dict[str, str]:
-    """The axes of parameters that stay in place for want of a rule, and why."""
-    return {
-        f"{name}, axis {place}": leaf.reason
-        for name, axes in given.items()
-        for place, axis in enumerate(axes)
-        for leaf in leaves(axis)
-        if leaf.reason not in (None, POSITION) and leaf.size > 1
-    }
+    """The axes of parameters that stay in place, or parts of them that do, and why; positions and classes left out."""
+    kept: dict[str, str] = {}
+    for name, axes in given.items():
+        for place, axis in enumerate(axes):
+            reasons = [leaf.reason for leaf in leaves(axis) if leaf.size > 1]
+            said = [reason for reason in reasons if reason not in (None, POSITION)]
+            if said:
+                part = "in part: " if None in reasons else ""
+                kept[f"{name}, axis {place}"] = part + said[-1]
+    return kept
 
 
 def _activations(program: ExportedProgram, between: Mapping[str, Axes]) -> dict[str, Axes]:

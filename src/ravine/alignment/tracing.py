@@ -26,6 +26,7 @@ from ravine.points.modules import unwrap
 #: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose their heads.
 _WHOLE = ("linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention")
 _WHOLE_NORMS = ("layer_norm", "rms_norm", "group_norm")
+_WHOLE_STACKS = ("stack", "roll")
 
 
 def shell_of(model: nn.Module) -> nn.Module:
@@ -99,7 +100,10 @@ def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
         with torch.no_grad(), preserved_rng([]):
             objective.per_example(shell, content, *state)
     except Exception as problem:
-        msg = f"per_example fails on a batch of {split.name!r}: {type(problem).__name__}: {problem}"
+        msg = (
+            f"per_example fails on a batch of {split.name!r}, {_shown(content)}: "
+            f"{type(problem).__name__}: {problem}"
+        )
         raise InputError(msg) from problem
     finally:
         hook.remove()
@@ -110,6 +114,16 @@ def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if "use_cache" in inspect.signature(shell.forward).parameters:
         kwargs = {"use_cache": False} | kwargs
     return args, kwargs
+
+
+def _shown(content: Any) -> str:
+    """What a function was given."""
+    if isinstance(content, Tensor):
+        return f"a tensor {tuple(content.shape)}"
+    parts = content.values() if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping | tuple | list):
+        return f"a {type(content).__name__}"
+    return f"a {type(content).__name__} of {', '.join(_shown(part) for part in parts)}"
 
 
 def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -151,7 +165,7 @@ def _decompositions() -> Any:
         msg = f"alignment needs PyTorch 2.6 or newer; this is {torch.__version__}"
         raise InputError(msg)
     table = torch.export.default_decompositions()
-    for name in (*_WHOLE, *_WHOLE_NORMS):
+    for name in (*_WHOLE, *_WHOLE_NORMS, *_WHOLE_STACKS):
         packet = getattr(torch.ops.aten, name)
         for overload in packet.overloads():
             table.pop(getattr(packet, overload), None)

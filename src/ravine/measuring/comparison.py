@@ -158,7 +158,7 @@ def _compared(
 
 def _answer(lower: float, upper: float, above: float) -> tuple[Answer, str]:
     """What an interval says of differences beyond ±above, and why."""
-    least, most = (minus(f"{end:g}") for end in (-above + 0.0, above))
+    least, most = (minus(f"{end:.3g}") for end in (-above + 0.0, above))
     if upper < -above:
         return "better", f"the interval lies below {least}"
     if lower > above:

@@ -91,11 +91,12 @@ class _Kitchen:
         if self.rule == "best":
             kept = found.difference <= 0
             return kept, "its mean is no higher" if kept else "its mean is higher"
+        above = f"{self.tolerance:.3g}"
         if found.is_no_worse:
-            return True, f"worse by more than {self.tolerance:g} is excluded"
+            return True, f"worse by more than {above} is excluded"
         if found.answer == "worse":
-            return False, f"worse by more than {self.tolerance:g}"
-        return False, f"worse by more than {self.tolerance:g} is not excluded ({found.reason})"
+            return False, f"worse by more than {above}"
+        return False, f"worse by more than {above} is not excluded: {found.reason}"
 
 
 def soup(

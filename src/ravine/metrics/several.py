@@ -26,6 +26,8 @@ from ravine.metrics.wording import examples, policies
 from ravine.result.schema import lines_of, name_of, quantities, unit_of
 
 _LISTED: Final = 8
+_STAGES: Final = ("aligned and repaired", "aligned")  # how the names of such lines end
+_LONG: Final = 700  # characters on what was permuted; more are with the facts of the result
 
 
 def lines_verdict(result: xr.Dataset) -> Verdict:
@@ -43,13 +45,14 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
     ends = {}
     if shared is not None:
         ends = {key: end_changes(result, shared, key[1], key[0]) for key in tables}
-    first, *others = (_barriers(tables[key], decisions[key], result) for key in tables)
+    say = _stages if "alignment" in result.attrs else _barriers
+    said = [say(tables[key], decisions[key], result) for key in tables]
     line = next(iter(lines_of(result).values()))
-    said = [first, *others]
     if ends:
         said = [*map(end_sentence, ends.values()), *said]
     headline, *rest = said
-    sentences = [_averaging(result), *rest, policies(line), _resolution(result, line)]
+    moved = _moved(result)
+    sentences = [_averaging(result), *rest, moved, policies(line), _resolution(result, line)]
     return Verdict(
         headline,
         tuple(filter(None, sentences)),
@@ -121,6 +124,34 @@ def _barriers(table: Barriers, decisions: dict[str, Decision], result: xr.Datase
     where = "all" if len(by["excluded"]) == count else f"{len(by['excluded'])} of"
     lines = f"{where} {count} lines" if count > 1 else next(iter(heights))
     return f"A barrier in the {of} is excluded on {lines}.{rest}"
+
+
+def _stages(table: Barriers, decisions: dict[str, Decision], result: xr.Dataset) -> str:
+    """The highest barrier of the lines as they are, aligned, and repaired, and on how many it is shown."""
+    unit, of = unit_of(result, table.quantity), f"{table.split} {name_of(result, table.quantity)}"
+    heights, by = table.of("end"), dict[str, list[str]]()
+    for name in heights:
+        stage = next((stage for stage in _STAGES if name.endswith(stage)), "")
+        by.setdefault(stage, []).append(name)
+    several = len(by.get("", ())) > 1
+    parts: list[str] = []
+    for stage, names in by.items():
+        top = max(names, key=lambda name: np.nan_to_num(heights[name].value, nan=-np.inf))
+        answers = [decisions[name].answer for name in names]
+        answer = f"{answers.count('shown')} of {len(names)} shown" if several else answers[0]
+        known = np.isfinite(heights[top].value)
+        height = f"{heights[top]}{unit} ({answer})" if known else "undefined"
+        parts.append(f"{stage}, {height}" if stage else f"is {height}")
+    which = "highest barrier" if several else "barrier"
+    return f"The {which} in the {of} {'; '.join(parts)}."
+
+
+def _moved(result: xr.Dataset) -> str:
+    """What was permuted and what stays in place, where that is short."""
+    said = str(result.attrs.get("alignment", ""))
+    return (
+        said if len(said) <= _LONG else "What was permuted and what stays in place is told below."
+    )
 
 
 def _few_names(names: list[str]) -> str:

@@ -145,6 +145,13 @@ def _told_apart(curve: xr.Dataset, corners: Sequence[str]) -> list[str]:
 
 def _title_of_lines(result: xr.Dataset) -> str:
     names = [str(name) for name in result["line"].values]
+    if "alignment" in result.attrs:
+        pairs = [name for name in names if f"{name}, aligned" in names]
+        first = "as they are" if len(pairs) > 1 else "as it is"
+        stages = [
+            name.removeprefix(f"{pairs[0]}, ") for name in names if name.startswith(f"{pairs[0]}, ")
+        ]
+        return f"{_few(pairs)}: {'; '.join([first, *stages])}"
     if is_of_pairs(result):
         return f"{_few(points_of(result))}: all pairs"
     if shared_end(result):

@@ -14,6 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 from ravine import metrics, plot
 from ravine.metrics.ends import end_changes, shared_end
 from ravine.metrics.profile import minus, with_error
+from ravine.plot.curves import title
 from ravine.plot.figure import Figure
 from ravine.plot.layers import Curve, Panel
 from ravine.plot.paths import distances
@@ -71,6 +72,7 @@ class View:
 def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
     """The views of all results of a page in their order, and the sliders that move over them."""
     kinds = [kind_of(validate(result, history=True)) for result in results]
+    results = [_of_one_pair(result) for result in results]
     anchors = [f"{kind}-{number}" for number, kind in enumerate(kinds, 1)]
     views: list[View] = []
     for result, kind, anchor in zip(results, kinds, anchors, strict=True):
@@ -84,6 +86,16 @@ def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
         scrub = "" if kind == "soup" else f"at-{name}"
         views.append(View(result, kind, anchor, _figures(result, kind, run), scrub))
     return views, [_scrub(view, views) for view in views if view.scrub == f"at-{view.anchor}"]
+
+
+def _of_one_pair(result: xr.Dataset) -> xr.Dataset:
+    """A result on one pair, aligned, with lines that are called by what was done; the pair is in its title."""
+    names = [str(name) for name in result["line"].values] if "line" in result.dims else []
+    if "alignment" not in result.attrs or not all(one.startswith(names[0]) for one in names):
+        return result
+    short = [one.removeprefix(f"{names[0]}, ") for one in names]
+    called = np.array(["as it is", *short[1:]])
+    return result.assign_coords(line=called).assign_attrs(title=title(result))
 
 
 def _figures(result: xr.Dataset, kind: str, run: xr.Dataset | None) -> tuple[Figure, ...]:
