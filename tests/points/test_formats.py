@@ -274,6 +274,20 @@ def test_reading_in_threads_leaves_the_warning_filters(tmp_path):
     assert warnings.filters == before
 
 
+@pytest.mark.parametrize("name", ["a.pt", "old.pt", "a.safetensors"])
+def test_the_callers_meta_device_takes_no_values_away(tmp_path, name):
+    if name.endswith(".pt"):
+        torch.save(state(), tmp_path / name, _use_new_zipfile_serialization=name == "a.pt")
+    else:
+        save_file(state(), tmp_path / name)
+    plain = Line(state(), tmp_path / name).length
+    with torch.device("meta"):
+        found = Checkpoint.read(tmp_path / name)
+        assert Line(tmp_path / name, {n: t + 1 for n, t in found.tensors.items()}).length > 0
+        assert Line(found, tmp_path / name).length == plain == 0
+    assert not any(tensor.is_meta for tensor in found.tensors.values())
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
 def test_small_floats_have_a_line(tmp_path, dtype):
     ends = [{"w": torch.tensor([value, -1.0]).to(dtype)} for value in (0.5, 2.0)]

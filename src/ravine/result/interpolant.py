@@ -172,6 +172,8 @@ def stationary(piece: Piece, values: np.ndarray, order: int = 1) -> np.ndarray:
     """
     unit = chebyshev_points(-1.0, 1.0, piece.degree)
     series = chebyshev.chebder(chebyshev.chebfit(unit, values, piece.degree), order)
+    if not np.isfinite(series).all():
+        return np.zeros(0)  # of values near the largest number that there is
     found = chebyshev.chebroots(chebyshev.chebtrim(series, 1e-12 * np.ptp(values)))
     real = found[np.abs(found.imag) < 1e-8].real
     return (piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]) / 2
