@@ -682,6 +682,36 @@ for _make in (grid, resolved, plane, several, path, soup):
     KINDS[f"result_{_make.__name__}_inside"] = _result(_make, changed_hdf5)
 
 
+# --- the harness itself ---
+
+
+def _itself(act: Callable[[], Any]) -> Callable[[Path], Honest]:
+    """A file that is read well until it is changed: then something else happens than should."""
+
+    def made(folder: Path) -> Honest:
+        place = folder / "file"
+        place.write_bytes(b"right")
+        return Honest(place, lambda: None if place.read_bytes() == b"right" else act(), _wrong)
+
+    return made
+
+
+def _wrong(rng: random.Random, held: bytes) -> bytes:
+    return held + rng.randbytes(1)
+
+
+def _grown() -> None:
+    np.ones((TOO_MUCH >> 3) + (1 << 23))
+
+
+_ITSELF = {
+    "self_raises": _itself(lambda: 1 / 0),
+    "self_ends": _itself(lambda: os.kill(os.getpid(), 9)),
+    "self_sleeps": _itself(lambda: time.sleep(1000)),
+    "self_grows": _itself(_grown),
+}
+
+
 # --- the process that reads ---
 
 
@@ -698,7 +728,7 @@ def _serve() -> None:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
             os.environ["RAVINE_MUTANTS_FOLDER"] = folder
-            honest, known = KINDS[kind](place), kind
+            honest, known = {**KINDS, **_ITSELF}[kind](place), kind
             whole = honest.file.read_bytes()
             right = honest.look()
         assert honest is not None
@@ -788,7 +818,7 @@ class _Reader:
             answer = ""
         if not answer:
             return {
-                "outcome": f"ended ({self.process.wait()})",
+                "outcome": f"ended ({-self.process.wait()})",
                 "seconds": 0.0,
                 "bytes": 0,
                 "said": "",
@@ -840,6 +870,12 @@ def outcomes(kind: str, folder: Path, seeds: range) -> Outcomes:
     return found
 
 
+def line_of(found: Outcomes) -> str:
+    """What became of them, in a line."""
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.counts.items()))
+    return f"{counted}; at most {found.seconds:.2f} s and {found.bytes >> 20} MB"
+
+
 _READERS: list[_Reader] = []
 
 
@@ -856,10 +892,7 @@ def main() -> None:
         began = time.monotonic()
         found = outcomes(kind, folder, range(count))
         took = time.monotonic() - began
-        print(  # noqa: T201
-            f"{kind}: {dict(found.counts)}; at most {found.seconds:.2f} s, {found.bytes >> 20} MB; {took:.0f} s in all",
-            flush=True,
-        )
+        print(f"{kind}: {line_of(found)}; {took:.0f} s in all", flush=True)  # noqa: T201
         for _, group in _grouped(found.bad):
             print(f"    {len(group)} x {group[0]}", flush=True)  # noqa: T201
 

@@ -548,7 +548,7 @@ def surroundings():
     switches = torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
     generators = (
         torch.get_rng_state().numpy().tobytes(),
-        str(np.random.get_state()),
+        str(np.random.get_state()),  # noqa: NPY002  what a caller's code draws from
         random.getstate(),
     )
     return *modes, *switches, *generators, list(warnings.filters)
