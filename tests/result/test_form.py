@@ -75,6 +75,14 @@ def test_another_form_is_refused(written, kind, change, said, tmp_path):
         ravine.open_result(file)
 
 
+def test_values_too_large_to_be_interpolated_are_said_to_be(written):
+    curve = ravine.open_result(written["resolved"])
+    curve["loss"][curve["alpha"].values > 0.5] = 1e308
+    said = str(ravine.metrics.verdict(curve))
+    assert "is finite at its" in said
+    assert "too large to be interpolated" in said
+
+
 def test_every_kind_that_is_written_is_read(written):
     for file in written.values():
         assert str(ravine.metrics.verdict(ravine.open_result(file)))
