@@ -74,7 +74,8 @@ class Piece:
         places = (2 * at - self.low - self.high) / (self.high - self.low)
         weights = (-1.0) ** np.arange(self.degree + 1)
         weights[[0, -1]] /= 2
-        with np.errstate(over="ignore", invalid="ignore"):  # values near the largest number: then NaN
+        # of values near the largest number: then NaN
+        with np.errstate(over="ignore", invalid="ignore"):
             return BarycentricInterpolator(unit, values, wi=weights)(places)
 
 

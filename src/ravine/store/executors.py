@@ -189,7 +189,7 @@ class Workers:
     @property
     def are_gone(self) -> bool:
         """Whether the executor says that it has no worker, or does not answer any more."""
-        client = getattr(self._executor, "_client", None)  # of dask.distributed
+        client: Any = getattr(self._executor, "_client", None)  # of dask.distributed
         if not hasattr(client, "nthreads"):
             return False
         try:
@@ -500,7 +500,7 @@ def _count_of(executor: Any) -> int:
     """How many workers an executor has, as far as it says."""
     if isinstance(executor, int):
         return executor
-    client = getattr(executor, "_client", None)  # of dask.distributed
+    client: Any = getattr(executor, "_client", None)  # of dask.distributed
     if hasattr(client, "nthreads"):
         with suppress(Exception):  # its scheduler is gone, which shows when work is handed in
             return max(1, len(client.nthreads()))
