@@ -342,7 +342,10 @@ def adapter(folder: Path) -> Honest:
         {f"base_model.model.a.{n}.weight": t for n, t in factors.items()},
         folder / "adapter_model.safetensors",
     )
-    importlib.util.find_spec("peft") and importlib.import_module("peft")  # that takes seconds
+    if "RAVINE_MUTANTS" not in os.environ:
+        sys.modules["peft"] = None  # type: ignore[assignment]  that it is not there: importing it takes seconds
+    elif importlib.util.find_spec("peft"):
+        importlib.import_module("peft")
     config = {
         "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["a"], "bias": "none",
         "use_rslora": False, "alpha_pattern": {"a": 3}, "rank_pattern": {"a": 2}, "modules_to_save": None,
@@ -901,6 +904,7 @@ def end() -> None:
 
 def main() -> None:
     """By hand: ``python tests/mutants.py FOLDER COUNT KIND …``, a line for every kind."""
+    os.environ["RAVINE_MUTANTS"] = sys.argv[2]
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     for kind in sys.argv[3:] or KINDS:
         began = time.monotonic()

@@ -30,8 +30,11 @@ def test_a_mutant_is_read_or_refused(kind, tmp_path):
 
 @pytest.mark.kills
 @pytest.mark.parametrize("kind", mutants.KINDS)
-def test_many_mutants_are_read_or_refused(kind, tmp_path):
+def test_many_mutants_are_read_or_refused(kind, tmp_path, monkeypatch):
     number = int(os.environ.get("RAVINE_MUTANTS", "100"))
+    if kind == "adapter":
+        mutants.end()  # the next process takes peft too, if it is installed
+    monkeypatch.setenv("RAVINE_MUTANTS", str(number))
     found = mutants.outcomes(kind, tmp_path, range(1000, 1000 + number))
     print(f"{kind}: {mutants.line_of(found)}")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md
     assert not found.bad
