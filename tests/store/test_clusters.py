@@ -57,6 +57,7 @@ def ray():
     from ravine.integrations.ray import RayExecutor
 
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or it writes a token to the home folder
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or a busy machine gives them nothing
     library.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     try:
         with RayExecutor(WORKERS) as executor:
