@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
+import sys
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -517,6 +520,40 @@ class TestState:
         assert J(average(states))["data"] == pytest.approx(middle[0], rel=1e-6)
 
 
+class Interrupt:
+    """Raises at a line of the leaving of a mode, as Ctrl-C may; then no more."""
+
+    def __init__(self, number):
+        self.countdown = number
+
+    def __call__(self, frame, event, argument):
+        code = frame.f_code
+        leaves = code.co_name == "__exit__" and "contextlib" not in code.co_filename
+        if not leaves or self.countdown < 0:
+            return None
+        if event in ("call", "line"):
+            self.countdown -= 1
+            if self.countdown < 0:
+                raise KeyboardInterrupt
+        return self
+
+
+def surroundings():
+    """What a measurement may have left changed."""
+    modes = (
+        torch._C._len_torch_function_stack(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    )
+    switches = torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")
+    generators = (
+        torch.get_rng_state().numpy().tobytes(),
+        str(np.random.get_state()),  # noqa: NPY002  what a caller's code draws from
+        random.getstate(),
+    )
+    return *modes, *switches, *generators, list(warnings.filters)
+
+
 class TestSurroundings:
     @pytest.mark.parametrize("around", ["inference", "meta", "float64"])
     def test_what_the_caller_has_on_changes_nothing(self, around):
@@ -532,6 +569,22 @@ class TestSurroundings:
             return
         with torch.inference_mode() if around == "inference" else torch.device("meta"):
             assert J(state) == plain
+
+    @pytest.mark.parametrize("number", range(0, 45, 4))
+    def test_an_interrupt_while_a_mode_is_taken_off_leaves_none(self, number):
+        J = Objective(mlp(dropout=0.5), supervised(F.cross_entropy), DATA, dropout="fixed")
+        left = Interrupt(number)
+        before = surroundings()
+        J(state := shifted(mlp(dropout=0.5), 0.1))
+        sys.settrace(left)
+        try:
+            J(state)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert surroundings() == before
+        assert left.countdown < 0  # it came
 
     def test_a_lazy_layer_is_refused_until_it_has_a_shape(self):
         with pytest.raises(InputError, match="run the model on one batch first"):

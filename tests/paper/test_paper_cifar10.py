@@ -193,9 +193,11 @@ def test_the_whitening_is_kept(tiny, monkeypatch):
 
     monkeypatch.setattr(data, "whitening", never)
     assert same(data.load("cifar10", folder.parent), batches)
-    kept.unlink()
-    with pytest.raises(AssertionError):
-        data.load("cifar10", folder.parent)
+    whole = kept.read_bytes()
+    for content in (whole[:-1], b"", whole[:-4] + bytes(4), None):  # damaged, it is made anew
+        kept.unlink() if content is None else kept.write_bytes(content)
+        with pytest.raises(AssertionError):
+            data.load("cifar10", folder.parent)
 
 
 def test_without_a_cache_it_is_only_slower(tiny, monkeypatch, tmp_path):

@@ -470,6 +470,57 @@ class TestExport:
         with pytest.raises(ravine.InputError, match=r"lacks results.zip"):
             export.unpack(tmp_path, tmp_path / "back")
 
+    @pytest.mark.parametrize(
+        ("contents", "members", "said"),
+        [
+            ({"../there": {"pieces": ["a"], "sha256": ""}}, {}, "outside its folder"),
+            ({"/there": {"pieces": ["a"], "sha256": ""}}, {}, "outside its folder"),
+            ({"run": {"pieces": ["../a"], "sha256": ""}}, {}, "no run with its pieces"),
+            ({"run": {"pieces": [], "sha256": ""}}, {}, "no run with its pieces"),
+            ({"run": {"pieces": "a", "sha256": ""}}, {}, "no run with its pieces"),
+            ({"run": 1.5}, {}, "cannot be unpacked"),
+            ({}, {"../there": b"x"}, "outside its folder"),
+            ({}, {"zeros": bytes(1 << 20)}, "unpacks to 1,048,"),
+        ],
+        ids=["up", "root", "a piece", "no pieces", "a word", "a number", "a member", "many bytes"],
+    )
+    def test_another_archive_is_refused_and_nothing_is_written(
+        self, contents, members, said, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(export, "_MOST", 1 << 19)
+        (tmp_path / "x").mkdir()
+        with zipfile.ZipFile(tmp_path / "x" / "results.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("export.json", json.dumps(contents))
+            for name, content in members.items():
+                packed.writestr(name, content)
+        with pytest.raises(ravine.InputError, match=said):
+            export.unpack(tmp_path / "x", tmp_path / "back")
+        assert not (tmp_path / "back").exists()
+        assert not (tmp_path / "there").exists()
+
+    @pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+    def test_a_damaged_history_is_one_sentence(self, made, engine):
+        _, run = made
+        file = run.folder / "history.nc"
+        run.history.to_netcdf(file, engine=engine)
+        whole = file.read_bytes()
+        assert Run(run.recipe, run.folder).best_step == run.best_step
+        for content in (
+            whole[: len(whole) // 2],
+            b"",
+            b"CDF",
+            whole[:30] + b"\xff" * 8 + whole[38:],
+        ):
+            file.write_bytes(content)
+            with pytest.raises(ravine.InputError, match="history.nc"):
+                _ = Run(run.recipe, run.folder).history
+
+    def test_another_table_is_no_history(self, made):
+        _, run = made
+        run.history.drop_vars("step").to_netcdf(run.folder / "history.nc", engine="h5netcdf")
+        with pytest.raises(ravine.InputError, match="is no history of a training: expected phase"):
+            _ = Run(run.recipe, run.folder).history
+
     @pytest.mark.parametrize("name", ["conv-cifar10", "mpdbm-mnist", "lstm-medium-ptb"])
     def test_the_papers_own_networks_fit(self, name):
         network = recipes.recipe(name).network

@@ -23,7 +23,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ravine import Checkpoint, InputError, Line, TrajectoryRecorder
+from ravine import Checkpoint, InputError, Line, Trajectory, TrajectoryRecorder
 
 
 def state(value=1.0):
@@ -272,6 +272,58 @@ def test_reading_in_threads_leaves_the_warning_filters(tmp_path):
     for thread in threads:
         thread.join()
     assert warnings.filters == before
+
+
+def test_a_few_bytes_that_unpack_to_many_are_refused(tmp_path):
+    torch.save({"w": torch.ones(1 << 26)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(InputError, match=r"unpacks to 268,43\d,\d\d\d; weights do not shrink so"):
+        Checkpoint.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "m.safetensors.index.json", "latest", "pytorch_model.bin"]
+)
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError):
+        Checkpoint.read(tmp_path)
+    with pytest.raises(InputError):
+        Checkpoint.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\0", "\ud800", "..", ".", "/etc/passwd"])
+def test_strange_names_of_other_files_are_refused(tmp_path, name):
+    (tmp_path / "latest").write_text(name, "utf-8", "replace")
+    with pytest.raises(InputError, match="is no folder of DeepSpeed's"):
+        Checkpoint.read(tmp_path)
+    (tmp_path / "m.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(InputError, match="not in its folder"):
+        Checkpoint.read(tmp_path)
+    held = {"step": 0, "file": name, "hash": ""}
+    known = {"format": "ravine trajectory", "version": 1, "snapshots": [held]}
+    (tmp_path / "trajectory.json").write_text(json.dumps(known))
+    with pytest.raises(InputError, match="lacks|outside its folder"):
+        Trajectory.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "old.pt", "a.safetensors"])
+def test_the_callers_meta_device_takes_no_values_away(tmp_path, name):
+    if name.endswith(".pt"):
+        torch.save(state(), tmp_path / name, _use_new_zipfile_serialization=name == "a.pt")
+    else:
+        save_file(state(), tmp_path / name)
+    plain = Line(state(), tmp_path / name).length
+    with torch.device("meta"):
+        found = Checkpoint.read(tmp_path / name)
+        assert Line(tmp_path / name, {n: t + 1 for n, t in found.tensors.items()}).length > 0
+        assert Line(found, tmp_path / name).length == plain == 0
+    assert not any(tensor.is_meta for tensor in found.tensors.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])

@@ -57,6 +57,7 @@ def ray():
     from ravine.integrations.ray import RayExecutor
 
     os.environ["RAY_AUTH_MODE"] = "disabled"  # or it writes a token to the home folder
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or a busy machine gives them nothing
     library.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     try:
         with RayExecutor(WORKERS) as executor:
@@ -95,6 +96,28 @@ def test_jobs_give_the_bits_of_one_process(kind, tmp_path):
     same(ravine.evaluate(J, along=line(), at=AT), found)
     jobs = len(list((tmp_path / "jobs").glob("*_submitted.pkl")))
     assert jobs <= 8  # few and long ones
+
+
+@pytest.mark.clusters
+def test_a_cluster_that_has_lost_all_its_workers_is_waited_for_so_long():
+    distributed = pytest.importorskip("distributed")
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(n_workers=1, silence_logs=50, **options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        J, spread = KINDS["plain"](), ravine.Workers(client, seconds=0.2, patience=3)
+        same(
+            ravine.evaluate(J, along=line(), at=AT),
+            ravine.evaluate(J, along=line(), at=AT, executor=spread),
+        )
+        cluster.scale(0)
+        while client.nthreads():
+            time.sleep(0.1)
+        began = time.monotonic()
+        with pytest.raises(ravine.InputError, match="has had no worker for 3 seconds"):
+            ravine.evaluate(J, along=line(), at=AT, executor=spread)
+        assert time.monotonic() - began < 60
 
 
 def slow(folder, model, batch):
@@ -147,6 +170,7 @@ def test_workers_that_are_killed_change_no_bit(cluster, tmp_path, monkeypatch):
             killer.over.set()
             killer.join()
             repeated = calls() - before - in_one_go
+            print(f"{cluster}: {kills + len(killer.killed)} kills", flush=True)  # noqa: T201
             kills, runs = kills + len(killer.killed), runs + 1
             if killer.killed:
                 most = max(most, repeated / len(killer.killed))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -301,6 +302,37 @@ def test_lost_calls_are_made_again_and_not_for_ever(forgetful):
         ravine.evaluate(J, along=line(), at=AT, executor=ravine.Workers(soon, seconds=0.001))
 
 
+class Deserted:
+    """An executor that has workers at first, and then none, nor any more answers."""
+
+    class Client:
+        def __init__(self, answers):
+            self.left = answers
+
+        def nthreads(self):
+            if self.left == 0:
+                raise OSError("the scheduler is gone")
+            return {"worker": 1} if self.left > 1 else {}
+
+    def __init__(self, answers):
+        self._client, self._inner = self.Client(answers), Elsewhere()
+
+    def submit(self, function, call):
+        if self._client.left <= 1:
+            return Future()
+        self._client.left -= 1
+        return self._inner.submit(function, call)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 4])
+def test_an_executor_without_workers_is_waited_for_so_long(forgetful, answers):
+    spread = ravine.Workers(Deserted(answers), seconds=0.001, patience=0.2)
+    began = time.monotonic()
+    with pytest.raises(ravine.InputError, match="has had no worker for 0 seconds.*patience=3600"):
+        ravine.evaluate(plain(), along=line(), at=AT, executor=spread)
+    assert time.monotonic() - began < 30
+
+
 def test_data_go_to_a_worker_once(forgetful, monkeypatch):
     monkeypatch.setattr("ravine.store.executors._SMALL", 0)
     inline = Elsewhere()
@@ -390,7 +422,14 @@ def test_no_executor(executor, said):
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": 0}, {"count": 0}, {"seconds": 0}, {"seconds": float("nan")}, {"devices": []}],
+    [
+        {"threads": 0},
+        {"count": 0},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"devices": []},
+        {"patience": 0},
+    ],
     ids=str,
 )
 def test_no_workers(options):

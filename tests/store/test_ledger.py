@@ -378,3 +378,40 @@ def test_after_interruptions_the_rest_is_measured_to_the_same_bits(store, line, 
     assert interruptions >= 1
     assert abs(work.done - 9 * 10_000) <= 9000 * interruptions  # the last block's tiles are smaller
     same(whole, found)
+
+
+def test_a_disk_that_fills_keeps_what_was_written(tmp_path):
+    """In another process, whose files may not grow: a store, and the history of a training."""
+    script = (
+        "import resource, signal, sys, numpy as np, ravine, torch\n"
+        "from ravine.paper.training.history import as_dataset, write\n"
+        "from ravine.store.ledger import Ledger\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))\n"
+        "rows = [{'phase': 1, 'epoch': e, 'step': e, 'seconds': 0.1} for e in range(9000)]\n"
+        "def fill():\n"
+        "    with Ledger(sys.argv[1] + '/a.sqlite') as store:\n"
+        "        for number in range(999):\n"
+        "            blob = bytes(4096)\n"
+        "            row = (bytes([number % 256, number // 256]), 'o', b'p', blob, 0.0, 0.0)\n"
+        "            store.write('INSERT INTO tiles VALUES (?, ?, ?, ?, ?, ?)', row)\n"
+        "            store._committed = 0\n"
+        "            store.settle()\n"
+        "for act in (fill, lambda: write(__import__('pathlib').Path(sys.argv[1], 'h.nc'), as_dataset(rows, {}))):\n"
+        "    try:\n"
+        "        act()\n"
+        "    except ravine.InputError as problem:\n"
+        "        print(problem)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    first, second = ran.stdout.splitlines()
+    assert "cannot be used" in first
+    assert "What was written to it before is kept" in first
+    assert "cannot write" in second
+    assert not (tmp_path / "h.nc").exists()
+    with Ledger(tmp_path / "a.sqlite") as store:
+        ((kept,),) = store.read("SELECT count(*) FROM tiles", ())
+    assert 3 < kept < 40

@@ -7,7 +7,6 @@ import inspect
 import io
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -21,6 +20,7 @@ from ravine.errors import InputError
 from ravine.objective.objective import Objective
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.tuning import DEFAULT_BATCH
+from ravine.points.formats.quiet import quiet
 from ravine.points.modules import unwrap
 
 #: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose their heads.
@@ -181,8 +181,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(Warning):
             yield
     finally:
         logger.setLevel(level)

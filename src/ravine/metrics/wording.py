@@ -160,6 +160,11 @@ class Wording:
         points, lost = len(part.measured), part.measured[~np.isfinite(part.value[part.is_measured])]
         if len(lost) == points:
             return f"The {self.name} is undefined: none of its {points} points is finite."
+        if not len(lost):
+            return (
+                f"The {self.name} is finite at its {points} points, and too large to be interpolated between "
+                "some of them."
+            )
         return (
             f"The {self.name} is undefined on part of the line: {len(lost)} of {points} points are "
             f"not finite, the first at α = {lost[0]:.4g}."

@@ -527,7 +527,7 @@ def undisturbed(setup: Setup) -> Iterator[None]:
         torch.cuda.init()  # so that its generator is among those that are preserved
     generators = [generator for split in setup.splits for generator in split.generators]
     plain = torch.autocast(setup.device.type, enabled=False)
-    with ExitStack() as held:
+    with _same_modes(), ExitStack() as held:
         held.enter_context(torch.inference_mode(mode=False))
         held.enter_context(preserved_rng(generators))
         held.enter_context(torch.no_grad())
@@ -538,6 +538,18 @@ def undisturbed(setup: Setup) -> Iterator[None]:
             # what the caller's function makes belongs where its batch is, not on the meta device, say
             held.enter_context(setup.device)
         yield
+
+
+@contextmanager
+def _same_modes() -> Iterator[None]:
+    """Leave torch's modes as they were, also where an interrupt comes just while one of them is taken off again."""
+    depth, gradients = torch._C._len_torch_function_stack(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        while torch._C._len_torch_function_stack() > depth:
+            torch._C._pop_torch_function_stack()
+        torch.set_grad_enabled(gradients)
 
 
 @contextmanager

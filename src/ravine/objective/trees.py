@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ravine.errors import InputError
+from ravine.points.formats.quiet import quiet
 
 _SPACE: Final = "ravine"
 _PLAIN: Final = (Tensor, np.ndarray, np.generic, str, bytes, int, float, complex, type(None))
@@ -91,8 +92,7 @@ def _open(leaf: Any) -> bool:
     ways = _ways(leaf)
     if ways is None:
         return False
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it overrides what optree does with named tuples
+    with _opening, quiet(Warning):  # it overrides what optree does with named tuples
         if kind not in _opened:
             optree.register_pytree_node(kind, *ways, namespace=_SPACE)
             _opened.add(kind)

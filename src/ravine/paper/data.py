@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import math
 import os
 import pickle
 import tarfile
-import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,15 @@ from typing import Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import ravine
 from ravine.demo import digits
 from ravine.paper.whitening import BIAS, NORM, contrast_normalised, whitened, whitening
 
+_LARGEST: Final = 1 << 26  # bytes of an idx file; the largest of MNIST has 47,040,016
 #: Part of a data set → its tensors, one row an example.
 Splits = dict[str, tuple[Tensor, ...]]
 
@@ -342,7 +345,7 @@ def _arrays(place: Path, known: Source) -> Splits:
                 split: (held[f"{split}_images"], held[f"{split}_labels"].astype(np.uint8))
                 for split in ("train", "test")
             }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+    except Exception as problem:  # damaged bytes: numpy raises whatever they make it raise
         msg = f"{str(path)!r} is no archive of CIFAR-10's images and labels ({problem})"
         raise ravine.InputError(msg) from problem
     content = hashlib.sha256()
@@ -367,16 +370,39 @@ def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
     path = (
         cache() / f"cifar10-whitening-{hashlib.sha256(about.encode()).hexdigest()[:12]}.safetensors"
     )
-    if path.exists():
-        kept = load_file(path)
-        return kept["mean"], kept["matrix"]
+    kept = read_whitening(path)
+    if kept is not None and kept[1].shape == (images.shape[1], images.shape[1]):
+        return kept
     mean, matrix = whitening(images)
     with contextlib.suppress(OSError):  # without a cache it is only slower
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({"mean": mean, "matrix": matrix}, partial)
+        about = {"sha256": _hash_of(mean, matrix)}
+        save_file({"mean": mean, "matrix": matrix}, partial, about)
         partial.replace(path)
     return mean, matrix
+
+
+def read_whitening(path: Path) -> tuple[Tensor, Tensor] | None:
+    """The mean (pixels,) and the matrix (pixels, pixels) in a file of the cache; None where it is damaged or missing.
+
+    Its content is compared with its hash, which stands in it.
+    """
+    try:
+        with safe_open(path, framework="pt") as held:
+            expected = (held.metadata() or {})["sha256"]
+            mean, matrix = (held.get_tensor(name).contiguous() for name in ("mean", "matrix"))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return None
+    return (mean, matrix) if _hash_of(mean, matrix) == expected else None
+
+
+def _hash_of(*tensors: Tensor) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
@@ -434,11 +460,32 @@ def _labels(path: Path) -> Tensor:
     return torch.from_numpy(_idx(path, dims=1)).to(torch.int64)
 
 
+def _unpacked(path: Path) -> bytes:
+    """What a gzip file holds.
+
+    Raises:
+        ravine.InputError: it is damaged, or holds more than any of the data sets.
+    """
+    try:
+        with gzip.open(path) as packed:
+            content = packed.read(_LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as problem:
+        msg = f"{str(path)!r} is damaged ({problem}). Delete it and fetch it again."
+        raise ravine.InputError(msg) from problem
+    if len(content) > _LARGEST:
+        msg = (
+            f"{str(path)!r} holds more than {_LARGEST:,} bytes; expected images or labels of MNIST"
+        )
+        raise ravine.InputError(msg)
+    return content
+
+
 def _idx(path: Path, dims: int) -> np.ndarray:
     """Unsigned bytes in the idx format: two zero bytes, the type 8, the number of dims, each size, the data."""
-    content = gzip.decompress(path.read_bytes())
-    sizes = np.frombuffer(content[4 : 4 + 4 * dims], ">u4").astype(np.int64)
-    if content[:4] != bytes([0, 0, 8, dims]) or len(content) != 4 + 4 * dims + sizes.prod():
+    content = _unpacked(path)
+    head = content[4 : 4 + 4 * dims].ljust(4 * dims, b"\0")
+    sizes = np.frombuffer(head, ">u4").tolist()
+    if content[:4] != bytes([0, 0, 8, dims]) or len(content) != 4 + 4 * dims + math.prod(sizes):
         msg = f"{str(path)!r} is no idx file of unsigned bytes with {dims} dims"
         raise ravine.InputError(msg)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(sizes).copy()

@@ -22,6 +22,9 @@ PIECES: Final = 6
 
 RESULTS: Final = "results.zip"
 LOG: Final = "log.txt"
+_SOLUTION: Final = "solution.safetensors"
+#: Bytes that an archive may unpack to.
+_MOST: Final = 1 << 29
 
 _CONTENTS: Final = "export.json"  # in the archive: the pieces, and the hash of what they make
 
@@ -111,14 +114,20 @@ def unpack(folder: Path, out: Path) -> list[Path]:
         raise ravine.InputError(msg)
     try:
         with zipfile.ZipFile(archive) as packed:
-            contents = json.loads(packed.read(_CONTENTS))
-            for name in packed.namelist():
-                if name != _CONTENTS:
-                    packed.extract(name, out)
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, OSError) as problem:
-        msg = f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({problem})"
+            members = packed.infolist()
+            _require_bounded(archive, members)
+            held = {one.filename: packed.read(one) for one in members if not one.is_dir()}
+        contents = json.loads(held.pop(_CONTENTS))
+        _require_inside(contents, held, out)
+    except ravine.InputError:
+        raise
+    except Exception as problem:  # damaged bytes: zipfile raises whatever they make it raise
+        msg = f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({type(problem).__name__}: {problem})"
         raise ravine.InputError(msg) from problem
-    return [_joined(folder, out, name, known) for name, known in contents.items()]
+    solutions = {f"{name}/{_SOLUTION}": _joined(folder, known) for name, known in contents.items()}
+    for name, content in {**held, **solutions}.items():
+        _write(out / name, content)
+    return [out / name for name in contents]
 
 
 def _archive(
@@ -139,19 +148,56 @@ def _archive(
             packed.write(file, file.relative_to(study.out))
 
 
-def _joined(folder: Path, out: Path, name: str, known: dict[str, Any]) -> Path:
-    lacking = [piece for piece in known["pieces"] if not (folder / piece).is_file()]
+def _require_bounded(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse an archive of a few bytes that fills the disk."""
+    size = sum(one.file_size for one in members)
+    if size > _MOST:
+        msg = f"{str(archive)!r} unpacks to {size:,} bytes; expected at most {_MOST:,}"
+        raise ravine.InputError(msg)
+
+
+def _require_inside(contents: Any, held: Iterable[str], out: Path) -> None:
+    """Refuse names that lead elsewhere, and contents that are no runs with their pieces.
+
+    Raises:
+        ValueError: there are such.
+    """
+    for name, known in contents.items():
+        pieces = known["pieces"]
+        plain = isinstance(pieces, list) and all(Path(piece).name == piece for piece in pieces)
+        if not plain or not pieces or not isinstance(known["sha256"], str):
+            msg = f"{name[:80]!r} is no run with its pieces"
+            raise ValueError(msg)
+    root = out.resolve()
+    strange = [name for name in (*held, *contents) if not _is_below(root, name)]
+    if strange:
+        msg = f"it names {strange[0][:80]!r}, outside its folder"
+        raise ValueError(msg)
+
+
+def _is_below(root: Path, name: str) -> bool:
+    place = (root / name).resolve()
+    return place != root and place.is_relative_to(root)
+
+
+def _joined(folder: Path, known: dict[str, Any]) -> bytes:
+    """A solution of its pieces."""
+    lacking = [piece for piece in known["pieces"] if not _is_there(folder / piece)]
     if lacking:
-        msg = (
-            f"{str(folder)!r} lacks {lacking[0]} ({len(lacking)} of {len(known['pieces'])} pieces)"
-        )
+        msg = f"{str(folder)!r} lacks {lacking[0][:80]} ({len(lacking)} of {len(known['pieces'])} pieces)"
         raise ravine.InputError(msg)
     content = b"".join((folder / piece).read_bytes() for piece in known["pieces"])
     if hashlib.sha256(content).hexdigest() != known["sha256"]:
         msg = f"the pieces {known['pieces'][0]} … in {str(folder)!r} are damaged: fetch them again"
         raise ravine.InputError(msg)
-    _write(out / name / "solution.safetensors", content)
-    return out / name
+    return content
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name
+        return False
 
 
 def _write(path: Path, content: bytes) -> Path:

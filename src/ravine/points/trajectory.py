@@ -14,6 +14,7 @@ from typing import Any, Final
 from ravine.errors import InputError
 from ravine.points.checkpoint import Checkpoint, from_path, matched
 from ravine.points.formats import registry, safetensors_files
+from ravine.points.formats.inside import is_inside
 from ravine.points.formats.stamps import Stamp
 from ravine.points.params import Params, content_hash
 from ravine.points.steps import Steps, steps_of
@@ -109,10 +110,10 @@ class Trajectory(Sequence[Checkpoint]):
         if not (place / MANIFEST).exists():
             return cls(place, _numbered(place, steps), known)
         snapshots = read_manifest(place)
-        lost = [snapshot.file for snapshot in snapshots if not (place / snapshot.file).is_file()]
+        lost = [known.file for known in snapshots if not is_inside(place, known.file)]
         if lost or not snapshots:
             what = (
-                f"lacks {lost[0]!r}, which its manifest names ({len(lost)} in all)"
+                f"lacks {lost[0][:80]!r}, which its manifest names ({len(lost)} in all)"
                 if lost
                 else "has no snapshot yet"
             )

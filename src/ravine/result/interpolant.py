@@ -74,7 +74,9 @@ class Piece:
         places = (2 * at - self.low - self.high) / (self.high - self.low)
         weights = (-1.0) ** np.arange(self.degree + 1)
         weights[[0, -1]] /= 2
-        return BarycentricInterpolator(unit, values, wi=weights)(places)
+        # of values near the largest number: then NaN
+        with np.errstate(over="ignore", invalid="ignore"):
+            return BarycentricInterpolator(unit, values, wi=weights)(places)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,10 @@ def stationary(piece: Piece, values: np.ndarray, order: int = 1) -> np.ndarray:
         array([0.25])
     """
     unit = chebyshev_points(-1.0, 1.0, piece.degree)
-    series = chebyshev.chebder(chebyshev.chebfit(unit, values, piece.degree), order)
+    with np.errstate(over="ignore", invalid="ignore"):
+        series = chebyshev.chebder(chebyshev.chebfit(unit, values, piece.degree), order)
+    if not np.isfinite(series).all():
+        return np.zeros(0)  # of values near the largest number that there is
     found = chebyshev.chebroots(chebyshev.chebtrim(series, 1e-12 * np.ptp(values)))
     real = found[np.abs(found.imag) < 1e-8].real
     return (piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]) / 2

@@ -172,7 +172,7 @@ def kind_of(result: xr.Dataset) -> str:
         return "soup"
     if "residual" in result.data_vars and "step" in result.dims:
         return "path"
-    return "plane" if is_plane(result) else "line"
+    return "plane" if "loss" in result and is_plane(result) else "line"
 
 
 def lines_of(result: xr.Dataset) -> dict[str, xr.Dataset]:

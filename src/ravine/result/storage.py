@@ -13,6 +13,7 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.files import written_whole
+from ravine.result.form import problem_of
 from ravine.result.schema import kind_of, quantities, validate
 from ravine.result.trial import trust, wrong_with
 
@@ -91,20 +92,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
             "`ravine line`"
         )
         raise InputError(msg)
-    try:
-        if wrong := wrong_with(source):
-            raise OSError(wrong)
-        _require_harmless(source)
-        result = _decoded(source)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        msg = (
-            f"{str(source)!r} cannot be read as netCDF-4 ({problem}); expected a file written by "
-            "save_result"
-        )
-        raise InputError(msg) from problem
-    validate(result, history=True)
+    result = validate(read_netcdf(source), history=True)
     lacking = [
         f"{name}_{part}"
         for name in quantities(result)
@@ -118,7 +106,34 @@ def open_result(path: str | os.PathLike[str]) -> xr.Dataset:
             "edited?"
         )
         raise InputError(msg)
+    if wrong := problem_of(result):
+        msg = f"{str(source)!r} is no result as ravine writes it: {wrong}. Was it edited?"
+        raise InputError(msg)
     return result
+
+
+def read_netcdf(source: Path) -> xr.Dataset:
+    """What is in a file of netCDF-4, of which any byte may be wrong.
+
+    Raises:
+        InputError: it is damaged, takes numbers from elsewhere, or claims more than it can hold.
+    """
+    try:
+        if wrong := wrong_with(source):
+            raise OSError(wrong)
+        _require_harmless(source)
+        return _decoded(source)
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as problem:  # a stranger's bytes: the library raises whatever they make it raise
+        said = (str(problem).splitlines() or [type(problem).__name__])[0]
+        msg = (
+            f"{str(source)!r} cannot be read as netCDF-4 ({said}); expected a file written by "
+            "save_result"
+        )
+        raise InputError(msg) from problem
 
 
 def _require_harmless(source: Path) -> None:

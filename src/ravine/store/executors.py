@@ -44,6 +44,8 @@ _TRIES: Final = (
 )
 _TRIES_AT_FIRST: Final = 2  # while no worker has ever answered
 _POLL: Final = 0.02  # seconds between two looks at futures that cannot be waited for
+_PATIENCE: Final = 300.0  # seconds without any worker, where the executor tells
+_ASK: Final = 5.0  # seconds between two questions how many there are, while nothing comes back
 _UNKNOWN: Final = 4  # workers of an executor that does not say how many it has
 
 
@@ -64,6 +66,8 @@ class Workers:
         count: how many workers there are, where the executor does not say.
         seconds: about how long a worker is given work for at once; by default 1, and 600 for submitit, where every
             piece of work is a job that waits in a queue. No more than that is lost with a worker.
+        patience: seconds that are waited while there is no worker at all, as far as the executor tells (Dask does).
+            More for a cluster whose workers wait in a queue.
 
     Raises:
         InputError: it is no such executor, or its processes are made by fork, after which PyTorch's threads hang.
@@ -81,6 +85,7 @@ class Workers:
         devices: Sequence[str] | None = None,
         count: int | None = None,
         seconds: float | None = None,
+        patience: float = _PATIENCE,
     ) -> None:
         self._own = isinstance(executor, int)
         _require_executor(executor)
@@ -89,6 +94,9 @@ class Workers:
             _require_positive("count", count)
         if seconds is not None and not seconds > 0:
             msg = f"seconds must be positive; got {seconds!r}"
+            raise InputError(msg)
+        if not patience > 0:
+            msg = f"patience must be positive; got {patience!r}"
             raise InputError(msg)
         if devices is not None and (not self._own or not devices):
             msg = (
@@ -106,6 +114,7 @@ class Workers:
         self.starts_anew = type(executor).__module__.partition(".")[0] == "submitit"
         self.count = count or _count_of(executor)
         self.seconds = seconds or (_SECONDS_OF_A_JOB if self.starts_anew else _SECONDS)
+        self.patience = patience
         #: split → seconds for a point and an example
         self.paces: dict[str, float] = {}
         self.has_answered = False
@@ -176,6 +185,17 @@ class Workers:
         except RuntimeError as problem:
             msg = f"the executor takes no work ({problem}): give one that has not been shut down"
             raise InputError(msg) from problem
+
+    @property
+    def are_gone(self) -> bool:
+        """Whether the executor says that it has no worker, or does not answer any more."""
+        client: Any = getattr(self._executor, "_client", None)  # of dask.distributed
+        if not hasattr(client, "nthreads"):
+            return False
+        try:
+            return not client.nthreads()
+        except Exception:  # of the network, of the event loop: its scheduler is gone
+            return True
 
     def objective(self, setup: Setup) -> tuple[str, bytes]:
         """What a worker builds an objective from, with its key.
@@ -271,8 +291,13 @@ class _Desk:
         self._send(_Task(number, pickle.dumps(order), what))
 
     def finished(self, *, wait: bool) -> list[tuple[int, Done]]:
-        """What was finished since it was last asked; at least one order, if it waits and there is one."""
+        """What was finished since it was last asked; at least one order, if it waits and there is one.
+
+        Raises:
+            InputError: workers are lost again and again, all of them are gone, or an order cannot be measured.
+        """
         found: list[tuple[int, Done]] = []
+        watch = _Watch(self._workers)
         while self._flying:
             for future in [future for future in self._flying if future.done()]:
                 task = self._flying.pop(future)
@@ -282,6 +307,7 @@ class _Desk:
             if found or not wait:
                 break
             self._wait()
+            watch.require_workers()
         return found
 
     def _answer(self, future: Any, task: _Task) -> Done | None:
@@ -348,6 +374,37 @@ class _Desk:
             futures.wait(self._flying, timeout=1, return_when=futures.FIRST_COMPLETED)
         else:
             time.sleep(_POLL)
+
+
+class _Watch:
+    """Looks now and then, while nothing comes back, whether there is anyone left to wait for."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._asked = time.monotonic()
+        self._alone_since: float | None = None
+
+    def require_workers(self) -> None:
+        """Raise if there has been no worker for too long.
+
+        Raises:
+            InputError: so it is.
+        """
+        now, patience = time.monotonic(), self._workers.patience
+        if now - self._asked < min(_ASK, patience / 4):
+            return
+        self._asked = now
+        if not self._workers.are_gone:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= patience:
+            msg = (
+                f"the executor has had no worker for {patience:.0f} seconds, and there is work left. Start workers and "
+                "run the same again (with store=, what was measured is kept); if they wait in a queue, give more "
+                "patience: Workers(executor, patience=3600)."
+            )
+            raise InputError(msg)
 
 
 class WorkerTraceback(Exception):  # noqa: N818  it is no error, but says where one was raised
@@ -443,9 +500,10 @@ def _count_of(executor: Any) -> int:
     """How many workers an executor has, as far as it says."""
     if isinstance(executor, int):
         return executor
-    client = getattr(executor, "_client", None)  # of dask.distributed
-    if client is not None and hasattr(client, "nthreads"):
-        return max(1, len(client.nthreads()))
+    client: Any = getattr(executor, "_client", None)  # of dask.distributed
+    if hasattr(client, "nthreads"):
+        with suppress(Exception):  # its scheduler is gone, which shows when work is handed in
+            return max(1, len(client.nthreads()))
     for name in ("count", "_max_workers"):
         found = getattr(executor, name, None)
         if isinstance(found, int) and found > 0:

@@ -4,13 +4,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 
+import ravine
+from ravine.paper.training.files import whole
+from ravine.result.storage import read_netcdf
+
 #: What was noted at one moment: phase, epoch, step, … and split_quantity.
 Row = dict[str, float]
+
+
+#: What every history has along ``record``, and what is said of it as a whole.
+_ALONG: Final = ("phase", "epoch", "step", "seconds")
+_OLD: Final = b"CDF"  # netCDF-3 begins so
+
+
+def write(path: Path, history: xr.Dataset) -> None:
+    """Write a history, whole or not at all.
+
+    Args:
+        path: of the file.
+        history: as ``as_dataset`` makes it.
+
+    Raises:
+        ravine.InputError: it cannot be written.
+    """
+    content = history.to_netcdf(None, engine="h5netcdf")  # a full disk would end the process there
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def read(path: Path) -> xr.Dataset:
+    """Read a history back.
+
+    Args:
+        path: of the file, netCDF-4 or netCDF-3.
+
+    Returns:
+        It, in memory.
+
+    Raises:
+        ravine.InputError: the file is damaged, or holds no history.
+    """
+    try:
+        with path.open("rb") as file:
+            is_old = file.read(3) == _OLD
+        history = _read_old(path) if is_old else read_netcdf(path)
+    except ravine.InputError:
+        raise
+    except Exception as problem:  # damaged bytes: the library raises whatever they make it raise
+        msg = f"{str(path)!r} is damaged ({type(problem).__name__}: {problem}). Copy it again, or train anew."
+        raise ravine.InputError(msg) from problem
+    shapes = {name: history[name].dims for name in _ALONG if name in history.variables}
+    numbers = all(history[name].dtype.kind in "iuf" for name in shapes)
+    best = history.attrs.get("best_step")
+    is_whole = shapes == dict.fromkeys(_ALONG, ("record",)) and history.sizes["record"] > 0
+    if not is_whole or not numbers or not isinstance(best, int | np.integer):
+        msg = f"{str(path)!r} is no history of a training: expected {', '.join(_ALONG)} along 'record', and best_step"
+        raise ravine.InputError(msg)
+    return history
+
+
+def _read_old(path: Path) -> xr.Dataset:
+    with xr.open_dataset(path, engine="scipy") as opened:
+        return opened.load()
 
 
 def solution_among(rows: Sequence[Row], patience: int | None, criterion: str) -> Row:

@@ -110,7 +110,9 @@ def restore(folder: Path, groups: Groups, generator: str) -> tuple[State, Stream
                 for name, target in targets.items():
                     target.copy_(tensors[f"{group}/{name}"])
         streams = Streams(tensors["random/order"], tensors["random/masks"])
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as problem:
+    except (
+        SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, RecursionError,
+    ) as problem:  # fmt: skip
         msg = f"{str(path)!r} is damaged ({problem}); delete it to train from the start"
         raise ravine.InputError(msg) from problem
     if state.generator != generator:

@@ -11,6 +11,7 @@ import xarray as xr
 
 import ravine
 from ravine.paper.recipe import Recipe
+from ravine.paper.training.history import read
 
 
 @dataclass(frozen=True)
@@ -182,5 +183,4 @@ class Run:
         recipe, the ``device``, ``stopped`` where a budget ended it, and for other products than
         float32's ``precision`` and what it changes of J at the solution.
         """
-        with xr.open_dataset(self.folder / "history.nc") as opened:
-            return opened.load()
+        return read(self.folder / "history.nc")

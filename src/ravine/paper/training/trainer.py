@@ -30,8 +30,7 @@ from ravine.paper.device import (
 from ravine.paper.recipe import Phase, Recipe, canonical
 from ravine.paper.tasks.by_network import task_for
 from ravine.paper.tasks.task import Independent
-from ravine.paper.training.files import whole
-from ravine.paper.training.history import Row, as_dataset, as_line, solution_among
+from ravine.paper.training.history import Row, as_dataset, as_line, solution_among, write
 from ravine.paper.training.memory import STATE, Groups, State, Streams, restore, save, save_params
 from ravine.paper.training.run import Run
 from ravine.paper.training.streams import stream
@@ -272,8 +271,7 @@ class Training:
         return {"params": self.params, "velocity": self.velocity, "best": self.best}
 
     def _write(self, history: xr.Dataset) -> None:
-        with whole(self.folder / "history.nc") as partial:
-            history.to_netcdf(partial, engine="h5netcdf")
+        write(self.folder / "history.nc", history)
 
     # --- what is watched -------------------------------------------------------------------------
 

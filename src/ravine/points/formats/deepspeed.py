@@ -58,17 +58,18 @@ def _latest(path: Path) -> Path:
     except (OSError, ValueError):
         name = ""
     folder = path / name
-    if not name or Path(name).name != name or not any(folder.glob(_STATES)):
-        there = (
-            ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir())[:5])
-            or "none"
-        )
+    if name not in _folders(path) or not any(folder.glob(_STATES)):
+        there = ", ".join(_folders(path)[:5]) or "none"
         msg = (
             f"{str(path / 'latest')!r} names {name[:80]!r}, which is no folder of DeepSpeed's with "
             f"{_STATES}; there are: {there}. Give one of those, such as global_step500."
         )
         raise InputError(msg)
     return folder
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
 
 
 def _whole(path: Path, *, settled: bool) -> Stored:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ravine.errors import InputError
+from ravine.points.formats.inside import is_inside
 from ravine.points.formats.quiet import quiet
 from ravine.points.formats.stored import Stored
 
@@ -160,9 +161,9 @@ def _wanted(metadata: Any) -> dict[str, Any]:
 def _require_there(path: Path, metadata: Any, wanted: Mapping[str, Any]) -> None:
     """Refuse files elsewhere, and sizes that no file here could hold."""
     names = {str(about.relative_path) for about in metadata.storage_data.values()}
-    lost = sorted(n for n in names if Path(n).name != n or not (path / n).is_file())
+    lost = sorted(name for name in names if not is_inside(path, name))
     if lost:
-        msg = f"{str(path / _METADATA)!r} names {lost[0]!r}, which is not in its folder ({len(lost)} in all)"
+        msg = f"{str(path / _METADATA)!r} names {lost[0][:80]!r}, which is not in its folder ({len(lost)} in all)"
         raise InputError(msg)
     stored = sum((path / name).stat().st_size for name in names)
     asked = sum(math.prod(a.size) * a.properties.dtype.itemsize for a in wanted.values())

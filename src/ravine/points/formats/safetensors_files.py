@@ -39,10 +39,10 @@ def read(path: Path, *, settled: bool = False) -> Stored:
 
 def _file_of(path: Path) -> Path | None:
     if not path.is_dir():
-        return path if path.suffix == ".safetensors" else None
+        return path if path.suffix == ".safetensors" and path.is_file() else None
     if (path / _WEIGHTS).is_file():
         return path / _WEIGHTS
-    found = list(path.glob("*.safetensors"))
+    found = [file for file in path.glob("*.safetensors") if file.is_file()]
     return found[0] if len(found) == 1 else None
 
 

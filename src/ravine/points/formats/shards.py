@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ravine.errors import InputError
 from ravine.points.formats import safetensors_files, torch_files
+from ravine.points.formats.inside import is_inside
 from ravine.points.formats.stamps import Stamp
 from ravine.points.formats.stored import Stored
 
@@ -36,14 +37,14 @@ def read(path: Path, *, settled: bool = False) -> Stored:
 def is_complete(folder: Path) -> bool:
     """Whether every shard that the folder's index names is there; True where it has no index."""
     index = _index_of(folder)
-    return index is None or all((folder / shard).is_file() for shard in _shard_of(index).values())
+    return index is None or all(is_inside(folder, shard) for shard in _shard_of(index).values())
 
 
 def _index_of(path: Path) -> Path | None:
     if path.is_file():
         return path if path.name.endswith(_ENDINGS) else None
     for ending in _ENDINGS:
-        found = list(path.glob(f"*{ending}"))
+        found = [file for file in path.glob(f"*{ending}") if file.is_file()]
         if len(found) == 1:
             return found[0]
     return None
@@ -53,8 +54,8 @@ def _read_indexed(index: Path, *, settled: bool) -> Stored:
     shard_of = _shard_of(index)
     shards: dict[str, Stored] = {}
     for shard in sorted(set(shard_of.values())):
-        if Path(shard).name != shard or not (index.parent / shard).is_file():
-            msg = f"{str(index)!r} names the shard {shard!r}, which is not in its folder"
+        if not is_inside(index.parent, shard):
+            msg = f"{str(index)!r} names the shard {shard[:80]!r}, which is not in its folder"
             raise InputError(msg)
         shards[shard] = _read_shard(index.parent / shard, settled=settled)
     lost = [name for name, shard in shard_of.items() if name not in shards[shard].held]

@@ -17,6 +17,9 @@ from ravine.points.formats.stored import Stored
 
 #: How transformers calls the one file of a folder.
 _WEIGHTS: Final = "pytorch_model.bin"
+#: How many times its size a packed file may unpack to, beyond some bytes: weights hardly shrink at all.
+_MOST_DENSE: Final = 50
+_ALWAYS_READ: Final = 1 << 26
 
 
 def reads(path: Path) -> bool:
@@ -40,6 +43,8 @@ def read(path: Path, *, settled: bool = False) -> Stored:
         mapped = _can_be_mapped(path) and (settled or not (stamp.is_fresh and stamp.is_small))
         with quiet(UserWarning):  # of pickle protocols: what matters is raised below
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except InputError:
+        raise
     except (
         Exception
     ) as problem:  # a stranger's bytes: the unpickler raises whatever they make it raise
@@ -63,7 +68,20 @@ def _can_be_mapped(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+        members = archive.infolist()
+    _require_bounded(path, sum(member.file_size for member in members))
+    return all(member.compress_type == zipfile.ZIP_STORED for member in members)
+
+
+def _require_bounded(path: Path, unpacked: int) -> None:
+    """Refuse a few bytes that unpack to gigabytes."""
+    size = path.stat().st_size
+    if unpacked > _MOST_DENSE * size + _ALWAYS_READ:
+        msg = (
+            f"{str(path)!r} has {size:,} bytes and unpacks to {unpacked:,}; weights do not shrink so. Where it was "
+            "written, save its tensors again: torch.save(model.state_dict(), new_path)."
+        )
+        raise InputError(msg)
 
 
 def _wants_code(path: Path, said: str) -> bool:
