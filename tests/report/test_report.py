@@ -215,7 +215,9 @@ def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
                 "" if np.isnan(row.stderr) else repr(float(row.stderr))
             )
             for part, value in (("lower", row.lower), ("upper", row.upper)):
-                assert full[f"{row.split} {part}"] == ("" if np.isnan(value) else repr(float(value)))
+                assert full[f"{row.split} {part}"] == (
+                    "" if np.isnan(value) else repr(float(value))
+                )
             assert row.text in table["Markdown"]
             parts = row.text.replace(" ± ", r" \pm ").replace("−", "-").split(" [")
             assert all(part.strip("]").split(", ")[0] in table["LaTeX"] for part in parts)
