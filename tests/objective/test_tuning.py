@@ -281,17 +281,22 @@ class TestBudget:
 
     @pytest.mark.parametrize("size", [None, 1, 3])
     def test_few_looks_find_what_many_found(self, texts, size):
-        """Weights that are kept from the first point, a draw that nothing turns off, a loss that cancels."""
+        """Weights that are kept from the first point, and a draw that nothing turns off."""
         options = {"batch_size": size}
         with pytest.raises(InputError, match="after a visit to"):
             evaluate(Objective(Keeping(), next_tokens, texts, **options), along=ENDS, at=AT)
         with pytest.raises(InputError, match="is random"):
             evaluate(Objective(Drawing(), next_tokens, texts, **options), along=ENDS, at=AT)
 
+    @pytest.mark.parametrize("size", [None, 1, 3])
+    @pytest.mark.parametrize("empty", [0, 1], ids=["each place has a value", "the last has none"])
+    def test_few_looks_find_what_cancels(self, texts, size, empty):
         def cancelling(model, batch):
-            return (next_tokens(model, batch) + 1e4) - 1e4
+            rows = (next_tokens(model, batch) + 1e4) - 1e4
+            return F.pad(rows.reshape(len(batch[0]), -1), (0, empty), value=float("nan"))
 
-        found = evaluate(Objective(Tables(), cancelling, texts, **options), along=ENDS, at=AT)
+        J = Objective(Tables(), cancelling, texts, batch_size=size)
+        found = evaluate(J, along=ENDS, at=AT)
         exact = Objective(Tables(), next_tokens, texts, dtype=torch.float64)
         error = found["loss"] - evaluate(exact, along=ENDS, at=AT)["loss"]
         assert (abs(error) <= 2 * found["loss_noise_floor"]).all()

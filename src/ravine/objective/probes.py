@@ -108,11 +108,13 @@ def _errors(
         return {}
     errors: dict[str, float] = {}
     for name, values in found.items():
-        if name not in truth or truth[name].shape != values.shape or len(values) < 2:
+        if name not in truth or truth[name].shape != values.shape:
             continue
-        apart = values - truth[name]
-        counted = _is_share(values) and _is_share(truth[name])
-        if counted or not apart.isfinite().all():
+        told = ~(values.isnan() & truth[name].isnan())  # a row may have places without a value
+        here, there = values[told], truth[name][told]
+        apart = here - there
+        counted = _is_share(here) and _is_share(there)
+        if len(apart) < 2 or counted or not apart.isfinite().all():
             continue
         spread = float(apart.std()) / max(len(apart), split) ** 0.5
         errors[name] = abs(float(apart.mean())) + 3 * spread
