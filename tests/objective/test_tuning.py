@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from oracles import blobs
-from ravine import Line, Objective, evaluate, supervised
+from ravine import InputError, Line, Objective, evaluate, supervised
 from ravine.objective import tuning
 from ravine.objective.replica import Replica
 
@@ -173,6 +175,63 @@ class TestAgree:
         assert curve.attrs["batch_size"] == 256
 
 
+class Tables(nn.Module):
+    """Scores of the next token by the token: an embedding and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(50, 8), nn.Linear(8, 50)
+
+    def forward(self, ids):
+        return self.out(self.table(ids))
+
+    @classmethod
+    def at(cls, alpha):
+        """A model at a point of ``ENDS``."""
+        model = cls()
+        model.load_state_dict({n: torch.lerp(p, LAST[n], float(alpha)) for n, p in FIRST.items()})
+        return model.requires_grad_(requires_grad=False)
+
+
+KEPT = weakref.WeakKeyDictionary()
+
+
+class Keeping(Tables):
+    """Keeps the table of its first call where nobody looks for it."""
+
+    def forward(self, ids):
+        table = KEPT.setdefault(self, self.table.weight.detach().clone())
+        return self.out(table[ids])
+
+
+class Drawing(Tables):
+    """Drops half of its features in evaluation mode too."""
+
+    def forward(self, ids):
+        return self.out(F.dropout(self.table(ids), 0.5, training=True))
+
+
+def next_tokens(model, batch):
+    scores = model(batch[0])[:, :-1]
+    return F.cross_entropy(scores.flatten(0, 1), batch[0][:, 1:].flatten(), reduction="none")
+
+
+FIRST, LAST = (
+    {
+        n: torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        for n, p in Tables().named_parameters()
+    }
+    for seed in (0, 1)
+)
+ENDS, AT = Line(FIRST, LAST), np.linspace(0, 1, 5)
+
+
+@pytest.fixture
+def texts():
+    """Four of 100 tokens."""
+    return (torch.randint(50, (4, 100), generator=torch.Generator().manual_seed(2)),)
+
+
 class TestBudget:
     """What looking before measuring costs, in evaluations of examples."""
 
@@ -199,6 +258,49 @@ class TestBudget:
     @pytest.mark.parametrize(("count", "points"), [(300, 5), (100, 5), (60, 3)])
     def test_at_most_two_passes_over_few_examples(self, count, points):
         assert self.spent(count, points, batch_size=64) <= 2.2 * count
+
+    def test_a_few_long_texts_are_looked_at_by_few_passes(self, texts):
+        """Two for determinism, two more for what is kept of the weights, one for the first layer, ten for rounding."""
+        seen = []
+
+        def counting(model, batch):
+            seen.append(len(batch[0]) * (model.table.weight.dtype == torch.float32))
+            return next_tokens(model, batch)
+
+        curve = evaluate(Objective(Tables(), counting, texts, batch_size=1), along=ENDS, at=AT)
+        assert sum(seen) / len(texts[0]) <= len(AT) + 16 / 4
+        loop = [next_tokens(Tables.at(alpha), texts).double().mean() for alpha in AT]
+        np.testing.assert_allclose(curve["loss"].values[:, 0], loop, rtol=1e-6)
+
+    def test_a_pass_that_is_long_leaves_no_batch_size_to_time(self, texts, monkeypatch):
+        monkeypatch.setattr(tuning, "_LONG_FORWARD", 0.0)
+        monkeypatch.setattr(tuning, "_LONG_CHOICE", 0.0)
+        monkeypatch.setattr(tuning, "_timed_batch_sizes", lambda _: pytest.fail("it was timed"))
+        J = Objective(Tables(), next_tokens, tuple(part[:2] for part in texts))
+        assert evaluate(J, along=ENDS, at=AT).attrs["batch_size"] == 2
+
+    @pytest.mark.parametrize("size", [None, 1, 3])
+    def test_few_looks_find_what_many_found(self, texts, size):
+        """Weights that are kept from the first point, and a draw that nothing turns off."""
+        options = {"batch_size": size}
+        with pytest.raises(InputError, match="after a visit to"):
+            evaluate(Objective(Keeping(), next_tokens, texts, **options), along=ENDS, at=AT)
+        with pytest.raises(InputError, match="is random"):
+            evaluate(Objective(Drawing(), next_tokens, texts, **options), along=ENDS, at=AT)
+
+    @pytest.mark.parametrize("size", [None, 1, 3])
+    @pytest.mark.parametrize("empty", [0, 1], ids=["each place has a value", "the last has none"])
+    def test_few_looks_find_what_cancels(self, texts, size, empty):
+        def cancelling(model, batch):
+            rows = (next_tokens(model, batch) + 1e4) - 1e4
+            return F.pad(rows.reshape(len(batch[0]), -1), (0, empty), value=float("nan"))
+
+        J = Objective(Tables(), cancelling, texts, batch_size=size)
+        found = evaluate(J, along=ENDS, at=AT)
+        exact = Objective(Tables(), next_tokens, texts, dtype=torch.float64)
+        error = found["loss"] - evaluate(exact, along=ENDS, at=AT)["loss"]
+        assert (abs(error) <= 2 * found["loss_noise_floor"]).all()
+        assert float(abs(error).max()) > 1e-6
 
     def test_a_loaders_large_batches_are_cut(self):
         from torch.utils.data import DataLoader, TensorDataset

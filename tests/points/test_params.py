@@ -78,6 +78,15 @@ def test_norms_over_several_pieces():
     assert not all_finite(torch.cat([big["w"], torch.tensor([float("nan")])]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
+def test_what_is_not_finite_is_found_and_what_only_sums_to_infinity_is_not(dtype):
+    largest = torch.full((7,), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(largest)
+    assert all_finite(torch.zeros(0, dtype=dtype))
+    for broken in ([float("nan")], [float("inf")], [float("inf"), -float("inf")]):
+        assert not all_finite(torch.cat([largest, torch.tensor(broken, dtype=dtype)]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_points_of_another_precision_are_combined_piece_by_piece(monkeypatch, dtype):
     monkeypatch.setattr(params, "_PIECE", 5)

@@ -245,7 +245,7 @@ class Replica:
                     if count <= size
                     else noise.repeat(-(-count // size))[:count]
                 )
-                piece.add_(piece * unit * drawn.view(piece.shape).to(piece))
+                piece.addcmul_(piece, drawn.view(piece.shape).to(piece), value=unit)
         if self.toggles:
             self.enter_modes()
             self._keep_buffers()

@@ -40,6 +40,7 @@ _LOOKING_SHARE: Final = 0.05
 _LOOKING_PASSES: Final = 2
 _MOST_VALUES: Final = 256
 _FEWEST_EXAMPLES: Final = 4
+_FEWEST_VALUES: Final = 64  # fewer examples will do, one or two, if they have so many values
 
 _TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a store is killed
 
@@ -115,16 +116,30 @@ class Trial:
         self.seconds_each = 0.0
         #: the type that the caller's function computes in under an autocast of its own; None without one
         self.narrowest: torch.dtype | None = None
+        #: point → what a plain pass over the first examples gave there, where one was made
+        self.known: dict[int, dict[str, Tensor]] = {}
         known = len(split)
         work = max(_LOOKING_SHARE * known * len(forward.points), _LOOKING_PASSES * known)
-        self._affordable = max(int(work / looks), _FEWEST_EXAMPLES) if known else _MOST_VALUES
+        self._budget = int(work / looks) if known else _MOST_VALUES
+        self._fewest = _FEWEST_EXAMPLES
         self._whole = forward.policies.stateful  # a state fits batches of one size
+        self._laid_out = forward.replica.channels_last
         self.first = next(self._read(min(self._affordable, 2 * _SMALLEST_BATCH)), None)
 
     @property
     def device(self) -> torch.device:
         """Where the passes are made."""
         return self.forward.policies.device
+
+    @property
+    def _is_relaid(self) -> bool:
+        """Whether images are laid out otherwise than when the first batch was placed."""
+        return self.forward.replica.channels_last != self._laid_out
+
+    @property
+    def _affordable(self) -> int:
+        """Examples of one look: what the budget allows, but never fewer than tell anything."""
+        return max(self._budget, self._fewest)
 
     def learn(
         self, losses: Tensor, *, seconds: float, copies: bool, narrowest: torch.dtype | None
@@ -142,11 +157,18 @@ class Trial:
         self.seconds_each = seconds / max(self.first.size, 1)
         self.forward.copies = self.forward.copies or copies
         self.narrowest = narrowest
+        few = min(self.first.size, 2)  # a function that takes several need not take one alone
+        if few * self.values_each >= _FEWEST_VALUES:
+            self._fewest = few
+        if not self._whole:
+            self.first = self.first.first(self._affordable)
 
     def batches(self) -> list[Batch]:
         """As many examples as there is use for and as can be afforded, placed."""
         enough = max(math.ceil(_MOST_VALUES / self.values_each), 1)
         wanted = min(enough, self._affordable)
+        if self.first is not None and self.first.size == wanted and not self._is_relaid:
+            return [self.first]
         held, examples = [], 0
         for batch in self._read(wanted):
             held.append(batch)
@@ -329,27 +351,35 @@ def _affine(trial: Trial) -> _Layer | None:
         replica.move_to(at)
         return forward.loss(batch, 0, at=at)
 
-    watcher = _watcher(forward)
-    lazy: frozenset[int] = frozenset()
+    watcher = forward.affine = _watcher(forward)
     try:
-        plain = losses()
-        forward.affine = watcher
         watched = losses()  # to learn which parameters only products read
-        replica.lazy = lazy = frozenset(watcher.in_products - watcher.read)
+        lazy = frozenset(watcher.in_products - watcher.read)
+        layer = _layer_of(watcher, lazy, trial)
+        if not watcher.in_products or not _pays(layer, trial, _block(trial)):
+            return None  # by far most models: their first layer is not even run again
+        replica.lazy = lazy
         replica.spoil()
         spared = losses()  # without moving those
+        forward.affine, replica.lazy = None, frozenset()
+        plain = losses()
     except Exception:  # the points that are measured will raise it; or the plain route does not
         return None
     finally:
         forward.affine, replica.lazy = None, frozenset()
         forward.forget(0)
-    if not watcher.in_products or not agree(watched, plain) or not agree(spared, plain):
-        return None
-    targets = {name: target for name, target in replica.params.items() if id(target) in lazy}
+    return layer if agree(watched, plain) and agree(spared, plain) else None
+
+
+def _layer_of(watcher: AffinePrefix, lazy: frozenset[int], trial: Trial) -> _Layer:
+    """What a pass that was watched found."""
+    assert trial.first is not None  # it was run
+    params = trial.forward.replica.params
+    targets = {name: target for name, target in params.items() if id(target) in lazy}
     return _Layer(
         names=frozenset(targets),
         unmoved=sum(target.numel() for target in targets.values()),
-        spared=watcher.spared / max(batch.size, 1),
+        spared=watcher.spared / max(trial.first.size, 1),
         watched=watcher.watched,
     )
 
@@ -381,6 +411,8 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
     know, and where a pass fails.
     """
     forward = trial.forward
+    if plan.affine is None and _is_long(trial):
+        return _smallest_size(trial)
     _use(forward, plan.affine)
     try:
         seconds = _timed_batch_sizes(trial)
@@ -392,6 +424,14 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
         return None
     best = min(seconds.values())
     return min(size for size, each in seconds.items() if each <= 1.04 * best)
+
+
+def _is_long(trial: Trial) -> bool:
+    """Whether the first pass, over no more than the smallest size, has shown that there is no overhead to spread."""
+    if trial.first is None or trial.first.size > _smallest_size(trial):
+        return False
+    whole = trial.seconds_each * len(trial.split) * len(trial.forward.points)
+    return trial.seconds_each * trial.first.size > _LONG_FORWARD and whole >= _LONG_CHOICE / 2
 
 
 def _timed_batch_sizes(trial: Trial) -> dict[int, float]:

@@ -155,7 +155,7 @@ def gram(points: Sequence[Params]) -> np.ndarray:
                 start.split(few), *(end.split(few) for end in ends), strict=True
             ):
                 differences = torch.stack(
-                    [_wide(other.to(here.device)) - _wide(here) for other in others_here]
+                    [_wide(other.to(here.device)) - here for other in others_here]
                 )
                 total += (differences.conj() @ differences.T).real.cpu().numpy()
     return summed(totals)
@@ -213,8 +213,15 @@ def version_of(tensor: Tensor) -> int:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite."""
-    return all(bool(torch.isfinite(piece).all()) for piece in pieces(tensor))
+    """Whether no element is NaN or infinite.
+
+    One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked at. (The sum is ten
+    times as fast.)
+    """
+    return all(
+        bool(torch.isfinite(piece.sum())) or bool(torch.isfinite(piece).all())
+        for piece in pieces(tensor)
+    )
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:
