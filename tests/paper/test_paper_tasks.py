@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import random
+import time
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ravine
+from killing import killed_until_done
 from ravine.paper.recipe import Momentum, PerEpoch, Phase, Recipe
 from ravine.paper.tasks.by_network import task_for
 from ravine.paper.tasks.task import Task
@@ -140,3 +144,21 @@ def test_the_hash_sees_another_architectures_numbers():
 def test_a_network_without_a_task_is_refused():
     with pytest.raises(ravine.InputError, match="no task is registered for a network of type int"):
         task_for(3, JOB, {})
+
+
+@pytest.mark.kills
+def test_a_training_that_is_killed_at_random_moments_gives_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    schedule = Phase(PerEpoch(0.5, 0.5, 4), Momentum(0.5, 0.5, 1), patience=None, epochs=60)
+    job, drawn = replace(JOB, phases=(schedule,)), random.Random(1)
+    began = time.perf_counter()
+    whole = train(job, tmp_path / "whole")
+    seconds, kills = time.perf_counter() - began, 0
+    while kills < int(os.environ.get("RAVINE_KILLS", "10")):
+        place = tmp_path / f"cut{kills}"
+        kills += killed_until_done(lambda: train(job, place) and None, seconds, drawn)  # noqa: B023  done at once
+        ours = train(job, place)
+        assert torch.equal(load_file(ours.solution)["weight"], load_file(whole.solution)["weight"])
+        assert ours.history.drop_vars("seconds").identical(whole.history.drop_vars("seconds"))
+        assert ours.trajectory.snapshots == whole.trajectory.snapshots
+    print(f"training: {kills} kills")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
+from functools import partial
 
 import pytest
 import safetensors
@@ -19,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from killing import killed_until_done
 from ravine import InputError, Line, Trajectory, project
 from ravine.points import recorder as recorder_module
 from ravine.points.lock import FolderLock
@@ -278,3 +282,33 @@ def test_a_name_that_leaves_the_step_open(tmp_path):
         Trajectory.open(tmp_path)
     assert Trajectory.open(tmp_path, steps={"a_1_2": 2, "a_2_4": 4}).steps == (2, 4)
     assert Trajectory.open(tmp_path, steps=lambda name: int(name[2])).steps == (1, 2)
+
+
+@pytest.mark.kills
+def test_a_recording_that_is_killed_at_random_moments_has_every_step(tmp_path, monkeypatch):
+    """A loop that goes on after the last step that was recorded."""
+    monkeypatch.chdir(tmp_path)
+    drawn, kills, count = random.Random(2), 0, 150
+
+    def at(step):
+        return {"weight": torch.randn(40, 50, generator=torch.Generator().manual_seed(step))}
+
+    def loop(place):
+        recorder = TrajectoryRecorder(place)
+        known = Trajectory.open(place).steps if (place / "trajectory.json").exists() else []
+        for step in range(max(known, default=-1) + 1, count):
+            recorder.record(step, at(step))
+
+    began = time.perf_counter()
+    loop(tmp_path / "whole")
+    seconds = time.perf_counter() - began
+    while kills < int(os.environ.get("RAVINE_KILLS", "10")):
+        place = tmp_path / f"cut{kills}"
+        kills += killed_until_done(partial(loop, place), seconds, drawn)
+        run = Trajectory.open(place)
+        assert list(run.steps) == list(range(count))
+        assert all(
+            torch.equal(run[step].tensors["weight"], at(step)["weight"]) for step in (0, 75, 149)
+        )
+        assert not list(place.glob("*.part"))
+    print(f"recording: {kills} kills")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md

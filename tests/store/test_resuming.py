@@ -5,12 +5,14 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from killing import in_a_child, killed_until_done
 from ravine import TrajectoryRecorder, cli, open_result
 
 OBJECTIVE = """
@@ -139,31 +141,9 @@ def test_a_store_elsewhere_none_and_one_that_cannot_be(folder, capsys):
     assert ravine("store", "list", "missing") == 2
 
 
-def in_a_child(*words, killed_after=None, by=signal.SIGKILL):
-    """Run a command in a forked process, until that says so of its seconds; its exit code, negative for a signal."""
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with open("said", "a") as said:
-            sys.stdout = sys.stderr = said
-            code = 1
-            try:
-                code = ravine(*words)
-            finally:
-                said.flush()
-                os._exit(code)
-    if killed_after is not None:
-        began = time.monotonic()
-        while not killed_after(time.monotonic() - began):
-            time.sleep(0.01)
-        os.kill(child, by)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_control_c_says_what_is_kept(folder):
-    busy = in_a_child(
-        *COMMANDS["line"], "--out", "o", killed_after=lambda _: calls() > 300, by=signal.SIGINT
-    )
+    line = partial(ravine, *COMMANDS["line"], "--out", "o")
+    busy = in_a_child(line, killed_after=lambda _: calls() > 300, by=signal.SIGINT)
     assert busy == 130
     said = (folder / "said").read_text()
     assert "interrupted; what was measured is kept in o/measured.sqlite: the same command" in said
@@ -173,28 +153,18 @@ def test_control_c_says_what_is_kept(folder):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_kills_at_random_moments(folder, command):
     words, drawn = COMMANDS[command], random.Random(command)
+    whole_run = partial(ravine, *words, "--out", "whole")
     began = time.perf_counter()
-    assert in_a_child(*words, "--out", "whole") == 0
+    assert in_a_child(whole_run) == 0
     seconds, whole = time.perf_counter() - began, calls()
-    assert in_a_child(*words, "--out", "whole") == 0
+    assert in_a_child(whole_run) == 0
     looks = calls() - whole
     wanted = int(os.environ.get("RAVINE_KILLS", "10"))
     kills = repeated = 0
     before = calls()
     while kills < wanted:
-        out, own = folder / f"o{kills}", 0
-        moments = [drawn.uniform(0, 0.6 * seconds) for _ in range(5)]
-        while in_a_child(
-            *words,
-            "--out",
-            out.name,
-            killed_after=moments[own].__lt__,
-            by=drawn.choice([signal.SIGKILL, signal.SIGINT]),
-        ):
-            own += 1
-            if own >= 4:  # then in peace
-                assert in_a_child(*words, "--out", out.name) == 0
-                break
+        out = folder / f"o{kills}"
+        own = killed_until_done(partial(ravine, *words, "--out", out.name), seconds, drawn)
         same(folder / "whole", out)
         kills += own
         repeated = max(repeated, calls() - before - whole - own * looks)
