@@ -116,18 +116,13 @@ class Matching:
         self.pairs = pairs
         self.units = units
         self.free = [number for number, one in enumerate(units) if one.is_free]
-        self.inside = {
-            number: [other for other in self.free if number in units[other].outer]
-            for number in self.free
-        }
-        self._with = {
-            number: [place for place, pair in enumerate(pairs) if number in pair.sets]
-            for number in self.free
-        }
-        self._twice = {
-            number: any(pairs[place].sets.count(number) > 1 for place in self._with[number])
-            for number in self.free
-        }
+        self.inside: dict[int, list[int]] = {}
+        self._with: dict[int, list[int]] = {}
+        self._twice: dict[int, bool] = {}
+        for number in self.free:
+            self.inside[number] = [other for other in self.free if number in units[other].outer]
+            self._with[number] = [at for at, pair in enumerate(pairs) if number in pair.sets]
+            self._twice[number] = any(pair.sets.count(number) > 1 for pair in pairs)
 
     def likeness(self, orders: Orders, places: Sequence[int] | None = None) -> float:
         """The sum of inner products, of all blocks or of some."""

@@ -226,8 +226,9 @@ def _combined(
         ).reshape(like.shape)
 
     whole = {name: torch.cat(parts, 1) for name, parts in made.items()}
-    origin, *corners = (
-        {name: shaped(rows[at], name) for name, rows in whole.items()}
-        for at in range(1 + mixing.shape[1])
-    )
+
+    def corner(at: int) -> Params:
+        return {name: shaped(rows[at], name) for name, rows in whole.items()}
+
+    origin, *corners = map(corner, range(1 + mixing.shape[1]))
     return origin, tuple(corners)

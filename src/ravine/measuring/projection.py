@@ -198,7 +198,9 @@ def _learning_curve(
         earlier = parts[-1] if parts else None
         found = objective.measure(corners, rows, earlier=earlier, store=store, crew=crew)
         parts.append(found)
-    moments = {split: _joined(parts, split) for split in parts[0].moments}
+    moments = {}
+    for split in parts[0].moments:
+        moments[split] = Moments.joined_each([part.moments[split] for part in parts])
     variables = quantity_variables(moments, parts[0].units, objective.units, "step")
     unknown = ("step", "split"), np.full((len(points), len(moments)), np.nan)
     floors = {f"{name}_noise_floor": unknown for name in next(iter(moments.values()))}
@@ -356,12 +358,6 @@ def _beside_a_random_walk(path: xr.Dataset) -> xr.Dataset:
         measures[name] = ("walk", values, {"units": "1"})
     names = np.array(list(walks), dtype=np.str_)
     return path.assign_coords(walk=("walk", names)).assign(measures)
-
-
-def _joined(parts: Sequence[Measured], split: str) -> dict[str, Moments]:
-    """The moments of several runs of snapshots, one after the other."""
-    names = parts[0].moments[split]
-    return {name: Moments.joined([part.moments[split][name] for part in parts]) for name in names}
 
 
 def _reached(path: xr.Dataset) -> int | None:

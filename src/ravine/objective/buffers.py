@@ -46,7 +46,7 @@ def spanning(
     Raises:
         InputError: a corner lacks a buffer that the policy needs, or they differ where nothing says what to do.
     """
-    spanning = [{name: corner.tensors[name] for name in own.params} for corner in corners]
+    spanning = [corner.taken(own.params) for corner in corners]
     norms = running_norms(model)
     kept = {name: p for name, p in model.named_parameters() if not is_float(p)}
     saved = model.state_dict().keys()

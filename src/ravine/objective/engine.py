@@ -97,7 +97,7 @@ def measure_split(
         sizes |= told.sizes
         running += told.examples
         sums = [merged(before, tile) for before, tile in zip(sums, tiles, strict=True)]
-    moments = {name: Moments.joined([group[name] for group in sums]) for name in sums[0]}
+    moments = Moments.joined_each(sums)
     told = Told(frozenset(sizes), running, frozenset(clusters))
     return split_sums(split, grouping, moments, fingerprint, told)
 
@@ -219,8 +219,7 @@ def counts_of(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
 
 def in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:
     """One tile of rows that were kept one by one."""
-    first = rows[group[0]]
-    return {name: Moments.joined([rows[point][name] for point in group]) for name in first}
+    return Moments.joined_each([rows[point] for point in group])
 
 
 def blocks_of(

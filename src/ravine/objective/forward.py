@@ -201,8 +201,11 @@ def joined(
                 "quantities"
             )
             raise InputError(msg)
-    flat = {name: [found[name].reshape(-1) for found in by_batch] for name in names}
-    return {name: torch.cat(parts).to(device, torch.float64) for name, parts in flat.items()}
+    flat = {}
+    for name in names:
+        parts = [found[name].reshape(-1) for found in by_batch]
+        flat[name] = torch.cat(parts).to(device, torch.float64)
+    return flat
 
 
 def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,9 +59,8 @@ def require_fresh(trial: Trial, model: nn.Module) -> None:
 
 def _farthest(forward: Forward) -> int:
     """The point that is farthest from the first."""
-    first, *_ = coefficients = forward.points.coefficients
-    apart = [sum(abs(a - b) for a, b in zip(first, at, strict=True)) for at in coefficients]
-    return max(range(len(apart)), key=apart.__getitem__)
+    coefficients = np.array(forward.points.coefficients)
+    return int(np.abs(coefficients - coefficients[0]).sum(1).argmax())
 
 
 def _loss(trial: Trial, point: int) -> Tensor:

@@ -184,15 +184,14 @@ class Measured:
             What measuring that slice alone gives, up to rounding.
         """
         places = {point: place for place, point in enumerate(points.tolist())}
+        moments, floors = {}, {}
+        for split, found in self.moments.items():
+            moments[split] = {name: of.at(points) for name, of in found.items()}
+        for split, known in self.floors.items():
+            floors[split] = {name: _renumbered(of, places) for name, of in known.items()}
         return Measured(
-            moments={
-                split: {name: moments.at(points) for name, moments in found.items()}
-                for split, found in self.moments.items()
-            },
-            floors={
-                split: {name: _renumbered(known, places) for name, known in found.items()}
-                for split, found in self.floors.items()
-            },
+            moments=moments,
+            floors=floors,
             fingerprints=self.fingerprints,
             units=self.units,
             batches=self.batches,
@@ -241,7 +240,7 @@ def measure(
     """
     own = Checkpoint.read(setup.model)
     fitted = [_fitted(own, corner) for corner in corners]
-    params = [{name: corner.tensors[name] for name in own.params} for corner in fitted]
+    params = [corner.taken(own.params) for corner in fitted]
     between = gram(params)
     for one, other in joined:
         require_apart(corners, params, between, one, other)

@@ -8,6 +8,7 @@ other.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -177,4 +178,4 @@ class Members:
 
 
 def _counts(shapes: Mapping[str, _Shapes]) -> dict[str, int]:
-    return {name: sum(int(np.prod(shape)) for shape in given) for name, given in shapes.items()}
+    return {name: sum(map(math.prod, given)) for name, given in shapes.items()}

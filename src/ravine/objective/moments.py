@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -197,6 +197,11 @@ class Moments:
             group_sum=np.concatenate([group.group_sum for group in groups]),
             stratum_sum=np.concatenate([group.stratum_sum for group in groups]),
         )
+
+    @staticmethod
+    def joined_each(groups: Sequence[Mapping[str, Moments]]) -> dict[str, Moments]:
+        """``joined``, of every quantity."""
+        return {name: Moments.joined([group[name] for group in groups]) for name in groups[0]}
 
     def at(self, points: np.ndarray) -> Moments:
         """The moments at some of the points, in the order given."""

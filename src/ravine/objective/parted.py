@@ -128,7 +128,7 @@ def measure_parted(
     own = held_by(model)
     fitted = [cut(own, corner) for corner in corners]
     _require_finite(own, fitted)
-    params = [{name: corner.tensors[name] for name in own.params} for corner in fitted]
+    params = [corner.taken(own.params) for corner in fitted]
     between = gram(params)
     for one, other in joined:
         require_apart(corners, params, between, one, other)

@@ -210,12 +210,13 @@ def _run(
     return found, not _same(tried, batch), seconds
 
 
+def _parts(batch: Batch) -> list[Tensor]:
+    return [part for leaf in batch.leaves if isinstance(leaf, Tensor) for part in dense_parts(leaf)]
+
+
 def _same(one: Batch, other: Batch) -> bool:
     """Whether two batches hold the same numbers."""
-    before, after = (
-        [part for leaf in batch.leaves if isinstance(leaf, Tensor) for part in dense_parts(leaf)]
-        for batch in (other, one)
-    )
+    before, after = _parts(other), _parts(one)
     if len(before) != len(after):
         return False
     pairs = zip(before, after, strict=True)

@@ -136,8 +136,7 @@ class Seat:
         measured = partial(measure_tile, forward, held, members)
         chunks = order.plan.groups(len(order.points))
         tiles = [measured(chunk, self._stack, lambda _: None) for chunk in chunks]
-        sums = {name: Moments.joined([tile[name] for tile in tiles]) for name in tiles[0]}
-        return Tile(sums, members.told, members.layout)
+        return Tile(Moments.joined_each(tiles), members.told, members.layout)
 
     def _batches(self, order: Order, forward: Forward, place: Place) -> list[Batch]:
         """A block's batches, placed: those at hand, if they are of that block."""

@@ -275,7 +275,8 @@ class _Table:
             kept = None if self._shelf is None else self._shelf.take(block.digest, self._points)
             stretch.told.append(None if kept is None else kept[0])
             stretch.known.append({} if kept is None else kept[1])
-        missing = [p for p in self._points if any(p not in known for known in stretch.known)]
+        everywhere = set(self._points).intersection(*stretch.known)
+        missing = [point for point in self._points if point not in everywhere]
         self._tick((len(self._points) - len(missing)) * stretch.examples)
         step = self._step(stretch.examples)
         for first in range(0, len(missing), step):

@@ -87,10 +87,11 @@ class Stack:
             problem.add_note(f"at {label} and on, split {forward.split!r}, batch {batch.number}")
             raise
         kept = answer if isinstance(answer, Mapping) else {"loss": answer}
-        return [
-            as_quantities({name: values[i] for name, values in kept.items()}, batch)
-            for i in range(len(points))
-        ]
+        found = []
+        for place in range(len(points)):
+            own = {name: values[place] for name, values in kept.items()}
+            found.append(as_quantities(own, batch))
+        return found
 
     def __call__(self, batch: Any) -> Any:
         """What the caller's function gives for a batch, every tensor with one more axis in front: the points."""

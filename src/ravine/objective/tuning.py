@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -286,13 +286,15 @@ def _use(forward: Forward, affine: frozenset[str] | None) -> None:
     replica.lazy = frozenset(lazy & moving)
 
 
+def _is_ready(target: Tensor, points: Sequence[Tensor]) -> bool:
+    """Whether the corners' tensors are where the model's is, and of its kind."""
+    kind = target.dtype, target.device
+    return all((point.dtype, point.device) == kind for point in points)
+
+
 def _watcher(forward: Forward) -> AffinePrefix:
     replica = forward.replica
-    at_hand = [
-        (target, points)
-        for target, points in replica.moving
-        if all(point.dtype == target.dtype and point.device == target.device for point in points)
-    ]
+    at_hand = [pair for pair in replica.moving if _is_ready(*pair)]
     room = widened(AFFINE_BYTES, forward.policies.device)
     return AffinePrefix(at_hand, replica.fixed, replica.refresh, room)
 

@@ -7,7 +7,7 @@ them. No file is ever allowed to run code.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -85,6 +85,10 @@ class Checkpoint:
             f"a point must be a module, a mapping of tensors or a path; got {type(source).__name__}"
         )
         raise InputError(msg)
+
+    def taken(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of these names."""
+        return {name: self.tensors[name] for name in names}
 
     @property
     def params(self) -> Params:

@@ -247,7 +247,7 @@ def corner_params(corners: Sequence[Checkpoint]) -> list[Params]:
     first, *others = corners
     elsewhere = set[str]().union(*(other.buffers for other in others))
     names = [name for name in first.params if name not in elsewhere]
-    return [{name: corner.tensors[name] for name in names} for corner in corners]
+    return [corner.taken(names) for corner in corners]
 
 
 def _point(corners: Sequence[Checkpoint], coefficients: tuple[float, ...]) -> Params:

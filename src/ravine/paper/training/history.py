@@ -107,13 +107,10 @@ def as_dataset(rows: Sequence[Row], attrs: Mapping[str, Any]) -> xr.Dataset:
     """
     columns = {name: [row.get(name, math.nan) for row in rows] for name in rows[0]}
     watched = [name.removeprefix("train_") for name in columns if name.startswith("train_")]
-    per_split = {
-        name: (
-            ("record", "split"),
-            np.array([columns.pop(f"train_{name}"), columns.pop(f"valid_{name}")]).T,
-        )
-        for name in watched
-    }
+    per_split = {}
+    for name in watched:
+        both = columns.pop(f"train_{name}"), columns.pop(f"valid_{name}")
+        per_split[name] = ("record", "split"), np.array(both).T
     along = {name: ("record", column) for name, column in columns.items()}
     return xr.Dataset(per_split, {"split": ["train", "valid"], **along}, dict(attrs))
 

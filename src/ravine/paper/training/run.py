@@ -150,11 +150,11 @@ class Run:
         Examples:
             ``errors on the test part 94 and after phase 2 90``
         """
-        return "; ".join(
-            f"{name} on the test part "
-            f"{' and after phase 2 '.join(f'{value:.6g}' for value in values)}"
-            for name, values in self.test.items()
-        )
+        said = []
+        for name, values in self.test.items():
+            numbers = [f"{value:.6g}" for value in values]
+            said.append(f"{name} on the test part {' and after phase 2 '.join(numbers)}")
+        return "; ".join(said)
 
     def moment(self, step: int) -> str:
         """An update of phase 1 in words: the epoch that it ends, or its number.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,14 +60,8 @@ class Stack:
         first = self.trainings[0]
         task: Any = first.task
         phase = first.state.phase
-        params = {
-            name: _joined([training.params[name] for training in self.trainings])
-            for name in first.params
-        }
-        velocity = {
-            name: _joined([training.velocity[name] for training in self.trainings])
-            for name in first.velocity
-        }
+        params = _stacked([training.params for training in self.trainings])
+        velocity = _stacked([training.velocity for training in self.trainings])
         batch = _Minibatch(task, first.model, phase)
 
         def one(point: dict[str, Tensor], examples: Tensor) -> Tensor:
@@ -99,6 +93,11 @@ class _Minibatch(nn.Module):
     def forward(self, examples: Tensor) -> Tensor:
         """The objective of these examples."""
         return self.task.minibatch(self.model, self.phase, examples)
+
+
+def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of each name one tensor of all."""
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

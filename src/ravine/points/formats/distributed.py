@@ -101,13 +101,17 @@ def read_like(
     return found
 
 
+def _lacking(front: str, names: Sequence[str], stored: Mapping[str, Any]) -> list[str]:
+    return [name for name in names if front + name not in stored]
+
+
 def _front(path: Path, stored: Mapping[str, Any], names: Sequence[str]) -> str:
     """What stands before each of the names in the folder: nothing, or ``model.``, say."""
     fronts = [key.removesuffix(names[0]) for key in stored if key.endswith(names[0])]
-    fitting = [f for f in fronts if all(f + name in stored for name in names)]
+    lacks = {front: _lacking(front, names, stored) for front in fronts}
+    fitting = [front for front, lacking in lacks.items() if not lacking]
     if len(fitting) != 1:
-        least = min(fronts, key=lambda f: sum(f + n not in stored for n in names), default="")
-        lacking = [name for name in names if least + name not in stored]
+        lacking = min(lacks.values(), key=len, default=_lacking("", names, stored))
         what = f"lacks {lacking[:3]}" if lacking else f"holds several models, under {fitting}"
         msg = f"{str(path)!r} {what}; expected the tensors of one model, by its names"
         raise InputError(msg)
