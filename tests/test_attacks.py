@@ -289,7 +289,7 @@ def test_quantities_may_not_take_the_results_own_names(name):
     def per_example(model, batch):
         return {**CE(model, batch), name: CE(model, batch)["loss"]}
 
-    with pytest.raises(InputError, match="may not call a quantity"):
+    with pytest.raises(InputError, match="invalid quantity name"):
         Objective(model, per_example, DATA)(model)
 
 

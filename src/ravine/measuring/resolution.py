@@ -129,7 +129,7 @@ def resolve(
     drawn by the examples' own numbers and the objective's seed (``Objective.sampled``): whatever their
     order, the same at all points.
 
-    What is narrower than the gap between neighbouring points can hide: the result's attribute
+    Features narrower than the gap between neighbouring points may be missed: the result's attribute
     ``largest_gap`` says how wide that is.
 
     Args:

@@ -234,8 +234,8 @@ def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:
             raise InputError(msg)
         if not _NAME.fullmatch(str(name)) or name in _RESERVED or str(name).endswith(_SUFFIXES):
             msg = (
-                f"per_example may not call a quantity {name!r}: use letters, digits and _, no name "
-                "of the result's own"
+                f"invalid quantity name {name!r} in what per_example returned: use letters, digits and _; reserved "
+                f"names are {', '.join(sorted(_RESERVED))} and what ends in {', '.join(_SUFFIXES)}"
             )
             raise InputError(msg)
         if values.is_complex() or values.layout != torch.strided:

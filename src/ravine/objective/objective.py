@@ -386,9 +386,8 @@ def _require_no_statistics(model: nn.Module) -> None:
     if norms:
         names = ", ".join(map(repr, itertools.islice(norms, 3)))
         msg = (
-            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), and a "
-            "point between two checkpoints has none of its own: choose "
-            f"buffers={BUFFERS_EXPLAINED}"
+            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), which are undefined "
+            f"for interpolated weights: choose buffers={BUFFERS_EXPLAINED}"
         )
         raise InputError(msg)
 

@@ -126,7 +126,7 @@ def _said(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except pickle.UnpicklingError as problem:
-        msg = f"{str(path / _METADATA)!r} would have to run code to be read, and was not read ({problem})"
+        msg = f"{str(path / _METADATA)!r} was not loaded: it contains pickled objects beyond tensors ({problem})"
         raise InputError(msg) from problem
     except Exception as problem:  # a stranger's bytes
         said = str(problem).strip().splitlines()[:1]

@@ -91,15 +91,15 @@ def _wants_code(path: Path, said: str) -> bool:
 
 def _another_protocol(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} would have to run code to be read, and was not read: it was saved by a pickle protocol "
-        "above 3. Where it was written, save its tensors again: torch.save(model.state_dict(), new_path, "
-        "pickle_protocol=2)."
+        f"{str(path)!r} was not loaded: it was saved by a pickle protocol above 3, which torch does not load "
+        "without running code. Where it was written, save its tensors again: "
+        "torch.save(model.state_dict(), new_path, pickle_protocol=2)."
     )
 
 
 def _would_run_code(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} would have to run code to be read, and was not read. Where it was written, save its "
+        f"{str(path)!r} was not loaded: it contains pickled objects beyond tensors. Where it was written, save its "
         "tensors alone: torch.save(model.state_dict(), new_path); or allow its classes by "
         "torch.serialization.add_safe_globals."
     )
