@@ -225,7 +225,12 @@ def _below_all(points: Profile, corners: list[int]) -> Decision | None:
     found = next((one for one in asked if one.answer == "excluded"), least)
     if found.answer == "shown" and lower <= found.above:
         found = next(one for one in asked if one.answer != "shown")
-    return replace(found, what="below", value=least.value, lower=lower, upper=upper)
+    found = replace(found, what="below", value=least.value, lower=lower, upper=upper)
+    rounding = float(np.nan_to_num(points.floor).max(initial=0.0))
+    if lower > rounding:  # however little: that asks for no bump
+        reason = "the lower bound is above what rounding may do"
+        return replace(found, answer="shown", above=rounding, reason=reason)
+    return found
 
 
 def _name(relief: Relief) -> str:
@@ -267,7 +272,7 @@ def _compared(of: Relief) -> str:
     best = min(of.corners, key=lambda name: of.corners[name].value.value)
     height = f"{number(found.value)} {within(found.lower, found.upper)}{of.unit}"
     if found.answer == "shown":
-        return f"A point lies below all of them, by {height} below {best}."
+        return f"A point lies below all of them: {height} below {best}."
     if found.answer == "excluded":
         return f"No point lies below all of them by more than {number(found.above)}{of.unit}: {height}."
     return f"Whether a point lies below all of them is undecided: {height} ({found.reason})."
