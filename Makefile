@@ -1,10 +1,11 @@
 # Every target makes .venv itself, so that each works as the first command in a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-all lint bench docs clean
 
-demo: .venv/ready
+demo: .venv/demo
 	$(BIN)/ravine demo --out out/demo
 
 # A worker for each core, a thread of PyTorch for each worker.
@@ -40,20 +41,29 @@ bench: .venv/bench
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ravine needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
-	@echo 'making .venv (PyTorch and the rest: a minute or two)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# What a user of ravine has, and the digits.
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	@echo 'installing PyTorch and the rest: a minute or two'
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+.venv/ready: .venv/python pyproject.toml constraints.txt
+	@echo 'installing PyTorch, the rest, and the tools: a few minutes'
+	$(INSTALL) -e '.[dev]'
+	touch .venv/demo $@
 
 # The two packages that ravine is compared with, and transformers: the extra `bench`.
 .venv/bench: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(INSTALL) -e '.[dev,bench]'
 	touch $@
 
 .venv/docs: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(INSTALL) -e '.[dev,docs]'
 	touch $@
 
 clean:
