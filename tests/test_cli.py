@@ -408,7 +408,7 @@ BAD = {
         ["line", "objective.py:make", "start.safetensors", "text.pt"],
         "not a checkpoint",
     ),
-    "malicious": (["line", "objective.py:make", "start.safetensors", "evil.pt"], "run code"),
+    "malicious": (["line", "objective.py:make", "start.safetensors", "evil.pt"], "running code"),
     "same end": (
         ["line", "objective.py:make", "start.safetensors", "start.safetensors"],
         "same point",

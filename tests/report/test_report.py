@@ -43,7 +43,8 @@ def measured(loss, splits=("train", "valid"), alpha=ALPHA, **attrs):
         data[f"{name}_replicates"] = ("alpha", "split", "replicate"), wobble
         data[f"{name}_noise_floor"] = ("alpha", "split"), np.full(loss.shape, 1e-7)
     data["n_examples"] = ("split",), np.array([5000, 1000])[: len(splits)]
-    about = dict.fromkeys({**CORNERS["line"], **PROVENANCE}, "") | {
+    numbers = {"length": 1.0, "seed": 0, "running_statistics": 0, "wall_seconds": 1.0}
+    about = dict.fromkeys({**CORNERS["line"], **PROVENANCE}, "") | numbers | {
         "schema_version": 1,
         "start": "init.safetensors",
         "end": "final.pt",

@@ -20,7 +20,7 @@ from ravine.result.schema import CORNERS, PROVENANCE, kind_of, quantities
 #: Attributes that are numbers.
 _NUMBERS: Final = frozenset(
     {
-        "allowed_error", "batch_size", "cosine", "curved", "judged_difference", "judged_lower", "judged_stderr",
+        "allowed_error", "cosine", "curved", "judged_difference", "judged_lower", "judged_stderr",
         "judged_upper", "largest_gap", "length", "length_a", "length_b", "level", "level_share", "looks", "resolved",
         "running_statistics", "seed", "stderr_asked", "stderr_reached", "tolerance", "wall_seconds",
     }
@@ -32,6 +32,8 @@ _TEXTS: Final = frozenset(
         "quantity", "reused", "rule", "select", "statistics_from", "title",
     }
 )  # fmt: skip
+#: Attributes of either kind: a number, or words where each line has its own.
+_EITHER: Final = frozenset({"batch_size"})
 #: Attributes that are JSON objects.
 _OBJECTS: Final = frozenset({"asked", "examples_of"})
 #: Attributes of a variable: numbers, and texts.
@@ -89,7 +91,7 @@ def _problems(result: xr.Dataset) -> Iterator[str]:
 
 def _of_attributes(result: xr.Dataset, kind: str) -> Iterator[str]:
     corners = {name for names in CORNERS.values() for name in names}
-    texts = (_TEXTS | corners | set(PROVENANCE)) - _NUMBERS
+    texts = (_TEXTS | corners | set(PROVENANCE)) - _NUMBERS - _EITHER
     yield from _strange(result.attrs, _NUMBERS, texts, "the result")
     for name, variable in result.variables.items():
         yield from _strange(variable.attrs, _OWN_NUMBERS, _OWN_TEXTS, repr(name))
@@ -135,7 +137,9 @@ def _of_curves(result: xr.Dataset, kind: str) -> Iterator[str]:
     if kind != "path":
         for dim in slices:
             yield from _axis(result, dim, "U" if dim == "line" else "fiu")
-        yield from _shaped(result, ["distance"], slices)
+        away = result.variables["distance"].dims if "distance" in result else slices
+        shared = kind == "lines" and "line" not in away  # by lines between the same points
+        yield from _shaped(result, ["distance"], ("alpha",) if shared else slices)
     yield from _axis(result, "split", "U")
     for name in names:
         yield from _shaped(
