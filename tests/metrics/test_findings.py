@@ -16,7 +16,7 @@ from made import ALPHA, flips, profile_of, rough
 from ravine import InputError, metrics
 from ravine.metrics.findings import findings_of
 from ravine.metrics.inference import decided
-from ravine.metrics.measures import measures_of
+from ravine.metrics.measures import measures_of, rows_of
 
 NOISE = rough(5)
 
@@ -210,3 +210,29 @@ def test_a_verdict_prints_its_table_and_shows_it_in_a_notebook(groups):
 def test_text_in_a_notebook_is_escaped(groups):
     named = groups.assign_coords(line=np.array(["<script>", "a"]))
     assert "<script>" not in metrics.verdict(named)._repr_html_()
+
+
+def test_no_row_of_a_maximum_claims_what_noise_gives():
+    """On flat rough curves the largest rise is some errors high: it has bounds, seldom above 0, and no ±."""
+    rng, high, wrong = np.random.default_rng(3), 0, 0
+    for _ in range(12):
+        profile = profile_of(rough(20)(rng, 300))
+        of = measures_of(profile, 1e-3)
+        rows = {row.measure: row for row in rows_of(of)}
+        high += of.rise.height.value > 2 * of.rise.height.stderr
+        for measure in ("largest rise", "barrier (end)", "barrier (chord)"):
+            row = rows[measure]
+            assert np.isnan(row.stderr)
+            assert row.lower <= row.value <= row.upper
+            wrong += row.lower > 0
+        assert np.isnan(rows["local minimum 1"].stderr)
+    assert high >= 10
+    assert wrong <= 3
+
+
+def test_a_mean_barrier_whose_top_is_an_end_is_one_difference():
+    profile = profile_of(rough(20)(np.random.default_rng(4), 300) + 5 * (1 - ALPHA))
+    row = next(r for r in rows_of(measures_of(profile, 1e-3)) if r.measure == "barrier (mean)")
+    assert row.value == pytest.approx(2.5, abs=0.5)
+    assert row.stderr > 0
+    assert np.isnan(row.upper)

@@ -44,17 +44,21 @@ def measured(loss, splits=("train", "valid"), alpha=ALPHA, **attrs):
         data[f"{name}_noise_floor"] = ("alpha", "split"), np.full(loss.shape, 1e-7)
     data["n_examples"] = ("split",), np.array([5000, 1000])[: len(splits)]
     numbers = {"length": 1.0, "seed": 0, "running_statistics": 0, "wall_seconds": 1.0}
-    about = dict.fromkeys({**CORNERS["line"], **PROVENANCE}, "") | numbers | {
-        "schema_version": 1,
-        "start": "init.safetensors",
-        "end": "final.pt",
-        "start_hash": "a1" * 32,
-        "data_hash": json.dumps({"train": "b2" * 32, "valid": "c3" * 32}),
-        "command": "ravine line objective.py:make init.safetensors final.pt",
-        "length": 23.48123456,
-        "seed": 0,
-        "versions": json.dumps({"ravine": "0.1.0", "torch": "2.5.1"}),
-    }
+    about = (
+        dict.fromkeys({**CORNERS["line"], **PROVENANCE}, "")
+        | numbers
+        | {
+            "schema_version": 1,
+            "start": "init.safetensors",
+            "end": "final.pt",
+            "start_hash": "a1" * 32,
+            "data_hash": json.dumps({"train": "b2" * 32, "valid": "c3" * 32}),
+            "command": "ravine line objective.py:make init.safetensors final.pt",
+            "length": 23.48123456,
+            "seed": 0,
+            "versions": json.dumps({"ravine": "0.1.0", "torch": "2.5.1"}),
+        }
+    )
     places = {"alpha": alpha, "distance": ("alpha", 23.5 * np.abs(alpha)), "split": list(splits)}
     return xr.Dataset(data, coords=places, attrs=about | attrs)
 
