@@ -116,7 +116,7 @@ def test_no_file_runs_code(tmp_path, zipped):
     torch.save(payload, tmp_path / "evil.pt", _use_new_zipfile_serialization=zipped)
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(payload["x"]))
     for name in ("evil.pt", "raw.pt"):
-        with pytest.raises(InputError, match=r"run code.*was not read"):
+        with pytest.raises(InputError, match="was not loaded"):
             Checkpoint.read(tmp_path / name)
     assert not os.path.exists(marker)  # noqa: PTH110
     with warnings.catch_warnings():  # the marker is what loading would have made
