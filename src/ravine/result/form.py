@@ -82,7 +82,7 @@ def _problems(result: xr.Dataset) -> Iterator[str]:
         return
     if kind == "path":
         yield from _of_a_path(result)
-    if "loss" in result:
+    if "loss" in result and (kind != "path" or "split" in result.dims):
         yield from _of_curves(result, kind)
 
 
@@ -174,9 +174,9 @@ def _of_interpolants(result: xr.Dataset, kind: str, names: Sequence[str]) -> Ite
 
 def _of_pieces(result: xr.Dataset) -> Iterator[str]:
     low, high, degree = (result[f"piece_{name}"].values for name in ("low", "high", "degree"))
-    joined = len(low) and np.array_equal(low[1:], high[:-1]) and (low < high).all()
-    if not joined or (degree < 1).any() or (degree >= result.sizes["alpha"]).any():
-        yield "its pieces are no neighbouring intervals, each with a degree"
+    apart = len(low) and (low[1:] >= high[:-1]).all() and (low < high).all()
+    if not apart or (degree < 1).any() or (degree >= result.sizes["alpha"]).any():
+        yield "its pieces are no intervals one after the other, each with a degree"
         return
     alpha = np.sort(result["alpha"].values)
     try:
