@@ -151,9 +151,8 @@ class Changes:
             others = _asked(self.profile, what, self.above, "end", own, "population")
             bounds = _bounds(others, question, sample)
             for scope in get_args(Scope):
-                asked = replace(others, scope=scope)
-                told = _with_the_rest(_answer(asked, bounds, sample), part)
-                found[what, scope] = _over_all_looks(told, level)
+                told = _answer(replace(others, scope=scope), bounds, sample)
+                found[what, scope] = _over_all_looks(_with_the_rest(told, part), level)
         return found
 
     def barrier(self, kind: str, scope: Scope) -> Decision | None:
@@ -164,8 +163,8 @@ class Changes:
         own = LEVEL * self.profile.level_share
         asked = _asked(self.profile, "barrier", self.above, kind, own, scope)
         _, sample = self._asked["barrier"]
-        told = _with_the_rest(_answer(asked, _bounds(asked, "barrier", sample), sample), part)
-        return _over_all_looks(told, LEVEL)
+        told = _answer(asked, _bounds(asked, "barrier", sample), sample)
+        return _over_all_looks(_with_the_rest(told, part), LEVEL)
 
     @cached_property
     def _asked(self) -> dict[str, tuple[What, Sample]]:

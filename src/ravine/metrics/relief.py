@@ -269,7 +269,8 @@ def _compared(of: Relief) -> str:
     found = of.below
     if found is None:
         return ""
-    best = min(of.corners, key=lambda name: of.corners[name].value.value)
+    finite = {n: s for n, s in of.corners.items() if np.isfinite(s.value.value)}
+    best = min(finite, key=lambda name: finite[name].value.value)
     height = f"{number(found.value)} {within(found.lower, found.upper)}{of.unit}"
     if found.answer == "shown":
         return f"A point lies below all of them: {height} below {best}."

@@ -241,17 +241,15 @@ class Wording:
         of = self.measures
         if len(of.profile.between(0, 1).alpha) < 3:
             return ""
-        bend, chord = (
-            decided(of.profile, what, kind="chord", above=of.threshold, scope=of.scope)
-            for what in ("nonconvex", "barrier")
-        )
+        bend = decided(of.profile, "nonconvex", above=of.threshold, scope=of.scope)
+        chord = of.changes.barrier("chord", of.scope)
         limit = self.number(of.threshold)
         convex = {
             "excluded": f"It is convex to within {limit}",
             "shown": "It is not convex",
             "undecided": f"Whether it is convex to within {limit} is undecided",
         }[bend.answer]
-        if chord.answer == "shown":
+        if chord is not None and chord.answer == "shown":
             height = self._height(chord)
             return f"{convex}; it exceeds the chord between its ends by up to {height}."
         if bend.answer == "shown":
