@@ -249,10 +249,30 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
 
 def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
     """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
-    each = max(_block(trial) * trial.seconds_each, 1e-9)
+    each = max(_block(trial) * _seconds_an_example(trial, plan), 1e-9)
     points = max(1, int(_TILE_SECONDS / each))
     whole = max(plan.at_once, points - points % plan.at_once)  # as many at once as without a store
     return replace(plan, group=min(plan.group, whole))
+
+
+def _seconds_an_example(trial: Trial, plan: Plan) -> float:
+    """Seconds that one example of a whole batch takes: a few at a time, as in a trial, take several times as long each.
+
+    A batch that would take as long as a tile is not tried.
+    """
+    forward, point = trial.forward, len(trial.forward.points) // 2
+    if forward.policies.stateful or plan.batch_size * trial.seconds_each > _TILE_SECONDS:
+        return trial.seconds_each
+    _use(forward, plan.affine)
+    try:
+        batch = forward.placed(next(trial.split.batches(plan.batch_size)))
+        forward.stand_at(point)
+        forward.loss(batch, point)  # warms up, and computes what the points share
+        return min(trial.seconds_each, _seconds(forward, batch, point) / batch.size)
+    except Exception:  # the measurement itself will raise it, and say where
+        return trial.seconds_each
+    finally:
+        _use(forward, None)
 
 
 def installed(plan: Plan, forward: Forward) -> Stack | None:

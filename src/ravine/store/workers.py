@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from multiprocessing import current_process, parent_process
 from pathlib import Path
@@ -116,6 +117,7 @@ def search_path() -> tuple[str, ...]:
     return tuple(str(Path(place).absolute()) for place in sys.path)
 
 
+@cache
 def versions() -> tuple[str, str]:
     """Of what has to be the same in all processes."""
     return version("ravine"), str(torch.__version__)
