@@ -17,6 +17,7 @@ from ravine.measuring.refinement import (
     drivers,
     is_counted,
     joined,
+    rounding_of,
     tail,
 )
 from ravine.result.interpolant import Patch, Piece, chebyshev_points
@@ -290,13 +291,13 @@ def _candidate(grid: _Grid, points: Points, name: str, split: int, tolerance: fl
     places = np.stack([result[axis].values[checks] for axis in _AXES], 1)
     values = result[name].values[:, split]
     allowed = allowed_error(result, name, split, tolerance)
-    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+    floor = rounding_of(result, name, split, tolerance)
 
     def tails(log: bool) -> tuple[float, ...]:
         """Every line of nodes is a curve whose series must have decayed."""
         axes = zip(patch.pieces, (nodes, nodes.T), strict=True)
         return tuple(
-            tail(piece.degree, values[rows], allowed[rows], floor[rows], log=log)
+            tail(piece, values[rows], allowed[rows], floor[rows], log=log)
             for piece, rows in axes
         )
 

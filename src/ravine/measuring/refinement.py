@@ -10,11 +10,14 @@ import xarray as xr
 from numpy.polynomial import chebyshev
 
 from ravine.errors import InputError
-from ravine.result.interpolant import chebyshev_points, spread_floor
+from ravine.result.interpolant import Piece, spread_floor
 from ravine.result.schema import quantities
 
 #: Of what is allowed, at the checks: they are few, and the worst place is another.
 CAUTION = 1 / 3
+
+#: A noise floor that is so many times what a quarter of the points have comes from a jump.
+_JUMP = 100
 
 
 def drivers(result: xr.Dataset, drive: str | Sequence[str]) -> tuple[str, ...]:
@@ -56,15 +59,50 @@ def allowed_error(
         (points,), in the quantity's unit.
     """
     values = result[name].values[:, split]
-    finite = values[np.isfinite(values)]
-    extent = float(np.ptp(finite)) if finite.size else 0.0
+    extent = _extent(values)
     allowed = np.maximum(tolerance * np.maximum(np.abs(values), extent / 1000), least)
-    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+    floor = rounding_of(result, name, split, tolerance)
     if is_counted(result, name):
         floor = np.maximum(
             floor, np.nan_to_num(result[f"{name}_stderr"].values[:, split]).max()
         )  # doubled below
     return np.maximum(np.maximum(allowed, 2 * floor), np.finfo(float).tiny)
+
+
+def rounding_of(result: xr.Dataset, name: str, split: int, tolerance: float) -> np.ndarray:
+    """The noise floor, without what a jump of the curve did to it.
+
+    Beside a jump the rounding of the parameters decides on which side a point lies: there the
+    estimate is the height of the jump, and it is spread up to the next places where rounding was
+    estimated. Rounding itself is about as large elsewhere, in absolute terms or in relative ones.
+
+    Args:
+        result: measured points on one dim.
+        name: of the quantity.
+        split: number of the split.
+        tolerance: of the range; floors up to there are taken as they are.
+
+    Returns:
+        (points,), in the quantity's unit; 0 where nothing is known.
+    """
+    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
+    values = result[name].values[:, split]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = _usual(floor / np.abs(values)) * np.abs(values)
+    return np.minimum(
+        floor, np.fmax(max(_usual(floor), tolerance * _extent(values)), relative)
+    )
+
+
+def _extent(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.ptp(finite)) if finite.size else 0.0
+
+
+def _usual(floor: np.ndarray) -> float:
+    """What a noise floor may be where it is not from a jump: many times what most points have."""
+    finite = floor[np.isfinite(floor)]
+    return _JUMP * float(np.quantile(finite, 0.25)) if finite.size else 0.0
 
 
 def is_counted(result: xr.Dataset, name: str) -> bool:
@@ -73,7 +111,7 @@ def is_counted(result: xr.Dataset, name: str) -> bool:
 
 
 def tail(
-    degree: int, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool
+    piece: Piece, values: np.ndarray, allowed: np.ndarray, floor: np.ndarray, *, log: bool
 ) -> float:
     """What the terms beyond the degree may add to some curves, in units of what is allowed.
 
@@ -84,16 +122,16 @@ def tail(
     whose coefficients are within the noise floor says nothing about decay.
 
     Args:
-        degree: of the interpolants.
-        values: (degree + 1, curves) at the Chebyshev points.
+        piece: of the interpolants.
+        values: (degree + 1, curves) at its points.
         allowed: of that shape.
         floor: of that shape; the noise floor.
         log: whether the logarithm is interpolated.
     """
     scale = values if log else np.ones_like(values)
     most, noise = (allowed / scale).min(axis=0), 2 * (floor / scale).max(axis=0)
-    unit = chebyshev_points(-1.0, 1.0, degree)
-    terms = np.abs(chebyshev.chebfit(unit, np.log(values) if log else values, degree))
+    degree = piece.degree
+    terms = np.abs(chebyshev.chebfit(piece.unit, np.log(values) if log else values, degree))
     third, fourth = slice(degree // 2, 3 * degree // 4), slice(3 * degree // 4, None)
     quiet = terms[fourth].max(axis=0) <= noise
     least = float((terms[fourth] / most).max())

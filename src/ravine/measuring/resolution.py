@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Final, get_args
 
@@ -22,6 +22,7 @@ from ravine.measuring.refinement import (
     drivers,
     is_counted,
     joined,
+    rounding_of,
     tail,
 )
 from ravine.measuring.rounds import Rounds, with_reuse
@@ -29,14 +30,17 @@ from ravine.metrics.inference import LEVEL, What, require_asked
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_intervals
-from ravine.result.interpolant import Patch, Piece, chebyshev_points, stationary
+from ravine.result.interpolant import Patch, Piece, stationary
 from ravine.result.schema import quantities
 from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
-_FIRST_DEGREE: Final = 16
-_LAST_DEGREE: Final = 64
-_CHECKS: Final = 8
+#: Degrees that an interpolant goes through: at each the points that are new are first predicted by
+#: the degree before. Few more at a time where there are few, so that none is wasted; more where there are
+#: many, since every round is a pass over the data.
+_DEGREES: Final = (8, 12, 16, 20, 24, 30, 36, 44, 54, 64)
+_FIRST_DEGREE: Final = _DEGREES[1]
+_LAST_DEGREE: Final = _DEGREES[-1]
 _EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
 
@@ -46,7 +50,7 @@ _PILOT: Final = 9
 #: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
 #: at most what a grid of 51 × 51 costs.
 _POINTS: Final = {
-    1: (_FIRST_DEGREE + 1 + _CHECKS, 513),
+    1: (_FIRST_DEGREE + 1, 513),
     2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601),
 }
 
@@ -61,21 +65,7 @@ class _Open:
 
     @property
     def piece(self) -> Piece:
-        return Piece(self.low, self.high, self.degree)
-
-    @property
-    def checks(self) -> np.ndarray:
-        """A few of the points that the next degree adds, one from each stretch: nothing measured is wasted."""
-        finer = chebyshev_points(self.low, self.high, 2 * self.degree)[1::2]
-        stretches = np.array_split(np.arange(self.degree), min(_CHECKS, self.degree))
-        draw = np.random.default_rng(
-            [self.degree, int(1e6 * abs(self.low)), int(1e6 * abs(self.high))]
-        )
-        return finer[[int(draw.choice(stretch)) for stretch in stretches]]
-
-    @property
-    def wanted(self) -> np.ndarray:
-        return np.concatenate([self.piece.points, self.checks])
+        return Piece(self.low, self.high, self.degree, "leja")
 
 
 def resolve(
@@ -273,7 +263,7 @@ def _resolve_line(
     extra, rounds = _ends_within(low, high), 0
     while opened:
         known = result["alpha"].values if result is not None else np.array([])
-        wanted = _new(np.concatenate([*(one.wanted for one in opened), extra]), known)
+        wanted = _new(np.concatenate([*(one.piece.points for one in opened), extra]), known)
         if wanted.size and len(known) + len(wanted) > max_points and result is not None:
             break
         if wanted.size:
@@ -386,11 +376,28 @@ class _Fit:
     finite: bool | None
 
 
+def _before(piece: Piece) -> Piece | None:
+    """The interpolant that predicts the points which are new at a degree; None where it is the first."""
+    fewer = [degree for degree in _DEGREES if degree < piece.degree]
+    return replace(piece, degree=fewer[-1]) if fewer else None
+
+
+def _inside(piece: Piece, alpha: np.ndarray) -> np.ndarray:
+    return np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
+
+
+def _checks(piece: Piece, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the points that the interpolant before predicts, and of those that neither goes through."""
+    rows, before = piece.rows(alpha), _before(piece)
+    new = rows[:0] if before is None else np.setdiff1d(rows, before.rows(alpha))
+    return new, np.setdiff1d(_inside(piece, alpha), rows)
+
+
 def _fit(piece: Piece, judge: _Judge) -> _Fit:
     result = judge.result
     alpha = result["alpha"].values
-    inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
-    checks = np.setdiff1d(inside, piece.rows(alpha))
+    inside = _inside(piece, alpha)
+    checks = np.concatenate(_checks(piece, alpha))
     splits = range(result.sizes["split"])
     fit = _Fit(0.0, np.nan, {}, {}, finite=True)
     for name in quantities(result):
@@ -421,20 +428,29 @@ def _candidate(piece: Piece, judge: _Judge, name: str, split: int) -> Candidate:
     result = judge.result
     least = judge.least if name == "loss" else 0.0
     alpha, values = result["alpha"].values, result[name].values[:, split]
-    inside = np.flatnonzero((alpha >= piece.low) & (alpha <= piece.high))
-    rows = piece.rows(alpha)
     allowed = allowed_error(result, name, split, judge.tolerance, least)
-    floor = np.nan_to_num(result[f"{name}_noise_floor"].values[:, split])
-    checks = np.setdiff1d(inside, rows)
+    floor = rounding_of(result, name, split, judge.tolerance)
+    rows, (new, others) = piece.rows(alpha), _checks(piece, alpha)
     column = [of[rows][:, None] for of in (values, allowed, floor)]
-    patch = Patch((piece,))
+
+    def read(log: bool) -> np.ndarray:
+        """What is predicted at the checks: at the points that are new, by the interpolant before they joined."""
+        parts = [(piece, others)] if not new.size else [(_before(piece), new), (piece, others)]
+        found = [
+            Patch((one,)).read(values[one.rows(alpha)], [alpha[at]], log=log)
+            for one, at in parts
+            if one is not None
+        ]
+        return np.concatenate(found)
+
+    checks = np.concatenate([new, others])
     return best_reading(
         values[checks],
         allowed[checks],
-        positive=bool((values[inside] > 0).all()),
+        positive=bool((values[_inside(piece, alpha)] > 0).all()),
         counted=is_counted(result, name),
-        read=lambda log: patch.read(values[rows], [alpha[checks]], log=log),
-        tails=lambda log: (tail(piece.degree, *column, log=log),),
+        read=read,
+        tails=lambda log: (tail(piece, *column, log=log),),
     )
 
 
@@ -456,7 +472,7 @@ def _judged(
         if fit.ratio <= 1 or fit.finite is None or one.high - one.low <= narrowest:
             done.append((one.piece, fit))
         elif fit.finite and one.degree < _LAST_DEGREE:
-            still.append(_Open(one.low, one.high, 2 * one.degree))
+            still.append(replace(one, degree=_DEGREES[_DEGREES.index(one.degree) + 1]))
         else:
             margin = 0.1 * (one.high - one.low)
             cut = float(np.clip(fit.worst, one.low + margin, one.high - margin))
@@ -492,9 +508,10 @@ def _has(piece: Piece, result: xr.Dataset) -> bool:
 
 def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
     """What stands for a piece that was not finished: its interpolant of the degree before, or straight lines."""
-    for degree in (one.degree, one.degree // 2):
-        if _has(Piece(one.low, one.high, degree), result):
-            return [Piece(one.low, one.high, degree)]
+    whole = one.piece
+    for piece in (whole, _before(whole)):
+        if piece is not None and piece.degree >= _FIRST_DEGREE and _has(piece, result):
+            return [piece]
     alpha = result["alpha"].values
     inside = alpha[(alpha >= one.low) & (alpha <= one.high)]
     places = np.unique(np.concatenate([[one.low], inside, [one.high]]))
@@ -530,6 +547,7 @@ def _labelled(closed: list[tuple[Piece, _Fit]], judge: _Judge) -> xr.Dataset:
     return result.assign(variables).assign_attrs(
         **loose,
         sampling="resolved",
+        nodes="leja",
         tolerance=judge.tolerance,
         drive=", ".join(judge.drive),
         resolved=resolved,

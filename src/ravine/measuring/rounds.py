@@ -96,7 +96,7 @@ def probes_of(places: np.ndarray) -> list[int]:
     Returns:
         Five of a line, three where it has few points; 3 × 3 of a plane.
     """
-    count = 5 if places.shape[1] == 1 and len(places) > 20 else 3
+    count = 5 if places.shape[1] == 1 and len(places) > 12 else 3
     ladders = [_rungs(np.unique(axis), count) for axis in places.T]
     wanted = np.stack(np.meshgrid(*ladders), -1).reshape(-1, places.shape[1])
     return sorted({int(np.argmin(((places - place) ** 2).sum(1))) for place in wanted})
