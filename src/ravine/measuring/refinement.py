@@ -14,7 +14,7 @@ from ravine.result.interpolant import Piece, spread_floor
 from ravine.result.schema import quantities
 
 #: Of what is allowed, at the checks: they are few, and the worst place is another.
-CAUTION = 1 / 3
+CAUTION = 0.4
 
 #: A noise floor that is so many times what a quarter of the points have comes from a jump.
 _JUMP = 100
@@ -140,6 +140,25 @@ def tail(
     before, last = ((terms[part] / most)[:, ~quiet].max() for part in (third, fourth))
     decay = min(last / before, 0.999) if before > 0 else 0.999
     return float(max(least, last * decay / (1 - decay) * (degree / 4) ** 0.5))
+
+
+def degree_for(piece: Piece, values: np.ndarray, worst: float, *, log: bool) -> float:
+    """The degree at which a curve would pass, if its series went on decaying as it does.
+
+    Args:
+        piece: of the interpolant.
+        values: (degree + 1,) at its points.
+        worst: its worst error, in units of what is allowed.
+        log: whether the logarithm is interpolated.
+
+    Returns:
+        It, with a fraction; many times the piece's where the series does not decay.
+    """
+    degree = piece.degree
+    terms = np.abs(chebyshev.chebfit(piece.unit, np.log(values) if log else values, degree))
+    third, fourth = terms[degree // 2 : 3 * degree // 4].max(), terms[3 * degree // 4 :].max()
+    decay = min(fourth / third, 0.999) if third > 0 else 0.999
+    return degree * (1 + np.log(max(worst, 1.0)) / np.log(1 / max(decay, 1e-9)) / 4)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ravine.measuring.refinement import (
     Candidate,
     allowed_error,
     best_reading,
+    degree_for,
     drivers,
     is_counted,
     joined,
@@ -35,12 +36,13 @@ from ravine.result.schema import quantities
 from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
-#: Degrees that an interpolant goes through: at each the points that are new are first predicted by
-#: the degree before. Few more at a time where there are few, so that none is wasted; more where there are
-#: many, since every round is a pass over the data.
-_DEGREES: Final = (8, 12, 16, 20, 24, 30, 36, 44, 54, 64)
-_FIRST_DEGREE: Final = _DEGREES[1]
+#: Degrees that an interpolant goes through → how many of its points are predicted by the others, the last
+#: of the sequence. A curve that needs many terms may have kinks: it is checked at more points.
+_HELD_OUT: Final = {12: 4, 16: 4, 20: 8, 24: 8, 30: 8, 36: 8, 44: 10, 54: 10, 64: 12, 80: 14, 96: 16}
+_DEGREES: Final = tuple(_HELD_OUT)
+_FIRST_DEGREE: Final = _DEGREES[0]
 _LAST_DEGREE: Final = _DEGREES[-1]
+_TELLING_DEGREE: Final = 24  # from here on, how a series decays tells whether more terms will do
 _EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
 
@@ -363,6 +365,7 @@ class _Fit:
         ratio: the worst error of what drives, in units of what is allowed; inf where the piece holds
             both finite and other values.
         worst: where that is.
+        needed: the degree at which what drives would pass, by how its series decays.
         log: quantity → per split, whether the logarithm is interpolated.
         misfit: quantity → per split, the largest error, in the quantity's unit; NaN where it is more than
             is allowed of one that does not drive, and of no count.
@@ -371,15 +374,16 @@ class _Fit:
 
     ratio: float
     worst: float
+    needed: float
     log: dict[str, np.ndarray]
     misfit: dict[str, np.ndarray]
     finite: bool | None
 
 
 def _before(piece: Piece) -> Piece | None:
-    """The interpolant that predicts the points which are new at a degree; None where it is the first."""
-    fewer = [degree for degree in _DEGREES if degree < piece.degree]
-    return replace(piece, degree=fewer[-1]) if fewer else None
+    """The interpolant that predicts the last points of an interpolant; None of a straight line, which has none."""
+    held_out = _HELD_OUT.get(piece.degree)
+    return None if held_out is None else replace(piece, degree=piece.degree - held_out)
 
 
 def _inside(piece: Piece, alpha: np.ndarray) -> np.ndarray:
@@ -399,7 +403,7 @@ def _fit(piece: Piece, judge: _Judge) -> _Fit:
     inside = _inside(piece, alpha)
     checks = np.concatenate(_checks(piece, alpha))
     splits = range(result.sizes["split"])
-    fit = _Fit(0.0, np.nan, {}, {}, finite=True)
+    fit = _Fit(0.0, np.nan, 0.0, {}, {}, finite=True)
     for name in quantities(result):
         fit.log[name] = np.zeros(len(splits), dtype=np.int8)
         fit.misfit[name] = np.full(len(splits), np.nan)
@@ -411,6 +415,10 @@ def _fit(piece: Piece, judge: _Judge) -> _Fit:
             drives = name in judge.drive
             if drives or found.worst <= 1 or is_counted(result, name):
                 fit.misfit[name][split] = found.errors.max()
+            if drives and found.worst > 1:
+                values = result[name].values[piece.rows(alpha), split]
+                needed = degree_for(piece, values, found.worst, log=found.log)
+                fit.needed = max(fit.needed, needed)
             if drives and (found.worst > fit.ratio or np.isnan(fit.worst)):
                 fit.ratio = found.worst
                 fit.worst = float(alpha[checks][np.argmax(found.ratios)])
@@ -471,13 +479,21 @@ def _judged(
         fit = _fit(one.piece, judge)
         if fit.ratio <= 1 or fit.finite is None or one.high - one.low <= narrowest:
             done.append((one.piece, fit))
-        elif fit.finite and one.degree < _LAST_DEGREE:
-            still.append(replace(one, degree=_DEGREES[_DEGREES.index(one.degree) + 1]))
+        elif fit.finite and (degree := _next_degree(one.degree, fit.needed)):
+            still.append(replace(one, degree=degree))
         else:
             margin = 0.1 * (one.high - one.low)
             cut = float(np.clip(fit.worst, one.low + margin, one.high - margin))
             still += [_Open(one.low, cut, _FIRST_DEGREE), _Open(cut, one.high, _FIRST_DEGREE)]
     return still, done
+
+
+def _next_degree(degree: int, needed: float) -> int:
+    """The next degree to try: what seems to be needed, at most the double; 0 where it is better to split."""
+    if degree == _LAST_DEGREE or (degree >= _TELLING_DEGREE and needed > 2 * _LAST_DEGREE):
+        return 0
+    wanted = min(needed, 2 * degree, _LAST_DEGREE)
+    return next(more for more in _DEGREES if more > degree and more >= wanted)
 
 
 def _new(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
