@@ -825,6 +825,20 @@ def test_an_autocast_around_the_measurement_changes_nothing():
     np.testing.assert_array_equal(values(inside), values(plain))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_noise_floor_with_fixed_masks_is_that_of_rounding(dtype):
+    """Each look at rounding once drew masks of its own: the floor was the spread of masks, a tenth of the loss."""
+    model = mlp(dropout=0.5)
+    start, end = trained(model, DATA)
+    J = Objective(model, CE, DATA, dropout="fixed", dtype=dtype)
+    curve = evaluate(J, along=Line(start, end), at=AT)
+    unit = torch.finfo(dtype).eps
+    assert (values(curve, "loss_noise_floor") <= 100 * unit * values(curve)).all()
+    resampled = Objective(model, CE, DATA, dropout="resample", dtype=dtype)
+    drawn = evaluate(resampled, along=Line(start, end), at=AT)
+    assert (values(drawn, "loss_noise_floor") > 1e-3 * values(drawn)).all()
+
+
 def test_the_noise_floor_sees_an_autocast_of_the_callers_function():
     model = mlp()
     start, end = trained(model, DATA)
