@@ -297,8 +297,7 @@ def _candidate(grid: _Grid, points: Points, name: str, split: int, tolerance: fl
         """Every line of nodes is a curve whose series must have decayed."""
         axes = zip(patch.pieces, (nodes, nodes.T), strict=True)
         return tuple(
-            tail(piece, values[rows], allowed[rows], floor[rows], log=log)
-            for piece, rows in axes
+            tail(piece, values[rows], allowed[rows], floor[rows], log=log) for piece, rows in axes
         )
 
     return best_reading(

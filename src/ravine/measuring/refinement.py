@@ -89,9 +89,7 @@ def rounding_of(result: xr.Dataset, name: str, split: int, tolerance: float) -> 
     values = result[name].values[:, split]
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = _usual(floor / np.abs(values)) * np.abs(values)
-    return np.minimum(
-        floor, np.fmax(max(_usual(floor), tolerance * _extent(values)), relative)
-    )
+    return np.minimum(floor, np.fmax(max(_usual(floor), tolerance * _extent(values)), relative))
 
 
 def _extent(values: np.ndarray) -> float:
