@@ -148,8 +148,8 @@ class Forward:
         policies = self.policies
         here = self.points.coefficients[point] if at is None else at
         # masks that are fixed are the same in every redraw: what differs is rounding alone
-        drawn = (draw, *here) if policies.dropout == "resample" else (0,)
-        content = self.prepared(batch, *drawn)
+        resampled = policies.dropout == "resample"
+        content = self.prepared(batch, draw if resampled else 0, *(here if resampled else ()))
         if self.affine is not None:
             self.replica.require_files()  # corners are read in the pass itself
             leaves = flatten(content)[0] if self.copies else batch.leaves

@@ -72,7 +72,7 @@ def leja_points(low: float, high: float, degree: int) -> np.ndarray:
 
 @cache
 def _leja_sequence(count: int) -> np.ndarray:
-    """(count,) in the order of the sequence −1, 1, 0, x, −x, …"""
+    """Its first points (count,), in its own order: −1, 1, 0, x, −x and so on."""
     right = chebyshev_points(-1.0, 1.0, _CANDIDATES)[_CANDIDATES // 2 + 1 :]
     sequence = [-1.0, 1.0, 0.0]
     while len(sequence) < count:
