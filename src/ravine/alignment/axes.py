@@ -78,7 +78,9 @@ class Axis:
 
 def _rank(reason: str) -> int:
     """Which of two reasons says more: what an operation does, that they are positions, that they meet a constant."""
-    return 0 if reason.startswith(MEETS) else 1 if reason == POSITION else 2
+    if reason.startswith(MEETS):
+        return 0
+    return 1 if reason == POSITION else 2
 
 
 def product(parts: Sequence[Axis]) -> Axis:

@@ -237,7 +237,7 @@ def stack(call: Call) -> Axes:
 @_rule("cat")
 def cat(call: Call) -> Axes:
     """A chain along one axis; the others are the same, but for branches that are stacked."""
-    given = [axes for axes in map(call.of, call["tensors"]) if [a.size for a in axes] != [0]]
+    given = [axes for axes in map(call.of, call["tensors"]) if not _is_empty(axes)]
     dim = call["dim"] % len(given[0])
     if _are_branches(given, dim):
         branches = [one for axes in given for one in _unstacked(axes, dim)]
@@ -249,6 +249,11 @@ def cat(call: Call) -> Axes:
                 tie(out[place], axis)
     out[dim] = chain([axes[dim] for axes in given])
     return tuple(out)
+
+
+def _is_empty(axes: Axes) -> bool:
+    """Whether it is the tensor of shape (0,), which goes with every other shape in a ``cat``."""
+    return len(axes) == 1 and axes[0].size == 0
 
 
 def _are_branches(given: Sequence[Axes], dim: int) -> bool:
@@ -272,7 +277,12 @@ def _are_branches(given: Sequence[Axes], dim: int) -> bool:
 def _unstacked(axes: Axes, dim: int) -> list[Axes]:
     """What stands at each index of an axis that stays in place."""
     over, rest = axes[dim], _without(axes, [dim])
-    return [tuple(member(axis, over, n) for axis in rest) for n in range(over.size)]
+    return [_at(rest, over, number) for number in range(over.size)]
+
+
+def _at(axes: Axes, over: Axis, number: int) -> Axes:
+    """Of each axis, what belongs to one index of another one."""
+    return tuple(member(axis, over, number) for axis in axes)
 
 
 def _stack(branches: Sequence[Axes], place: int) -> Axes:
@@ -374,7 +384,7 @@ def _members(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> list[A
     for leaf in _inside(axes, dim) if over.reason is None and is_stack else ():
         become_family(leaf, over)
     _stay([over], POSITION if is_stack else _ordered(call))
-    return [tuple(member(axis, over, n % over.size) for axis in rest) for n in numbers]
+    return [_at(rest, over, number % over.size) for number in numbers]
 
 
 def _restacked(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> Axes:
@@ -665,8 +675,13 @@ def batch_norm(call: Call) -> Any:
     value = call.node.meta["val"]
     if not isinstance(value, list | tuple):
         return given
-    empty = [tuple(Axis(size, POSITION) for size in part.shape) for part in value[1:]]
-    return [given, *[(given[1],) if a and a[0].size == given[1].size else a for a in empty]]
+    channels = given[1]
+    out = [given]
+    for part in value[1:]:
+        # what it saves for the backward pass: a number for each channel, or nothing at all
+        is_by_channel = part.ndim > 0 and part.shape[0] == channels.size
+        out.append((channels,) if is_by_channel else tuple(map(_position, part.shape)))
+    return out
 
 
 @_rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
@@ -739,10 +754,11 @@ def recurrent(call: Call) -> list[Any]:
         units += found
         taken = chain([out for out, _ in found])
     lead = given[:-1]
-    time = 0 if len(given) == 2 or not call["batch_first"] else 1
+    is_batched = len(given) > 2
+    time = 1 if is_batched and call["batch_first"] else 0
     _stay([given[time]], _ordered(call))
     call.contracted += [given[-1], *(out for out, _ in units), *(cell for _, cell in units)]
-    batch = lead[:0] if len(given) == 2 else (lead[0 if call["batch_first"] else 1],)
+    batch = _without(lead, [time])
     states = [Stacked([(*batch, out) for out, _ in units])]
     if call.name == "lstm":
         states.append(Stacked([(*batch, cell) for _, cell in units]))

@@ -268,7 +268,8 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
     for place, key in enumerate(free):
         # of two sets that always occur together, the first is the outer one
         outer[key] = [other for other in around[key] if other in fixed or other in free[:place]]
-    holding = [key for key in fixed if any(key in found for found in outer.values())]
+    holders = set[int]().union(*outer.values())
+    holding = [key for key in fixed if key in holders]
     numbers = {key: number for number, key in enumerate([*holding, *free])}
     units = [Units(owned[key].size, is_free=False) for key in holding]
     for key in free:

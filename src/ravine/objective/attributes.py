@@ -50,7 +50,7 @@ class Attributes:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [
-            (name, module, {key: _held(value) for key, value in _plain(module)})
+            (name, module, _all_held(module))
             for name, module in model.named_modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
@@ -91,6 +91,10 @@ class Attributes:
 
 def _plain(module: nn.Module) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in vars(module).items() if key not in _OWN]
+
+
+def _all_held(module: nn.Module) -> dict[str, _Held]:
+    return {key: _held(value) for key, value in _plain(module)}
 
 
 def _held(value: Any) -> _Held:

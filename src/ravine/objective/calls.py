@@ -106,7 +106,12 @@ def logits_of(
     _require_vocabulary(model, ids)
     named, any_name = accepted(model)
     hands_on = any_name and "input_ids" not in named  # a wrapper, whatever it is given
-    wanted = given if hands_on else named | (_KERNELS if any_name else frozenset())
+    if hands_on:
+        wanted = given
+    elif any_name:
+        wanted = named | _KERNELS
+    else:
+        wanted = named
     chosen = {key: value for key, value in given.items() if key in wanted}
     positional = []
     if "input_ids" not in named and ids is not None:

@@ -214,7 +214,11 @@ def row_of(tile: Sums, place: int) -> dict[str, Moments]:
 
 def counts_of(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
     """How many values of each quantity there are at each point: one outcome, if all is well."""
-    return {tuple((name, of.count) for name, of in row.items()) for row in rows.values()}
+    return {_counts(row) for row in rows.values()}
+
+
+def _counts(row: Sums) -> tuple[tuple[str, int], ...]:
+    return tuple((name, moments.count) for name, moments in row.items())
 
 
 def in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:

@@ -114,14 +114,15 @@ def surface(
         policies(measured),
         _geometry_words(measured, panel.aspect),
         f"Contour lines are {_step_words(field, z)} apart.",
-        "" if smooth or not is_resolved(measured) else _unresolved_words(measured),
-        _path_words(path, x, y),
-        "" if path is None else "Dashed: the straight line.",
-        ""
-        if own is None
-        else "Uprights join each snapshot's own value to the plane's at its projection.",
-        "Crosses: measured and not finite." if not np.isfinite(field.z).all() else "",
     ]
+    if is_resolved(measured) and not smooth:
+        words.append(_unresolved_words(measured))
+    if path is not None:
+        words += [_path_words(path, x, y), "Dashed: the straight line."]
+    if own is not None:
+        words.append("Uprights join each snapshot's own value to the plane's at its projection.")
+    if not np.isfinite(field.z).all():
+        words.append("Crosses: measured and not finite.")
     return Figure((panel,), title=title(measured), caption=" ".join(filter(None, words)))
 
 
@@ -293,9 +294,7 @@ def _unresolved_words(plane: xr.Dataset) -> str:
     )
 
 
-def _path_words(path: xr.Dataset | None, x: Axis, y: Axis) -> str:
-    if path is None:
-        return ""
+def _path_words(path: xr.Dataset, x: Axis, y: Axis) -> str:
     said = ["The path is projected on the plane"]
     if "residual" in path:
         said.append(f"its points lie up to {float(path['residual'].max()):.3g} off it")

@@ -153,7 +153,10 @@ def by_group(
                 "so nothing moves"
             )
             raise InputError(msg)
-        base, source = (line.start, line.end) if hold == "start" else (line.end, line.start)
+        if hold == "start":
+            base, source = line.start, line.end
+        else:
+            base, source = line.end, line.start
         mixed = replace(
             base,
             tensors={

@@ -50,6 +50,18 @@ class Mark:
     z: np.ndarray | None = None
     exact: bool = False
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        return {
+            "panel": self.panel,
+            "kind": self.kind,
+            "x": _numbers(self.x),
+            "y": list(map(_numbers, self.y)),
+            "z": None if self.z is None else _numbers(self.z),
+            "exact": self.exact,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Scrub:
@@ -81,17 +93,7 @@ class Scrub:
                 for reading in self.readings
             ],
             "against": self.against,
-            "marks": [
-                {
-                    "panel": mark.panel,
-                    "kind": mark.kind,
-                    "x": _numbers(mark.x),
-                    "y": [_numbers(heights) for heights in mark.y],
-                    "z": None if mark.z is None else _numbers(mark.z),
-                    "exact": mark.exact,
-                }
-                for mark in self.marks
-            ],
+            "marks": [mark.data for mark in self.marks],
             "drives": self.drives,
         }
         return embedded(data)

@@ -266,23 +266,22 @@ def _table(
 ) -> Points:
     """Columns of numbers, and of values with their standard errors by (quantity, split)."""
     count = len(next(iter(coordinates.values())))
-    whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
         places = [_place(column[i]) for column in coordinates.values()]
         return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
 
+    letters = {"alpha": "α", "beta": "β"}
+    heads = [letters.get(name, name.replace("_", " ")) for name in coordinates]
+    heads += [f"{split} {quantity}" for quantity, split in values]
+    first, last = range(SHOWN_POINTS), range(count - SHOWN_POINTS, count)
+    if count <= 2 * SHOWN_POINTS + 2:  # too few to be worth leaving some out
+        first, last = range(count), range(0)
     return Points(
-        columns=(
-            *(
-                {"alpha": "α", "beta": "β"}.get(name, name.replace("_", " "))
-                for name in coordinates
-            ),
-            *(f"{split} {quantity}" for quantity, split in values),
-        ),
-        first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),
-        omitted=0 if whole else count - 2 * SHOWN_POINTS,
-        last=() if whole else tuple(row(i) for i in range(count - SHOWN_POINTS, count)),
+        columns=tuple(heads),
+        first=tuple(map(row, first)),
+        omitted=count - len(first) - len(last),
+        last=tuple(map(row, last)),
         count=count,
         href=_download(coordinates, values),
     )

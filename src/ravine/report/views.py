@@ -139,10 +139,10 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
         readings.append(
             Reading("distance from the start", tuple(_plain(d) for d in read["distance"].values))
         )
-    marks = [
-        Mark(panel, "rule", alpha, tuple(_column(read, name, split) for split in splits))
-        for (panel, _), name in zip(view.panels, quantities(read), strict=True)
-    ]
+    marks = []
+    for (panel, _), name in zip(view.panels, quantities(read), strict=True):
+        heights = tuple(_column(read, name, split) for split in splits)
+        marks.append(Mark(panel, "rule", alpha, heights))
     length = float(read.attrs.get("length") or np.nan)
     marks += [
         Mark(panel, "hint", alpha * length)
@@ -177,12 +177,17 @@ def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[st
             )
         else:
             stderr = np.full(len(values), np.nan)
-    return tuple(
-        ""
-        if place == home or not np.isfinite(change)
-        else f"{'+' if change > 0 else ''}{with_error(change, error)}"
-        for place, (change, error) in enumerate(zip(moved, stderr, strict=True))
-    )
+    texts = [_signed(change, error) for change, error in zip(moved, stderr, strict=True)]
+    texts[home] = ""
+    return tuple(texts)
+
+
+def _signed(change: float, stderr: float) -> str:
+    """A change with its sign and standard error; nothing where it is not finite."""
+    if not np.isfinite(change):
+        return ""
+    sign = "+" if change > 0 else ""
+    return f"{sign}{with_error(change, stderr)}"
 
 
 # --- several lines ---------------------------------------------------------------------------------------
@@ -234,10 +239,10 @@ def _along_all(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as 
         for label, curve in curves.items()
     ]
     panels = [panel for panel, _ in view.panels][-len(names) :]
-    marks = [
-        Mark(panel, "rule", alpha, tuple(_column(curve, name, split) for curve in curves.values()))
-        for panel, name in zip(panels, names, strict=True)
-    ]
+    marks = []
+    for panel, name in zip(panels, names, strict=True):
+        heights = tuple(_column(curve, name, split) for curve in curves.values())
+        marks.append(Mark(panel, "rule", alpha, heights))
     stops = Stops("α", tuple(_plain(place) for place in alpha))
     return Scrub(view.scrub, (stops,), tuple(readings), tuple(marks))
 

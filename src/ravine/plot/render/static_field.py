@@ -229,22 +229,21 @@ def _draw_marks(
             x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
             beside = _beside(name, _seen(axes, np.array([place]))[0], taken)
         else:
-            (x, y), left, low = (
-                place,
-                place[0] > np.mean(axes.get_xlim()),
-                place[1] <= np.mean(axes.get_ylim()),
-            )
-            beside = (
-                -5 if left else 5,
-                5 if low else -5,
-            )  # a word points inwards, so that it stays in the picture
+            x, y = place
+            # a word points inwards, so that it stays in the picture
+            right = x <= np.mean(axes.get_xlim())
+            up = y <= np.mean(axes.get_ylim())
+            beside = (5 if right else -5, 5 if up else -5)
+        sideways, upwards = beside
+        ha = "left" if sideways > 0 else "right"
+        va = "bottom" if upwards > 0 else "top"
         axes.annotate(
             name,
             (x, y),
             xytext=beside,
             textcoords="offset points",
-            ha="right" if beside[0] < 0 else "left",
-            va="bottom" if beside[1] > 0 else "top",
+            ha=ha,
+            va=va,
             fontsize=8,
             path_effects=[_RIM],
             zorder=order + 1,

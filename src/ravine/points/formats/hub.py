@@ -111,7 +111,8 @@ def _chosen(files: Sequence[str], source: str) -> tuple[str, ...]:
 
 
 def _has(files: Sequence[str], patterns: Sequence[str]) -> bool:
-    return all(any(PurePosixPath(f).match(p) and "/" not in f for f in files) for p in patterns)
+    top = [PurePosixPath(file) for file in files if "/" not in file]
+    return all(any(file.match(pattern) for file in top) for pattern in patterns)
 
 
 def _is_offline() -> bool:
