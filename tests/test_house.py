@@ -21,6 +21,12 @@ def test_no_class_is_large():
     assert largest.lines < 200, largest
 
 
+def test_a_line_holds_one_idea():
+    per_100 = 100 / house.statements()
+    assert per_100 * len(house.nested_comprehensions()) <= 0.08, house.nested_comprehensions()
+    assert per_100 * len(house.double_ternaries()) <= 0.06, house.double_ternaries()
+
+
 def test_lines_are_counted_without_docstrings():
     import ast
 

@@ -145,6 +145,37 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Points of a slice, and what is to be found out about them.
+
+    Attributes:
+        corners: the checkpoints that span the slice.
+        coefficients: for every point, one number per corner, summing to 1.
+        tick: told of progress, in examples × points.
+        labels: a name for every point, for messages; None numbers them.
+        probes: numbers of the points whose noise floor to estimate.
+        joined: pairs of corners, by number, between which a slice runs: they have to be different
+            points.
+        earlier: a measurement between the same corners, whose plan is used again; the examples
+            have to be the same.
+    """
+
+    corners: Sequence[Checkpoint]
+    coefficients: Coefficients
+    tick: Callable[[int], None]
+    labels: Sequence[str] | None = None
+    probes: Sequence[int] = ()
+    joined: Iterable[tuple[int, int]] = ()
+    earlier: Measured | None = None
+
+    @property
+    def points(self) -> Points:
+        """The points, each with its name."""
+        numbered = [f"point {number}" for number in range(len(self.coefficients))]
+        return Points(self.coefficients, self.labels or numbered)
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a measurement of some points gave.
@@ -204,31 +235,13 @@ class Measured:
 
 
 def measure(
-    setup: Setup,
-    corners: Sequence[Checkpoint],
-    coefficients: Coefficients,
-    tick: Callable[[int], None] = lambda _: None,
-    *,
-    labels: Sequence[str] | None = None,
-    probes: Sequence[int] = (),
-    joined: Iterable[tuple[int, int]] = (),
-    earlier: Measured | None = None,
-    store: Store | None = None,
-    crew: Crew | None = None,
+    setup: Setup, asked: Asked, store: Store | None = None, crew: Crew | None = None
 ) -> Measured:
     """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
     Args:
         setup: of the objective.
-        corners: the checkpoints that span the slice.
-        coefficients: for every point, one number per corner, summing to 1.
-        tick: told of progress, in examples × points.
-        labels: a name for every point, for messages.
-        probes: numbers of the points whose noise floor to estimate.
-        joined: pairs of corners, by number, between which a slice runs: they have to be different
-            points.
-        earlier: a measurement between the same corners, whose plan is used again; the examples have to be
-            the same.
+        asked: the points.
         store: of finished tiles, which are not measured again.
         crew: workers that measure; all else is done here.
 
@@ -239,18 +252,13 @@ def measure(
         InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
     """
     own = Checkpoint.read(setup.model)
-    fitted = [_fitted(own, corner) for corner in corners]
+    fitted = [_fitted(own, corner) for corner in asked.corners]
     params = [corner.taken(own.params) for corner in fitted]
-    between = gram(params)
-    for one, other in joined:
-        require_apart(corners, params, between, one, other)
     dtype = setup.dtype or _widest([own.params, *params])
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
-    labels = labels or [f"point {number}" for number in range(len(coefficients))]
-    points = Points(coefficients, labels)
-    found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    points, tick, earlier = asked.points, asked.tick, asked.earlier
+    found = nothing_yet(asked, fitted, params, dtype)
     statistics_from = ""
-    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
     keeper = None
     with undisturbed(setup), _threads_of(crew), ExitStack() as held:
         if setup.check_data and earlier is None:
@@ -274,9 +282,9 @@ def measure(
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
-                if probes and exact is None and _can_be_exact(setup, own, dtype):
+                if asked.probes and exact is None and _can_be_exact(setup, own, dtype):
                     exact = _exact_replica(setup, spanned, replica)
-                seconds = _look(setup, split, forward, probes, found, exact, keeper)
+                seconds = _look(setup, split, forward, asked.probes, found, exact, keeper)
                 if desk is not None:
                     desk.paces.setdefault(split.name, seconds)
             else:
@@ -307,6 +315,28 @@ def measure(
     for corner in fitted:
         corner.require_unchanged()  # nor did a file change while it was measured
     return replace(found, statistics_from=statistics_from)
+
+
+def nothing_yet(
+    asked: Asked, fitted: Sequence[Checkpoint], params: Sequence[Params], dtype: torch.dtype
+) -> Measured:
+    """A measurement of which only the corners are known.
+
+    Args:
+        asked: the points.
+        fitted: the corners, as the model takes them.
+        params: the parameters of each.
+        dtype: of the forward pass.
+
+    Raises:
+        InputError: two corners are one point, and a slice runs between them.
+    """
+    between = gram(params)
+    for one, other in asked.joined:
+        require_apart(asked.corners, params, between, one, other)
+    hashes = [content_hash(corner.tensors) for corner in fitted]
+    name = str(dtype).removeprefix("torch.")
+    return Measured({}, {}, {}, {}, {}, {}, hashes, between, name)
 
 
 class _Options(TypedDict):

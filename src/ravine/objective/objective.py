@@ -20,7 +20,7 @@ from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
-from ravine.objective.measurement import Crew, Dropout, Measured, Setup, Store, measure
+from ravine.objective.measurement import Asked, Crew, Dropout, Measured, Setup, Store, measure
 from ravine.objective.parted import measure_parted
 from ravine.objective.replica import running_norms
 from ravine.objective.sampling import sampled
@@ -187,31 +187,12 @@ class Objective(Setup):
         store: Store | None = None,
         crew: Crew | None = None,
     ) -> Measured:
-        """``measurement.measure`` of this objective."""
+        """``measurement.measure`` of this objective at the points that ``measurement.Asked`` explains."""
+        asked = Asked(corners, coefficients, tick, labels, probes, joined, earlier)
         if is_sharded_model(self.model):
             _require_alone(store, crew)
-            return measure_parted(
-                self,
-                corners,
-                coefficients,
-                tick,
-                labels=labels,
-                probes=probes,
-                joined=joined,
-                earlier=earlier,
-            )
-        return measure(
-            self,
-            corners,
-            coefficients,
-            tick,
-            labels=labels,
-            probes=probes,
-            joined=joined,
-            earlier=earlier,
-            store=store,
-            crew=crew,
-        )
+            return measure_parted(self, asked)
+        return measure(self, asked, store, crew)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{split.name!r}: {len(split) or '?'}" for split in self.splits)
@@ -230,14 +211,16 @@ class Objective(Setup):
         if not running_norms(self.model):
             msg = "the model has no running statistics, so there is no policy for them to choose"
             raise InputError(msg)
-        other = copy.copy(self)
-        vars(other)["buffers"] = buffers
-        return other
+        return self._with(buffers=buffers)
 
     def from_(self, origin: Any) -> Objective:
         """The same objective, with what builds it again in another process."""
+        return self._with(origin=origin)
+
+    def _with(self, **changed: Any) -> Objective:
+        """The same objective but for some attributes; what was checked is not checked again."""
         other = copy.copy(self)
-        vars(other)["origin"] = origin
+        vars(other).update(changed)
         return other
 
     def repaired(self) -> Objective:
@@ -247,9 +230,7 @@ class Objective(Setup):
         """
         if running_norms(self.model):
             return self.with_buffers("recompute")
-        other = copy.copy(self)
-        vars(other)["correction"] = "repair"
-        return other
+        return self._with(correction="repair")
 
     def on(self, *names: str) -> Objective:
         """The same objective on some of its splits.
@@ -270,9 +251,7 @@ class Objective(Setup):
             raise InputError(msg)
         estimates = self.buffers == "recompute" or self.correction is not None
         wanted = {*names, *(known[:1] if estimates else ())}
-        other = copy.copy(self)
-        vars(other)["splits"] = tuple(split for split in self.splits if split.name in wanted)
-        return other
+        return self._with(splits=tuple(split for split in self.splits if split.name in wanted))
 
     def sampled(self, examples: int | Mapping[str, int]) -> Objective:
         """The same objective on a random part of its examples.
@@ -303,9 +282,7 @@ class Objective(Setup):
             raise InputError(msg)
         counts = {name: _whole("examples", by_split[name], least=1) for name in known}
         splits, grouping = sampled(self, counts)
-        other = copy.copy(self)
-        vars(other).update(splits=splits, grouping=grouping, origin=None)
-        return other
+        return self._with(splits=splits, grouping=grouping, origin=None)
 
     def describe(self) -> dict[str, str | int]:
         """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""

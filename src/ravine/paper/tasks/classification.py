@@ -13,7 +13,7 @@ import ravine
 from ravine.paper.data import Splits
 from ravine.paper.device import drawing
 from ravine.paper.recipe import Architecture, Recipe
-from ravine.paper.tasks.task import Dropout, Independent, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows, require_enough
 
 #: Examples per forward pass when nothing is learned: few on a CPU, for its caches; many elsewhere,
 #: where launching them is what takes the time.
@@ -54,13 +54,8 @@ class Classification(Independent):
 
     def __init__(self, network: Classifier, recipe: Recipe, parts: Splits) -> None:
         inputs, labels = parts["train"]
+        require_enough(recipe, len(labels))
         both = recipe.train + recipe.valid
-        if len(labels) < both:
-            msg = (
-                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
-                f"got {len(labels)}"
-            )
-            raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
         self.rate_scales = network.rate_scales

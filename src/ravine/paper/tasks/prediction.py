@@ -16,7 +16,7 @@ from ravine.paper.device import drawing
 from ravine.paper.models import MPDBM
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipe import Recipe
-from ravine.paper.tasks.task import Dropout, Independent, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows, require_enough
 
 #: From the machine and a batch to quantities of each example.
 PerExample = Callable[[Any, Any], dict[str, Tensor]]
@@ -136,13 +136,8 @@ class Prediction(Independent):
 
     def __init__(self, network: MPDBM, recipe: Recipe, parts: Splits) -> None:
         images, labels = parts["train"]
+        require_enough(recipe, len(labels))
         both = recipe.train + recipe.valid
-        if len(labels) < both:
-            msg = (
-                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
-                f"got {len(labels)}"
-            )
-            raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
         self.trained_on = images[: recipe.train], labels[: recipe.train]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ravine
+from ravine.paper.recipe import Recipe
 
 Dropout = Literal["off", "fixed", "resample"]
 
@@ -139,6 +140,24 @@ class Independent(Task):
         """The objective of each minibatch of one epoch, in turn."""
         for examples in self.batches(phase, order):
             yield self.minibatch(model, phase, examples)
+
+
+def require_enough(recipe: Recipe, there: int) -> None:
+    """Refuse data of which nothing would be left to validate on.
+
+    Args:
+        recipe: how many examples it takes.
+        there: how many there are.
+
+    Raises:
+        ravine.InputError: there are too few.
+    """
+    if there < recipe.train + recipe.valid:
+        msg = (
+            f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
+            f"got {there}"
+        )
+        raise ravine.InputError(msg)
 
 
 def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:
