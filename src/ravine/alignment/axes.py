@@ -1,10 +1,11 @@
 """Axes: which dimensions of which tensors count the same units, found by unification.
 
-An axis is a leaf (its units may be permuted together), a product (a view: heads × features, row-major),
-a chain (a concatenation: one after another), or a family (the same axis of several things that are stacked along
-another axis, such as queries, keys and values: each has units of its own). Two axes that an operation pairs
-index by index are unified, as types are in type inference: a leaf takes on whatever structure it meets, and
-everything that shares it sees that. What cannot be followed stays in place, with the reason.
+An axis is a leaf (its units may be permuted together), a product (a view: heads × features,
+row-major), a chain (a concatenation: one after another), or a family (the same axis of several
+things that are stacked along another axis, such as queries, keys and values: each has units of its
+own). Two axes that an operation pairs index by index are unified, as types are in type inference: a
+leaf takes on whatever structure it meets, and everything that shares it sees that. What cannot be
+followed stays in place, with the reason.
 """
 
 from __future__ import annotations

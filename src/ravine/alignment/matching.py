@@ -1,8 +1,9 @@
 """Matching: the order of units in which two networks are most alike.
 
-Every pair of tensors falls into blocks whose axes are sets of units. The sum over all blocks of the inner
-product of a's with b's permuted one is raised, one set of units at a time, each by a linear assignment
-(Ainsworth et al. 2022, weight matching). For weights, a larger sum is a smaller distance.
+Every pair of tensors falls into blocks whose axes are sets of units. The sum over
+all blocks of the inner product of a's with b's permuted one is raised, one set of
+units at a time, each by a linear assignment (Ainsworth et al. 2022, weight
+matching). For weights, a larger sum is a smaller distance.
 """
 
 from __future__ import annotations

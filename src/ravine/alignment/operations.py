@@ -1,8 +1,8 @@
 """Operations: for each, which axes of what it is given are which axes of what it gives.
 
-A rule reads a ``Call`` and returns the axes of the outcome (a list of them where it has several). It unifies axes
-that are paired index by index, keeps those in place whose order matters, and leaves the others alone. An operation
-without a rule keeps everything in place.
+A rule reads a ``Call`` and returns the axes of the outcome (a list of them where it has several).
+It unifies axes that are paired index by index, keeps those in place whose order matters, and leaves
+the others alone. An operation without a rule keeps everything in place.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _listed(value: Any) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-# --- element by element --------------------------------------------------------------------------------
+# --- element by element ---------------------------------------------------------------------------
 
 
 @_rule("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout", "lift_fresh_copy")
@@ -150,7 +150,7 @@ def _rolled(numbers: list[int], shift: int) -> list[int]:
     return numbers[start:] + numbers[:start]
 
 
-# --- shape ---------------------------------------------------------------------------------------------
+# --- shape ----------------------------------------------------------------------------------------
 
 
 @_rule("view", "_unsafe_view", "reshape", "unflatten", "flatten")
@@ -288,7 +288,8 @@ def _at(axes: Axes, over: Axis, number: int) -> Axes:
 def _stack(branches: Sequence[Axes], place: int) -> Axes:
     """Branches along a new axis: of each other axis, the units of every branch.
 
-    What comes after may tie them: a sum over the branches does, a layer that has them all in a row does not.
+    What comes after may tie them: a sum over the branches does,
+    a layer that has them all in a row does not.
     """
     over = _position(len(branches))
     together: list[Axis] = []
@@ -376,8 +377,8 @@ def unbind(call: Call) -> list[Axes]:
 def _members(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> list[Axes]:
     """What stands at some indices of an axis.
 
-    Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what is stacked there has
-    units of its own.
+    Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what
+    is stacked there has units of its own.
     """
     over, rest = axes[dim].root, _without(axes, [dim])
     is_stack = _is_stack(axes, dim)
@@ -479,7 +480,7 @@ def _without(axes: Axes, dims: Sequence[int]) -> Axes:
     return tuple(axis for place, axis in enumerate(axes) if place not in places)
 
 
-# --- sums over an axis ---------------------------------------------------------------------------------
+# --- sums over an axis ----------------------------------------------------------------------------
 
 
 @_rule("sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "std_mean", "logsumexp")
@@ -515,7 +516,7 @@ def ranked(call: Call) -> list[Axes]:
     return [_with(axes, dim, _position(value.shape[dim])) for value in call.node.meta["val"]]
 
 
-# --- products ------------------------------------------------------------------------------------------
+# --- products -------------------------------------------------------------------------------------
 
 
 @_rule("mm", "bmm", "matmul")
@@ -661,7 +662,7 @@ def over_positions(call: Call) -> Any:
     return [out, out] if several else out
 
 
-# --- normalisation -------------------------------------------------------------------------------------
+# --- normalisation --------------------------------------------------------------------------------
 
 
 @_rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "batch_norm")
@@ -711,7 +712,7 @@ def group_norm(call: Call) -> Any:
     return [given, *fresh(call.node.meta["val"], POSITION)[1:]] if several else given
 
 
-# --- attention and recurrence --------------------------------------------------------------------------
+# --- attention and recurrence ---------------------------------------------------------------------
 
 
 @_rule("scaled_dot_product_attention")

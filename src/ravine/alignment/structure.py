@@ -36,9 +36,10 @@ class Units:
 
     Attributes:
         size: how many they are.
-        is_free: whether they may be permuted; else they stay in place, and only number what is inside.
-        outer: the sets inside which they are: each index of those has an order of its own (the features of a
-            head; the channels of a group).
+        is_free: whether they may be permuted; else they stay in
+            place, and only number what is inside.
+        outer: the sets inside which they are: each index of those has an order of its own (the
+            features of a head; the channels of a group).
     """
 
     size: int
@@ -281,8 +282,8 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
 def _around(seen: Sequence[Axes], owned: Collection[int]) -> dict[int, set[int]]:
     """For each leaf, those that occur once wherever it occurs.
 
-    An order of its own for each index of another axis needs that axis at hand in every tensor, the statistics of
-    norms included.
+    An order of its own for each index of another axis needs that axis at hand in every tensor, the
+    statistics of norms included.
     """
     around: dict[int, set[int]] = {}
     for axes in seen:

@@ -35,8 +35,8 @@ class Comparison:
     """The difference J(b) − J(a), paired: both points saw the same examples.
 
     Attributes:
-        answer: "better" or "worse", of b; "tied", where a difference of more than ``above`` is excluded; else
-            "undecided".
+        answer: "better" or "worse", of b; "tied", where a difference of more than ``above`` is
+            excluded; else "undecided".
         reason: in a few words.
         difference: J(b) − J(a) on these examples, in the quantity's unit; less is better.
         stderr: its standard error.
@@ -88,7 +88,8 @@ def compare(
         above: differences up to this, in the quantity's unit, are none.
         quantity: of what.
         split: by default the first.
-        level: the largest share of wrong answers: the interval is two-sided, half of it at either end.
+        level: the largest share of wrong answers: the interval
+            is two-sided, half of it at either end.
         store: as in ``evaluate``.
         fresh: likewise.
         executor: likewise.
@@ -97,8 +98,8 @@ def compare(
         The comparison.
 
     Raises:
-        InputError: a point does not fit the model, there is no such quantity or split, ``above`` is negative or not
-            finite, or ``level`` does not lie between 0 and 0.5.
+        InputError: a point does not fit the model, there is no such quantity or split, ``above`` is
+            negative or not finite, or ``level`` does not lie between 0 and 0.5.
 
     Examples:
         >>> import ravine, torch

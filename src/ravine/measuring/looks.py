@@ -1,8 +1,8 @@
 """Looks: a curve on as few examples as a question, or a standard error, needs.
 
-Each look takes a larger random part of the examples, which holds those before. A question may be asked
-at every look, because each look has its share of the level: whatever the looks have to do with one
-another, at most ``level`` of curves are told otherwise (Bonferroni).
+Each look takes a larger random part of the examples, which holds those before. A question may be
+asked at every look, because each look has its share of the level: whatever the looks have to do
+with one another, at most ``level`` of curves are told otherwise (Bonferroni).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FIRST: Final = 500
 #: Times as many in the next one: all earlier looks together then cost a third of the last.
 GROWTH: Final = 4
 
-#: Of the height that is asked about: what interpolation may do at the first look; half of it at the next.
+#: Of the height that is asked about: what interpolation may
+#: do at the first look; half of it at the next.
 _SHARE: Final = 1 / 4
 
 #: Room for the standard error of a standard error, when the number of examples is foretold.
@@ -104,13 +105,15 @@ def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measur
     """The curve on as many examples as keep the standard error of every difference from the start below a number.
 
     Args:
-        stderr: of J(α) − J(start), paired, in J's unit: the largest over the interval and the splits.
+        stderr: of J(α) − J(start), paired, in J's unit: the
+            largest over the interval and the splits.
         objective: of all examples.
         measure: makes a curve.
         pilot: measures a few points, from which the number of examples is foretold.
 
     Returns:
-        The result, which says what standard error was asked for and reached, and of how many examples.
+        The result, which says what standard error was asked
+        for and reached, and of how many examples.
 
     Raises:
         InputError: no part of the examples can be drawn, or there are too few for a standard error.
@@ -144,8 +147,8 @@ def largest_stderr(curve: xr.Dataset, split: str) -> float:
     errors = (profile.drawn - profile.drawn[start]).std(axis=1, ddof=1)
     if not errors.size or not np.isfinite(errors).all():
         msg = (
-            f"the standard error on split {split!r} is not known ({profile.units} independent examples, or a "
-            "value that is not finite), so no number of examples can be chosen by it"
+            f"the standard error on split {split!r} is not known ({profile.units} independent "
+            "examples, or a value that is not finite), so no number of examples can be chosen by it"
         )
         raise InputError(msg)
     return float(errors.max())

@@ -140,7 +140,10 @@ def _in_one_pass(
 
 
 def _require_lines(slices: Mapping[str, Any]) -> None:
-    expected = "several lines are given as a dict of names and Line objects, or other slices with the dim 'alpha'"
+    expected = (
+        "several lines are given as a dict of names and Line objects, or other slices with the dim "
+        "'alpha'"
+    )
     if not slices:
         msg = f"{expected}; there is none"
         raise InputError(msg)

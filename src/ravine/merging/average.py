@@ -25,12 +25,13 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
 
     Args:
         points: anything that an end of a ``Line`` may be.
-        weights: one a point, summing to 1; negative ones extrapolate. They are never rescaled. By default all alike.
+        weights: one a point, summing to 1; negative ones extrapolate.
+            They are never rescaled. By default all alike.
 
     Returns:
-        New tensors by name; ``J(average(points))`` is the objective there. Buffers that every point has are there too:
-        running statistics averaged like parameters (the policy of ``J`` says whether they are used), integers the
-        first point's.
+        New tensors by name; ``J(average(points))`` is the objective there. Buffers that every point
+        has are there too: running statistics averaged like parameters (the policy of ``J`` says
+        whether they are used), integers the first point's.
 
     Raises:
         InputError: there is none, they are not of one space, or the weights do not fit.
@@ -89,13 +90,14 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
 def decay_weights(count: int, shape: Decay = "linear") -> list[float]:
     """The weights by which the last snapshots of a run at constant rate stand for a decay of the rate.
 
-    A mean of snapshots applies each update between them in part. With weights cⱼ, the update before snapshot i counts
-    Σ cⱼ over j ≥ i, so weights are the drops of the schedule whose decay they stand for.
+    A mean of snapshots applies each update between them in part. With weights
+    cⱼ, the update before snapshot i counts Σ cⱼ over j ≥ i, so weights are
+    the drops of the schedule whose decay they stand for.
 
     Args:
         count: how many snapshots, the earliest first.
-        shape: of the schedule, from 1 at the first snapshot to 0 after the last: ``"linear"``, whose weights are all
-            alike; ``"cosine"``, (1 + cos πx) / 2; or ``"sqrt"``, 1 − √x.
+        shape: of the schedule, from 1 at the first snapshot to 0 after the last: ``"linear"``,
+            whose weights are all alike; ``"cosine"``, (1 + cos πx) / 2; or ``"sqrt"``, 1 − √x.
 
     Returns:
         One weight a snapshot, for ``average``; they sum to 1.
@@ -140,7 +142,10 @@ def require_sequence(points: Any) -> None:
         msg = f"points must be several, in a list; got the one path {str(points)!r}"
         raise InputError(msg)
     if isinstance(points, Mapping):
-        msg = "points must be in a list, in the order of their weights; got a dict: give list(points.values())"
+        msg = (
+            "points must be in a list, in the order of their weights; got a dict: give "
+            "list(points.values())"
+        )
         raise InputError(msg)
 
 

@@ -89,8 +89,8 @@ def connected(
 
     Args:
         result: of ``pairs``.
-        tolerance: height of a barrier of kind "end", in the quantity's unit, that has to be excluded: that
-            nothing is shown does not permit averaging.
+        tolerance: height of a barrier of kind "end", in the quantity's unit, that has to be
+            excluded: that nothing is shown does not permit averaging.
         quantity: by default ``"error"`` where it was measured, else ``"loss"``.
         split: by default the first.
 

@@ -26,29 +26,30 @@ def decide(
 ) -> Any:
     """Whether a line has a barrier, a rise, a minimum or a bend: shown, excluded or undecided.
 
-    Every difference between two points is divided by its own paired standard error, and bounded by the largest such
-    quotient that centred replicates of the whole curve have. So at most ``level`` of curves in which there is
-    nothing are told otherwise, however many points they have.
+    Every difference between two points is divided by its own paired standard error, and bounded by
+    the largest such quotient that centred replicates of the whole curve have. So at most ``level``
+    of curves in which there is nothing are told otherwise, however many points they have.
 
     Args:
-        result: of a line, or of several; or a ``Profile``, a part of a line, say, with a quantity and a split of its
-            own.
-        what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or chord);
+        result: of a line, or of several; or a ``Profile``, a part of a
+            line, say, with a quantity and a split of its own.
+        what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or
+            chord);
             ``"rise"``: anywhere in [0, 1], from a point to a later one;
             ``"minimum"``: a point of the measured interval that is below one on either side;
             ``"nonconvex"``: a point of [0, 1] above the chord of two others.
-        above: the height that is asked about, in the quantity's unit; by default a thousandth of the curve's range
-            over [0, 1], or the noise floor where that is larger.
+        above: the height that is asked about, in the quantity's unit; by default a thousandth of
+            the curve's range over [0, 1], or the noise floor where that is larger.
         kind: which barrier: "end", "mean" or "chord".
         quantity: of what.
         split: by default the first.
         level: the largest share of wrong answers, for each of *shown* and *excluded*.
-        scope: "population": of other examples drawn like these. "examples": of these alone, where only rounding and
-            interpolation leave anything open.
+        scope: "population": of other examples drawn like these. "examples": of these alone, where
+            only rounding and interpolation leave anything open.
 
     Returns:
-        A ``Decision``; of several lines one by name, adjusted by Holm's method so that the level holds for all of them
-        together.
+        A ``Decision``; of several lines one by name, adjusted by Holm's method so that the level
+        holds for all of them together.
 
     Raises:
         InputError: a plane or a path, or no such question, kind, quantity, split, scope or level.
@@ -64,7 +65,8 @@ def decide(
         ('shown', 1.0, 0.5)
 
     References:
-        Holm 1979; Chernozhukov, Chetverikov and Kato 2013 (suprema of studentised sums); McCarthy 1969.
+        Holm 1979; Chernozhukov, Chetverikov and Kato 2013
+        (suprema of studentised sums); McCarthy 1969.
     """
     _require("what", what, get_args(What))
     _require("kind", kind, tuple(BARRIERS))
@@ -75,7 +77,10 @@ def decide(
         return decided(result, what, level=level, **asked)
     found = kind_of(validate(result))
     if found in ("plane", "path"):
-        msg = f"decide() is for lines; this result is of a {found}. Measure a Line between two of its points."
+        msg = (
+            f"decide() is for lines; this result is of a {found}. Measure a Line between two of "
+            "its points."
+        )
         raise InputError(msg)
     if found == "line":
         return decided(Profile.of(result, quantity, split), what, level=level, **asked)

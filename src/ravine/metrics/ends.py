@@ -1,7 +1,7 @@
 """Ends: several lines that share one end, and how far the value at the other end is from there.
 
-So it is when one group of parameters moves at a time: which group hurts most is seen at the free end, even where no
-line has a barrier.
+So it is when one group of parameters moves at a time: which group hurts most is seen at the free
+end, even where no line has a barrier.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class EndChanges:
 
     Attributes:
         shared: which end that is.
-        findings: one for each line, the largest change first: "raises it", "lowers it", "no change" or
-            "undecided", with simultaneous bounds.
+        findings: one for each line, the largest change first: "raises it", "lowers it", "no change"
+            or "undecided", with simultaneous bounds.
         is_largest: whether the first one's change is shown to be larger than every other line's.
     """
 

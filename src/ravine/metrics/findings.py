@@ -35,8 +35,8 @@ class Finding:
         name: the quantity in words.
         finding: "falls monotonically", "rises monotonically", "flat", "barrier", "no barrier",
             "not monotone", "undecided" or "undefined".
-        what: "barrier", "rise" or "fall": the change whose height is given, the one that would contradict a
-            monotone curve; "" where nothing was asked.
+        what: "barrier", "rise" or "fall": the change whose height is given, the one that would
+            contradict a monotone curve; "" where nothing was asked.
         value: its height as it was read, in the quantity's unit.
         lower: one-sided bound at ``level``.
         upper: one-sided bound at ``level``.

@@ -43,8 +43,8 @@ class Row:
         quantity: which quantity.
         measure: what is measured, in words.
         value: NaN where undefined.
-        stderr: standard error over the examples; NaN where unknown, and of a maximum or a minimum, which noise
-            moves one way: that has bounds.
+        stderr: standard error over the examples; NaN where unknown, and of a maximum or a minimum,
+            which noise moves one way: that has bounds.
         at: where on the line, in words; empty where that means nothing.
         note: the definition.
         lower: bound of a maximum, one-sided at 5 %, as ``decide`` has it; NaN where there is none.

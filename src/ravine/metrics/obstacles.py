@@ -72,9 +72,10 @@ def barrier(
         split: by default the first.
 
     Returns:
-        Height in the quantity's unit, with its position. By their definitions "end" and "chord" are
-        never negative, and "mean" never less than half the difference of the ends. The largest of many noisy
-        values is large by chance, which its standard error does not tell: ``decide`` has bounds that do.
+        Height in the quantity's unit, with its position. By their definitions "end" and
+        "chord" are never negative, and "mean" never less than half the difference of
+        the ends. The largest of many noisy values is large by chance, which its
+        standard error does not tell: ``decide`` has bounds that do.
 
     Raises:
         InputError: no such kind, quantity or split.

@@ -47,8 +47,8 @@ class Profile:
         replicates: (points, replicates) γ over a random half of the examples minus γ.
         floor: (points,) how far rounding alone moves γ.
         stderr: (points,) standard error of γ.
-        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured, inf where the
-            interpolant failed or its error is not known.
+        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured,
+            inf where the interpolant failed or its error is not known.
         split: which split.
         quantity: which quantity.
         name: the quantity in words.
@@ -57,9 +57,10 @@ class Profile:
         clustered: whether these are clusters.
         counted: whether it is of whole numbers, so that its curve is a staircase.
         is_share: whether every example's value is 0 or 1.
-        balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
-        level_share: of the level of any question, because the examples were looked at several times and
-            measuring stopped when one look had answered; 1 where it was not so.
+        balanced: whether the replicates are balanced
+            half-samples; of schema 1 they were random ones.
+        level_share: of the level of any question, because the examples were looked at several times
+            and measuring stopped when one look had answered; 1 where it was not so.
     """
 
     alpha: np.ndarray
@@ -232,7 +233,8 @@ def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
     """A count of examples, read monotonically between its points: they are all that has to be looked at.
 
-    Where a piece did not resolve nothing is known between two points; there the reading stays, to say so.
+    Where a piece did not resolve nothing is known between two
+    points; there the reading stays, to say so.
     """
     read = densely(curve)
     unknown = read[f"{quantity}_misfit"].sel(split=split).isnull().values

@@ -79,8 +79,8 @@ def _resolution(result: xr.Dataset, line: xr.Dataset) -> str:
     apart = f", at most {np.diff(places).max():.2g} apart" if places.size > 1 else ""
     return (
         f"Each line was measured at {places.size} points{apart}; features narrower than the grid "
-        f"spacing cannot be ruled out. ± is one standard error over {examples(line)}; all lines saw "
-        "the same examples."
+        f"spacing cannot be ruled out. ± is one standard error over {examples(line)}; all lines "
+        "saw the same examples."
     )
 
 

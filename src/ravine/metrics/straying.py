@@ -23,8 +23,8 @@ def path_verdict(path: xr.Dataset) -> Verdict:
     steps, residual = path["step"].values, path["residual"].values
     sentences = [_farthest(path), _last(path)]
     sentences.append(
-        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; path lengths are "
-        "lower bounds, as what happened between snapshots is not seen."
+        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; path lengths "
+        "are lower bounds, as what happened between snapshots is not seen."
     )
     rows = tuple(
         Row(who, "path", name.replace("_", " "), walk[name], np.nan, "", definition)

@@ -22,8 +22,9 @@ class Batch:
     Attributes:
         number: of the batch in its pass.
         content: what the caller's function is given.
-        examples: (rows,) the examples' own numbers, where the source says which they are: the index in a Dataset or
-            a tensor. None in a stream: how many there are is learnt from what the caller's function returns.
+        examples: (rows,) the examples' own numbers, where the source says which they are: the index
+            in a Dataset or a tensor. None in a stream: how many there are is learnt from what the
+            caller's function returns.
         item: the index in the Dataset of an item that is a batch of its own.
     """
 

@@ -24,8 +24,8 @@ Buffers = Literal["start", "end", "interpolate", "recompute"]
 
 BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
-    "'interpolate' (mix them like parameters), or "
-    "'recompute' (estimate them anew at every point by one more pass over the first split; the usual choice)"
+    "'interpolate' (mix them like parameters), or 'recompute' (estimate them anew at every point "
+    "by one more pass over the first split; the usual choice)"
 )
 
 
@@ -44,7 +44,8 @@ def spanning(
         Name → tensor at each corner.
 
     Raises:
-        InputError: a corner lacks a buffer that the policy needs, or they differ where nothing says what to do.
+        InputError: a corner lacks a buffer that the policy needs, or
+            they differ where nothing says what to do.
     """
     spanning = [corner.taken(own.params) for corner in corners]
     norms = running_norms(model)
@@ -130,11 +131,10 @@ def recomputed_statistics(
     """Running statistics at every point, by one pass in training mode, batches weighted by size.
 
     The average of the batches' means and variances, from nothing, as
-    ``torch.optim.swa_utils.update_bn`` takes it, but a batch counts by what the layer is given of it,
-    so a short last one counts less (and one that gives a layer a single value for a channel, which
-    has no variance, is left out). Because a layer is normalised by its
-    own batch while the next is estimated, the outcome depends on the batch size; that is the nature
-    of the method.
+    ``torch.optim.swa_utils.update_bn`` takes it, but a batch counts by what the layer is given of
+    it, so a short last one counts less (and one that gives a layer a single value for a channel,
+    which has no variance, is left out). Because a layer is normalised by its own batch while the
+    next is estimated, the outcome depends on the batch size; that is the nature of the method.
 
     Args:
         forward: for the split to estimate from.

@@ -1,8 +1,8 @@
 """Splits: named sources of examples, read in batches, the same examples at every pass.
 
-A curve compares points, so all points must see the same examples. A source that gives others on a second
-pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out before the
-measurement where that is cheap, and by the fingerprint of the pass itself in any case.
+A curve compares points, so all points must see the same examples. A source that gives others on a
+second pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out
+before the measurement where that is cheap, and by the fingerprint of the pass itself in any case.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Split:
         ):
             hint = "Wrap it in a tuple, (inputs,) or (inputs, targets)." if is_array(source) else ""
             msg = (
-                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an iterable "
-                f"of batches; got {kind}. {hint}"
+                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an "
+                f"iterable of batches; got {kind}. {hint}"
             ).rstrip()
             raise InputError(msg)
         if isinstance(source, Iterator):
@@ -116,7 +116,8 @@ class Split:
 
         Args:
             size: examples in a batch, where the batches are made here: of tensors and of a Dataset.
-            first: number of the batch to begin with; those before are not read, where there is a way around them.
+            first: number of the batch to begin with; those before are
+                not read, where there is a way around them.
 
         Yields:
             The batches in order.
@@ -279,7 +280,10 @@ class Split:
         drawn = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
         one, two = (list(_flat(drawn)) for _ in range(2))
         if _multiset(one) != _multiset(two):
-            reason = "its sampler draws other examples each time (shuffle with drop_last, or with replacement)"
+            reason = (
+                "its sampler draws other examples each time (shuffle with drop_last, or with "
+                "replacement)"
+            )
             raise self._unrepeatable(reason)
         if not one:
             msg = f"split {self.name!r} is empty"

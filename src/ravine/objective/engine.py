@@ -1,9 +1,9 @@
 """The engine: one pass over the data, all points inside.
 
 A block of batches is read once; for every point the private copy of the model is moved there (its
-parameters are overwritten in place) and the block is run through it. A group of points on a block of
-examples is a tile; tiles are cut by the plan and merged in their order, so that the same plan gives
-the same bits, whoever computes which tile.
+parameters are overwritten in place) and the block is run through it. A group of points on a block
+of examples is a tile; tiles are cut by the plan and merged in their order, so that the same plan
+gives the same bits, whoever computes which tile.
 """
 
 from __future__ import annotations
@@ -350,7 +350,8 @@ def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:
                 item = following.result()
             except Exception as problem:
                 problem.add_note(
-                    "raised while reading ahead in a thread; a DataLoader with workers reads without one"
+                    "raised while reading ahead in a thread; a DataLoader with workers reads "
+                    "without one"
                 )
                 raise
             if item is done:

@@ -23,10 +23,10 @@ _DEEPEST: Final = 32  # containers inside containers, where an object is read by
 class Fingerprint:
     """A 64-bit hash of a multiset of examples: the same in any order and any batching.
 
-    Every example is hashed on its own (multilinear hashing of its bytes, then splitmix64), and the
-    hashes are added modulo 2⁶⁴. A batch in which it cannot be told what belongs to which example (a
-    graph, a bag) is hashed as one. It tells data sets apart; it is no protection against someone who
-    wants a collision.
+    Every example is hashed on its own (multilinear hashing of its bytes, then
+    splitmix64), and the hashes are added modulo 2⁶⁴. A batch in which it cannot be told
+    what belongs to which example (a graph, a bag) is hashed as one. It tells data sets
+    apart; it is no protection against someone who wants a collision.
 
     Args:
         strict: whether something that cannot be read is an error; if not, it is left out.

@@ -234,8 +234,9 @@ def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:
             raise InputError(msg)
         if not _NAME.fullmatch(str(name)) or name in _RESERVED or str(name).endswith(_SUFFIXES):
             msg = (
-                f"invalid quantity name {name!r} in what per_example returned: use letters, digits and _; reserved "
-                f"names are {', '.join(sorted(_RESERVED))} and what ends in {', '.join(_SUFFIXES)}"
+                f"invalid quantity name {name!r} in what per_example returned: use letters, digits "
+                f"and _; reserved names are {', '.join(sorted(_RESERVED))} and what ends in "
+                f"{', '.join(_SUFFIXES)}"
             )
             raise InputError(msg)
         if values.is_complex() or values.layout != torch.strided:

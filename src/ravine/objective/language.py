@@ -122,10 +122,10 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
     token. exp(loss) is the perplexity, which the verdict names. Standard errors are over texts: the
     tokens of one are not independent (``Objective(clusters=…)`` says otherwise).
 
-    The model is given whatever the batch holds that its ``forward`` accepts: masks of any rank, token
-    types, images, the positions of packed texts. Where texts are padded on the left and no positions
-    are given, they are made from the mask. That a model is causal, and keeps packed texts apart, is
-    looked at once.
+    The model is given whatever the batch holds that its ``forward`` accepts: masks of any rank,
+    token types, images, the positions of packed texts. Where texts are padded on the left and no
+    positions are given, they are made from the mask. That a model is causal, and keeps packed texts
+    apart, is looked at once.
 
     Args:
         pad: the id of padding, for batches of bare ids that have any. Dicts say it by
@@ -151,9 +151,10 @@ def masked_lm() -> PerExample:
     """The per-example function of a masked language model (BERT): nats per hidden token, and the error.
 
     Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids`` in which tokens are
-        hidden, and ``labels`` that hold them, −100 elsewhere; or a pair of the two. Which tokens are hidden has to
-        be the same at every pass: hide them once, before the measurement.
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with
+        ``input_ids`` in which tokens are hidden, and ``labels`` that hold them, −100
+        elsewhere; or a pair of the two. Which tokens are hidden has to be the same
+        at every pass: hide them once, before the measurement.
 
     Examples:
         >>> class Uniform(nn.Module):
@@ -169,9 +170,10 @@ def seq2seq_lm() -> PerExample:
     """The per-example function of an encoder–decoder (T5, BART, Whisper): nats per target token, and the error.
 
     Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``labels``, the ids of the second
-        text (−100 at padding), and what the model's ``forward`` accepts: ``input_ids`` and ``attention_mask``, or
-        audio or images. ``decoder_input_ids`` are the model's own shift of the labels, unless they are given.
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``labels``, the ids
+        of the second text (−100 at padding), and what the model's ``forward`` accepts:
+        ``input_ids`` and ``attention_mask``, or audio or images. ``decoder_input_ids`` are the
+        model's own shift of the labels, unless they are given.
 
     Examples:
         >>> class Uniform(nn.Module):
@@ -185,7 +187,7 @@ def seq2seq_lm() -> PerExample:
     return _Seq2SeqLM()
 
 
-# --- causal models: targets and positions ------------------------------------------------------------
+# --- causal models: targets and positions ---------------------------------------------------------
 
 
 def _next_tokens(given: Mapping[str, Tensor], pad: int | None) -> Tensor:
@@ -235,7 +237,7 @@ def _place(given: dict[str, Any], model: nn.Module) -> None:
         given["position_ids"] = counted.masked_fill(mask == 0, 1)
 
 
-# --- causal models: what is looked at once -----------------------------------------------------------
+# --- causal models: what is looked at once --------------------------------------------------------
 
 
 def _row(given: Mapping[str, Any], row: int, places: slice | Tensor) -> dict[str, Any]:

@@ -155,8 +155,8 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         ``per_example(model, batch)`` for ``Objective``.
 
     Raises:
-        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples; the loss takes
-            more than outputs and targets, or has parameters of its own.
+        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples;
+            the loss takes more than outputs and targets, or has parameters of its own.
 
     Examples:
         >>> import torch
@@ -230,9 +230,9 @@ def _require_mean(loss: Callable[..., Any], name: str, settings: Mapping[str, An
     weight, reduction = settings.get("weight"), settings.get("reduction")
     if isinstance(weight, Tensor) and (name in _BY_WEIGHT or weight.ndim > 1):
         msg = (
-            f"the loss {name} has class weights, and its mean over a batch is divided by theirs, so it is "
-            "not a mean over examples; write per_example and return the weighted losses if that is "
-            "the objective"
+            f"the loss {name} has class weights, and its mean over a batch is divided by theirs, "
+            "so it is not a mean over examples; write per_example and return the weighted losses "
+            "if that is the objective"
             if name in _BY_WEIGHT
             else f"the loss {name} has weights of shape {tuple(weight.shape)}, which may be of the "
             "examples of one batch; write per_example"

@@ -1,8 +1,8 @@
 """Members: which example, cluster and stratum each value of a block belongs to, learnt from what came back.
 
-How many examples a batch has is not always written on it: a graph, a bag, a packed row. So it is read
-off the losses that the caller's function returns, at the first point, and has to be the same at every
-other.
+How many examples a batch has is not always written on it: a graph, a bag, a
+packed row. So it is read off the losses that the caller's function returns,
+at the first point, and has to be the same at every other.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from ravine.objective.randomness import splitmix64, stable_seed
 REPLICATES: Final = 256
 
 _MEMBERS: Final = 1 << 16  # values whose places are held as a matrix at once
-#: Degrees of freedom without which no error of strata is told: as many as ten examples without strata have.
+#: Degrees of freedom without which no error of strata is told:
+#: as many as ten examples without strata have.
 _FEWEST_FREE: Final = 9
 
 
@@ -260,9 +261,9 @@ class Moments:
     def replicates(self) -> np.ndarray:
         """(points, replicates) the mean over a half of the groups, minus the mean over all.
 
-        The halves are balanced: half-sample b counts group g with the sign of a Hadamard matrix, so that the
-        mean square over the replicates is the variance of any difference between points, without a
-        sampling error of its own, and the groups' deviations can be had back.
+        The halves are balanced: half-sample b counts group g with the sign of a Hadamard matrix, so
+        that the mean square over the replicates is the variance of any difference between points,
+        without a sampling error of its own, and the groups' deviations can be had back.
 
         References:
             McCarthy 1969 (balanced half-samples).
@@ -305,10 +306,10 @@ def _tensor_sums(values: Tensor, place: np.ndarray, count: int) -> np.ndarray:
 def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A number for each value that a batch gave, from its example's own number and its place in it.
 
-    The group that a value belongs to follows from this number, so it is the same whatever the order,
-    the batching or the sharding of the examples. Values that cannot be told apart by example (targets
-    that are left out leave a flat list) are numbered from the batch's first example on: their groups
-    depend on the batching.
+    The group that a value belongs to follows from this number, so it is the same whatever the
+    order, the batching or the sharding of the examples. Values that cannot be told apart by example
+    (targets that are left out leave a flat list) are numbered from the batch's first example on:
+    their groups depend on the batching.
 
     Args:
         examples: (rows,) the examples' own numbers.

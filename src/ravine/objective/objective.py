@@ -38,8 +38,9 @@ class Objective(Setup):
     matter. It is never changed, moved or put in another mode: everything runs on a private copy.
 
     Args:
-        model: any module. DDP and ``torch.compile`` wrappers are looked through. One that several processes share
-            (``fully_shard``, DTensors) is measured in place, and has its values back afterwards.
+        model: any module. DDP and ``torch.compile`` wrappers are looked through.
+            One that several processes share (``fully_shard``, DTensors) is
+            measured in place, and has its values back afterwards.
         per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token)
             losses, or a dict of such tensors with a ``"loss"`` entry, all from one forward pass;
             its attribute ``units``, a dict such as ``{"loss": "nats"}``, names their units, if it
@@ -63,19 +64,21 @@ class Objective(Setup):
             Dataset, and wherever batches are part of the objective (dropout, state, recomputed
             statistics). Means do not depend on it beyond rounding.
         check_data: refuse a source that gives other examples on a second pass.
-        clusters: what is independent where a value is not, such as the document of a token: standard errors are
-            then over whole clusters. One id per example (a dict of splits, where there are several), a function of
-            a batch that gives one id per value or per example, or the name of an entry of the dict that
-            ``per_example`` returns. None: values are independent, but for ``causal_lm`` and its kind, whose clusters
-            are the rows (texts) of a batch.
-        strata: what was balanced by design, such as the class of an image; likewise. Standard errors are then of
-            a draw with the same number of examples in each stratum.
-        examples: of a stream, which does not say how many it has: how many to read, from its start. A source that
-            has a length is read whole.
+        clusters: what is independent where a value is not, such as the document of a
+            token: standard errors are then over whole clusters. One id per example (a dict
+            of splits, where there are several), a function of a batch that gives one id
+            per value or per example, or the name of an entry of the dict that
+            ``per_example`` returns. None: values are independent, but for ``causal_lm``
+            and its kind, whose clusters are the rows (texts) of a batch.
+        strata: what was balanced by design, such as the class of an image; likewise. Standard
+            errors are then of a draw with the same number of examples in each stratum.
+        examples: of a stream, which does not say how many it has: how many to read, from its start.
+            A source that has a length is read whole.
         version: changes when code changes that cannot be hashed; kept in results.
-        correction: ``"repair"`` gives every unit of the linear and convolutional layers but the last the mean and the
-            standard deviation over the first split that lie between the ends' (REPAIR, Jordan et al. 2023). The ends
-            themselves are as they are. For a model with running statistics, ``buffers="recompute"`` does that.
+        correction: ``"repair"`` gives every unit of the linear and convolutional layers but the
+            last the mean and the standard deviation over the first split that lie between the ends'
+            (REPAIR, Jordan et al. 2023). The ends themselves are as they are. For a model with
+            running statistics, ``buffers="recompute"`` does that.
 
     Raises:
         InputError: an argument does not fit, or the model needs a policy for its running
@@ -122,8 +125,8 @@ class Objective(Setup):
         first = next((p for p in inner.parameters() if is_float(p)), None)
         if first is None:
             msg = (
-                f"the model {type(inner).__name__} has no floating-point parameters, so there is no "
-                "line to walk"
+                f"the model {type(inner).__name__} has no floating-point parameters, so there is "
+                "no line to walk"
             )
             raise InputError(msg)
         if is_sharded_model(inner):
@@ -235,8 +238,8 @@ class Objective(Setup):
     def on(self, *names: str) -> Objective:
         """The same objective on some of its splits.
 
-        The first split stays where statistics are estimated from it: running ones that are recomputed, or those of a
-        correction.
+        The first split stays where statistics are estimated from it: running ones that are
+        recomputed, or those of a correction.
 
         Args:
             names: of the splits.
@@ -247,7 +250,10 @@ class Objective(Setup):
         known = [split.name for split in self.splits]
         strange = [name for name in names if name not in known]
         if strange or not names:
-            msg = f"the objective has the splits {known}; got {', '.join(map(repr, strange)) or 'none'}"
+            msg = (
+                f"the objective has the splits {known}; got "
+                f"{', '.join(map(repr, strange)) or 'none'}"
+            )
             raise InputError(msg)
         estimates = self.buffers == "recompute" or self.correction is not None
         wanted = {*names, *(known[:1] if estimates else ())}
@@ -256,16 +262,17 @@ class Objective(Setup):
     def sampled(self, examples: int | Mapping[str, int]) -> Objective:
         """The same objective on a random part of its examples.
 
-        Which ones depends on the seed and on the examples' numbers, not on their order; a larger part
-        holds all smaller ones. Clusters are drawn whole, and of each stratum as large a share.
+        Which ones depends on the seed and on the examples' numbers, not on their order; a larger
+        part holds all smaller ones. Clusters are drawn whole, and of each stratum as large a share.
 
         Args:
             examples: how many of each split, or split → how many; all where there are no more. With
                 clusters, at least so many.
 
         Raises:
-            InputError: the examples cannot be drawn one by one (a stream, batches made before, ids that a
-                function gives), or J of an example depends on others (recomputed statistics, state, masks).
+            InputError: the examples cannot be drawn one by one (a stream, batches
+                made before, ids that a function gives), or J of an example depends
+                on others (recomputed statistics, state, masks).
 
         Examples:
             >>> from torch.nn import functional as F
@@ -278,7 +285,10 @@ class Objective(Setup):
         known = [split.name for split in self.splits]
         by_split = examples if isinstance(examples, Mapping) else dict.fromkeys(known, examples)
         if set(by_split) != set(known):
-            msg = f"the objective has the splits {known}; got numbers of examples for {list(by_split)}"
+            msg = (
+                f"the objective has the splits {known}; got numbers of examples for "
+                f"{list(by_split)}"
+            )
             raise InputError(msg)
         counts = {name: _whole("examples", by_split[name], least=1) for name in known}
         splits, grouping = sampled(self, counts)
@@ -363,8 +373,8 @@ def _require_no_statistics(model: nn.Module) -> None:
     if norms:
         names = ", ".join(map(repr, itertools.islice(norms, 3)))
         msg = (
-            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), which are undefined "
-            f"for interpolated weights: choose buffers={BUFFERS_EXPLAINED}"
+            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), which "
+            f"are undefined for interpolated weights: choose buffers={BUFFERS_EXPLAINED}"
         )
         raise InputError(msg)
 

@@ -1,8 +1,8 @@
 """Parted: a model that several processes share is measured in place, every process with its own part.
 
 No process could hold a private copy, so the caller's own model is moved from point to point and is
-given its values back afterwards, also after an exception. Every process runs the same batches, takes
-the same decisions, and gets the same result.
+given its values back afterwards, also after an exception. Every process runs the same batches,
+takes the same decisions, and gets the same result.
 """
 
 from __future__ import annotations
@@ -241,8 +241,9 @@ def _require_same_examples(split: Split, size: int) -> None:
         pass
     if len(set(_everywhere((seen.count, seen.in_order)))) > 1:
         msg = (
-            f"the processes were given different examples of split {split.name!r}; expected the same "
-            "in every one, in the same order. A DistributedSampler deals them out: leave it away."
+            f"the processes were given different examples of split {split.name!r}; expected the "
+            "same in every one, in the same order. A DistributedSampler deals them out: leave it "
+            "away."
         )
         raise InputError(msg)
 

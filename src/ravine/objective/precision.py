@@ -31,9 +31,9 @@ def of_products() -> str:
 def full_convolutions() -> Iterator[None]:
     """Convolutions and recurrent layers on CUDA in no less than matrix products.
 
-    Torch rounds the former to TF32 where nothing is said, 10 bits of 23, and the latter not. Whoever
-    lowers ``torch.set_float32_matmul_precision`` asks for it in both; whoever used the newer
-    switches, of which there is one for each, has chosen.
+    Torch rounds the former to TF32 where nothing is said, 10 bits of 23, and the latter not.
+    Whoever lowers ``torch.set_float32_matmul_precision`` asks for it in both; whoever used the
+    newer switches, of which there is one for each, has chosen.
     """
     try:
         before = torch.backends.cudnn.allow_tf32

@@ -31,14 +31,15 @@ def noise_floors(
 ) -> dict[str, dict[int, float]]:
     """How far rounding alone moves the mean of each quantity, estimated on a few of the examples.
 
-    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times: each
-    draw is as good a representative of the point as the one that is measured. The floor is three
-    times the standard deviation of the means so found (masks that are resampled are drawn anew too),
-    and at least one unit of rounding of the mean.
+    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times:
+    each draw is as good a representative of the point as the one that is measured. The floor is
+    three times the standard deviation of the means so found (masks that are resampled are drawn
+    anew too), and at least one unit of rounding of the mean.
 
-    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) − 10⁶ is the same for
-    neighbouring x. So the same examples are evaluated in float64 as well, where that can be afforded. The floor is
-    at least the mean error so found, and three of its standard errors over the whole split.
+    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) −
+    10⁶ is the same for neighbouring x. So the same examples are evaluated in float64
+    as well, where that can be afforded. The floor is at least the mean error so
+    found, and three of its standard errors over the whole split.
 
     Args:
         trial: of the split.
@@ -46,7 +47,8 @@ def noise_floors(
         exact: the same forward pass in float64; None where there is none.
 
     Returns:
-        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not finite.
+        Quantity → point number → floor, in the quantity's
+        unit; NaN where the quantity is not finite.
 
     References:
         Parker 1997, Monte Carlo arithmetic.
@@ -99,7 +101,8 @@ def _errors(
 ) -> dict[str, float]:
     """How far rounding moves the mean of each quantity over a split, by the same examples in float64.
 
-    A share of examples is left out: one that flips here would be taken for as many as there are examples like it.
+    A share of examples is left out: one that flips here would be
+    taken for as many as there are examples like it.
     """
     exact.stand_at(point)
     try:

@@ -1,7 +1,8 @@
 """Spread: one pass over a split whose tiles are computed by workers, with the bits of one process.
 
-The caller reads the split, cuts it into blocks as the engine does, and hands out orders: points of one
-stretch of blocks. What comes back is put in order and merged block by block, as the engine merges it.
+The caller reads the split, cuts it into blocks as the engine does, and
+hands out orders: points of one stretch of blocks. What comes back is put in
+order and merged block by block, as the engine merges it.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ class _Seen:
         digest: as in ``Block``.
         own: likewise.
         examples: how many.
-        is_numbered: whether its examples' numbers are the source's own, and not a matter of what came before.
+        is_numbered: whether its examples' numbers are the source's
+            own, and not a matter of what came before.
     """
 
     first: int

@@ -22,8 +22,8 @@ def token_losses(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         targets: (texts, positions) ids; −100 where there is none.
 
     Returns:
-        ``loss`` and ``error``, (texts, positions) each: NaN where there is no target, and infinite where the loss
-        is computed and is no number.
+        ``loss`` and ``error``, (texts, positions) each: NaN where there is no target, and infinite
+        where the loss is computed and is no number.
     """
     scores, wanted = logits.flatten(0, 1), targets.flatten()
     real = wanted != IGNORED

@@ -1,7 +1,8 @@
 """Trees: whatever a batch is made of, read as leaves, and put together again around other leaves.
 
-``optree`` knows tuples, lists, dicts, deques and named tuples. What else holds tensors is told to it
-when it is first met: other mappings and sequences, dataclasses, and objects, by their attributes.
+``optree`` knows tuples, lists, dicts, deques and named tuples. What else
+holds tensors is told to it when it is first met: other mappings and
+sequences, dataclasses, and objects, by their attributes.
 """
 
 from __future__ import annotations
@@ -121,7 +122,10 @@ def _with_items(kind: Any, parts: Any) -> Any:
     try:
         return kind(parts)
     except Exception as problem:
-        msg = f"the batch's {kind.__name__} cannot be made of other items ({problem}); give a list or a tuple"
+        msg = (
+            f"the batch's {kind.__name__} cannot be made of other items ({problem}); give a list "
+            "or a tuple"
+        )
         raise InputError(msg) from problem
 
 

@@ -47,8 +47,8 @@ _TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a st
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
 
-#: A GPU is fast once it has much to do at a time: all limits on a pass and a block are so many times
-#: as large there.
+#: A GPU is fast once it has much to do at a time: all limits on a
+#: pass and a block are so many times as large there.
 _WIDER_ON_A_GPU: Final = 8
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
@@ -114,7 +114,8 @@ class Trial:
         self.values_each = 1.0
         #: seconds that one example takes, at most: a few examples at once take longer each
         self.seconds_each = 0.0
-        #: the type that the caller's function computes in under an autocast of its own; None without one
+        #: the type that the caller's function computes in under
+        #: an autocast of its own; None without one
         self.narrowest: torch.dtype | None = None
         #: point → what a plain pass over the first examples gave there, where one was made
         self.known: dict[int, dict[str, Tensor]] = {}
@@ -217,7 +218,8 @@ def agree(one: Tensor, other: Tensor, within: float = 1e-3) -> bool:
 def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
     """How to measure a split: tried on a few of its examples.
 
-    Nothing that fails in a trial is an error here: the measurement itself will raise it, and say where.
+    Nothing that fails in a trial is an error here: the
+    measurement itself will raise it, and say where.
 
     Args:
         trial: of the split, after the test of determinism.
@@ -337,7 +339,7 @@ def widened(limit: int, device: torch.device) -> int:
     return limit * _WIDER_ON_A_GPU if device.type == "cuda" else limit
 
 
-# --- the first layer ---------------------------------------------------------------------------------
+# --- the first layer ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -421,16 +423,16 @@ def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
     return spared / _PRODUCTS_A_SECOND > passes * layer.watched * _SECONDS_A_CALL
 
 
-# --- the size of a batch -----------------------------------------------------------------------------
+# --- the size of a batch --------------------------------------------------------------------------
 
 
 def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
     """How many examples a forward pass should take: the smallest size within a few per cent of the best.
 
-    Sizes double until two in a row are no better, or one pass takes so long that there is no overhead
-    left to spread. Where the numbers of the first examples depend on how many run with them, it is not
-    ours to choose: there is none. Nor is there one where the whole measurement is over before one would
-    know, and where a pass fails.
+    Sizes double until two in a row are no better, or one pass takes so long that there is no
+    overhead left to spread. Where the numbers of the first examples depend on how many run with
+    them, it is not ours to choose: there is none. Nor is there one where the whole measurement is
+    over before one would know, and where a pass fails.
     """
     forward = trial.forward
     if plan.affine is None and _is_long(trial):
@@ -497,14 +499,14 @@ def _smallest_size(trial: Trial) -> int:
     return min(_SMALLEST_BATCH, 1 << (enough.bit_length() - 1))
 
 
-# --- the layout --------------------------------------------------------------------------------------
+# --- the layout -----------------------------------------------------------------------------------
 
 
 def _channels_last(trial: Trial) -> bool:
     """Whether channels last in memory are faster for the model's convolutions, and agree.
 
-    Some code can do only with the usual layout (``view`` of an activation, say); that is seen here, and
-    left alone.
+    Some code can do only with the usual layout (``view`` of an
+    activation, say); that is seen here, and left alone.
     """
     forward, split = trial.forward, trial.split
     replica, policies = forward.replica, forward.policies
@@ -552,7 +554,7 @@ def _seconds(forward: Forward, batch: Batch, point: int) -> float:
     return best
 
 
-# --- several points at once --------------------------------------------------------------------------
+# --- several points at once -----------------------------------------------------------------------
 
 
 def _points_at_once(trial: Trial, plan: Plan) -> int:

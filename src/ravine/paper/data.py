@@ -62,10 +62,18 @@ SOURCES: Final = {
     "mnist": Source(
         about="handwritten digits, 60,000 + 10,000 images of 28 × 28 (LeCun et al. 1998)",
         files={
-            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "train-images-idx3-ubyte.gz": (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+            ),
         },
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -74,7 +82,10 @@ SOURCES: Final = {
         ),
     ),
     "ptb": Source(
-        about="Penn Treebank as text, 10,000 words (Marcus et al. 1993; Mikolov et al. 2010); its licence is the LDC's",
+        about=(
+            "Penn Treebank as text, 10,000 words (Marcus et al. 1993; Mikolov et al. 2010); its "
+            "licence is the LDC's"
+        ),
         files={
             "ptb.train.txt": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
             "ptb.valid.txt": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
@@ -86,7 +97,10 @@ SOURCES: Final = {
         ),
     ),
     "cifar10": Source(
-        about="photographs of 10 kinds, 50,000 + 10,000 images of 32 × 32 × 3 (Krizhevsky and Hinton 2009)",
+        about=(
+            "photographs of 10 kinds, 50,000 + 10,000 images of 32 × 32 × 3 (Krizhevsky and Hinton "
+            "2009)"
+        ),
         files={
             "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
             "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
@@ -107,7 +121,10 @@ SOURCES: Final = {
         ),
     ),
     "digits": Source(
-        about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"
+        about=(
+            "scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of "
+            "scikit-learn"
+        )
     ),
     "babble": Source(about="30,000 words drawn from a Markov chain of order 2 over 8 words"),
 }

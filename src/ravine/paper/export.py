@@ -122,7 +122,10 @@ def unpack(folder: Path, out: Path) -> list[Path]:
     except ravine.InputError:
         raise
     except Exception as problem:  # damaged bytes: zipfile raises whatever they make it raise
-        msg = f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({type(problem).__name__}: {problem})"
+        msg = (
+            f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({type(problem).__name__}: "
+            f"{problem})"
+        )
         raise ravine.InputError(msg) from problem
     solutions = {f"{name}/{_SOLUTION}": _joined(folder, known) for name, known in contents.items()}
     for name, content in {**held, **solutions}.items():
@@ -184,7 +187,10 @@ def _joined(folder: Path, known: dict[str, Any]) -> bytes:
     """A solution of its pieces."""
     lacking = [piece for piece in known["pieces"] if not _is_there(folder / piece)]
     if lacking:
-        msg = f"{str(folder)!r} lacks {lacking[0][:80]} ({len(lacking)} of {len(known['pieces'])} pieces)"
+        msg = (
+            f"{str(folder)!r} lacks {lacking[0][:80]} ({len(lacking)} of {len(known['pieces'])} "
+            "pieces)"
+        )
         raise ravine.InputError(msg)
     content = b"".join((folder / piece).read_bytes() for piece in known["pieces"])
     if hashlib.sha256(content).hexdigest() != known["sha256"]:

@@ -279,8 +279,8 @@ def spans_decades(values: np.ndarray) -> bool:
 def _reading(panels: Sequence[Panel]) -> str:
     """How to read what is drawn; only what is in these panels."""
     words = [
-        f"Bands: ± {BAND:g} standard errors. All points share their examples, so paired differences "
-        "have smaller errors than the bands suggest."
+        f"Bands: ± {BAND:g} standard errors. All points share their examples, so paired "
+        "differences have smaller errors than the bands suggest."
     ]
     logs = [panel.y.label for panel in panels if panel.y.scale == "log"]
     if logs:

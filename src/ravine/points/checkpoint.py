@@ -118,7 +118,10 @@ class Checkpoint:
         self.require_files()
         empty = [name for name, tensor in self.params.items() if tensor.is_meta]
         if empty:
-            msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
+            msg = (
+                f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta "
+                "device)"
+            )
             raise InputError(msg)
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
@@ -283,7 +286,10 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
         elif is_float(found) != is_float(tensor):
             yield f"type at {name!r}: {tensor.dtype} and {found.dtype}"
         elif name in coded and not same_values(tensor, found):
-            yield f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save them"
+            yield (
+                f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save "
+                "them"
+            )
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():
@@ -325,7 +331,7 @@ def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
     )
 
 
-# --- sources ---------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------
 
 
 def _from_module(module: nn.Module) -> Checkpoint:
@@ -345,7 +351,8 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
 
     Args:
         source: as ``Checkpoint.read`` takes it.
-        settled: whether nobody writes there any more, so that files may be mapped that were written lately.
+        settled: whether nobody writes there any more, so that
+            files may be mapped that were written lately.
 
     Raises:
         InputError: as ``Checkpoint.read``.

@@ -215,8 +215,8 @@ def version_of(tensor: Tensor) -> int:
 def all_finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinite.
 
-    One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked at. (The sum is ten
-    times as fast.)
+    One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked
+    at. (The sum is ten times as fast.)
     """
     return all(
         bool(torch.isfinite(piece.sum())) or bool(torch.isfinite(piece).all())

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: The groups of processes over which a tensor is split; empty for one that each process holds whole.
+#: The groups of processes over which a tensor is split;
+#: empty for one that each process holds whole.
 Owners = tuple[tuple[Any, int], ...]
 
 

@@ -19,7 +19,8 @@ from ravine.files import written_whole
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import all_finite, is_float, same_values
 
-#: More than this in one safetensors file of a folder begins another, as Hugging Face's libraries do.
+#: More than this in one safetensors file of a folder begins
+#: another, as Hugging Face's libraries do.
 _SHARD: Final = 5 * 10**9
 
 _TORCH: Final = (".pt", ".pth", ".bin", ".ckpt")
@@ -38,12 +39,14 @@ def save_checkpoint(
 
     Args:
         point: anything that an end of a ``Line`` may be: an average, a soup, an aligned checkpoint.
-        path: where to write. ``.safetensors`` is one file (a tied tensor is written under each name that ``like``
-            has); ``.pt``, ``.pth``, ``.bin`` and ``.ckpt`` are a state dict of ``torch.save``, in which ties stay
-            ties; a path without an ending is a folder as Hugging Face's libraries write it, ``model.safetensors``,
-            in shards with an index where it is large.
-        like: the checkpoint whose names, types and order to follow, such as the file that training began with; what
-            it holds beside parameters and the point lacks is copied from it. By default the point's own.
+        path: where to write. ``.safetensors`` is one file (a tied tensor is written
+            under each name that ``like`` has); ``.pt``, ``.pth``, ``.bin`` and ``.ckpt``
+            are a state dict of ``torch.save``, in which ties stay ties; a path without
+            an ending is a folder as Hugging Face's libraries write it,
+            ``model.safetensors``, in shards with an index where it is large.
+        like: the checkpoint whose names, types and order to follow, such as the file that training
+            began with; what it holds beside parameters and the point lacks is copied from it. By
+            default the point's own.
         dtype: of the floating-point parameters, in place of ``like``'s.
         shard_bytes: the most in one shard of a folder.
 
@@ -51,7 +54,8 @@ def save_checkpoint(
         The path.
 
     Raises:
-        InputError: the point does not fit ``like``, a value has no place in the type, or the file cannot be written.
+        InputError: the point does not fit ``like``, a value has no
+            place in the type, or the file cannot be written.
 
     Examples:
         >>> import tempfile

@@ -103,15 +103,15 @@ def require_shards(model: nn.Module) -> None:
     meshes = {p.device_mesh for p in shared.values()}  # pyright: ignore[reportAttributeAccessIssue]
     if len(meshes) > 1:
         msg = (
-            f"the parameters of {name} are spread over {len(meshes)} device meshes, as a pipeline's "
-            "are; expected one mesh that holds every process"
+            f"the parameters of {name} are spread over {len(meshes)} device meshes, as a "
+            "pipeline's are; expected one mesh that holds every process"
         )
         raise InputError(msg)
     mesh = meshes.pop()
     if mesh.size() != dist.get_world_size():
         msg = (
-            f"the mesh of {name} has {mesh.size()} of the {dist.get_world_size()} processes; expected "
-            "all of them. Start as many processes as share the model."
+            f"the mesh of {name} has {mesh.size()} of the {dist.get_world_size()} processes; "
+            "expected all of them. Start as many processes as share the model."
         )
         raise InputError(msg)
     for parameter, tensor in shared.items():

@@ -1,7 +1,8 @@
 """Steps: the number of updates, read from the names of a run's checkpoints.
 
-A name may hold an epoch, a metric, a seed, the size of the network and a date beside it. A number counts only where
-its word or its change from name to name says that it is the step; what stays ambiguous is refused.
+A name may hold an epoch, a metric, a seed, the size of the network and a date
+beside it. A number counts only where its word or its change from name to name
+says that it is the step; what stays ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def steps_of(names: Sequence[str], said: Steps | None = None) -> dict[str, int]:
 
     Args:
         names: of a run's checkpoints, without their endings.
-        said: name → step, or a function from one to the other (None passes a name over), where the names do not
-            say it.
+        said: name → step, or a function from one to the other (None
+            passes a name over), where the names do not say it.
 
     Raises:
         InputError: the names leave open which number is the step, or it is no whole number from 0.
@@ -164,8 +165,8 @@ def _require_alike(found: Mapping[str, int], readings: Mapping[str, list[Reading
 
 
 _SAY: Final = (
-    "Say it: Trajectory.open(folder, steps={'a name without its ending': 100, ...}), or a function of "
-    "the name."
+    "Say it: Trajectory.open(folder, steps={'a name without its ending': 100, ...}), or a function "
+    "of the name."
 )
 
 

@@ -39,7 +39,9 @@ _MEANINGS: Final = {
     **PROVENANCE,
     "corners": "what the slice's corners are called",
     "curved": "whether the slice bends: 1, or 0 for a straight line or a plane",
-    "correction": "what is corrected between the ends: repair sets each unit's statistics to the ends'",
+    "correction": (
+        "what is corrected between the ends: repair sets each unit's statistics to the ends'"
+    ),
     "statistics_from": "the examples from which statistics were estimated at every point",
     "per_example": "the function that is measured for every example",
     "running_statistics": "how many layers have running statistics",
@@ -53,7 +55,9 @@ _MEANINGS: Final = {
     "judged_answer": "of the average against the best member, where nothing was chosen",
     "file": "where the average was written",
     "point_hash": "SHA-256 of the average's tensors",
-    "alignment": "which units were permuted, how far apart the points are then, and what stays in place",
+    "alignment": (
+        "which units were permuted, how far apart the points are then, and what stays in place"
+    ),
 }
 
 #: Said elsewhere on the page, or of no interest to its reader.

@@ -118,7 +118,7 @@ def _scrub(view: View, views: Sequence[View]) -> Scrub:
     )
 
 
-# --- a line ----------------------------------------------------------------------------------------------
+# --- a line ---------------------------------------------------------------------------------------
 
 
 def _along(view: View, views: Sequence[View]) -> Scrub:
@@ -190,7 +190,7 @@ def _signed(change: float, stderr: float) -> str:
     return f"{sign}{with_error(change, stderr)}"
 
 
-# --- several lines ---------------------------------------------------------------------------------------
+# --- several lines --------------------------------------------------------------------------------
 
 
 def _curves(result: xr.Dataset) -> tuple[Figure, ...]:
@@ -247,7 +247,7 @@ def _along_all(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as 
     return Scrub(view.scrub, (stops,), tuple(readings), tuple(marks))
 
 
-# --- a plane ---------------------------------------------------------------------------------------------
+# --- a plane --------------------------------------------------------------------------------------
 
 
 def _over(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as its siblings
@@ -279,7 +279,7 @@ def _height(values: np.ndarray, panel: Panel) -> np.ndarray | None:
     return lifted(values, panel.z) if panel.view == "3d" and panel.z is not None else None
 
 
-# --- a run -----------------------------------------------------------------------------------------------
+# --- a run ----------------------------------------------------------------------------------------
 
 
 def _through(view: View, views: Sequence[View]) -> Scrub:
@@ -356,7 +356,7 @@ def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[s
     )
 
 
-# --- what belongs together -------------------------------------------------------------------------------
+# --- what belongs together ------------------------------------------------------------------------
 
 
 def _same(one: xr.Dataset, other: xr.Dataset, corners: tuple[str, ...]) -> bool:
@@ -377,7 +377,7 @@ def _lies_on(path: xr.Dataset, plane: xr.Dataset) -> bool:
     return known and _same(path, plane, ("origin", "a", "b"))
 
 
-# --- numbers ---------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def _few(count: int, most: int) -> np.ndarray:

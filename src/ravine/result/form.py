@@ -1,7 +1,7 @@
 """Form: whether what a file holds has the parts of a result, each of its shape and kind.
 
-A file from a stranger, or from a disk that failed, can be sound as netCDF and yet hold anything at all. What is
-looked at here is what the sentences, figures and tables take for granted.
+A file from a stranger, or from a disk that failed, can be sound as netCDF and yet hold anything at
+all. What is looked at here is what the sentences, figures and tables take for granted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _problems(result: xr.Dataset) -> Iterator[str]:
         yield from _of_curves(result, kind)
 
 
-# --- attributes -------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------
 
 
 def _of_attributes(result: xr.Dataset, kind: str) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _is_object(text: Any) -> bool:
         return False
 
 
-# --- variables ----------------------------------------------------------------------------------------
+# --- variables ------------------------------------------------------------------------------------
 
 
 def _of_curves(result: xr.Dataset, kind: str) -> Iterator[str]:
@@ -201,7 +201,10 @@ def _of_a_soup(result: xr.Dataset) -> Iterator[str]:
     yield from _shaped(result, ["member_value", "weight"], ("member",))
     yield from _shaped(result, ["member", "member_hash"], ("member",), "U")
     if result.attrs["judged_answer"] not in _ANSWERS:
-        yield f"the answer is {result.attrs['judged_answer'][:40]!r}; expected one of {', '.join(_ANSWERS)}"
+        yield (
+            f"the answer is {result.attrs['judged_answer'][:40]!r}; expected one of "
+            f"{', '.join(_ANSWERS)}"
+        )
 
 
 def _shaped(
@@ -214,7 +217,10 @@ def _shaped(
             return
         found = result.variables[name]
         if sorted(map(str, found.dims)) != sorted(dims):
-            yield f"{name!r} has the dims {', '.join(map(str, found.dims))}; expected {', '.join(dims)}"
+            yield (
+                f"{name!r} has the dims {', '.join(map(str, found.dims))}; expected "
+                f"{', '.join(dims)}"
+            )
             return
         if found.dtype.kind not in kinds and not (kinds == "U" and _holds_texts(found.values)):
             yield f"{name!r} is of the type {found.dtype}"

@@ -24,10 +24,11 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
 
     Returns:
         A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
-        largest error that was measured on the piece which the value was read from, or if that is more, how far
-        the value lies outside the range of the two measured points beside it: no extremum is made up. Where a
-        piece is not finite or did not resolve, NaN. A count of examples, such as ``error``, is read along
-        straight lines between measured points, and its misfit is the step between them.
+        largest error that was measured on the piece which the value was read from, or if that is
+        more, how far the value lies outside the range of the two measured points beside it: no
+        extremum is made up. Where a piece is not finite or did not resolve, NaN. A count of
+        examples, such as ``error``, is read along straight lines between measured points, and its
+        misfit is the step between them.
 
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
@@ -104,8 +105,8 @@ def _as_measured(
 ) -> None:
     """Put measured values where points were measured, and straight lines between them where no interpolant holds.
 
-    A count of examples is a staircase, and on a piece that did not resolve nothing is known between two points:
-    a line between them leaves neither's range.
+    A count of examples is a staircase, and on a piece that did not resolve nothing is known between
+    two points: a line between them leaves neither's range.
 
     Args:
         result: the resolved line, in order.

@@ -9,9 +9,9 @@ is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset hold
   minus ``q``. The halves are the same at every point, so the spread over ``replicate`` of *any*
   function of the curve (a difference, a barrier, the position of a minimum) is that function's
   standard error, pairing included. The examples fall into 256 random groups (whole clusters, within
-  strata), and the halves are balanced over them: the mean square over the replicates is the variance
-  of a difference between points, without a sampling error of its own: McCarthy 1969. Version 1 had 64
-  halves drawn at random;
+  strata), and the halves are balanced over them: the mean square over the replicates is the
+  variance of a difference between points, without a sampling error of its own: McCarthy 1969.
+  Version 1 had 64 halves drawn at random;
 - ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
 
 and ``n_examples`` and ``n_units`` (split): how many values, and how many independent draws they
@@ -21,10 +21,10 @@ coordinate ``distance`` (slice dims…) is the Euclidean length from the start o
 infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
 Attributes carry the provenance (see ``PROVENANCE``).
 
-A curve on a part of the examples has ``examples_of``, JSON: split → how many there are. Where a question chose
-the part, ``asked`` is it (JSON), ``looks`` how many parts were looked at, and ``level_share`` what share of a level is
-left to each; where a standard error did, ``stderr_asked`` and ``stderr_reached``. ``allowed_error`` is an interpolation
-error that was allowed anyway.
+A curve on a part of the examples has ``examples_of``, JSON: split → how many there are. Where a
+question chose the part, ``asked`` is it (JSON), ``looks`` how many parts were looked at, and
+``level_share`` what share of a level is left to each; where a standard error did, ``stderr_asked``
+and ``stderr_reached``. ``allowed_error`` is an interpolation error that was allowed anyway.
 
 ``corners`` names the slice's corners in order; the label and the hash of each stand under its name
 (``start``, ``start_hash``). ``curved`` is 1 for a slice that bends, whose distances are not
@@ -45,8 +45,8 @@ make:
 - a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
   measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every
   quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
-  the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says whether
-  its own interpolant is good; the result's speaks of those in ``drive``.
+  the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says
+  whether its own interpolant is good; the result's speaks of those in ``drive``.
 
 A soup's history is a result too, with no curve: what was tried (``step``) and the members
 (``member``), as ``ravine.soup`` describes it.
@@ -213,12 +213,13 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
         history: whether a soup's history will do, which has no curve.
 
     Raises:
-        InputError: not a ravine result, one of a newer schema, or a history where a curve is needed.
+        InputError: not a ravine result, one of a newer schema,
+            or a history where a curve is needed.
     """
     if not isinstance(result, xr.Dataset):
         msg = (
-            "expected a ravine result, an xarray Dataset as evaluate, resolve and open_result return it; got "
-            f"{type(result).__name__}"
+            "expected a ravine result, an xarray Dataset as evaluate, resolve and open_result "
+            f"return it; got {type(result).__name__}"
         )
         raise InputError(msg)
     version = result.attrs.get("schema_version")

@@ -149,8 +149,8 @@ def _require_harmless(source: Path) -> None:
     most = _MOST_DENSE * source.stat().st_size + _ALWAYS_READ
     if declared > most:
         msg = (
-            f"{str(source)!r} says that it holds {declared:.3g} bytes, more than a file of its size "
-            "can; it is damaged"
+            f"{str(source)!r} says that it holds {declared:.3g} bytes, more than a file of its "
+            "size can; it is damaged"
         )
         raise InputError(msg)
 

@@ -74,7 +74,10 @@ class Trial:
             answer = ""
         if not answer:
             self.end()
-            return f"reading it takes more than {seconds:.0f} seconds, or more memory than there is use for"
+            return (
+                f"reading it takes more than {seconds:.0f} seconds, or more memory than there is "
+                "use for"
+            )
         return json.loads(answer)
 
     def end(self) -> None:
@@ -122,7 +125,7 @@ def _identity(path: Path) -> tuple[Any, ...]:
     return str(path.absolute()), about.st_ino, about.st_size, about.st_mtime_ns
 
 
-# --- the other process --------------------------------------------------------------------------------------------
+# --- the other process ----------------------------------------------------------------------------
 
 
 def _read_all(path: str) -> None:

@@ -38,10 +38,10 @@ _NOT_OF_THE_MODULE: Final = ("training", "_parameters", "_modules", "_buffers")
 def code_hash(*things: Any) -> str:
     """A hash of functions, classes and objects by what they do and hold.
 
-    Functions count with their bytecode, constants, defaults, closures and the globals that they name, as far as these
-    lie in modules of the user's own; what an installed library provides counts with its name and the library's
-    version. Modules count with their classes, their attributes and their buffers; their parameters do not count, but
-    for names, shapes and types.
+    Functions count with their bytecode, constants, defaults, closures and the globals that they
+    name, as far as these lie in modules of the user's own; what an installed library provides
+    counts with its name and the library's version. Modules count with their classes, their
+    attributes and their buffers; their parameters do not count, but for names, shapes and types.
 
     Args:
         things: in order.
@@ -228,10 +228,10 @@ class _Reading:
         except Exception as problem:
             where = f"{kind.__module__}.{kind.__qualname__}"
             msg = (
-                f"the loss or the model refers to an object of type {where}, whose content cannot be read "
-                f"({type(problem).__name__}), so a store cannot tell whether it has changed. Give "
-                "Objective(..., version='1'), and another version whenever the code changes; or use no "
-                "store."
+                f"the loss or the model refers to an object of type {where}, whose content cannot "
+                f"be read ({type(problem).__name__}), so a store cannot tell whether it has "
+                "changed. Give Objective(..., version='1'), and another version whenever the code "
+                "changes; or use no store."
             )
             raise InputError(msg) from problem
         self._several(kept if isinstance(kept, tuple) else (kept,))

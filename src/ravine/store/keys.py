@@ -57,8 +57,8 @@ def require_keepable(setup: Setup) -> None:
     """
     if setup.is_stateful:
         msg = (
-            "per_example carries state from batch to batch, so there are no parts of the measurement "
-            "that a store could keep: use store=None (--store none)"
+            "per_example carries state from batch to batch, so there are no parts of the "
+            "measurement that a store could keep: use store=None (--store none)"
         )
         raise InputError(msg)
     if not setup.check_data and setup.version is None:
@@ -111,9 +111,9 @@ def _code(setup: Setup) -> str:
         if isinstance(problem, InputError):
             raise
         msg = (
-            "the loss or the model refers to more than can be hashed, so a store cannot tell whether "
-            "it has changed. Give Objective(..., version='1'), and another version whenever the "
-            "code changes; or use no store."
+            "the loss or the model refers to more than can be hashed, so a store cannot tell "
+            "whether it has changed. Give Objective(..., version='1'), and another version "
+            "whenever the code changes; or use no store."
         )
         raise InputError(msg) from problem
 

@@ -172,8 +172,9 @@ class Ledger:
             yield
         except sqlite3.Error as problem:
             msg = (
-                f"the store {str(self.path)!r} cannot be used ({problem}). What was written to it before is kept: "
-                "make room or mend the disk and run the same again, or choose another store."
+                f"the store {str(self.path)!r} cannot be used ({problem}). What was written to it "
+                "before is kept: make room or mend the disk and run the same again, or choose "
+                "another store."
             )
             raise InputError(msg) from problem
 

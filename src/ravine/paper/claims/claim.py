@@ -23,11 +23,11 @@ class Claim:
         sentence: the paper's words.
         figure: whose measurements decide it; "" if none does.
         asks: what number is looked at.
-        found: finds it, with its bounds, in the figure's outcome; given the outcomes of the figures ``beside`` too, by
-            name, where there are any.
+        found: finds it, with its bounds, in the figure's outcome; given the outcomes of the figures
+            ``beside`` too, by name, where there are any.
         bound: "at most" or "at least" …
-        threshold: … this much is what the sentence amounts to; None where it is the one threshold for what counts as a
-            bump on the curve in question.
+        threshold: … this much is what the sentence amounts to; None where it is the one threshold
+            for what counts as a bump on the curve in question.
         reason: why that threshold; for a claim without a figure, what deciding it would take.
         beside: figures that it is compared with.
         ends: whether it is about how a training ends, of which one that was stopped says nothing.
@@ -84,7 +84,8 @@ class Finding:
         found: its number; None where the figure was not run.
         profile: of the measurements; "" where there are none.
         seeds: of the trainings behind it.
-        scaled: whether a training is smaller or shorter than the paper's own. It decides nothing about that.
+        scaled: whether a training is smaller or shorter than the
+            paper's own. It decides nothing about that.
     """
 
     claim: Claim
@@ -195,9 +196,9 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
         about: what else the file says, such as the profile.
 
     Returns:
-        The text, one claim an object. ``status`` is of the paper's own configuration, ``arm`` of a smaller or shorter
-        one that was run instead; ``examples`` is the answer for these examples alone, where ``scope`` is
-        "population". A number or a bound that is not known is null.
+        The text, one claim an object. ``status`` is of the paper's own configuration, ``arm`` of a
+        smaller or shorter one that was run instead; ``examples`` is the answer for these examples
+        alone, where ``scope`` is "population". A number or a bound that is not known is null.
     """
     return (
         json.dumps(

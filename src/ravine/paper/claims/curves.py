@@ -35,12 +35,13 @@ def inner(curve: xr.Dataset) -> metrics.Profile:
 def bump(profile: metrics.Profile, outcome: Outcome | None = None) -> float:
     """What counts as a bump: the one threshold of ``ravine.metrics``, at most a thousandth of what training gained.
 
-    The second part binds where a line starts far above the network's own start: a thousandth of that height may be more
-    than all that training had to gain.
+    The second part binds where a line starts far above the network's own start: a thousandth of
+    that height may be more than all that training had to gain.
 
     Args:
         profile: the curve.
-        outcome: of the figure; None where the line leads from the network's own start to its solution.
+        outcome: of the figure; None where the line leads from
+            the network's own start to its solution.
 
     Returns:
         A height in nats, never below the noise floor.
@@ -59,7 +60,7 @@ def gained(outcome: Outcome) -> float:
     return float(loss[0] - loss.min())
 
 
-# --- obstacles -------------------------------------------------------------------------------------------
+# --- obstacles ------------------------------------------------------------------------------------
 
 
 def rises(curve: xr.Dataset, outcome: Outcome | None = None) -> Found:
@@ -142,13 +143,14 @@ def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
     return found
 
 
-# --- shape -----------------------------------------------------------------------------------------------
+# --- shape ----------------------------------------------------------------------------------------
 
 
 def above_hull(curve: xr.Dataset, start: float = 0.0) -> Found:
     """How far the training loss stands above its lower convex hull on [start, 1], over its range on [0, 1].
 
-    0 for a convex curve; a step from 1 to 0 halfway stands 1/2 above. Noise makes it larger; corrected for that.
+    0 for a convex curve; a step from 1 to 0 halfway stands 1/2
+    above. Noise makes it larger; corrected for that.
     """
     whole = inner(curve)
     extent = float(np.ptp(whole.value))
@@ -253,7 +255,7 @@ def _regret(alpha: np.ndarray, value: np.ndarray, steps: tuple[float, float]) ->
     return max(left) / (start - lowest)
 
 
-# --- values ----------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def start_above(curve: xr.Dataset, level: float) -> Found:

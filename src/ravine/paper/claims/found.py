@@ -1,7 +1,8 @@
 """What was found of a sentence: a number between bounds, and whether it is of these examples or of others like them.
 
-The rules are those of ``ravine.metrics.decide``: each bound is one-sided and wrong in at most one case of twenty, what
-is not known makes no bound, and an answer that neither bound gives is *undecided*.
+The rules are those of ``ravine.metrics.decide``: each bound is one-sided
+and wrong in at most one case of twenty, what is not known makes no bound,
+and an answer that neither bound gives is *undecided*.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _GROUPS: Final = 256
 #: As ``metrics.decide`` has it: of fewer, nothing is said of others.
 _FEWEST: Final = 10
 
-#: A maximum of noise grows with the noise itself, by √2 where a replicate adds as much again: so its bias is this many
-#: times what the replicates show of it, at most.
+#: A maximum of noise grows with the noise itself, by √2 where a replicate adds as much again: so
+#: its bias is this many times what the replicates show of it, at most.
 _BIAS: Final = 1 / (2**0.5 - 1)
 
 
@@ -42,8 +43,8 @@ class Found:
         number: NaN where there is none.
         lower: one-sided bound; NaN where none is known.
         upper: the same from above.
-        scope: "population": bounds of what other examples, drawn like these, would give; "examples": of these alone;
-            "run": of this training, where no examples come in.
+        scope: "population": bounds of what other examples, drawn like these, would give;
+            "examples": of these alone; "run": of this training, where no examples come in.
         threshold: what it is compared with, where the claim has no threshold of its own.
         status: where the bounds alone do not say it; "" where they do.
         remark: what stands beside it: why it is undecided, or its null.
@@ -136,7 +137,8 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**
     Args:
         value: the number.
         stderr: NaN where it is not known.
-        doubt: what rounding, interpolation and the spacing of points may do to it; inf where that is not known.
+        doubt: what rounding, interpolation and the spacing of points
+            may do to it; inf where that is not known.
         units: independent examples, or clusters.
 
     Examples:
@@ -182,8 +184,9 @@ def measured(
         profile: the curve.
         measure: (alpha, value) → the number.
         doubt: as in ``estimated``.
-        subadditive: whether the measure of a sum of two curves is at most the sum of theirs, as it is for the largest
-            of some differences. Then the curve's own is at least what was measured less that of the noise alone.
+        subadditive: whether the measure of a sum of two curves is at most the sum of theirs, as it
+            is for the largest of some differences. Then the curve's own is at least what was
+            measured less that of the noise alone.
 
     Returns:
         The number less the bias that the replicates show. The upper bound takes nothing off for it.
@@ -249,7 +252,8 @@ def given(gate: Found, then: Found, otherwise: str) -> Found:
         otherwise: in words, where it is not there.
 
     Returns:
-        ``then`` where the thing is shown; undecided where it is not known; not run where it is excluded.
+        ``then`` where the thing is shown; undecided where it is
+        not known; not run where it is excluded.
     """
     there = gate.answers("at least", gate.threshold)
     here = None

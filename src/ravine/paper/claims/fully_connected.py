@@ -174,7 +174,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§2",
         "the objective function has a simple, approximately convex shape along this cross-section",
         "seeds",
-        "how far J stands above its lower convex hull on [0, 1], over its range, the most of all seeds",
+        (
+            "how far J stands above its lower convex hull on [0, 1], over its range, the most of "
+            "all seeds"
+        ),
         lambda o: worst(map(above_hull, lines_of(o))),
         "at most",
         0.05,
@@ -189,8 +192,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: least(map(captured, paths_of(o))),
         "at least",
         0,
-        "2/3 is what a line captures of any random walk: only what is beyond that says something of "
-        "learning",
+        "2/3 is what a line captures of any random walk: only what is beyond that says something "
+        "of learning",
     ),
     *(
         Claim(
@@ -243,8 +246,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "visible bumpiness at "
         "this resolution",
         "fig3",
-        "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than what "
-        "counts as a bump",
+        "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than "
+        "what counts as a bump",
         lambda o: bumps(o.results["masks"]),
         "at least",
         2,
@@ -304,7 +307,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "figure 4",
         "we find no local minima besides the SGD solution",
         "fig4",
-        "at the original's 20 values of α: highest hump of J, or how far J goes below J(1), in nats",
+        (
+            "at the original's 20 values of α: highest hump of J, or how far J goes below J(1), in "
+            "nats"
+        ),
         lambda o: one_valley(o.results["random coarse"], o),
         "at most",
         None,
@@ -331,8 +337,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: captured(o.results["path"]),
         "at least",
         0,
-        "2/3 is what a line captures of any random walk: only what is beyond that says something of "
-        "learning",
+        "2/3 is what a line captures of any random walk: only what is beyond that says something "
+        "of learning",
     ),
     Claim(
         "same-shape",
@@ -341,8 +347,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "kind of exploration "
         "of a high dimensional space, including random walks",
         "fig5",
-        "how near the residuals are to a straight run's and not to a random walk's at the same α: 0 "
-        "is a walk, 1 a straight run",
+        "how near the residuals are to a straight run's and not to a random walk's at the same α: "
+        "0 is a walk, 1 a straight run",
         lambda o: walk_or_line(o.results["path"]),
         "at most",
         0.5,

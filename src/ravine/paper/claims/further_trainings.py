@@ -15,7 +15,8 @@ from ravine.paper.claims.found import Found, estimated, given, least, missing
 from ravine.paper.figures.branches import APART, FACTORS, INITIAL, RAISED, epoch_of, parted, raised
 from ravine.paper.figures.study import Outcome
 
-#: Epochs in which essentially all is learnt, after which a higher rate is asked about: as in figure 1.
+#: Epochs in which essentially all is learnt, after which a
+#: higher rate is asked about: as in figure 1.
 FIRST: Final = 5
 
 
@@ -126,7 +127,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "higher-rate",
         "figure 1",
-        "A higher learning rate results in increasing error, because some directions are still uphill",
+        (
+            "A higher learning rate results in increasing error, because some directions are still "
+            "uphill"
+        ),
         "higher-rate",
         "what an epoch at ten times the rate adds to J of the training examples, the least of the "
         "epochs after the fifth from which it was tried, in nats",
@@ -152,8 +156,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§3",
         "Maxout tends to overfit on MNIST if used without dropout",
         "overfitting",
-        "how far J of the validation examples rises from its lowest to the end of training, in nats; "
-        "not run where J of the training examples does not fall there",
+        "how far J of the validation examples rises from its lowest to the end of training, in "
+        "nats; not run where J of the training examples does not fall there",
         overfits,
         "at least",
         0,

@@ -17,7 +17,7 @@ from ravine.paper.figures.mpdbm_plane import nearest_as_drawn
 from ravine.paper.figures.second_minima import closest_approach
 from ravine.paper.figures.study import Outcome
 
-# --- figure 6 --------------------------------------------------------------------------------------------
+# --- figure 6 -------------------------------------------------------------------------------------
 
 
 def near_barrier(near: metrics.Profile) -> Found:
@@ -69,7 +69,7 @@ def barrier_height(near: metrics.Profile, whole: metrics.Profile, share: float) 
 _NONE = "there is no barrier"
 
 
-# --- figure 7 --------------------------------------------------------------------------------------------
+# --- figure 7 -------------------------------------------------------------------------------------
 
 
 def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Found:
@@ -108,8 +108,8 @@ def placed_minimum(curve: xr.Dataset, part: tuple[float, float]) -> Found:
     profile, solution = train(curve), train(curve).between(1, 1)
     value = float(np.interp(place, profile.alpha, profile.value))
     said = (
-        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; the "
-        f"error there is {_error(curve, place).number:.2g}"
+        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; "
+        f"the error there is {_error(curve, place).number:.2g}"
     )
     return replace(found, remark="; ".join(filter(None, [said, found.remark])))
 

@@ -46,7 +46,8 @@ READINGS: Final = (
 #: What is not very tall: ours, a twentieth of the whole fall.
 TALL: Final = 0.05
 
-#: The other networks, by figure, and the names of their lines: what the MP-DBM is said to be less convex than.
+#: The other networks, by figure, and the names of their lines:
+#: what the MP-DBM is said to be less convex than.
 OTHERS: Final[dict[str, dict[str, str]]] = {
     "fig1": {"maxout": "deterministic"},
     "fig2": {"sigmoid": "sigmoid", "ReLU": "relu"},
@@ -111,8 +112,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 6",
         "we find that there is a single barrier in the objective function",
         "fig6",
-        "largest rise of J after the top of that barrier, up to α = 1, in nats; not run where there "
-        "is no barrier",
+        "largest rise of J after the top of that barrier, up to α = 1, in nats; not run where "
+        "there is no barrier",
         lambda o: second_barrier(train(o.results["near"]), train(o.results["whole"])),
         "at most",
         None,
@@ -171,8 +172,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "a secondary local minimum with high error",
         "fig7",
-        "share of training images given another label at the second minimum to the left of the start "
-        "that is cut to the caps; not run where there is none",
+        "share of training images given another label at the second minimum to the left of the "
+        "start that is cut to the caps; not run where there is none",
         lambda o: error_there(o.results[CUT], LEFT),
         "at least",
         0.5,
@@ -183,8 +184,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "Here we find a secondary local minimum with high error",
         "fig7-small",
-        f"depth of the second minimum of J on [{LEFT[0]:g}, 0], {CUT} in nats per pixel, a machine of "
-        "150 and 250 units; the least of three seeds",
+        f"depth of the second minimum of J on [{LEFT[0]:g}, 0], {CUT} in nats per pixel, a machine "
+        "of 150 and 250 units; the least of three seeds",
         lambda o: least(placed_minimum(line, LEFT) for line in o.results.values()),
         "at least",
         None,
@@ -206,8 +207,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "SGD passed far enough around the anomaly to avoid having it affect learning",
         "fig7",
-        "nearest that any snapshot came to the second minimum on [0, 1], over the line's length; not "
-        "run where there is none",
+        "nearest that any snapshot came to the second minimum on [0, 1], over the line's length; "
+        "not run where there is none",
         passed_at,
         "at least",
         0.1,

@@ -226,7 +226,7 @@ def linear_dynamics(study: Study) -> Outcome:
     return Outcome("linear-dynamics", figure, {"path": path}, ())
 
 
-# --- measured --------------------------------------------------------------------------------------------
+# --- measured -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -403,7 +403,7 @@ def _recorded(
         return path.assign(objective=("step", [J(snapshot)["data"] for snapshot in run]))
 
 
-# --- drawn -----------------------------------------------------------------------------------------------
+# --- drawn ----------------------------------------------------------------------------------------
 
 _FLOOR: Final = 1e-3
 _MATRICES_TITLE: Final = "matrices: small, random (dashed); solutions (dotted)"

@@ -114,9 +114,9 @@ def fig7(study: Study) -> Outcome:
         f"{CHANGED[study.profile]} {described(run)}",
     )
     remark = (
-        "The paper says neither which range of α it drew nor which minimum it means. Each reading of "
-        "its sentence is decided for itself: between the start and the solution, and to the left of "
-        "the start, each from the start as it was drawn and from the start cut to the caps."
+        "The paper says neither which range of α it drew nor which minimum it means. Each reading "
+        "of its sentence is decided for itself: between the start and the solution, and to the "
+        "left of the start, each from the start as it was drawn and from the start cut to the caps."
     )
     return Outcome("fig7", figure, results | {"path": path}, (run,), remark)
 
@@ -162,7 +162,8 @@ def fig7_small(study: Study) -> Outcome:
         panels,
         "Figure 7: a small MP-DBM, which may have a second minimum",
         f"The multi-prediction objective on [{WIDE[0]:g}, {WIDE[1]:g}] along the line {CUT}, for a "
-        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} {described(runs[0])}",
+        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} "
+        f"{described(runs[0])}",
     )
     return Outcome("fig7-small", figure, results, tuple(runs))
 

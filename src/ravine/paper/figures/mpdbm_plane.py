@@ -73,7 +73,8 @@ def _on_plane(study: Study) -> _OnPlane:
     effort = EFFORT[study.profile]
     what = (run.identity, effort.on_plane)
 
-    # only where there is something to measure: what was carried here from elsewhere has no snapshots
+    # only where there is something to measure: what was
+    # carried here from elsewhere has no snapshots
     def plane() -> ravine.Plane:
         farthest = ravine.black_sheep(run.trajectory, ravine.Line(*ends_of(run)))
         return ravine.Plane(run.start, run.solution, farthest)
@@ -135,11 +136,11 @@ def fig7_path(study: Study) -> Outcome:
             _by_update(seen, seen.path["loss"].values, UNIT),
         ),
         "Figure 7: how training left the line, MP-DBM on MNIST",
-        "Above: the snapshots by their distance from the line, those of the first epoch marked; and J at "
-        "the snapshots, and on the line at the same α. Below: the same against the update, from the "
-        f"first one on. The first snapshot after the start, of update {int(seen.path['step'][1]):,}, is at "
-        f"α = {float(seen.path['alpha'][1]):.3g}: the first update cuts what feeds each unit to its cap. "
-        f"{seen.words(study)}",
+        "Above: the snapshots by their distance from the line, those of the first epoch marked; "
+        "and J at the snapshots, and on the line at the same α. Below: the same against the "
+        "update, from the first one on. The first snapshot after the start, of update "
+        f"{int(seen.path['step'][1]):,}, is at α = {float(seen.path['alpha'][1]):.3g}: the first "
+        f"update cuts what feeds each unit to its cap. {seen.words(study)}",
     )
     return Outcome("fig7-path", figure, seen.results, (seen.run,))
 
@@ -255,10 +256,9 @@ def detour(
             f"{between.size} {what} in between, and negative at {int((apart < 0).sum())} of them."
         )
     words.append(
-        f"{what.capitalize()} lie up to {off.max() / length:.2g} of the line's length off the plane, half "
-        "of them more than "
-        f"{np.median(off) / length:.2g}; their J differs from the plane's by "
-        f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
+        f"{what.capitalize()} lie up to {off.max() / length:.2g} of the line's length off the "
+        f"plane, half of them more than {np.median(off) / length:.2g}; their J differs from the "
+        f"plane's by {np.nanmax(np.abs(own - on_plane)):.2g} at most."
     )
     for one in found[:1]:
         away = np.hypot(from_line, alpha - one.alpha)[1:]
@@ -296,8 +296,8 @@ def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarra
         beta: (places,).
 
     Returns:
-        (places,) from the interpolant where there is one, else by straight lines between measured points; NaN off the
-        plane.
+        (places,) from the interpolant where there is one, else by straight lines between measured
+        points; NaN off the plane.
     """
     inside = np.ones(len(alpha), bool)
     for dim, at in (("alpha", alpha), ("beta", beta)):

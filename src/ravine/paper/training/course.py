@@ -162,8 +162,8 @@ def train(
 
     Raises:
         ravine.InputError: the data or the device cannot be had, the folder is not this recipe's,
-            damaged, of another kind of device, or not writable, or the training that this one leaves
-            is not under ``out``.
+            damaged, of another kind of device, or not writable, or the training that this one
+            leaves is not under ``out``.
     """
     [run] = train_together([recipe], out, data, say, device=device, until=until, parts=parts)
     return run
@@ -181,9 +181,10 @@ def train_together(
 ) -> list[Run]:
     """Several seeds of one recipe, trained at once: their parameters stacked, an update one computation for all.
 
-    On a card five small networks take less than twice as long as one alone. Each has its own start, its own
-    order of examples and its own end, as if it were alone; masks come from one stream, so that on
-    no device the bits are those of a training for itself. What is done already is left alone.
+    On a card five small networks take less than twice as long as one alone. Each
+    has its own start, its own order of examples and its own end, as if it were
+    alone; masks come from one stream, so that on no device the bits are those of a
+    training for itself. What is done already is left alone.
 
     Args:
         recipes: that differ in their seeds alone.

@@ -22,8 +22,8 @@ def as_graph(compute: Callable[[], None]) -> Callable[[], None]:
     """A CUDA graph of a computation; what is drawn in it comes from the card's generator at every launch.
 
     Args:
-        compute: reads and writes the same tensors at every call, and never waits for the card. It is
-            called several times here.
+        compute: reads and writes the same tensors at every call, and never waits for the card. It
+            is called several times here.
 
     Returns:
         Launches it.

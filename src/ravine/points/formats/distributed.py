@@ -126,7 +126,10 @@ def _said(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except pickle.UnpicklingError as problem:
-        msg = f"{str(path / _METADATA)!r} was not loaded: it contains pickled objects beyond tensors ({problem})"
+        msg = (
+            f"{str(path / _METADATA)!r} was not loaded: it contains pickled objects beyond tensors "
+            f"({problem})"
+        )
         raise InputError(msg) from problem
     except Exception as problem:  # a stranger's bytes
         said = str(problem).strip().splitlines()[:1]
@@ -167,7 +170,10 @@ def _require_there(path: Path, metadata: Any, wanted: Mapping[str, Any]) -> None
     names = {str(about.relative_path) for about in metadata.storage_data.values()}
     lost = sorted(name for name in names if not is_inside(path, name))
     if lost:
-        msg = f"{str(path / _METADATA)!r} names {lost[0][:80]!r}, which is not in its folder ({len(lost)} in all)"
+        msg = (
+            f"{str(path / _METADATA)!r} names {lost[0][:80]!r}, which is not in its folder "
+            f"({len(lost)} in all)"
+        )
         raise InputError(msg)
     stored = sum((path / name).stat().st_size for name in names)
     asked = sum(math.prod(a.size) * a.properties.dtype.itemsize for a in wanted.values())

@@ -27,7 +27,8 @@ def fetched(source: str) -> Path:
     """Where a model of the Hub lies on this machine.
 
     Args:
-        source: ``hf:org/model``, with ``@`` and a branch, tag or commit; a file or folder of the model may follow.
+        source: ``hf:org/model``, with ``@`` and a branch, tag or
+            commit; a file or folder of the model may follow.
 
     Raises:
         InputError: huggingface_hub is not installed, or the model cannot be had.
@@ -38,7 +39,10 @@ def fetched(source: str) -> Path:
     if kept is not None:
         return kept
     if _is_offline():
-        msg = f"{source!r} is not in the cache, and HF_HUB_OFFLINE forbids the network. Fetch it once with the network."
+        msg = (
+            f"{source!r} is not in the cache, and HF_HUB_OFFLINE forbids the network. Fetch it "
+            "once with the network."
+        )
         raise InputError(msg)
     try:
         files = hub.list_repo_files(repository, revision=revision)

@@ -1,7 +1,7 @@
 """Merging by peft itself, for the adapters that are more than W + s B A.
 
-peft changes modules, and a base is tensors by name here. So it is given modules of the same names that hold nothing
-else: what a layer computes plays no part in merging, its weight does.
+peft changes modules, and a base is tensors by name here. So it is given modules of the same names
+that hold nothing else: what a layer computes plays no part in merging, its weight does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ravine.points.formats.quiet import quiet
 
 _PREFIX: Final = "base_model.model."
 
-#: Starts that another load cannot make again: of random draws, and of data that the adapter's folder does not have.
+#: Starts that another load cannot make again: of random draws, and
+#: of data that the adapter's folder does not have.
 _LOST: Final = {
     "pissa_niter": "its start was drawn at random",
     "corda": "its start follows from data that are not with it",
@@ -90,7 +91,10 @@ class Merge:
             if start.startswith(lost):
                 self._refuse(why)
         if importlib.util.find_spec("peft") is None:
-            reason = "only peft can merge it, and it is not installed: pip install 'ravine[transformers]'"
+            reason = (
+                "only peft can merge it, and it is not installed: pip install "
+                "'ravine[transformers]'"
+            )
             self._refuse(reason)
 
     def _refuse(self, why: str) -> NoReturn:

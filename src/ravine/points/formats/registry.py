@@ -77,8 +77,8 @@ def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
 
     Args:
         path: of a checkpoint in one of the formats.
-        settled: whether nobody writes to it any more. A file that was written lately is otherwise copied into
-            memory, where there is room; the others are mapped.
+        settled: whether nobody writes to it any more. A file that was written lately is otherwise
+            copied into memory, where there is room; the others are mapped.
 
     Raises:
         InputError: no format knows it, or it is damaged.
@@ -92,10 +92,10 @@ def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
     there = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(there[:6]) + (f", … ({len(there)})" if len(there) > 6 else "")
     msg = (
-        f"the folder {str(path)!r} is no checkpoint: expected one *.safetensors, pytorch_model.bin, "
-        "one index of shards (*.index.json), adapter_config.json, the .metadata of a distributed "
-        f"checkpoint, or DeepSpeed's latest; found {shown or 'nothing'}. Give one of its files or "
-        "folders."
+        f"the folder {str(path)!r} is no checkpoint: expected one *.safetensors, "
+        "pytorch_model.bin, one index of shards (*.index.json), adapter_config.json, the .metadata "
+        f"of a distributed checkpoint, or DeepSpeed's latest; found {shown or 'nothing'}. Give one "
+        "of its files or folders."
     )
     raise InputError(msg)
 

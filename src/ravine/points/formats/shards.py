@@ -90,8 +90,8 @@ def _shard_of(index: Path) -> dict[str, str]:
         raise InputError(msg) from problem
     if not found:
         msg = (
-            f"{str(index)!r} is not an index of shards: expected a 'weight_map' from names to files, "
-            f"got {str(held.get('weight_map'))[:80]}"
+            f"{str(index)!r} is not an index of shards: expected a 'weight_map' from names to "
+            f"files, got {str(held.get('weight_map'))[:80]}"
         )
         raise InputError(msg)
     return found

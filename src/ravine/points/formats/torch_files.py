@@ -17,7 +17,8 @@ from ravine.points.formats.stored import Stored
 
 #: How transformers calls the one file of a folder.
 _WEIGHTS: Final = "pytorch_model.bin"
-#: How many times its size a packed file may unpack to, beyond some bytes: weights hardly shrink at all.
+#: How many times its size a packed file may unpack to,
+#: beyond some bytes: weights hardly shrink at all.
 _MOST_DENSE: Final = 50
 _ALWAYS_READ: Final = 1 << 26
 
@@ -78,8 +79,9 @@ def _require_bounded(path: Path, unpacked: int) -> None:
     size = path.stat().st_size
     if unpacked > _MOST_DENSE * size + _ALWAYS_READ:
         msg = (
-            f"{str(path)!r} has {size:,} bytes and unpacks to {unpacked:,}; weights do not shrink so. Where it was "
-            "written, save its tensors again: torch.save(model.state_dict(), new_path)."
+            f"{str(path)!r} has {size:,} bytes and unpacks to {unpacked:,}; weights do not shrink "
+            "so. Where it was written, save its tensors again: torch.save(model.state_dict(), "
+            "new_path)."
         )
         raise InputError(msg)
 
@@ -91,17 +93,17 @@ def _wants_code(path: Path, said: str) -> bool:
 
 def _another_protocol(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was not loaded: it was saved by a pickle protocol above 3, which torch does not load "
-        "without running code. Where it was written, save its tensors again: "
+        f"{str(path)!r} was not loaded: it was saved by a pickle protocol above 3, which torch "
+        "does not load without running code. Where it was written, save its tensors again: "
         "torch.save(model.state_dict(), new_path, pickle_protocol=2)."
     )
 
 
 def _would_run_code(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was not loaded: it contains pickled objects beyond tensors. Where it was written, save its "
-        "tensors alone: torch.save(model.state_dict(), new_path); or allow its classes by "
-        "torch.serialization.add_safe_globals."
+        f"{str(path)!r} was not loaded: it contains pickled objects beyond tensors. Where it was "
+        "written, save its tensors alone: torch.save(model.state_dict(), new_path); or allow its "
+        "classes by torch.serialization.add_safe_globals."
     )
 
 
