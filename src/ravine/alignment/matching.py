@@ -21,8 +21,8 @@ from ravine.alignment.structure import Units
 _SWEEPS = 100
 _ROUNDING = 1e-7  # of sums in float32: a smaller gain is none
 
+#: Set of units → (its outer sets' sizes …, its size): which of b's units comes to each place.
 Orders = dict[int, Tensor]
-"""Set of units → (its outer sets' sizes …, its size): for each place, which of b's units comes there."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
             finite.
 
     Examples:
-        >>> found = principal_axes([{"w": torch.tensor(w)} for w in ([0.0, 1.0], [1.0, 1.0], [2.0, 1.0])], count=1)
+        >>> run = [{"w": torch.tensor([x, 1.0])} for x in (0.0, 1.0, 2.0)]
+        >>> found = principal_axes(run, count=1)
         >>> found.explained.round(6), found.corners[0]
         (array([1., 0., 0.]), {'w': tensor([2., 1.])})
 
@@ -156,8 +157,9 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
         InputError: no parameter has two dims or more, or ``count`` is not positive.
 
     Examples:
-        >>> (corner,) = random_axes({"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}, count=1)
-        >>> moved = corner["w"] - torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+        >>> centre = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}
+        >>> (corner,) = random_axes(centre, count=1)
+        >>> moved = corner["w"] - centre["w"]
         >>> moved.norm(dim=1), corner["b"]
         (tensor([5., 0.]), tensor([1., 1.]))
 

@@ -79,7 +79,8 @@ def evaluate(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> J = Objective(model, supervised(F.mse_loss), (torch.ones(1, 1), torch.zeros(1, 1)))
         >>> line = Line({"weight": torch.tensor([[1.0]])}, {"weight": torch.tensor([[3.0]])})
-        >>> evaluate(J, along=line, at=[0, 0.5, 1])["loss"].sel(split="data").values  # (1 + 2 alpha)^2
+        >>> curve = evaluate(J, along=line, at=[0, 0.5, 1])
+        >>> curve["loss"].sel(split="data").values  # (1 + 2 alpha)^2
         array([1., 4., 9.])
 
     References:

@@ -168,7 +168,8 @@ def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:
 
     Examples:
         >>> points = xr.Dataset({"loss": ("point", np.arange(6.0))})
-        >>> on_axes(points, {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])})["loss"].values
+        >>> axes = {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])}
+        >>> on_axes(points, axes)["loss"].values
         array([[0., 1., 2.],
                [3., 4., 5.]])
     """

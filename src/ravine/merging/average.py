@@ -37,9 +37,10 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
         InputError: there is none, they are not of one space, or the weights do not fit.
 
     Examples:
-        >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, {"w": torch.tensor([6.0])}])
+        >>> a, b, c = [{"w": torch.tensor([value])} for value in (1.0, 2.0, 6.0)]
+        >>> average([a, b, c])
         {'w': tensor([3.])}
-        >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}], weights=[0.25, 0.75])
+        >>> average([a, b], weights=[0.25, 0.75])
         {'w': tensor([1.7500])}
 
     References:
@@ -73,8 +74,9 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
         InputError: as ``average``.
 
     Examples:
-        >>> base, tasks = {"w": torch.zeros(2)}, [{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])}]
-        >>> task_arithmetic(base, tasks, 0.5)
+        >>> base = {"w": torch.zeros(2)}
+        >>> one, other = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])}
+        >>> task_arithmetic(base, [one, other], 0.5)
         {'w': tensor([0.5000, 1.0000])}
 
     References:

@@ -61,8 +61,10 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(2, 1),))
-        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
-        >>> found = barriers(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
+        >>> places = {"a": -1.0, "b": 1.0, "c": 0.5}
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in places.items()}
+        >>> lines = ravine.pairs(points)
+        >>> found = barriers(ravine.evaluate(J, along=lines, at=[0, 0.25, 0.5, 0.75, 1]))
         >>> found.of("end")["a – b"].value, found.of("end")["b – c"].value
         (1.0, 0.0)
 
@@ -105,7 +107,8 @@ def connected(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),))
-        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
+        >>> places = {"a": -1.0, "b": 1.0, "c": 0.5}
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in places.items()}
         >>> connected(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
         [('b', 'c'), ('a',)]
     """

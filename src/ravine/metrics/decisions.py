@@ -59,7 +59,8 @@ def decide(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),), dtype=torch.float64)
-        >>> line = ravine.Line({"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])})
+        >>> start, end = {"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])}
+        >>> line = ravine.Line(start, end)
         >>> found = decide(ravine.resolve(J, along=line), "barrier", above=0.5)
         >>> found.answer, round(found.value, 6), round(found.at, 6)
         ('shown', 1.0, 0.5)

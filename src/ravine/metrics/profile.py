@@ -278,7 +278,8 @@ def with_error(value: float, stderr: float) -> str:
     """The number to the digits that its standard error leaves, and the error to two.
 
     Examples:
-        >>> with_error(0.33416, 0.0123), with_error(-0.25, float("nan")), with_error(float("nan"), 1.0)
+        >>> unknown = float("nan")
+        >>> with_error(0.33416, 0.0123), with_error(-0.25, unknown), with_error(unknown, 1.0)
         ('0.334 ± 0.012', '−0.25', 'undefined')
         >>> with_error(2.3, 0.000002)
         '2.3000000 ± 0.0000020'

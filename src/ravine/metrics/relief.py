@@ -191,7 +191,7 @@ def _in_a_row(read: xr.Dataset, plane: xr.Dataset, quantity: str, value: np.ndar
     if "check" not in read.dims and f"{quantity}_misfit" in read:
         doubt = read[f"{quantity}_misfit"].transpose("alpha", "beta").fillna(np.inf).values
     doubt[np.ix_(*known)] = 0.0
-    row = read.stack(place=("alpha", "beta")).reset_index("place", drop=True)  # noqa: PD013  xarray's
+    row = read.stack(place=("alpha", "beta")).reset_index("place", drop=True)
     row = row.rename(place="alpha").assign_coords(alpha=np.arange(value.size, dtype=float))
     return replace(Profile.of_points(row, plane, quantity, doubt.ravel()), value=value.ravel())
 

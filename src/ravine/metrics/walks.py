@@ -239,10 +239,12 @@ def straightness(path: xr.Dataset) -> str:
 
     Examples:
         >>> captured = xr.DataArray([0.724, 2 / 3], coords={"walk": ["run", "random walk"]})
-        >>> path = xr.Dataset({"residual": ("step", [0.0]), "captured": captured, "max_residual": 0.7 * captured})
+        >>> path = xr.Dataset({"captured": captured, "max_residual": 0.7 * captured})
+        >>> path["residual"] = "step", [0.0]
         >>> print(straightness(path))
-        Training went straighter than a random walk with independent steps: fraction captured by the line 0.724
-        (L/(L + max residual); such a walk 0.667); max. deviation from the line 0.507 of its length (0.467).
+        Training went straighter than a random walk with independent steps: fraction captured by the
+        line 0.724 (L/(L + max residual); such a walk 0.667); max. deviation from the line 0.507 of
+        its length (0.467).
     """
     if not {"residual", "captured", "max_residual"} <= set(path.data_vars):
         msg = f"expected a result of project(); got variables {sorted(map(str, path.data_vars))}"

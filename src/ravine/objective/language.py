@@ -140,7 +140,8 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
         >>> class Uniform(nn.Module):
         ...     def forward(self, ids):
         ...         return torch.zeros(*ids.shape, 8)
-        >>> causal_lm(pad=0)(Uniform(), torch.tensor([[3, 1, 2], [5, 1, 0]]))["loss"]  # ln 8 for each of three tokens
+        >>> texts = torch.tensor([[3, 1, 2], [5, 1, 0]])
+        >>> causal_lm(pad=0)(Uniform(), texts)["loss"]  # ln 8 for each of three tokens
         tensor([[2.0794, 2.0794,    nan],
                 [2.0794,    nan,    nan]])
     """
@@ -160,7 +161,8 @@ def masked_lm() -> PerExample:
         >>> class Uniform(nn.Module):
         ...     def forward(self, ids):
         ...         return torch.zeros(*ids.shape, 8)
-        >>> masked_lm()(Uniform(), (torch.tensor([[3, 0, 2]]), torch.tensor([[-100, 1, -100]])))["loss"]
+        >>> ids, labels = torch.tensor([[3, 0, 2]]), torch.tensor([[-100, 1, -100]])
+        >>> masked_lm()(Uniform(), (ids, labels))["loss"]
         tensor([[   nan, 2.0794,    nan]])
     """
     return _MaskedLM()
@@ -179,8 +181,8 @@ def seq2seq_lm() -> PerExample:
         >>> class Uniform(nn.Module):
         ...     def forward(self, input_ids, decoder_input_ids):
         ...         return torch.zeros(*decoder_input_ids.shape, 8)
-        >>> labels = torch.tensor([[1, 2]])
-        >>> batch = {"input_ids": torch.tensor([[3, 4, 5]]), "decoder_input_ids": labels, "labels": labels}
+        >>> ids, labels = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 2]])
+        >>> batch = {"input_ids": ids, "decoder_input_ids": labels, "labels": labels}
         >>> seq2seq_lm()(Uniform(), batch)["loss"]
         tensor([[2.0794, 2.0794]])
     """

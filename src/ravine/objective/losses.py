@@ -34,7 +34,8 @@ def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerE
         ... def running_sum(model, batch, state):
         ...     total = batch[0].sum() + (0 if state is None else state)
         ...     return (model.weight * total).reshape(1), total
-        >>> J = Objective(nn.Linear(1, 1, bias=False), running_sum, (torch.ones(3, 1),), batch_size=1)
+        >>> model, data = nn.Linear(1, 1, bias=False), (torch.ones(3, 1),)
+        >>> J = Objective(model, running_sum, data, batch_size=1)
         >>> J({"weight": torch.tensor([[2.0]])})  # the mean of 2, 4, 6
         {'data': 4.0}
     """

@@ -64,7 +64,7 @@ class InPlace(Replica):
         self.params = {name: local(p.detach()) for name, p in held.items()}
         self._in_parts = [self.params[name] for name, p in held.items() if is_sharded(p)]
 
-    def _copy_of(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:  # noqa: ARG002
+    def _copy_of(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
         return model
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:

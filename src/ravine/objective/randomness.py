@@ -27,7 +27,8 @@ def preserved_rng(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
 
 def _kept_generators(generators: Sequence[torch.Generator]) -> Iterator[None]:
     states = [generator.get_state() for generator in generators]
-    numpy_state = np.random.get_state()  # noqa: NPY002  the global generator is what augmentation code uses
+    # numpy's global generator is what augmentation code uses
+    numpy_state = np.random.get_state()  # noqa: NPY002
     python_state = random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
@@ -55,7 +56,8 @@ def seed_all(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002  the global generator is what a caller's noise uses
+    # numpy's global generator is what a caller's noise uses
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
     random.seed(seed)
 
 

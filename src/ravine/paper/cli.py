@@ -54,12 +54,12 @@ _PROFILE = typer.Option(
 _DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
     "--lean",
-    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per factor of 10 of "
-    "updates; a training of its own, with the same steps",
+    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per "
+    "factor of 10 of updates; a training of its own, with the same steps",
 )
 _PRECISION = typer.Option(
-    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. What "
-    "is measured is float32 in any case"
+    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. "
+    "What is measured is float32 in any case"
 )
 _BUDGET = typer.Option(
     metavar="MINUTES",
@@ -96,7 +96,8 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="so many, from --seed on, at once: on a card five take less than twice as long as one",
+            help="so many, from --seed on, at once: on a card five take less than twice as long as "
+            "one",
         ),
     ] = 1,
     folder: Annotated[Path | None, _FOLDER] = None,
@@ -238,8 +239,8 @@ def check(
 ) -> None:
     """Print a table of every testable sentence of the paper: the number found, its bounds, and whether it holds.
 
-    A training that is smaller or shorter than the paper's decides nothing about the paper's network: what it says
-    stands beside the sentence.
+    A training that is smaller or shorter than the paper's decides nothing about the paper's
+    network: what it says stands beside the sentence.
 
     Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
     """

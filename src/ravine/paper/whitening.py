@@ -10,7 +10,8 @@ from torch import Tensor
 NORM = 55.0
 BIAS = 0.1
 
-_AT_ONCE = 5_000  # images; the sums are in float64, and all of them at once would not fit beside the images
+#: Images; the sums are in float64, and all of them at once would not fit beside the images.
+_AT_ONCE = 5_000
 
 
 def contrast_normalised(images: Tensor) -> Tensor:

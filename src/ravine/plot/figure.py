@@ -38,8 +38,8 @@ class Figure:
         >>> panel = Panel(Axis("x"), Axis("height (m)"), (Curve(x, x**2, label="parabola"),))
         >>> Figure((panel,)).save("figure.gif")
         Traceback (most recent call last):
-        ravine.errors.InputError: cannot save a figure as 'figure.gif': expected a name that ends in .png, .pdf,
-        .svg or .html
+        ravine.errors.InputError: cannot save a figure as 'figure.gif': expected a name that ends
+        in .png, .pdf, .svg or .html
     """
 
     panels: tuple[Panel, ...]

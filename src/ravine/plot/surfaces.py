@@ -77,7 +77,11 @@ def surface(
         >>> height = np.add.outer(np.linspace(0, 1, 4) ** 2, np.linspace(0, 2, 5))[..., None]
         >>> plane = xr.Dataset(
         ...     {"loss": (dims, height, {"units": "nats"}), "loss_stderr": (dims, 0 * height)},
-        ...     coords={"alpha": np.linspace(0, 1, 4), "beta": np.linspace(0, 2, 5), "split": ["train"]},
+        ...     coords={
+        ...         "alpha": np.linspace(0, 1, 4),
+        ...         "beta": np.linspace(0, 2, 5),
+        ...         "split": ["train"],
+        ...     },
         ...     attrs={"schema_version": 1},
         ... )
         >>> figure = surface(plane)

@@ -37,7 +37,9 @@ def pairs(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Line]:
 
     Examples:
         >>> import torch
-        >>> list(pairs({"a": {"w": torch.zeros(2)}, "b": {"w": torch.ones(2)}, "c": {"w": -torch.ones(2)}}))
+        >>> values = {"a": 0.0, "b": 1.0, "c": -1.0}
+        >>> points = {name: {"w": torch.tensor([value])} for name, value in values.items()}
+        >>> list(pairs(points))
         ['a – b', 'a – c', 'b – c']
     """
     named = {name: Checkpoint.read(point) for name, point in _named(points).items()}

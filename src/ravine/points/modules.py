@@ -27,7 +27,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # pyright: ignore[reportAssignmentType]  torch.compile's OptimizedModule
+            # torch.compile's OptimizedModule
+            model = model._orig_mod  # pyright: ignore[reportAssignmentType]
         else:
             return model
 
@@ -87,7 +88,7 @@ def _require_whole(name: str, tensor: Tensor, owner: str) -> None:
     if is_lazy(tensor):
         msg = f"{owner} has parameters without a shape yet ({name!r}); run it once first"
         raise InputError(msg)
-    if hasattr(tensor, "ds_shape") and tensor.shape != tensor.ds_shape:  # pyright: ignore[reportAttributeAccessIssue]
+    if tensor.shape != getattr(tensor, "ds_shape", tensor.shape):
         msg = (
             f"{owner} is sharded by DeepSpeed ZeRO-3: of {name!r} this process has "
             f"{tuple(tensor.shape)}. Use it in every process inside "

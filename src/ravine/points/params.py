@@ -139,7 +139,8 @@ def gram(points: Sequence[Params]) -> np.ndarray:
         (points − 1, points − 1), in the parameters' own unit squared.
 
     Examples:
-        >>> gram([{"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 1.0])}, {"w": torch.tensor([3.0, 2.0])}])
+        >>> places = [1.0, 1.0], [4.0, 1.0], [3.0, 2.0]
+        >>> gram([{"w": torch.tensor(place)} for place in places])
         array([[9., 6.],
                [6., 5.]])
     """
@@ -185,7 +186,8 @@ def content_hash(tensors: Params) -> str:
     A tensor that several processes share is put together for it, one tensor at a time.
 
     Examples:
-        >>> a, b = {"w": torch.zeros(2), "b": torch.ones(1)}, {"b": torch.ones(1), "w": torch.zeros(2)}
+        >>> a = {"w": torch.zeros(2), "b": torch.ones(1)}
+        >>> b = {"b": torch.ones(1), "w": torch.zeros(2)}
         >>> content_hash(a) == content_hash(b)
         True
     """

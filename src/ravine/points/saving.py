@@ -61,7 +61,8 @@ def save_checkpoint(
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> half = {"module.w": torch.zeros(2, dtype=torch.bfloat16)}
-        >>> saved = save_checkpoint({"w": torch.tensor([1.0, 2.0])}, folder / "soup.safetensors", like=half)
+        >>> soup = {"w": torch.tensor([1.0, 2.0])}
+        >>> saved = save_checkpoint(soup, folder / "soup.safetensors", like=half)
         >>> from safetensors.torch import load_file
         >>> load_file(saved)
         {'module.w': tensor([1., 2.], dtype=torch.bfloat16)}

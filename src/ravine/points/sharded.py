@@ -44,7 +44,8 @@ def sharded(source: Any, like: nn.Module) -> Checkpoint:
     Examples:
         >>> sharded({"weight": torch.zeros(1, 2)}, nn.Linear(2, 1, bias=False))
         Traceback (most recent call last):
-        ravine.errors.InputError: the model Linear is not sharded: call torch.distributed.fsdp.fully_shard(model) first
+        ravine.errors.InputError: the model Linear is not sharded:
+        call torch.distributed.fsdp.fully_shard(model) first
     """
     model = unwrap(like)
     require_shards(model)
@@ -100,7 +101,7 @@ def require_shards(model: nn.Module) -> None:
 
     gather(model)
     shared = {n: p for n, p in model.named_parameters() if is_sharded(p)}
-    meshes = {p.device_mesh for p in shared.values()}  # pyright: ignore[reportAttributeAccessIssue]
+    meshes = {p.device_mesh for p in shared.values()}
     if len(meshes) > 1:
         msg = (
             f"the parameters of {name} are spread over {len(meshes)} device meshes, as a "
@@ -115,7 +116,7 @@ def require_shards(model: nn.Module) -> None:
         )
         raise InputError(msg)
     for parameter, tensor in shared.items():
-        if any(placed.is_partial() for placed in tensor.placements):  # pyright: ignore[reportAttributeAccessIssue]
+        if any(placed.is_partial() for placed in tensor.placements):
             msg = (
                 f"the parameter {parameter!r} is a sum that is still to be taken (Partial); "
                 "expected Shard or Replicate"

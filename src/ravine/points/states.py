@@ -14,7 +14,8 @@ from ravine.points.params import is_float
 #: What training keeps beside the model, by how a word of
 #: its key begins: their tensors are no model's.
 _BESIDE: Final = re.compile(
-    r"(?:^|[^a-z])(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"
+    r"(?:^|[^a-z])"
+    r"(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"
 )
 
 _DEEPEST: Final = 4

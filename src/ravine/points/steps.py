@@ -28,14 +28,21 @@ _UNITS: Final = {"k": 1_000, "K": 1_000, "M": 1_000_000}
 
 #: Words of a number, in small letters, that say what it is.
 _WORDS: Final = {
-    "step": {"step", "steps", "globalstep", "iter", "iters", "iteration", "iterations", "it", "update", "updates"},
+    "step": {
+        "step", "steps", "globalstep", "iter", "iters", "iteration", "iterations", "it", "update",
+        "updates",
+    },
     "epoch": {"epoch", "epochs", "ep", "e"},
     "other": {
-        "acc", "accuracy", "auc", "bleu", "bs", "dim", "err", "error", "f", "fid", "fold", "gpu", "layer", "layers",
-        "loss", "lr", "map", "metric", "miou", "node", "of", "part", "perplexity", "ppl", "psnr", "rank", "reward",
-        "run", "score", "seed", "shard", "trial", "top", "v", "val", "version", "wd", "worker",
+        "acc", "accuracy", "auc", "bleu", "bs", "dim", "err", "error", "f", "fid", "fold", "gpu",
+        "layer", "layers", "loss", "lr", "map", "metric", "miou", "node", "of", "part",
+        "perplexity", "ppl", "psnr", "rank", "reward", "run", "score", "seed", "shard", "trial",
+        "top", "v", "val", "version", "wd", "worker",
     },
-    "bare": {"", "ckpt", "checkpoint", "model", "net", "network", "params", "snapshot", "state", "weights"},
+    "bare": {
+        "", "ckpt", "checkpoint", "model", "net", "network", "params", "snapshot", "state",
+        "weights",
+    },
 }  # fmt: skip
 
 Kind = Literal["step", "epoch", "bare", "other"]

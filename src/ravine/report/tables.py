@@ -93,7 +93,8 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
     r"""A ``tabular`` with the rules of the package ``booktabs``.
 
     Examples:
-        >>> rows = [Measure("barrier (end)", "", (Cell(("0.2756",), "0.276 [0.244, 0.31]", "α = 0.49", ""),))]
+        >>> cell = Cell(("0.2756",), "0.276 [0.244, 0.31]", "α = 0.49", "")
+        >>> rows = [Measure("barrier (end)", "", (cell,))]
         >>> print(latex("loss", ["train"], rows))
         % loss; needs \usepackage{booktabs}
         \begin{tabular}{ll}

@@ -21,15 +21,16 @@ from ravine.result.schema import CORNERS, PROVENANCE, kind_of, quantities
 _NUMBERS: Final = frozenset(
     {
         "allowed_error", "cosine", "curved", "judged_difference", "judged_lower", "judged_stderr",
-        "judged_upper", "largest_gap", "length", "length_a", "length_b", "level", "level_share", "looks", "resolved",
-        "running_statistics", "seed", "stderr_asked", "stderr_reached", "tolerance", "wall_seconds",
+        "judged_upper", "largest_gap", "length", "length_a", "length_b", "level", "level_share",
+        "looks", "resolved", "running_statistics", "seed", "stderr_asked", "stderr_reached",
+        "tolerance", "wall_seconds",
     }
 )  # fmt: skip
 #: Attributes that are texts, beside those of ``PROVENANCE`` and ``CORNERS`` that are no numbers.
 _TEXTS: Final = frozenset(
     {
-        "corners", "correction", "drive", "file", "judge", "judged_answer", "judged_reason", "method", "per_example",
-        "quantity", "reused", "rule", "select", "statistics_from", "title",
+        "corners", "correction", "drive", "file", "judge", "judged_answer", "judged_reason",
+        "method", "per_example", "quantity", "reused", "rule", "select", "statistics_from", "title",
     }
 )  # fmt: skip
 #: Attributes of either kind: a number, or words where each line has its own.
@@ -55,8 +56,8 @@ _PERHAPS_STEPS: Final = ("beta", "null_alpha", "null_residual", "step_cosine")
 _WALKS: Final = ("captured", "captured_squares", "directness", "max_residual")
 _TRIES: Final = ("accepted", "difference", "lower", "stderr", "upper", "value")
 _SOUP: Final = (
-    "judge", "judged_answer", "judged_difference", "judged_lower", "judged_stderr", "judged_upper", "method",
-    "quantity", "rule", "select", "tolerance",
+    "judge", "judged_answer", "judged_difference", "judged_lower", "judged_stderr", "judged_upper",
+    "method", "quantity", "rule", "select", "tolerance",
 )  # fmt: skip
 _ANSWERS: Final = ("better", "worse", "tied", "undecided")
 

@@ -130,7 +130,8 @@ def quantities(result: xr.Dataset) -> list[str]:
     """Names of the measured quantities, ``loss`` first.
 
     Examples:
-        >>> quantities(xr.Dataset({"error": 0.0, "error_stderr": 0.0, "loss": 0.0, "loss_stderr": 0.0}))
+        >>> names = ["error", "error_stderr", "loss", "loss_stderr"]
+        >>> quantities(xr.Dataset(dict.fromkeys(names, 0.0)))
         ['loss', 'error']
     """
     names = [str(name) for name in result.data_vars if f"{name}_stderr" in result.data_vars]

@@ -55,7 +55,8 @@ def code_hash(*things: Any) -> str:
     Examples:
         >>> def scaled(factor):
         ...     return lambda x: factor * x
-        >>> code_hash(scaled(2)) == code_hash(scaled(2)), code_hash(scaled(2)) == code_hash(scaled(3))
+        >>> double = code_hash(scaled(2))
+        >>> double == code_hash(scaled(2)), double == code_hash(scaled(3))
         (True, False)
     """
     reading = _Reading()

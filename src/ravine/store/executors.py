@@ -465,7 +465,8 @@ def _sent(source: Any) -> bytes:
         InputError: it cannot be sent.
     """
     try:
-        import cloudpickle as pickler  # it comes with Dask, Ray and submitit, and takes functions of a notebook
+        # it comes with Dask, Ray and submitit, and takes functions of a notebook
+        import cloudpickle as pickler
     except ImportError:
         pickler = pickle
     try:

@@ -343,7 +343,8 @@ def clean(path: str | os.PathLike[str], objective: str | None = None) -> int:
 
 _CONTENTS: Final = """
 SELECT objectives.key, said, count(DISTINCT point), sum(length(sums)), min(made), max(made)
-FROM objectives JOIN tiles ON tiles.objective = objectives.key GROUP BY objectives.key ORDER BY max(made)
+FROM objectives JOIN tiles ON tiles.objective = objectives.key
+GROUP BY objectives.key ORDER BY max(made)
 """
 
 

@@ -316,7 +316,8 @@ def device_of(
     Examples:
         >>> [device_of("cpu", number, ["cuda:0", "cuda:1"]) for number in range(3)]
         ['cuda:0', 'cuda:1', 'cuda:0']
-        >>> [device_of("cuda:0", number, None, lambda: 2) for number in range(3)]  # one worker for each GPU
+        >>> # one worker for each GPU
+        >>> [device_of("cuda:0", number, None, lambda: 2) for number in range(3)]
         ['cuda:0', 'cuda:1', 'cuda:0']
         >>> device_of("cpu", 1, None)
         'cpu'

@@ -133,8 +133,8 @@ class Finding:
 
         Examples:
             >>> from ravine.paper.claims.found import estimated
-            >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: estimated(0.25, 0.1), "at most",
-            ...               0.5, "…")
+            >>> found = lambda outcome: estimated(0.25, 0.1)
+            >>> claim = Claim("half", "§1", "…", "fig1", "a number", found, "at most", 0.5, "…")
             >>> Finding(claim, claim.found(None)).verdict
             'a number: 0.25 [0.0843, 0.416] (holds if at most 0.5)'
         """

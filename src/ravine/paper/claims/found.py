@@ -68,7 +68,8 @@ class Found:
             threshold: … this much.
 
         Examples:
-            >>> [Found(0.5, low, high).answers("at most", 1.0) for low, high in ((0, 1), (0, 2), (1.5, 2))]
+            >>> bounds = (0, 1), (0, 2), (1.5, 2)
+            >>> [Found(0.5, low, high).answers("at most", 1.0) for low, high in bounds]
             ['holds', 'undecided', 'does not hold']
             >>> Found(0.5, float("nan"), float("nan")).answers("at most", 1.0)
             'undecided'

@@ -34,7 +34,10 @@ from ravine.paper.figures.seeds import lines_of, paths_of
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
-_NO_BUMP: Final = "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise floor"
+_NO_BUMP: Final = (
+    "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise "
+    "floor"
+)
 _GAINED: Final = "; a random start lies so high that it is a thousandth of what training gained"
 _CONVEX: Final = "ours: a convex curve has 0, a step halfway 0.5"
 

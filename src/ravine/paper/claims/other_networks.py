@@ -29,7 +29,10 @@ from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, performance
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
-_NO_BUMP: Final = "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise floor"
+_NO_BUMP: Final = (
+    "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise "
+    "floor"
+)
 _CONVEX: Final = "ours: a convex curve has 0, a step halfway 0.5"
 
 _FAR: Final = "ours: as far as what counts as straying from the line elsewhere"

@@ -68,10 +68,14 @@ WIDE_POINTS: Final = 71
 #: What a profile changed of the paper's experiment, to stand beside the figure.
 CHANGED: Final[dict[Profile, str]] = {
     "full": "",
-    "desk": "This is a scaled arm: a machine of 500 and 1,000 hidden units, not 2,087 and 3,200, on a tenth of the "
-    "images, for 24 epochs.",
-    "quick": "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing about the "
-    "paper's network.",
+    "desk": (
+        "This is a scaled arm: a machine of 500 and 1,000 hidden units, not 2,087 and 3,200, on a "
+        "tenth of the images, for 24 epochs."
+    ),
+    "quick": (
+        "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing "
+        "about the paper's network."
+    ),
 }
 
 UNIT: Final = "J (nats per pixel)"

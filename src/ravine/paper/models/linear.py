@@ -184,7 +184,8 @@ def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
         J, (points,): a barrier of (s − t)⁴/(16s²t²) at ½.
 
     Examples:
-        >>> float(between_solutions(2, 0.5, np.array(0.5))), float(between_solutions(1, -1, np.array(0.5)))
+        >>> middle = np.array(0.5)
+        >>> float(between_solutions(2, 0.5, middle)), float(between_solutions(1, -1, middle))
         (0.31640625, 1.0)
     """
     return (alpha * (1 - alpha) * (s - t) ** 2 / (s * t)) ** 2

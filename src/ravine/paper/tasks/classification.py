@@ -96,7 +96,9 @@ class Classification(Independent):
         """
         cut_rows(params, self.network.caps)
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         examples = self.trained_on[phase]
         if split == "valid":
             inputs, labels = self.valid

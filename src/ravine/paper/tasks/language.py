@@ -70,7 +70,9 @@ class LanguageModel(Task):
         self.watched = self.streams | {"train": streams(text["train"][: recipe.valid], many)}
         self.tested_on = text["test"][:, None]
 
-    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
+    def epoch(  # noqa: D102
+        self, model: nn.Module, phase: int, order: torch.Generator
+    ) -> Iterator[Tensor]:
         state: State | None = None
         for words, following in windows(self.streams["train"], self.network.window):
             if len(words) == self.network.window:  # the original leaves a shorter last one out
@@ -78,7 +80,9 @@ class LanguageModel(Task):
                 state = end[0].detach(), end[1].detach()
                 yield next_word_loss(logits, following).sum() / following.shape[1]
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         watched = windows(self.watched[split], _READ)
         loss = objective = mean_loss(model.eval(), watched)
         if self.network.keep < 1:

@@ -47,11 +47,14 @@ def prediction_costs(
         A machine that knows nothing pays ln 2 for a pixel, and ln 10 once for a label.
 
         >>> from ravine.paper.models.mpdbm import Boltzmann
-        >>> blank = Boltzmann(MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5))
+        >>> recipe = MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5)
+        >>> blank = Boltzmann(recipe)
         >>> images, one = torch.zeros(1, 4), torch.ones(1)
         >>> costs = prediction_costs(blank, images, torch.tensor([7]), one.expand(1, 4), one)
-        >>> [round(cost.item(), 4) for cost in costs], *(round(float(x), 4) for x in (np.log(2), np.log(10) / 4))
-        ([0.6931, 0.5756], 0.6931, 0.5756)
+        >>> [round(cost.item(), 4) for cost in costs]
+        [0.6931, 0.5756]
+        >>> round(float(np.log(2)), 4), round(float(np.log(10) / 4), 4)
+        (0.6931, 0.5756)
 
     References:
         pylearn2 @ af81e5c, ``costs/dbm.py`` (MultiPrediction).
@@ -182,7 +185,9 @@ class Prediction(Independent):
         """
         cut_rows(params, self.network.row_caps)
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         fixed = _means(model, self.fixed[split], per_example)
         fresh = _means(model, self.drawn(split, seed), alone)
         return {"objective": fresh["loss"], "loss": fixed["loss"], "error": fixed["error"]}

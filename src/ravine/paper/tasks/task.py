@@ -54,7 +54,7 @@ class Task(ABC):
             Scalars with a gradient.
         """
 
-    def constrain(self, params: Mapping[str, Tensor]) -> None:  # noqa: B027  many tasks have no constraint
+    def constrain(self, params: Mapping[str, Tensor]) -> None:  # noqa: B027  many have none
         """Put the parameters back, in place, to where they may be; called after every update.
 
         Args:

@@ -22,16 +22,16 @@ _STEPS: Final = 5e6  # of a pattern's search, by which it ends in about a second
 #: and which modules it is for, which the tensors tell.
 _SAYS_NOTHING: Final = frozenset(
     {
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core", "peft_type",
-        "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type", "loftq_config",
-        "eva_config",
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout",
+        "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision",
+        "runtime_config", "task_type", "loftq_config", "eva_config",
     }
 )  # fmt: skip
 #: What the change follows from, as is computed here.
 _KNOWN: Final = frozenset(
     {
-        "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "modules_to_save", "r",
-        "rank_pattern", "target_modules", "use_rslora",
+        "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "modules_to_save",
+        "r", "rank_pattern", "target_modules", "use_rslora",
     }
 )  # fmt: skip
 #: Starts that leave the base as it is; the others (PiSSA, OLoRA,

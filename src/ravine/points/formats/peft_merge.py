@@ -108,7 +108,8 @@ class Merge:
         import peft
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(self.config["peft_type"]).upper())  # pyright: ignore[reportArgumentType, reportCallIssue]
+        kinds: dict[Any, Any] = dict(PEFT_TYPE_TO_CONFIG_MAPPING)
+        kind = kinds.get(str(self.config["peft_type"]).upper())
         if kind is None:
             self._refuse("this version of peft does not know it")
         known = {field.name for field in fields(kind)} | {"peft_version"}
@@ -121,7 +122,8 @@ class Merge:
         if config.is_prompt_learning:
             self._refuse("it changes what the model is given, and no weights")
         config.inference_mode = True
-        model = peft.PeftModel(self._modules(tensors), config)  # pyright: ignore[reportArgumentType]
+        modules: Any = self._modules(tensors)
+        model = peft.PeftModel(modules, config)
         found = model.load_adapter(str(self.folder), "default")
         strange = [*found.missing_keys, *found.unexpected_keys]
         if strange:

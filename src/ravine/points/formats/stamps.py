@@ -13,7 +13,10 @@ from ravine.errors import InputError
 _FRESH: Final = (
     3600.0  # seconds since a file was written, within which a training may write it again
 )
-_SHARE: Final = 16  # of the free memory, one part may go to a copy of such a file: never all of it, however many
+
+#: Of the free memory, one part in so many may go to a copy of such a file: never all of it,
+#: however many copies there are.
+_SHARE: Final = 16
 
 
 @dataclass(frozen=True)
