@@ -24,7 +24,7 @@ def activation_pairs(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> list[Pair]:
-    """Every unit's activations in both networks, each with mean 0 and norm 1, so that products are correlations.
+    """Every unit's activations in both networks, with mean 0 and norm 1: products are correlations.
 
     Args:
         program: the traced graph.

@@ -1,4 +1,4 @@
-"""Align: a checkpoint with its units in the order of another's, and the proof that it is the same function."""
+"""Align: a checkpoint with its units in another's order, and the proof that it does the same."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def align(
     seed: int = 0,
     starts: int = 3,
 ) -> Aligned:
-    """``b`` with its units in the order in which it is most like another point; the function stays the same.
+    """``b`` with its units in the order most like another point; the function stays the same.
 
     Hidden units may change places without changing what a network computes, so two trained networks
     hold theirs in unrelated orders. Which axes count the same units is read from the graph that

@@ -78,7 +78,7 @@ class Axis:
 
 
 def _rank(reason: str) -> int:
-    """Which of two reasons says more: what an operation does, that they are positions, that they meet a constant."""
+    """Which of two reasons says more: an operation's, then positions, then meeting a constant."""
     if reason.startswith(MEETS):
         return 0
     return 1 if reason == POSITION else 2
@@ -158,7 +158,7 @@ def tie(one: Axis, other: Axis) -> None:
 
 
 def tie_all(same: Iterable[tuple[Axis, Axis]]) -> None:
-    """Tie pairs of axes, those last whose units are told apart by another axis, which by then is known."""
+    """Tie pairs of axes; last those whose units another axis tells apart: by then it is known."""
     for one, other in sorted(same, key=_is_told_apart):
         tie(one, other)
 
@@ -216,7 +216,10 @@ def _is_pile(pile: Axis, whole: Axis) -> bool:
 
 
 def _unify_leaf(leaf: Axis, whole: Axis) -> None:
-    """A leaf takes on a structure; where it is a member of it, the other members are that leaf too."""
+    """A leaf takes on a structure.
+
+    Where it is a member of it, the other members are that leaf too.
+    """
     if whole.kind == "family" and any(inner is leaf for inner in leaves(whole)):
         for part in whole.parts:
             unify(leaf, part)
@@ -243,7 +246,7 @@ def _family(parts: Sequence[Axis], over: Axis) -> Axis:
 
 
 def stacked(parts: Sequence[Axis], over: Axis) -> Axis:
-    """The same axis of several things that are stacked along another axis, each with units of its own.
+    """The same axis of several things stacked along another axis, each with units of its own.
 
     Examples:
         >>> layers = Axis(2)

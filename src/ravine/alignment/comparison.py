@@ -29,7 +29,7 @@ def compare_alignment(
     command: str = "",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """The line between every two points as they are, with the second aligned to the first, and repaired too.
+    """The line between every two points: as they are, the second aligned, and repaired too.
 
     All are measured on the same examples, so that differences between them are paired.
 

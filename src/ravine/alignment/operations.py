@@ -257,7 +257,10 @@ def _is_empty(axes: Axes) -> bool:
 
 
 def _are_branches(given: Sequence[Axes], dim: int) -> bool:
-    """Whether an axis only tells apart what is put together along it, so that each may have units of its own."""
+    """Whether an axis only tells apart what is put together along it.
+
+    Then each may have units of its own.
+    """
     along = [axes[dim] for axes in given]
     others = [leaf for axes in given for axis in _without(axes, [dim]) for leaf in leaves(axis)]
     is_free = any(leaf.reason is None and leaf.size > 1 for leaf in others)
@@ -436,7 +439,10 @@ def picked(call: Call) -> Axes:
 
 @_rule("index")
 def index(call: Call) -> Axes:
-    """Indices of some axes are chosen by number; their outcome stands where they did, if side by side."""
+    """Indices of some axes, chosen by number.
+
+    What was chosen stands where those axes did, if they are side by side.
+    """
     axes = call.axes("self")
     places = [place for place, given in enumerate(call["indices"]) if given is not None]
     numbers = call.numbers(call["indices"][places[0]]) if len(places) == 1 else []
@@ -576,7 +582,7 @@ def linear(call: Call) -> Axes:
 
 @_rule("_trilinear")
 def trilinear(call: Call) -> Axes:
-    """Three tensors spread over common axes, multiplied, and summed over some (a bilinear layer)."""
+    """Three tensors spread over common axes, multiplied, summed over some: a bilinear layer."""
     spread = []
     for number in "123":
         axes = call.axes(f"i{number}")

@@ -1,4 +1,4 @@
-"""Structure: which axes of a model's parameters count the same units, read from its traced graph."""
+"""Structure: which axes of a model's parameters count the same units, from its traced graph."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Structure:
     def _members(
         self, tensor: Tensor, axes: Axes, over: Axis
     ) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-        """The blocks of a stack, one member after the other; of one that has one order only, all at once."""
+        """The blocks of a stack, member after member; if it has one order only, all at once."""
         places = [place for place, axis in enumerate(axes) if axis.root is over.root]
         if not places:
             yield from self.blocks(tensor, tuple(member(axis, over, 0) for axis in axes))
@@ -185,7 +185,7 @@ def _inputs(
 
 
 def _give_out(outcomes: Sequence[Axes], contracted: Sequence[Axis]) -> None:
-    """Keep the axes of what a model gives in place: classes, positions, and units that it also reads itself."""
+    """Keep the axes of the outputs in place: classes, positions, and units that it reads itself."""
     read = {id(leaf) for axis in contracted for leaf in leaves(axis)}
     for axes in outcomes:
         for leaf in [leaf for axis in axes for leaf in leaves(axis)]:
@@ -221,7 +221,7 @@ def _whole(found: Any) -> Axes:
 
 
 def _settle(seen: Sequence[Axes]) -> None:
-    """Give the members of a family one order where a tensor has it without the axis that tells them apart."""
+    """Give a family's members one order where a tensor has it without the axis between them."""
     changed = True
     while changed:
         changed = False
@@ -236,7 +236,7 @@ def _settle(seen: Sequence[Axes]) -> None:
 
 
 def _tell_apart(seen: Sequence[Axes]) -> None:
-    """Give units that always occur with an axis that tells others apart an order for each of its indices."""
+    """Give units that occur only with a telling axis an order for each of that axis's indices."""
     axes = [axis for found in seen for axis in found]
     overs = {id(one.over.root): one.over for axis in axes for one in families(axis)}
     if not overs:
@@ -314,7 +314,10 @@ def _paths(axis: Axis) -> Iterator[tuple[Axis, ...]]:
 
 
 def _kept(given: Mapping[str, Axes]) -> dict[str, str]:
-    """The axes of parameters that stay in place, or parts of them that do, and why; positions and classes left out."""
+    """The parameters' axes that stay in place, or parts of them, and why.
+
+    Positions and classes are left out.
+    """
     kept: dict[str, str] = {}
     for name, axes in given.items():
         for place, axis in enumerate(axes):
