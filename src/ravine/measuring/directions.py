@@ -18,7 +18,7 @@ from ravine.points.slices import Slice
 
 
 def black_sheep(run: Run, onto: Slice) -> Params:
-    """The corner that takes in the snapshot farthest from a line: θ₀ + its residual, orthogonal to the line.
+    """The corner that takes in the snapshot farthest from a line: θ₀ plus its residual.
 
     ``Plane(line.start, line.end, black_sheep(run, line))`` is the plane of the paper's figure 7: it
     holds the whole line and the farthest snapshot, and its axes are orthogonal.
@@ -137,7 +137,7 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
 
 
 def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, ...]:
-    """Corners along filter-normalized random directions: origin + d, for ``Plane(origin, *random_axes(origin))``.
+    """Corners along filter-normalized random directions: ``Plane(origin, *random_axes(origin))``.
 
     d is Gaussian, and each of its filters (a slice of a tensor along its first dim: a row of a
     linear layer, a filter of a convolution) is as long as the same filter of the origin, so that a
@@ -213,7 +213,7 @@ def _is_finite(snapshot: Params) -> bool:
 def _combined(
     held: Sequence[Params], names: Sequence[str], mixing: Tensor
 ) -> tuple[Params, tuple[Params, ...]]:
-    """The mean of the points, and the mean plus each column's combination of them, tensor by tensor."""
+    """The mean of the points, and the mean plus each column's combination of them."""
     made: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, block in blocks(held, names):
         mean = block.mean(0)

@@ -164,7 +164,7 @@ def provenance(command: str, seconds: float) -> dict[str, str | float]:
 
 
 def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The points of ``measured_at``, which must be all combinations of the axes' positions in order, as a grid.
+    """The points of ``measured_at`` as a grid: all combinations of the axes' positions, in order.
 
     Examples:
         >>> points = xr.Dataset({"loss": ("point", np.arange(6.0))})

@@ -102,7 +102,7 @@ def answered(question: Question, objective: Objective, measure: Measure) -> xr.D
 
 
 def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measure) -> xr.Dataset:
-    """The curve on as many examples as keep the standard error of every difference from the start below a number.
+    """The curve on as many examples as keep every difference's standard error below a number.
 
     Args:
         stderr: of J(α) − J(start), paired, in J's unit: the
@@ -137,7 +137,9 @@ def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measur
 
 
 def largest_stderr(curve: xr.Dataset, split: str) -> float:
-    """The largest paired standard error of J(α) − J(start) on a split; the start is the point nearest to α = 0.
+    """The largest paired standard error of J(α) − J(start) on a split.
+
+    The start is the point nearest to α = 0.
 
     Raises:
         InputError: there are too few examples to tell.
@@ -155,7 +157,7 @@ def largest_stderr(curve: xr.Dataset, split: str) -> float:
 
 
 def _foretold(count: int, reached: float, wanted: float) -> int:
-    """About how many examples have the standard error that is wanted; as many where it is reached."""
+    """About how many examples have the wanted standard error; as many where it is reached."""
     if reached <= wanted:
         return count
     return int(np.ceil(_ROOM * count * (reached / wanted) ** 2))

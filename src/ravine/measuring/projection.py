@@ -44,7 +44,7 @@ def project(
     fresh: bool = False,
     executor: Any = None,
 ) -> xr.Dataset:
-    """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
+    """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual.
 
     The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal.
     Sums are taken in float64. Snapshots stream past: beside the corners, three are held at a time.
@@ -334,7 +334,7 @@ def _geometry(steps: np.ndarray, rows: list[_Row], along: Slice, length: float) 
 
 
 def _beside_a_random_walk(path: xr.Dataset) -> xr.Dataset:
-    """How much of the run the slice captures; and of a random walk between the same ends, where there is one."""
+    """How much of the run the slice captures, and of a random walk between the same ends."""
     length, steps = float(path.attrs["length"]), path["step"].values
     residual, path_length = path["residual"].values, path["path_length"].values
     end = _reached(path)
