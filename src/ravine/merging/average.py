@@ -90,7 +90,7 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
 
 
 def decay_weights(count: int, shape: Decay = "linear") -> list[float]:
-    """The weights by which the last snapshots of a run at constant rate stand for a decay of the rate.
+    """Weights by which the last snapshots of a run at constant rate stand for a decaying rate.
 
     A mean of snapshots applies each update between them in part. With weights
     cⱼ, the update before snapshot i counts Σ cⱼ over j ≥ i, so weights are
@@ -174,7 +174,7 @@ def _mean(held: Sequence[Checkpoint], name: str, shares: Sequence[float]) -> Ten
 
 
 def _buffer(held: Sequence[Checkpoint], name: str, shares: Sequence[float]) -> Tensor:
-    """A buffer as ``buffers="interpolate"`` has it: the mean where it is floating point, else the first's."""
+    """A buffer as ``buffers="interpolate"`` has it: the mean of floats, else the first's."""
     tensor = held[0].tensors[name]
     if not is_float(tensor) or all(same_values(tensor, point.tensors[name]) for point in held):
         return tensor.clone()

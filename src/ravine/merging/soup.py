@@ -61,7 +61,10 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Kitchen:
-    """What the methods share: the members, best first, and how two points are compared on the split that selects."""
+    """What the methods share: the members, best first, and how two points are compared.
+
+    They are compared on the split that selects.
+    """
 
     objective: Objective
     members: dict[str, Checkpoint]
@@ -203,7 +206,9 @@ def task_soup(
     quantity: str = "loss",
     level: float = LEVEL,
 ) -> Soup:
-    """A base plus a multiple of its fine-tuned copies' changes, the multiple chosen on one split, judged on another.
+    """A base plus a multiple of its fine-tuned copies' changes.
+
+    The multiple is chosen on one split, and judged on another.
 
     Args:
         objective: as in ``soup``.
