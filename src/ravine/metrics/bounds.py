@@ -106,7 +106,7 @@ def _joint(
     last: float,
     level: float,
 ) -> float:
-    """By how much bounds must be wider for barriers and rises together to keep the level: at least 1."""
+    """How much wider bounds must be for barriers and rises together to keep the level; ≥ 1."""
     if not sample.joint:
         return 1.0
     pairs = sample.pairs
@@ -275,7 +275,7 @@ QUESTIONS: Final = {
 
 
 def critical(suprema: np.ndarray, level: float, sample: Sample) -> float:
-    """How many standard errors a bound is away: the quantile of the supremum, wider for few examples."""
+    """How many standard errors a bound is away: the supremum's quantile, more for few examples."""
     times = max(_quantile(suprema, level), float(-special.ndtri(level)))
     freedom = _freedom(sample)
     # of Student's t as far out as the normal's
@@ -283,7 +283,7 @@ def critical(suprema: np.ndarray, level: float, sample: Sample) -> float:
 
 
 def _freedom(sample: Sample) -> float:
-    """Degrees of freedom of a standard error: of as many groups as there are, halved for tails above the normal's.
+    """Degrees of freedom of a standard error: as of its groups, halved for tails above a normal's.
 
     By simulation: with the full number, 5 % become 6 to 7 % at 300 examples and 9 to 11 % at 30.
     """
@@ -321,7 +321,7 @@ def _binomial(sample: Sample, level: float) -> float:
 
 
 def harm(skew: float, *, below: bool) -> float:
-    """How much a skewness counts: whole where it brings the bound too near, by a part where it leaves it too far.
+    """How much a skewness counts: whole where it brings the bound too near, else a part of it.
 
     A long tail upwards leaves the mean of most samples, and their spread with it, too low: bounds
     from below are then too far away, which is no error, and bounds from above too near.

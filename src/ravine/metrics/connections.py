@@ -1,4 +1,4 @@
-"""Connections: what stands between the ends of several lines, side by side, and which points may be averaged."""
+"""Connections: what stands between the ends of several lines, and which points may be averaged."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def connected(
     quantity: str | None = None,
     split: str | None = None,
 ) -> list[tuple[str, ...]]:
-    """The largest sets of points that are linearly mode-connected: between any two a barrier is excluded.
+    """The largest linearly mode-connected sets: between any two points a barrier is excluded.
 
     Args:
         result: of ``pairs``.

@@ -92,7 +92,10 @@ def decide(
 def _together(
     profiles: dict[str, Profile], what: What, level: float, asked: dict[str, Any]
 ) -> dict[str, Decision]:
-    """Holm's method: the surest line is asked at level/m, the next at level/(m − 1), until one is undecided."""
+    """Holm's method: the surest line is asked at level/m, the next at level/(m − 1), and so on.
+
+    It stops at the first that is undecided.
+    """
     alone = {
         name: decided(profile, what, level=level, joint=False, **asked)
         for name, profile in profiles.items()

@@ -1,4 +1,4 @@
-"""Findings: what each quantity does along a line, in one word with bounds. They are the table of a verdict."""
+"""Findings: what each quantity does along a line, in one word with bounds; a verdict's table."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Finding:
 
 
 def findings_of(measured: Sequence[Measures], level: float = LEVEL) -> tuple[Finding, ...]:
-    """The findings of a table, their level adjusted by Holm's method so that it holds for all rows together."""
+    """The findings of a table, with Holm's method: the level holds for all rows together."""
     rows = [finding_of(one, one.decisions, level) for one in measured]
     surest = sorted(range(len(rows)), key=lambda number: _surety(rows[number]))
     share = level / max(len(rows), 1)

@@ -123,7 +123,7 @@ def decided(
 
 
 class Changes:
-    """Whether a line has a barrier, rises and falls, asked at any level: what a curve is asked most.
+    """Whether a line has a barrier, rises and falls, at any level: what a curve is asked most.
 
     Args:
         profile: of the line.
@@ -255,7 +255,7 @@ def require_asked(above: float, level: float) -> None:
 
 
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
-    """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
+    """What counts as a bump: more than a share of the curve's range, and than rounding may do.
 
     Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and
     at least the last bits of the largest value.
@@ -373,7 +373,7 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
 
 
 def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[str, float]:
-    """The bounds, wider where a few examples decide; no height is below 0 unless it was bounded so."""
+    """The bounds, wider where few examples decide; no height below 0 unless bounded so."""
     wide = widened(found.times, skew)
     least = min(found.lower, 0.0)
     if np.isfinite(wide):
@@ -389,7 +389,9 @@ def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[
 
 
 def _bernstein(found: Bounds, profile: Profile, level: float) -> float:
-    """What no difference of a 0-1 quantity exceeds, however lopsided: each is a mean of numbers in [−1, 1].
+    """What no difference of a 0-1 quantity exceeds, however lopsided.
+
+    It is a mean of numbers in [−1, 1].
 
     References:
         Maurer and Pontil 2009, theorem 4, for every pair of points together.
@@ -400,7 +402,7 @@ def _bernstein(found: Bounds, profile: Profile, level: float) -> float:
 
 
 def widened(times: float, skew: float) -> float:
-    """By how much bounds are wider where a few examples decide: twice what the Edgeworth expansion asks for.
+    """How much wider bounds are where few examples decide: twice what Edgeworth's expansion asks.
 
     A one-sided bound c standard errors away needs s (2 c² + 1) / 6 more at a skewness s of
     the mean (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond 0.15

@@ -1,4 +1,4 @@
-"""Profile: one quantity on one split along a line, in order of α, with what its uncertainty is computed from."""
+"""Profile: one quantity on one split along a line, with what its uncertainty is computed from."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Profile:
         )
 
     def between(self, low: float, high: float) -> Profile:
-        """The measured points with α in [low, high]; a bound is met to 1e-9, which is the rounding of a grid."""
+        """The measured points with α in [low, high]; a bound is met to 1e-9, a grid's rounding."""
         return self.part((self.alpha > low - _CLOSE) & (self.alpha < high + _CLOSE))
 
     def part(self, kept: np.ndarray | slice) -> Profile:
@@ -166,7 +166,7 @@ class Profile:
 
     @property
     def doubt(self) -> np.ndarray:
-        """(points,) below this a rise or a dip is nothing: what rounding and interpolation may do there."""
+        """(points,) below this a rise or dip is nothing: what rounding and interpolation may do."""
         return np.maximum(np.nan_to_num(self.floor), self.misfit)
 
     @property
@@ -190,7 +190,7 @@ class Profile:
         return all(bool((np.abs(self.alpha - end) < _CLOSE).any()) for end in (0, 1))
 
     def spacing_at(self, alpha: float) -> float:
-        """The larger gap between the measured points next to a position; 0 where there is one point."""
+        """The larger gap from a position to the points beside it; 0 for a single point."""
         gaps = np.diff(self.alpha)
         if not gaps.size:
             return 0.0
@@ -221,7 +221,7 @@ class Profile:
 
 
 def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
-    """A resolved curve, densely read: extremes and inflections of the interpolant are points of it."""
+    """A resolved curve, densely read: its extremes and inflections are points of it."""
     read = densely(curve)
     extra = np.setdiff1d(critical_points(curve, quantity, split), read["alpha"].values)
     if not extra.size:
@@ -231,7 +231,7 @@ def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 
 
 def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
-    """A count of examples, read monotonically between its points: they are all that has to be looked at.
+    """A count of examples, read monotonically between its points: only they have to be looked at.
 
     Where a piece did not resolve nothing is known between two
     points; there the reading stays, to say so.
@@ -242,7 +242,7 @@ def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 
 
 def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
-    """What interpolation may do at each point: nothing where it was measured, anything where it failed."""
+    """What interpolation may do at each point: 0 where it was measured, inf where it failed."""
     alpha = one["alpha"].values
     if f"{quantity}_misfit" not in one:
         return np.zeros(len(alpha))
@@ -251,7 +251,10 @@ def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
 
 
 def _is_share(measured: xr.Dataset, quantity: str) -> bool:
-    """Whether every value was 0 or 1; of older results, whether they count and no mean leaves [0, 1]."""
+    """Whether every value was 0 or 1.
+
+    Older results do not say: there, whether they count and no mean leaves [0, 1].
+    """
     about = measured[quantity].attrs
     within = bool(((measured[quantity] >= 0) & (measured[quantity] <= 1)).all())
     return within and bool(about.get("share", about.get("counted", 0)))

@@ -1,4 +1,4 @@
-"""The relief of a plane: its lowest and its highest point, its corners, and the sentences about them."""
+"""The relief of a plane: its lowest and highest point, its corners, and sentences about them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _with_stderr(quantity: str) -> tuple[str, str]:
 def _extreme(
     value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, np.ndarray], sign: int
 ) -> Spot:
-    """The lowest point (or with −1 the highest), and how it moves from one half of the examples to another."""
+    """The lowest point (or with −1 the highest), and how it moves between halves of the data."""
     filled = np.where(np.isfinite(value), sign * value, np.inf)
 
     def find(field: np.ndarray) -> tuple[float, tuple[int, int]]:

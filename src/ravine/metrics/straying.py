@@ -62,7 +62,7 @@ def _farthest(path: xr.Dataset) -> str:
 
 
 def _last(path: xr.Dataset) -> str:
-    """What came after the line's end, which is the best epoch's parameters where training was stopped early."""
+    """What came after the line's end: the best epoch's parameters, where training stopped early."""
     length, residual = float(path.attrs["length"]), float(path["residual"].values[-1])
     if residual < 1e-6 * length or "beta" in path:
         return ""

@@ -1,4 +1,4 @@
-"""Walks: how much of a training run its straight line captures, beside how much of a random walk's it would.
+"""Walks: how much of a training run its straight line captures, beside a random walk's share.
 
 Needs no torch: it reads what ``project`` wrote.
 
@@ -51,7 +51,7 @@ _SPREAD: Final = 0.27
 
 
 def random_walk(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a random walk in very many dimensions stands, relative to the line from its start to its place at 1.
+    """Where a random walk in very many dimensions stands, seen from its line.
 
     Args:
         share: of the walk's steps up to the line's end; above 1 after it.
@@ -154,7 +154,7 @@ class CorrelatedWalk:
 
 
 def _dimensions(cosines: np.ndarray) -> float:
-    """How many dimensions a walk turns in, by the scatter of its cosines from one to the next: a trend is none."""
+    """How many dimensions a walk turns in, by the scatter of its cosines; a trend is none."""
     if len(cosines) < 2:
         return np.inf
     variance = float((np.diff(cosines) ** 2).mean()) / 2

@@ -113,7 +113,7 @@ class Wording:
         return f"{shown}{self.measures.profile.unit}"
 
     def headline(self) -> str:
-        """One sentence: does it fall, and if not, where does it rise? Of too few examples, of these alone."""
+        """One sentence: does it fall, and if not, where does it rise? Of too few, of them alone."""
         said = self._headline()
         few = self.measures.scope == "examples" and not self.measures.undefined
         return f"On these examples {said[0].lower()}{said[1:]}" if few else said
@@ -316,7 +316,7 @@ def _perplexity(loss: Estimate) -> Estimate:
 
 
 def policies(curve: xr.Dataset) -> str:
-    """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
+    """What a reader must know of the objective to read its curve; "" if nothing is unusual."""
     first, last, corners = ("start", "end", "ends")
     if is_plane(curve):
         first, last, corners = ("origin", "corner b", "corners")
