@@ -25,7 +25,7 @@ _CONTAINERS: Final = (dict, list, set, deque)
 
 @dataclass(frozen=True)
 class _Held:
-    """An attribute as it was: the object, what it contained, and how often it had been written to."""
+    """An attribute as it was: the object, what it contained, how often it was written to."""
 
     value: Any
     content: Any = None

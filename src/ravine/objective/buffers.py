@@ -225,7 +225,7 @@ class _Weights:
 
 
 def _channels(norm: Any, given: Tensor) -> int:
-    """How many variances a layer takes of what it is given: an instance norm one for each example too."""
+    """How many variances a layer takes of its input: an instance norm one for each example too."""
     by_example = isinstance(norm, _InstanceNorm) and given.ndim > norm._get_no_batch_dim()
     return norm.num_features * (given.shape[0] if by_example else 1)
 
@@ -233,7 +233,7 @@ def _channels(norm: Any, given: Tensor) -> int:
 def _taken_in(
     forward: Forward, batch: Batch, point: int, names: list[str], weights: _Weights
 ) -> int | None:
-    """Run a batch through the layers: how many examples it had; None if it is none that they can take."""
+    """Run a batch through the layers: how many examples it had; None if they cannot take it."""
     # only the first point may meet a batch that has to be undone
     before = None if point else {name: forward.replica.buffers[name].clone() for name in names}
     seen = dict(weights.seen)

@@ -1,4 +1,4 @@
-"""Calls: what a batch of a language model holds, and what the model's ``forward`` is given of it."""
+"""Calls: what a batch of a language model holds, and what ``forward`` is given of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correction: units of an interpolated network rescaled to the statistics that the ends lead one to expect (REPAIR).
+"""Correction: an interpolated network's units rescaled to the statistics its ends suggest (REPAIR).
 
 Between two networks the activations of a unit partly cancel: its variance over the data is smaller
 than at either end, and the loss is high for that reason alone. Each unit's output is brought back
@@ -155,7 +155,7 @@ class Correction:
 
 
 def _affine_to(target: tuple[Tensor, Tensor], seen: _Sums) -> tuple[Tensor, Tensor]:
-    """The scale and shift that give outputs a mean and a deviation; no scale where they do not vary."""
+    """The scale and shift to a mean and a deviation; no scale where the outputs do not vary."""
     mean, deviation = target
     has_spread = seen.deviation > 0
     scale = torch.where(has_spread, deviation / seen.deviation.clamp_min(1e-30), 1.0)

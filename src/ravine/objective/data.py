@@ -157,7 +157,10 @@ class Split:
 
     @property
     def worth_reading_ahead(self) -> bool:
-        """Whether reading takes time that no one else spends: not of tensors at hand, nor of a loader with workers."""
+        """Whether reading takes time that no one else spends.
+
+        It does not from tensors at hand, nor from a loader with workers.
+        """
         if isinstance(self.source, DataLoader):
             return self.source.num_workers == 0
         return self.tensors is None and not isinstance(self.source, list | tuple)
@@ -323,7 +326,7 @@ def _tensors_of(name: str, parts: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def _running(contents: Iterable[Any], first: int = 0) -> Iterator[Batch]:
-    """The batches of a stream; its examples are numbered as they come, once their values are known."""
+    """The batches of a stream; examples are numbered as they come, once their values are known."""
     for number, content in enumerate(contents, first):
         yield Batch(number, content)
 
@@ -350,7 +353,7 @@ def _indexed_from(loader: DataLoader[Any], drawn: deque[Any], first: int) -> Ite
 
 
 def _numbered(batch: Batch, indices: Any) -> Batch:
-    """The batch with its examples' numbers, of a batch of indices or of an item that is a batch of its own."""
+    """The batch with its examples' numbers: of indices, or of an item that is itself a batch."""
     if isinstance(indices, str) or not isinstance(indices, Iterable):
         return replace(batch, item=_number_of(indices))
     numbers = np.array([_number_of(index) for index in indices], dtype=np.int64)
@@ -366,7 +369,7 @@ def _number_of(index: Any) -> int:
 
 
 class _Noting:
-    """A sampler that takes note of the indices it gives, in the order in which batches will come."""
+    """A sampler that notes the indices it gives, in the order in which batches will come."""
 
     def __init__(self, sampler: Any, drawn: deque[Any], first: int) -> None:
         self._sampler = sampler

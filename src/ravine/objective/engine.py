@@ -149,7 +149,7 @@ class Block:
 
 
 class _Bench:
-    """A block, on which one group of points is measured after the other, or found to be finished."""
+    """A block: one group of points after the other is measured on it, or found to be finished."""
 
     def __init__(
         self,

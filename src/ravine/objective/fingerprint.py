@@ -103,7 +103,7 @@ class Fingerprint:
         return hashes
 
     def _words(self, column: Any, rows: int) -> np.ndarray:
-        """(rows, words) of uint64: each example's bytes, padded; what is not per example counts in every row."""
+        """(rows, words) of uint64: each example's bytes, padded; what all share is in every row."""
         flat = _bytes_by_row(column, rows)
         if flat is None:
             column = _listed(column, rows)
@@ -184,7 +184,7 @@ class Fingerprint:
 
 
 def _columns(batch: Any, rows: int) -> Iterator[Any]:
-    """The parts of a batch: arrays and lists with one entry for each row, and what belongs to all of them."""
+    """The parts of a batch: arrays and lists with an entry a row, and what all rows share."""
     parts = None if isinstance(batch, PackedSequence) else children(batch)
     items = isinstance(batch, list | tuple) and len(batch) == rows
     mixed = items and not all(_is_column(part, rows) for part in batch)

@@ -1,4 +1,4 @@
-"""Grouping: which values belong together when the data were not drawn one by one: clusters and strata."""
+"""Grouping: what belongs together if data were not drawn one by one: clusters and strata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Met = tuple[Batch, np.ndarray, _Given]
 
 
 def ROWS(_: Any) -> None:  # noqa: N802  a name for a choice, which is compared and never called
-    """Clusters: the rows of values that are returned as (rows, positions), each an example's own."""
+    """Clusters: the rows of values returned as (rows, positions), each an example's own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,9 @@ class _Seq2SeqLM:
 
 
 def causal_lm(*, pad: int | None = None) -> PerExample:
-    """The per-example function of a causal language model: nats per token, and the error of the likeliest next token.
+    """The per-example function of a causal language model: nats per token, and its error.
+
+    The error is of the likeliest next token.
 
     For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for
     token ids. The mean is over tokens, so long texts weigh more than short ones; padding is no
@@ -149,7 +151,7 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
 
 
 def masked_lm() -> PerExample:
-    """The per-example function of a masked language model (BERT): nats per hidden token, and the error.
+    """The per-example function of a masked language model (BERT): nats per hidden token, and error.
 
     Returns:
         ``per_example(model, batch)`` for ``Objective``. A batch is a dict with
@@ -169,7 +171,7 @@ def masked_lm() -> PerExample:
 
 
 def seq2seq_lm() -> PerExample:
-    """The per-example function of an encoder–decoder (T5, BART, Whisper): nats per target token, and the error.
+    """The per-example function of an encoder–decoder (T5, Whisper): nats per token, and error.
 
     Returns:
         ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``labels``, the ids
@@ -193,7 +195,10 @@ def seq2seq_lm() -> PerExample:
 
 
 def _next_tokens(given: Mapping[str, Tensor], pad: int | None) -> Tensor:
-    """The token after each, or none: neither padding, nor what follows padding, nor the first of another text."""
+    """The token after each, or none.
+
+    None is padding, what follows padding, and the first of another text.
+    """
     ids, mask = given["input_ids"], given.get("attention_mask")
     labels = given.get("labels", ids)
     if labels.shape != ids.shape:
@@ -229,7 +234,7 @@ def _unpadded(targets: Tensor, padded: Tensor) -> Tensor:
 
 
 def _place(given: dict[str, Any], model: nn.Module) -> None:
-    """Positions from the mask, where texts begin behind padding and the model would count that too."""
+    """Positions from the mask, where text begins behind padding and the model would count that."""
     mask, ids = given.get("attention_mask"), given["input_ids"]
     if not isinstance(mask, Tensor) or mask.shape != ids.shape or "position_ids" in given:
         return
@@ -297,7 +302,7 @@ def _require_texts_apart(model: nn.Module, given: Mapping[str, Any], logits: Ten
 
 
 def _behind(ids: Tensor, mask: Any, positions: Any) -> tuple[int, int, int]:
-    """A text that does not begin its row: row, first token and end; first token 0 where there is none."""
+    """A text that does not begin its row: row, first token and end; 0 as first if there is none."""
     if isinstance(mask, Tensor) and mask.shape == ids.shape:
         real = mask != 0
         behind = (~real[:, 0]) & real.any(1)
@@ -315,7 +320,7 @@ def _behind(ids: Tensor, mask: Any, positions: Any) -> tuple[int, int, int]:
 
 
 def _is_of_no_token(value: Any, ids: Tensor) -> bool:
-    """Whether an entry has no value for each token, so that texts cannot be taken out of the batch."""
+    """Whether an entry has no value for each token: then no text can be taken out of the batch."""
     return isinstance(value, Tensor) and value.shape != ids.shape and value.ndim > 1
 
 

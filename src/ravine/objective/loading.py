@@ -1,4 +1,4 @@
-"""Loading: an objective from the function that builds it, so that another process can build the same one."""
+"""Loading: an objective from a function that builds it, so that others can build the same."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PerExample = Callable[..., Any]
 
 
 def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerExample:
-    """Mark a per-example function that carries state from batch to batch, as a recurrent model's does.
+    """Mark a per-example function that carries state from batch to batch, as recurrent ones do.
 
     Args:
         function: ``f(model, batch, state) -> (losses, state)``. ``state`` is None at the start of
@@ -132,7 +132,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _where(counted: Tensor, values: Tensor) -> Tensor:
-    """(examples, positions), NaN where a target is left out; what is computed and is no number is infinite."""
+    """(examples, positions), NaN where a target is left out; inf where the value is no number."""
     kept = torch.where(values.isnan(), torch.inf, values)
     rows = torch.where(counted, kept, torch.nan)
     return rows if rows.ndim > 1 else rows[:, None]

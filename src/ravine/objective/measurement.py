@@ -1,4 +1,4 @@
-"""Measurement: the corners of a slice and the coefficients of some points → sums over examples at those points."""
+"""Measurement: a slice's corners and some points' coefficients → sums over examples there."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def replica_of(
 
 
 def values_between(forward: Forward, split: Split, plan: Plan) -> np.ndarray:
-    """The losses of a split's first examples in the middle of the corners: the same wherever they are computed.
+    """A split's first losses in the middle of the corners: the same wherever they are computed.
 
     Args:
         forward: for the split; its first point's running statistics are used.
@@ -401,7 +401,7 @@ def _threads_of(crew: Crew | None) -> Iterator[None]:
 
 
 def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
-    """The running statistics that the policy ``"recompute"`` gives a point, by the names of its buffers.
+    """The running statistics that ``"recompute"`` gives a point, by the names of its buffers.
 
     Args:
         setup: of the objective.
@@ -424,7 +424,7 @@ def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
 
 
 def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
-    """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
+    """Whether a float64 replica tells rounding from anything else, and can be afforded."""
     size = sum(tensor.numel() for tensor in own.params.values())
     return setup.is_by_example and dtype != torch.float64 and size <= _EXACT_UP_TO
 
@@ -446,7 +446,7 @@ def _look(
     exact: Replica | None,
     keeper: Keeper | None,
 ) -> float:
-    """Look at a few examples of a split: is J determined, how is it best measured, how does it round?
+    """Look at a few examples of a split: is J determined, how to measure it, how does it round?
 
     Returns:
         Seconds that a point and an example take, at most.
@@ -517,7 +517,7 @@ def _with_statistics(
     tick: Callable[[int], None],
     desk: Desk | None,
 ) -> tuple[Points, str]:
-    """The points with running statistics that are estimated anew on the first split, and what they are from."""
+    """The points with statistics estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
     forward = Forward(replica, setup.per_example, policies, split.name, points)
     trial = Trial(forward, split, size, _LOOKS)
@@ -550,7 +550,7 @@ def _with_corrections(
 
 @contextmanager
 def undisturbed(setup: Setup) -> Iterator[None]:
-    """Leave the caller's random generators as they were, record no gradients, and lower no precision.
+    """Leave the caller's random generators alone, record no gradients, lower no precision.
 
     An autocast around the measurement would change numbers that are said to be of the objective's
     own type; one inside the caller's function is part of J, and is seen by the look at rounding.
@@ -575,7 +575,10 @@ def undisturbed(setup: Setup) -> Iterator[None]:
 
 @contextmanager
 def _same_modes() -> Iterator[None]:
-    """Leave torch's modes as they were, also where an interrupt comes just while one of them is taken off again."""
+    """Leave torch's modes as they were.
+
+    Also where an interrupt comes just while one of them is taken off again.
+    """
     depth, gradients = torch._C._len_torch_function_stack(), torch.is_grad_enabled()
     try:
         yield
@@ -587,7 +590,7 @@ def _same_modes() -> Iterator[None]:
 
 @contextmanager
 def _uncached() -> Iterator[None]:
-    """Leave ``parametrize.cached()`` of the caller's: weights that are kept would be those of one point."""
+    """Leave ``parametrize.cached()`` of the caller's: kept weights would be those of one point."""
     kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
     try:
         yield
@@ -655,7 +658,7 @@ def _require_values(moments: Mapping[str, Moments], split: Split) -> None:
 
 
 def _gram_of(between: np.ndarray, corners: Sequence[int]) -> np.ndarray:
-    """Inner products of some corners' differences from the first of them, from those of all corners."""
+    """Inner products of some corners' differences from the first of them, from those of all."""
     inner = np.pad(between, ((1, 0), (1, 0)))
     first, others = corners[0], list(corners[1:])
     cross = inner[np.ix_(others, others)] + inner[first, first]
@@ -669,7 +672,10 @@ def _renumbered(known: Mapping[int, float], places: Mapping[int, int]) -> dict[i
 
 
 def _widest(points: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
-    """The widest type of any tensor, at least float32: float64 corners may differ by less than that can tell."""
+    """The widest type of any tensor, at least float32.
+
+    Two corners in float64 may differ by less than float32 can tell.
+    """
     dtypes = {tensor.dtype for point in points for tensor in point.values()}
     real = [torch.empty((), dtype=dtype).real.dtype for dtype in dtypes]
     return functools.reduce(torch.promote_types, real, torch.float32)

@@ -1,4 +1,4 @@
-"""Moments: float64 sums over examples, merged tile by tile, and what standard errors are computed from."""
+"""Moments: float64 sums over examples, merged by tile; standard errors are made of them."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Moments:
 
     @classmethod
     def joined(cls, groups: Sequence[Moments]) -> Moments:
-        """The moments of the same examples at several groups of points, one group after the other."""
+        """The same examples' moments at several groups of points, one group after the other."""
         return replace(
             groups[0],
             counted=all(group.counted for group in groups),
@@ -216,7 +216,7 @@ class Moments:
 
     @property
     def is_share(self) -> bool:
-        """Whether every value was 0 or 1: of whole numbers, those whose squares sum to what they sum to."""
+        """Whether every value was 0 or 1: whole, with squares that sum to what they sum to."""
         if not self.counted:
             return False
         squares = self.square + self.count * self.mean**2
@@ -233,7 +233,7 @@ class Moments:
 
     @property
     def deviations(self) -> np.ndarray:
-        """(points, groups) what each group adds to the mean's error; their squares sum to its variance.
+        """(points, groups) a group's share of the mean's error; squared, they sum to its variance.
 
         The sum over a group of deviations from the stratum's mean, over the number of values.
         """
@@ -291,7 +291,7 @@ def _sums(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
 
 
 def _tensor_sums(values: Tensor, place: np.ndarray, count: int) -> np.ndarray:
-    """``_sums``, by matrix products: they add up in the same order every time, and atomic additions do not."""
+    """``_sums`` by matrix products: their order is always the same, that of atomic adds is not."""
     if count == 1:
         return values.sum(dim=1, keepdim=True).cpu().numpy()
     where = torch.as_tensor(place, device=values.device)

@@ -1,4 +1,4 @@
-"""Objective: what is measured at a point: a model, a per-example loss, data, and the policies that make J exact."""
+"""Objective: a model, a per-example loss, data, and the policies that make J exact."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Objective(Setup):
         store: Store | None = None,
         crew: Crew | None = None,
     ) -> Measured:
-        """``measurement.measure`` of this objective at the points that ``measurement.Asked`` explains."""
+        """``measurement.measure`` of this objective, of what ``measurement.Asked`` explains."""
         asked = Asked(corners, coefficients, tick, labels, probes, joined, earlier)
         if is_sharded_model(self.model):
             _require_alone(store, crew)
@@ -295,7 +295,7 @@ class Objective(Setup):
         return self._with(splits=splits, grouping=grouping, origin=None)
 
     def describe(self) -> dict[str, str | int]:
-        """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
+        """The policies, as in a result's attributes; ``objective_hash`` is SHA-256 over them."""
         function = self.per_example
         name = getattr(function, "name", None) or getattr(function, "__qualname__", "per_example")
         parameters = sum(p.numel() for p in self._own().params.values())

@@ -1,4 +1,4 @@
-"""Parted: a model that several processes share is measured in place, every process with its own part.
+"""Parted: a model that several processes share, measured in place, each with its own part.
 
 No process could hold a private copy, so the caller's own model is moved from point to point and is
 given its values back afterwards, also after an exception. Every process runs the same batches,
@@ -68,7 +68,7 @@ class InPlace(Replica):
         return model
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
-        """As a replica; what a forward pass left whole is put into parts first, or it would not move."""
+        """As a replica; what a forward pass left whole is parted first, or it would not move."""
         gather(self.module)
         super().move_to(coefficients)
 
@@ -249,7 +249,10 @@ def _require_same_examples(split: Split, size: int) -> None:
 
 
 def _the_same(found: Measured) -> Measured:
-    """The first process's numbers, in every process; they differ by rounding, or something is wrong."""
+    """The first process's numbers, in every process.
+
+    They may differ by rounding; by more, something is wrong.
+    """
     means = {
         (split, name): torch.as_tensor(of.mean)
         for split, moments in found.moments.items()

@@ -71,7 +71,7 @@ class Replica:
         return _replicate(model, dtype, device)
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
-        """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
+        """Set what the replica moves between: each corner's tensors by name; missing ones stay.
 
         What is the same at every corner is copied once. What differs stays where it is (mapped from
         a file, say), or is held in the replica's precision and on its device if it is not, and that
@@ -103,7 +103,7 @@ class Replica:
         ]
 
     def _convert(self) -> None:
-        """Hold the corners as the replica computes, smallest tensors first, as far as there is room.
+        """Hold the corners as the replica computes, smallest tensors first, while there is room.
 
         What has no room is converted piece by piece, anew at every point.
         """
@@ -121,7 +121,7 @@ class Replica:
             self.moving[number] = (target, [point.to(target.device, wide) for point in points])
 
     def lay_out(self, *, channels_last: bool) -> None:
-        """Keep the weights of convolutions, at the corners too, with their channels last in memory, or as usual.
+        """Keep convolutions' weights, at the corners too, with channels last, or as usual.
 
         The numbers are the same; which is faster depends on the machine and the layers.
         """
@@ -139,7 +139,7 @@ class Replica:
         self._points = {id(target): points for target, points in self.moving}
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
-        """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers.
+        """Overwrite the parameters with one point's, and undo what a pass did to buffers.
 
         Raises:
             InputError: a file that a corner is mapped from has changed.
@@ -197,7 +197,7 @@ class Replica:
                 home.version = home.buffer.copy_(home.value)._version
 
     def spoil(self) -> None:
-        """Fill the lazy parameters with NaN, so that whoever reads one without ``refresh`` is found out."""
+        """Fill the lazy parameters with NaN: reading one without ``refresh`` is found out."""
         for target, _ in self.moving:
             if id(target) in self.lazy:
                 target.fill_(float("nan"))
@@ -216,7 +216,7 @@ class Replica:
         ]
 
     def perturb(self, generator: torch.Generator, within: torch.dtype | None = None) -> None:
-        """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
+        """Multiply every parameter by 1 ± one unit of rounding: as good a stand-in for the point.
 
         The next ``move_to`` undoes it.
 
@@ -256,7 +256,7 @@ class Replica:
         return running_norms(self.module)
 
     def set_modes(self, dropout: str) -> None:
-        """Evaluation mode; with dropout, training mode for all but the modules with running statistics."""
+        """Evaluation mode; with dropout, training mode but for modules with running statistics."""
         self._dropout = dropout
         self.enter_modes()
         if self.toggles:

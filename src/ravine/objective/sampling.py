@@ -98,7 +98,7 @@ def drawn(
 
 
 def _share_of_stratum(turn: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """How much of a unit's own stratum is drawn before it: equal shares of all are drawn side by side."""
+    """How much of a unit's stratum is drawn before it: equal shares of all, side by side."""
     share = np.empty_like(turn)
     for one in range(int(stratum.max()) + 1):
         inside = np.flatnonzero(stratum == one)

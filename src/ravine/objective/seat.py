@@ -1,4 +1,4 @@
-"""Seat: where a worker measures, with a replica of the objective and examples that are kept between orders."""
+"""Seat: where a worker measures, with a replica, and examples kept between orders."""
 
 from __future__ import annotations
 

@@ -146,7 +146,10 @@ def spread_statistics(
 
 
 def _stretches(blocks: Iterator[Block], table: _Table) -> Iterator[list[_Seen]]:
-    """Blocks that one worker measures together: one, unless a state is carried or starting a worker takes long."""
+    """Blocks that one worker measures together.
+
+    One, unless a state is carried or starting a worker takes long.
+    """
     stretch: list[_Seen] = []
     for block in blocks:
         stretch.append(_Seen.of(block))
@@ -295,7 +298,7 @@ class _Table:
         return self._moments, self._told
 
     def _step(self, examples: int) -> int:
-        """Points in an order: about as many as take the seconds that one should, and no more than the plan's tiles."""
+        """Points in an order: about a second's worth, and no more than the plan's tiles."""
         count, stateful = len(self._points), self._forward.policies.stateful
         blocks = (
             1

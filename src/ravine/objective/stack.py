@@ -94,7 +94,7 @@ class Stack:
         return found
 
     def __call__(self, batch: Any) -> Any:
-        """What the caller's function gives for a batch, every tensor with one more axis in front: the points."""
+        """What the caller's function gives for a batch, with one more axis in front: the points."""
         mapped = vmap(
             lambda params: functional_call(self._call, params, (batch,)), randomness="same"
         )

@@ -53,7 +53,7 @@ def _with_holes(values: Tensor, real: Tensor, places: Tensor | None) -> Tensor:
 
 
 def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
-    """One long text cut into contexts, in which every token but the first is predicted exactly once.
+    """One long text cut into contexts, in which each token but the first is predicted once.
 
     Args:
         tokens: (tokens,) their ids: a tensor, an array or a list.

@@ -191,7 +191,7 @@ def _holds_data(leaf: Any, depth: int = 8) -> bool:
 
 
 def _packed_parts(node: Any) -> Any:
-    """The sizes of its batches stay on the CPU whatever the rest does, so they are no tensor here."""
+    """The sizes of its batches stay on the CPU whatever the rest does: they are no tensor here."""
     return [node.data, node.batch_sizes.numpy(), node.sorted_indices, node.unsorted_indices], None
 
 

@@ -1,4 +1,4 @@
-"""Tuning: how the passes of a measurement are made, found out on a few examples before the loop begins.
+"""Tuning: how a measurement's passes are made, found out on a few examples beforehand.
 
 What is found is a ``Plan``: frozen, and the same for every tile. The trials share a small set of
 examples with the test of determinism and the look at rounding, and one budget.
@@ -250,7 +250,7 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
 
 
 def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
-    """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
+    """The plan in tiles of about a second, so that little is lost to a kill."""
     each = max(_block(trial) * _seconds_an_example(trial, plan), 1e-9)
     points = max(1, int(_TILE_SECONDS / each))
     whole = max(plan.at_once, points - points % plan.at_once)  # as many at once as without a store
@@ -258,7 +258,9 @@ def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
 
 
 def _seconds_an_example(trial: Trial, plan: Plan) -> float:
-    """Seconds that one example of a whole batch takes: a few at a time, as in a trial, take several times as long each.
+    """Seconds that one example of a whole batch takes.
+
+    A few at a time, as in a trial, take several times as long each.
 
     A batch that would take as long as a tile is not tried.
     """
@@ -427,7 +429,7 @@ def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
 
 
 def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
-    """How many examples a forward pass should take: the smallest size within a few per cent of the best.
+    """How many examples a pass should take: the smallest size within some per cent of the best.
 
     Sizes double until two in a row are no better, or one pass takes so long that there is no
     overhead left to spread. Where the numbers of the first examples depend on how many run with
@@ -451,7 +453,7 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
 
 
 def _is_long(trial: Trial) -> bool:
-    """Whether the first pass, over no more than the smallest size, has shown that there is no overhead to spread."""
+    """Whether the first pass, of the smallest size or less, shows no overhead to spread."""
     if trial.first is None or trial.first.size > _smallest_size(trial):
         return False
     whole = trial.seconds_each * len(trial.split) * len(trial.forward.points)
@@ -459,7 +461,7 @@ def _is_long(trial: Trial) -> bool:
 
 
 def _timed_batch_sizes(trial: Trial) -> dict[int, float]:
-    """Batch size → seconds an example; none where the size is not ours to choose, or not worth timing."""
+    """Batch size → seconds an example; none if the size is not ours, or not worth timing."""
     forward, split = trial.forward, trial.split
     seconds: dict[int, float] = {}
     reference: Tensor | None = None
@@ -558,7 +560,7 @@ def _seconds(forward: Forward, batch: Batch, point: int) -> float:
 
 
 def _points_at_once(trial: Trial, plan: Plan) -> int:
-    """How many points to measure in one forward pass: more than one if the device gains by it and it agrees."""
+    """How many points to measure in one pass: several if the device gains by it and it agrees."""
     forward, policies, count = trial.forward, trial.forward.policies, len(trial.forward.points)
     settled = not policies.stateful and policies.dropout != "resample"
     settled = settled and forward.points.statistics is None
