@@ -73,7 +73,7 @@ _OUT = typer.Option(
 
 @paper.command("list")
 def list_experiments() -> None:
-    """List the figures that `ravine paper run` makes, and the recipes that `ravine paper train` knows."""
+    """List the figures that `ravine paper run` makes, and `ravine paper train`'s recipes."""
     from ravine.paper.figures import FIGURES
     from ravine.paper.recipes import NAMES, recipe
 
@@ -151,7 +151,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Make figures of the paper again: train, measure, draw, and judge the paper's claims about them.
+    """Make figures of the paper again: train, measure, draw, and judge the paper's claims.
 
     Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on
     every curve, and the claims. A run that was stopped goes on where it was.
@@ -237,7 +237,7 @@ def check(
         bool, typer.Option("--words", help="with the paper's sentences, and what was found")
     ] = False,
 ) -> None:
-    """Print a table of every testable sentence of the paper: the number found, its bounds, and whether it holds.
+    """Print every testable sentence of the paper: the number found, its bounds, whether it holds.
 
     A training that is smaller or shorter than the paper's decides nothing about the paper's
     network: what it says stands beside the sentence.

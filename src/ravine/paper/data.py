@@ -1,4 +1,4 @@
-"""The paper's data, by name: files already at hand, or fetched from a mirror; either way checked by SHA-256.
+"""The paper's data, by name: already at hand, or fetched from a mirror; checked by SHA-256.
 
 Files at hand are looked for in ``--data DIR`` (an error if they are not there), then in the folder
 that the environment variable RAVINE_DATA names, then in the cache; each in a subfolder of the data
@@ -313,7 +313,10 @@ def _ptb(place: Path) -> Splits:
 
 
 def chain(words: int = 8, seed: int = 0) -> np.ndarray:
-    """How probable each next word of ``babble`` is after the last two: (before that, last, next), rows of sum 1."""
+    """How probable each next word of ``babble`` is after the last two.
+
+    (before that, last, next), rows of sum 1.
+    """
     weights = np.random.default_rng(seed).random((words, words, words)) ** 6
     return weights / weights.sum(axis=2, keepdims=True)
 
@@ -329,7 +332,7 @@ def _babble() -> Splits:
 
 
 def _cifar10(place: Path) -> Splits:
-    """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py; all 50,000 training images make the whitening."""
+    """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py, by all 50,000 training images."""
     known = SOURCES["cifar10"]
     packed = known.arrays is not None and (place / known.arrays[0]).is_file()
     raw = _arrays(place, known) if packed else _batches(place, known)
@@ -350,7 +353,7 @@ def _batches(place: Path, known: Source) -> Splits:
 
 
 def _arrays(place: Path, known: Source) -> Splits:
-    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
+    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels`` and ``test_…``.
 
     An image may be a row of pixels, or colours × rows × columns.
     """
@@ -377,7 +380,7 @@ def _arrays(place: Path, known: Source) -> Splits:
 
 
 def _rows(images: Tensor) -> Tensor:
-    """(examples, pixels) float32 of images of any shape: their bytes, in their order, are what was checked."""
+    """(examples, pixels) float32 of images of any shape, in the order of the checked bytes."""
     return images.flatten(1).to(torch.float32)
 
 
@@ -401,7 +404,7 @@ def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_whitening(path: Path) -> tuple[Tensor, Tensor] | None:
-    """The mean (pixels,) and the matrix (pixels, pixels) in a file of the cache; None where it is damaged or missing.
+    """The mean (pixels,) and matrix (pixels, pixels) in the cache; None if damaged or missing.
 
     Its content is compared with its hash, which stands in it.
     """
@@ -423,7 +426,7 @@ def _hash_of(*tensors: Tensor) -> str:
 
 
 def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
-    """One of CIFAR's pickles: images (examples, pixels) and labels, read only if it is the official one."""
+    """One of CIFAR's pickles: images (examples, pixels) and labels; only the official is read."""
     content = path.read_bytes()
     _require(
         hashlib.sha256(content).hexdigest(), expected, path
@@ -433,7 +436,7 @@ def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
 
 
 def _unpack(archive: Path, known: Source, place: Path) -> None:
-    """The known files out of an archive, each checked before it takes its name; the archive is removed."""
+    """The known files of an archive, each checked before it is named; the archive is removed."""
     with tarfile.open(archive) as packed:
         for file, expected in known.files.items():
             member = packed.extractfile(f"{known.folder}/{file}")
@@ -498,7 +501,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _idx(path: Path, dims: int) -> np.ndarray:
-    """Unsigned bytes in the idx format: two zero bytes, the type 8, the number of dims, each size, the data."""
+    """Unsigned bytes as idx: two zero bytes, the type 8, the count of dims, each size, the data."""
     content = _unpacked(path)
     head = content[4 : 4 + 4 * dims].ljust(4 * dims, b"\0")
     sizes = np.frombuffer(head, ">u4").tolist()

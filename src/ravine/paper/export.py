@@ -1,4 +1,4 @@
-"""What leaves a machine that is lent for minutes: results in one archive, solutions in pieces, a log."""
+"""What leaves a machine lent for minutes: results in an archive, solutions in pieces, a log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Log:
 
 
 def export(folder: Path, study: Study, figures: Iterable[Path], lines: Sequence[str]) -> list[Path]:
-    """Write what a study made, small enough to be carried away: ``results.zip``, solutions in pieces, ``log.txt``.
+    """Write what a study made, to be carried away: ``results.zip``, solutions in pieces, a log.
 
     The archive holds measurements and histories as ``.nc``, recipes and outcomes as JSON, and
     pictures as PNG. A solution θ_f is cut into pieces of 15 MB, six for all of them together; one

@@ -19,7 +19,7 @@ from ravine.plot import Figure
 
 
 def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, list[claims.Finding]]:
-    """Make a figure and write it: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
+    """Make a figure: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
 
     Without plotly the two pages are left out, and that is said.
 
@@ -83,7 +83,7 @@ def _outcomes(names: Collection[str], studies: Sequence[Study]) -> dict[str, Out
 
 
 def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
-    """Write the evidence: ``README.md`` with every figure that was run, its picture, and ``claims.json``.
+    """Write the evidence: ``README.md`` with each figure that was run, and ``claims.json``.
 
     Args:
         folder: to write into.

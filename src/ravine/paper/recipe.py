@@ -25,7 +25,7 @@ class Rate(Protocol):
     """A learning rate's schedule: a frozen dataclass of numbers."""
 
     def at(self, update: int, epoch: int) -> float:
-        """The rate of an update, counted from 0 over the whole phase, in an epoch, counted from 1."""
+        """The rate of an update, counted from 0 over the phase, in an epoch, counted from 1."""
         ...
 
 
@@ -192,7 +192,7 @@ class Phase:
 
 
 class Architecture(Protocol):
-    """A network as a recipe states it: a frozen dataclass of numbers, strings, tuples and further such dataclasses.
+    """A network as a recipe states it: a frozen dataclass of plain values and such dataclasses.
 
     What it is trained for is chosen by its type: ``tasks.by_network``.
     """

@@ -1,4 +1,4 @@
-"""Preprocessing of images: global contrast normalisation, then whitening that keeps them images (ZCA)."""
+"""Preprocessing of images: contrast normalisation, then a whitening that keeps images (ZCA)."""
 
 from __future__ import annotations
 

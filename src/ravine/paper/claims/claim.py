@@ -106,7 +106,7 @@ class Finding:
 
     @property
     def arm(self) -> Status | None:
-        """The answer of a smaller or shorter arm, which stands beside the claim; None where there is none."""
+        """A smaller or shorter arm's answer, which stands beside the claim; None without one."""
         return self.answer if self.scaled and self.answer != "not run" else None
 
     @property
@@ -122,7 +122,7 @@ class Finding:
 
     @property
     def threshold(self) -> float:
-        """What the number is compared with; NaN where that comes from measurements that were not made."""
+        """What the number is compared with; NaN if that takes measurements not made."""
         if self.claim.threshold is not None:
             return self.claim.threshold
         return np.nan if self.found is None else self.found.threshold
@@ -159,7 +159,7 @@ class Finding:
 
     @property
     def words(self) -> str:
-        """The answer, with what it is of: the paper's network or a smaller arm; others or these examples."""
+        """The answer, and what it is of: the paper's network or a smaller arm; which examples."""
         said = f"{self.status} (this arm: {self.arm})" if self.arm else self.status
         if self.here is None or self.here == self.answer:
             return said

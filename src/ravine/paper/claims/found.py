@@ -1,4 +1,4 @@
-"""What was found of a sentence: a number between bounds, and whether it is of these examples or of others like them.
+"""What was found of a sentence: a number between bounds, and which examples it speaks of.
 
 The rules are those of ``ravine.metrics.decide``: each bound is one-sided
 and wrong in at most one case of twenty, what is not known makes no bound,
@@ -154,7 +154,7 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**
 
 
 def _times(units: int) -> float:
-    """How many standard errors a bound is away: more for few examples, as ``metrics.decide`` has it.
+    """How many standard errors a bound is away, as ``metrics.decide`` has it: more of few examples.
 
     An error is of 256 groups of examples at most, and tails may be above the normal's.
     """
@@ -179,7 +179,7 @@ def measured(
     *,
     subadditive: bool = True,
 ) -> Found:
-    """A measure of a curve that noise makes larger, as it does a distance or a maximum; corrected for that.
+    """A measure of a curve that noise makes larger, as a distance or a maximum; corrected for that.
 
     Args:
         profile: the curve.
@@ -217,7 +217,7 @@ def measured(
 
 
 def worst(found: Iterable[Found]) -> Found:
-    """The largest of several numbers that are all to be small: known from above only where each is."""
+    """The largest of numbers that should all be small: known from above only where each is."""
     every = list(found)
     top = max(every, key=lambda one: -np.inf if np.isnan(one.number) else one.number)
     lower = np.array([one.lower for one in every])
@@ -232,7 +232,7 @@ def worst(found: Iterable[Found]) -> Found:
 
 
 def least(found: Iterable[Found]) -> Found:
-    """The smallest of several numbers that are all to be large: known, and from below, only where each is."""
+    """The smallest of numbers that should all be large: known, from below, only where each is."""
     every = list(found)
     uppers = [one.upper for one in every if not math.isnan(one.upper)]
     inner = [one.here for one in every if one.here is not None]

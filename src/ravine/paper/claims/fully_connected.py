@@ -43,7 +43,7 @@ _CONVEX: Final = "ours: a convex curve has 0, a step halfway 0.5"
 
 
 def mistakes(outcome: Outcome) -> Found:
-    """Errors of every seed on the test part of MNIST, after the last phase, beside the paper's 94."""
+    """Errors of every seed on MNIST's test part, after the last phase, beside the paper's 94."""
     counts = [float(run.test_errors[-1]) for run in outcome.runs if run.recipe.data == "mnist"]
     if not counts:
         return missing("on other data than MNIST the count means nothing")

@@ -1,4 +1,4 @@
-"""The sentences that take trainings of their own: a higher rate, no dropout, and pairs that part."""
+"""The sentences that take trainings of their own: a higher rate, no dropout, pairs that part."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def error_at_higher_rate(outcome: Outcome) -> Found:
 
 
 def speed_at_higher_rate(outcome: Outcome) -> Found:
-    """J after an epoch at three or ten times the rate less J after one at the rate itself, at least."""
+    """J after an epoch at three or ten times the rate less J after one at the rate, at least."""
     lines = _raised(outcome)
     ends = {key: _end(line) for key, line in lines.items()}
     found = least(
@@ -88,7 +88,7 @@ def _changes(outcome: Outcome, lines: dict[tuple[int, float], xr.Dataset]) -> st
 
 
 def overfits(outcome: Outcome) -> Found:
-    """How far validation J rises from its lowest to the end, while J of the training examples falls."""
+    """How far validation J rises from its lowest to the end, while the training J falls."""
     line = outcome.results["from the lowest"]
     trained = change(train(line))
     found = change(metrics.Profile.of(line, split="valid"))
@@ -99,7 +99,7 @@ def overfits(outcome: Outcome) -> Found:
 
 
 def gone_when_parted(outcome: Outcome) -> Found:
-    """The share of the barrier between other starts that pairs do not have that part after the first epoch."""
+    """The share of the barrier between other starts that pairs lack if they part after an epoch."""
     whole = barriers(outcome.results[APART])
     profile = outcome.runs[0].recipe.profile
     left = barriers(outcome.results[parted(INITIAL[profile])])

@@ -60,7 +60,7 @@ OTHERS: Final[dict[str, dict[str, str]]] = {
 
 
 def more_non_convex(outcome: Outcome, others: Mapping[str, Outcome]) -> Found:
-    """How much farther above its hull the MP-DBM's line stands than the farthest of the other networks' lines."""
+    """How much farther above its hull the MP-DBM's line is than any other network's line."""
     lines = {
         network: others[figure].results[name]
         for figure, named in OTHERS.items()

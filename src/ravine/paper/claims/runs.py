@@ -30,7 +30,7 @@ def learnt(outcome: Outcome, epochs: int) -> Found:
 
 
 def epochs_in_the_flat(outcome: Outcome) -> Found:
-    """The share of epochs that end with the training objective within a tenth of its fall from the bottom."""
+    """The share of epochs whose training objective ends within a tenth of its fall from bottom."""
     objective = _objective(outcome.runs[0])
     if outcome.runs[0].recipe.is_lean:  # what was not watched lies between its neighbours
         epochs, seen = np.arange(len(objective)), np.isfinite(objective)
@@ -92,7 +92,7 @@ def strayed(path: xr.Dataset) -> Found:
 
 
 def captured(path: xr.Dataset, about: float = 2 / 3, within: float = 0.1) -> Found:
-    """What the line captures of the run beyond what it would of a random walk, where it is about as much as is said.
+    """What the line captures of the run beyond a random walk's share, where that is about 2/3.
 
     Args:
         path: the run, projected on the line.
@@ -124,7 +124,7 @@ def _null(path: xr.Dataset) -> tuple[float, float, str]:
 
 
 def walk_or_line(path: xr.Dataset) -> Found:
-    """How much nearer a run's residuals are to a straight line's than to a random walk's at the same α.
+    """How much nearer a run's residuals are to a straight line's than to a random walk's.
 
     Returns:
         The root mean square distance from the walk, over the sum of that and the one from the line:

@@ -193,7 +193,7 @@ def _barriers(results: dict[str, xr.Dataset], epoch: float) -> Panel:
 
 
 def overfitting(study: Study) -> Outcome:
-    """The maxout network without dropout: J on training and on validation examples, beside the one with dropout."""
+    """The maxout network without dropout: training and validation J, beside the one with it."""
     plain, masked = study.trained("maxout-plain-mnist"), study.trained("maxout-mnist")
     results = {"from the lowest": _from_lowest(study, plain)}
     panels = (_losses(plain, "without dropout"), _losses(masked, "with dropout"))
@@ -208,7 +208,7 @@ def overfitting(study: Study) -> Outcome:
 
 
 def _from_lowest(study: Study, run: training.Run) -> xr.Dataset:
-    """J from an earlier snapshot, nearest to the lowest validation loss (α = 0), to the last one (α = 1)."""
+    """J from a snapshot near the lowest validation loss (α = 0) to the last one (α = 1)."""
 
     def measure() -> xr.Dataset:
         first = run.history.isel(record=np.flatnonzero(run.history["phase"].values == 1))

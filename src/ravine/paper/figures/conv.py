@@ -75,7 +75,7 @@ class Barrier:
 
     @property
     def end(self) -> float:
-        """α from which on J is back at its foot's level; NaN where it is not, or where these examples show no rise."""
+        """α from which on J is back at its foot's level; NaN if never, or if no rise is shown."""
         if self.here.answer != "shown" or not self.rise.returns:
             return np.nan
         return self.rise.foot + self.rise.width.value
@@ -171,7 +171,7 @@ def fig6(study: Study) -> Outcome:
 
 
 def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
-    """J of the output biases alone, on the way from 0 to those of the solution: logits α b, whatever the image."""
+    """J of the output biases alone, on the way from 0 to the solution's: logits α b always."""
     network: Any = run.recipe.network
     task: Any = study.task(run)
     _, labels = task.trained_on[0]
@@ -195,7 +195,10 @@ def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
 
 
 def _beside(near: xr.Dataset, biases: xr.Dataset) -> Panel:
-    """What J adds to J(0), beside what the output biases alone add, and would with as many examples of each class."""
+    """What J adds to J(0), beside what the output biases alone add.
+
+    And what they would add with as many examples of each class.
+    """
     profile = metrics.Profile.of(near, split="train")
     alpha = biases["alpha"].values
     alone = biases["loss"].sel(split="train").values
@@ -235,7 +238,10 @@ def _resolved(
     splits: tuple[str, ...],
     tolerance: float,
 ) -> xr.Dataset:
-    """J on [0, end], at so many points as the profile pays for; what is left unresolved is said in the result."""
+    """J on [0, end], at as many points as the profile pays for.
+
+    What is left unresolved is said in the result.
+    """
     most = MOST[study.profile]
 
     def measure() -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Deep linear networks: the paper's shapes where each of them has a closed form (the analysis of its later version).
+"""Deep linear networks: the paper's shapes where each has a closed form (its later version).
 
 Nothing here takes training of length, so all profiles are the same.
 """
@@ -46,7 +46,10 @@ FIRST_STRENGTH: Final = 1e-3
 
 
 def linear_lines(study: Study) -> Outcome:
-    """Lines whose J is known: from the saddle, from starts near and far, between solutions; and three of matrices."""
+    """Lines whose J is known: from the saddle, from starts near and far, between solutions.
+
+    And three lines of matrices.
+    """
     end = linear.flow_end(*SMALL)
     s, t, other = SOLUTIONS
     known: dict[str, _Known] = {
@@ -122,7 +125,7 @@ def linear_lines(study: Study) -> Outcome:
 
 
 def linear_plane(study: Study) -> Outcome:
-    """J over two weights: the saddle, the curve of solutions, gradient descent, and two straight lines."""
+    """J over two weights: the saddle, the solutions, gradient descent, and two straight lines."""
     reach = 2.0
     plane = study.kept("linear-plane", (reach,), lambda: _plane(reach))
     start, ends = SMALL, linear.flow_end(*SMALL)
@@ -319,7 +322,7 @@ def _matrix_curves(study: Study) -> dict[str, xr.Dataset]:
 
 
 def _polynomial_misfit(curve: xr.Dataset) -> float:
-    """How far J is from the polynomial of degree 2d through 2d + 1 of its values, over the largest value."""
+    """How far J is from the degree-2d polynomial through 2d + 1 of its values, relatively."""
     alpha, value = curve["alpha"].values, curve["loss"].values[:, 0]
     degree = 2 * (len(WIDTHS) - 1)
     nodes = np.round(
@@ -349,7 +352,7 @@ def _descent(start: tuple[float, float], time: float = 12.0) -> xr.Dataset:
 
 
 def _modes() -> xr.Dataset:
-    """A balanced, aligned start that learns two modes, recorded and projected on the plane of the two."""
+    """A balanced, aligned start that learns two modes, projected on the plane of the two."""
     inputs, targets, plane, start = mode_problem(STRENGTHS, FIRST_STRENGTH)
     return _recorded((4, 3, 5), start, inputs, targets, plane, time=6.0)
 

@@ -38,7 +38,10 @@ PUBLISHED: Final = {"lstm-small-ptb": 115.0, "lstm-medium-ptb": 82.7, "lstm-larg
 
 
 def fig8(study: Study) -> Outcome:
-    """The LSTM's line, resolved and on beyond the solution, with masks where it has any, beside its learning curve."""
+    """The LSTM's line, resolved, on beyond the solution, beside its learning curve.
+
+    With masks too, where it has any.
+    """
     run = study.trained(SIZES[study.profile])
     fine = study.curve(
         "fig8-deterministic",
@@ -89,7 +92,7 @@ def per_word(drawn: Panel) -> Panel:
 
 
 def perplexities(run: training.Run) -> str:
-    """The solution's perplexities in words, beside the published one where the text is the published one's."""
+    """The solution's perplexities in words, beside the published one if the text is that one."""
     at_solution = run.history["perplexity"].values[run.history["step"].values == run.best_step][0]
     valid = dict(zip(run.history["split"].values, at_solution, strict=True))["valid"]
     test = run.test["perplexity"][0]
@@ -98,7 +101,7 @@ def perplexities(run: training.Run) -> str:
 
 
 def beside_published(run: training.Run) -> float:
-    """The test part's perplexity over the published one; NaN for another text, or for a part of the training."""
+    """The test part's perplexity over the published one; NaN for another text or part of it."""
     if not is_whole(run):
         return math.nan
     return run.test["perplexity"][0] / PUBLISHED[run.recipe.name]

@@ -37,7 +37,10 @@ OTHER_SEEDS: Final = range(1, 10)
 
 
 def fig1(study: Study) -> Outcome:
-    """The maxout network's line, on beyond the solution, without masks and with, beside its learning curve."""
+    """The maxout network's line, on beyond the solution, beside its learning curve.
+
+    Without masks and with.
+    """
     run = study.trained("maxout-mnist")
     others = study.done("maxout-mnist", OTHER_SEEDS)
     to = float(COARSE[-1])
@@ -274,7 +277,7 @@ def fig5(study: Study) -> Outcome:
 
 
 def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
-    """A point of parameter space with every coordinate from N(0, 1), in the order of the network's parameters."""
+    """A point with every coordinate from N(0, 1), in the order of the network's parameters."""
     stream = np.random.RandomState(RANDOM_POINT)  # noqa: NPY002  the original's generator
     shapes = {name: tensor.shape for name, tensor in recipe.network.build(0).named_parameters()}
     return {
@@ -292,7 +295,7 @@ def _zoomed(of: Panel, curve: xr.Dataset) -> Panel:
 
 
 def _misfit(curve: xr.Dataset) -> str:
-    """The largest error at the checks, over the range, of the training loss; and where it is not known."""
+    """The largest error of the training loss at the checks, over its range, and where unknown."""
     found = curve["loss_misfit"].sel(split="train").values
     unknown = int(np.isnan(found).sum())
     points = f"{curve.sizes['alpha']} points"

@@ -47,7 +47,7 @@ DECADE: Final = 10.0
 
 
 def fig7(study: Study) -> Outcome:
-    """Left: the line, on beyond both ends, from the start as drawn and from the start cut to the caps."""
+    """Left: the line, on beyond both ends, from the start as drawn and cut to the caps."""
     run = study.trained(SIZES[study.profile])
     line, path = line_of(study, run), path_of(study, run)
     coarse = measured(
@@ -122,7 +122,7 @@ def fig7(study: Study) -> Outcome:
 
 
 def left_minimum(curve: xr.Dataset) -> metrics.Decision:
-    """Whether J has a minimum to the left of its lowest point on [0, 1], by the height that would count there."""
+    """Whether J has a minimum left of its lowest point on [0, 1], by what counts there."""
     profile = metrics.Profile.of(curve, split="train")
     whole = profile.between(0, 1)
     lowest = float(whole.alpha[int(np.argmin(whole.value))])
@@ -144,7 +144,7 @@ def said_left(name: str, curve: xr.Dataset) -> str:
 
 
 def fig7_small(study: Study) -> Outcome:
-    """A small machine, by three seeds: the line on beyond both ends, from the start cut to the caps."""
+    """A small machine, three seeds: the line on beyond both ends, from starts cut to the caps."""
     runs = [study.trained(SMALL, seed) for seed in SEEDS]
     results = {
         of_seed(run.recipe.seed): wide_of(study, run, f"small-{run.recipe.seed}", CUT, cut=True)
@@ -200,7 +200,10 @@ def _zoomed(drawn: Panel, lines: Sequence[xr.Dataset]) -> Panel:
 
 
 def _errors(lines: dict[str, xr.Dataset], first: int = 0) -> Panel:
-    """The share of training images given another label, along wide lines; ``first`` is the first one's style."""
+    """The share of training images given another label, along wide lines.
+
+    ``first`` is the first one's style.
+    """
     curves = []
     for style, (name, line) in enumerate(lines.items(), start=first):
         profile = metrics.Profile.of(line, "error")

@@ -1,4 +1,4 @@
-"""What is measured of the MP-DBM: lines from two starts, training's path, and with how much effort."""
+"""What is measured of the MP-DBM: lines from two starts, training's path, and the effort."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def line_of(study: Study, run: training.Run) -> xr.Dataset:
 
 
 def wide_of(study: Study, run: training.Run, name: str, title: str, *, cut: bool) -> xr.Dataset:
-    """J and the error rate on beyond both ends, at evenly spaced points, both ends of the line among them."""
+    """J and the error rate on beyond both ends, at evenly spaced points, the ends among them."""
     at = np.linspace(*WIDE, WIDE_POINTS)
     return measured(study, run, name, f"MP-DBM, {title}", at=at, cut=cut)
 
@@ -158,7 +158,9 @@ def measured(
     splits: tuple[str, ...] = ("train",),
     **how: Any,
 ) -> xr.Dataset:
-    """J along a line, at some points or resolved, on as many examples as the profile spends; ``how`` as measured.
+    """J along a line, at some points or resolved, on the profile's examples.
+
+    ``how`` is as ``measured`` has it.
 
     With ``cut`` it is from the nearest start that the caps allow.
     """

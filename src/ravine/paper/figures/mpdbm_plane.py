@@ -101,7 +101,7 @@ def _on_plane(study: Study) -> _OnPlane:
 
 
 def fig7_plane(study: Study) -> Outcome:
-    """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
+    """Right: J on the plane of the line and the snapshot farthest from it, with training's J."""
     seen = _on_plane(study)
     drawn = ravine.plot.surface(seen.plane, seen.path, view="3d")
     figure = Figure(
@@ -151,7 +151,7 @@ def _plane_panel(drawn: Panel, found: Sequence[Anomaly]) -> Panel:
 
 
 def _first_epoch(plane: xr.Dataset, path: xr.Dataset, run: training.Run) -> Panel:
-    """How far from the line each snapshot lies, over the line's length; those of the first epoch are marked."""
+    """How far from the line each snapshot lies, relatively; those of the first epoch are marked."""
     alpha, away = path["alpha"].values, off_line(plane, path)
     first = path["step"].values <= -(-run.recipe.train // run.recipe.batch_size)
     layers = (
@@ -201,7 +201,7 @@ def _by_update(seen: _OnPlane, values: np.ndarray, label: str) -> Panel:
 
 
 def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
-    """How near training comes to a point of the line on the two axes of the plane, whatever it is off the plane.
+    """How near training comes to a point of the line, seen on the two axes of the plane.
 
     Its start, which is on the line, does not count.
 
@@ -316,7 +316,7 @@ def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarra
 
 
 def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, ...]:
-    """The marks are of the two ends, which are networks, and not of the corner that only spans the plane."""
+    """The marks are of the two ends, which are networks, not of the corner that spans the plane."""
 
     def renamed(layer: Layer) -> Layer:
         if not isinstance(layer, Markers) or not layer.names:

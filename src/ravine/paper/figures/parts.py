@@ -1,4 +1,4 @@
-"""What the figures have in common: curves as the paper draws them, the learning curve, the training in words."""
+"""What figures share: curves as the paper draws them, the learning curve, words of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def panel(
     quantity: str = "loss",
     label: str = "J (nats)",
 ) -> Panel:
-    """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
+    """The loss as the paper draws it: on a linear axis by default, without a dot at every point."""
     drawn = ravine.plot.line(curve, quantity, scale=scale).panels[0]
     layers = tuple(
         layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross"

@@ -76,7 +76,10 @@ def anomalies(
 
 
 def _anomalies(curves: dict[str, xr.Dataset], quantity: str, split: str) -> Iterator[Anomaly]:
-    """Of one quantity and split. What is lowest, a curve of a part of the line hears from the first of the whole."""
+    """Of one quantity and split.
+
+    What is lowest, a curve of a part of the line hears from the first of the whole.
+    """
     profiles = {name: metrics.Profile.of(curve, quantity, split) for name, curve in curves.items()}
     whole = next((part for part in profiles.values() if part.covers_both_ends), None)
     for name, part in profiles.items():
@@ -104,7 +107,7 @@ def closest_approach(path: xr.Dataset, alpha: float) -> tuple[float, int]:
 
 
 def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset]) -> str:
-    """What the search for a second minimum came to, in words: of J itself first, and then of what else was searched.
+    """What the search for a second minimum came to, in words: J itself first, then the rest.
 
     Args:
         found: by ``anomalies``.

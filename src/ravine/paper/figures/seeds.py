@@ -1,4 +1,4 @@
-"""The maxout network by several seeds: what of Figures 1 and 5 is one run's, and what is every run's."""
+"""The maxout network by several seeds: what of Figures 1 and 5 holds for every run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PUBLISHED: Final = 94
 
 
 def seeds(study: Study) -> Outcome:
-    """The maxout network by several seeds: its lines, its paths, and its errors on the test part."""
+    """The maxout network by several seeds: its lines, its paths, and its test errors."""
     first = study.trained("maxout-mnist")
     runs = [first, *study.done("maxout-mnist", SEEDS[1:])]
     lines = {f"seed {run.recipe.seed}": _line(study, run) for run in runs}

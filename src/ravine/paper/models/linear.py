@@ -100,7 +100,9 @@ def descend(
     steps: int,
     recorder: ravine.TrajectoryRecorder,
 ) -> None:
-    """Gradient descent on half of J, θ ← θ − rate · ∂(J/2)/∂θ, recorded: as rate → 0, the flow in time rate · steps.
+    """Gradient descent on half of J, θ ← θ − rate · ∂(J/2)/∂θ, recorded.
+
+    As rate → 0 it is the flow in time rate · steps.
 
     Args:
         model: where it starts; moved.
@@ -173,7 +175,7 @@ def inflection(depth: int) -> float:
 
 
 def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
-    """J = (w₁w₂ − 1)² from the solution (s, 1/s) to the solution (t, 1/t): [α(1 − α)(s − t)²/(st)]².
+    """J = (w₁w₂ − 1)² on the line of solutions (s, 1/s) to (t, 1/t): [α(1 − α)(s − t)²/(st)]².
 
     Args:
         s: of the first, not 0.
@@ -192,7 +194,7 @@ def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
 
 
 def flow_end(first: float, second: float) -> tuple[float, float]:
-    """Where the gradient flow of ½(w₁w₂ − 1)² ends: on the solutions, at the same c = w₁² − w₂² as it started.
+    """Where the flow of ½(w₁w₂ − 1)² ends: on the solutions, with its start's c = w₁² − w₂².
 
     The flow conserves c and the sign of w₁ + w₂, so w₁² = (c + √(c² + 4))/2 and w₂ = 1/w₁.
 
@@ -220,7 +222,7 @@ def flow_end(first: float, second: float) -> tuple[float, float]:
 
 
 def mode_strength(strength: float, start: float, time: np.ndarray) -> np.ndarray:
-    """A mode's strength u under gradient flow from a balanced start: s e^{2st} / (e^{2st} − 1 + s/u₀).
+    """A mode's strength u under gradient flow from balance: s e^{2st}/(e^{2st} − 1 + s/u₀).
 
     Args:
         strength: s > 0, the singular value that the data ask for.

@@ -26,7 +26,7 @@ class Classifier(Architecture, Protocol):
 
     @property
     def caps(self) -> Mapping[str, float]:
-        """Parameter name → the largest norm of any of its rows: of what feeds one unit, one piece, or one kernel."""
+        """Parameter name → the largest norm of any row: of what feeds a unit, piece, or kernel."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class Classifier(Architecture, Protocol):
 
 
 class Classification(Independent):
-    """Cross-entropy on labelled examples, which are shuffled anew each epoch; rows longer than their cap are cut to it.
+    """Cross-entropy on labelled examples, shuffled each epoch; rows longer than a cap are cut.
 
     Args:
         network: what is trained.
@@ -139,7 +139,7 @@ class Classification(Independent):
 
 
 def is_balanced(labels: Tensor) -> bool:
-    """Whether a data set has as many examples of each class, by design: a draw of it could not have other counts.
+    """Whether a data set has as many examples of each class by design: then a draw of it has, too.
 
     Examples:
         >>> is_balanced(torch.tensor([1, 0, 0, 1])), is_balanced(torch.tensor([1, 0, 0]))

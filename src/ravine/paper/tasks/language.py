@@ -105,7 +105,7 @@ class LanguageModel(Task):
     def objective(
         self, splits: Sequence[str], *, dropout: Dropout = "off", dtype: torch.dtype | None = None
     ) -> ravine.Objective:
-        """J as a function of the parameters: nats per word over a whole text, the state carried through.
+        """J as a function of the parameters: nats per word of a whole text, with the state carried.
 
         Args:
             splits: of "train" and "valid".
@@ -147,12 +147,15 @@ vars(per_word)["units"] = {"loss": "nats"}
 
 
 def next_word_loss(logits: Tensor, following: Tensor) -> Tensor:
-    """Cross-entropy of each next word: (time · streams,) from (time, streams, words) and (time, streams)."""
+    """Cross-entropy of each next word: (time · streams,) from logits and (time, streams).
+
+    The logits are (time, streams, words).
+    """
     return F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
 
 
 def mean_loss(model: nn.Module, stream: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Nats per word, the state carried through, in the mode that the model is in; summed in float64.
+    """Nats per word, the state carried through, in the model's mode; summed in float64.
 
     Args:
         model: a ``Words``.
@@ -195,7 +198,9 @@ def streams(words: Tensor, count: int) -> Tensor:
 
 
 def windows(stream: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Streams cut in time: words and those that follow them, each (time, streams); the last window may be shorter.
+    """Streams cut in time: words and those that follow, (time, streams).
+
+    The last window may be shorter.
 
     Args:
         stream: (time, streams).

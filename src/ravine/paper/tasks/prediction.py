@@ -30,7 +30,7 @@ _READ: Final = 250
 def prediction_costs(
     model: Boltzmann, images: Tensor, labels: Tensor, dropped: Tensor, unlabelled: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the multi-prediction objective charges for each example: for its pixels, and for its label.
+    """What the multi-prediction objective charges each example: for its pixels and its label.
 
     Args:
         model: the machine.
@@ -121,7 +121,9 @@ vars(per_example)["units"] = vars(in_parts)["units"] | {"class_loss": "nats"}
 
 
 class Prediction(Independent):
-    """To predict dropped pixels and labels; masks, and the binary images that grey ones stand for, are drawn each time.
+    """To predict dropped pixels and labels.
+
+    Masks, and the binary images that grey ones stand for, are drawn each time.
 
     Training images are watched on the first of them, as many as there are to validate on;
     validation images are predicted as they are, grey. ``loss`` is J with one draw of masks and
@@ -155,7 +157,7 @@ class Prediction(Independent):
         self.fixed = {split: self.drawn(split, 0) for split in self.watched}
 
     def start(self, model: nn.Module) -> None:
-        """Give the pixels the biases at which each is as often black as it is among the training images.
+        """Give each pixel the bias at which it is as often black as among the training images.
 
         Args:
             model: a ``Boltzmann``.
@@ -193,7 +195,7 @@ class Prediction(Independent):
         return {"objective": fresh["loss"], "loss": fixed["loss"], "error": fixed["error"]}
 
     def test(self, model: nn.Module) -> dict[str, float]:
-        """How many test images are given another label than theirs, by mean field and by the multi-inference trick.
+        """How many test images are labelled wrongly, by mean field and by multi-inference.
 
         Args:
             model: the outcome of a phase.
@@ -215,7 +217,7 @@ class Prediction(Independent):
     def objective(
         self, splits: Sequence[str], *, dropout: Dropout = "off", dtype: torch.dtype | None = None
     ) -> ravine.Objective:
-        """J as a function of the parameters, on the examples that are watched, with the draw that stays.
+        """J as a function of the parameters, on the watched examples, with the draw that stays.
 
         Args:
             splits: of "train" and "valid".

@@ -104,7 +104,7 @@ class Task(ABC):
 
 
 class Independent(Task):
-    """A task whose minibatches are sets of examples, each for itself: nothing is carried from one to the next.
+    """A task whose minibatches are sets of examples: nothing is carried from one to the next.
 
     So an update can be launched as one CUDA graph, and several seeds can be trained at once, their
     parameters stacked. ``constrain`` then sees the rows of all seeds as one tensor's: a constraint
@@ -113,7 +113,7 @@ class Independent(Task):
 
     @abstractmethod
     def batches(self, phase: int, order: torch.Generator) -> Iterator[Tensor]:
-        """The numbers of the examples of each minibatch of one epoch, in turn, on the data's device.
+        """The numbers of each minibatch's examples in one epoch, in turn, on the data's device.
 
         Args:
             phase: as in ``epoch``.

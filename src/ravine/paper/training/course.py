@@ -1,4 +1,4 @@
-"""The course of trainings: epochs and phases, saved on the way, until all are over or the time is up."""
+"""The course of trainings: epochs and phases, saved on the way, until they or the time end."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Course:
             self._save(together)
 
     def _stacked(self, together: Sequence[Training]) -> Stack:
-        """The stack of these trainings in their phase, which lasts as long as they stay together."""
+        """The stack of these trainings in their phase; it lasts while they stay together."""
         if self._stack is None or not self._stack.holds(together):
             self._stack = Stack(together)
         return self._stack
@@ -179,7 +179,7 @@ def train_together(
     until: Deadline | None = None,
     parts: Splits | None = None,
 ) -> list[Run]:
-    """Several seeds of one recipe, trained at once: their parameters stacked, an update one computation for all.
+    """Several seeds of one recipe, trained at once: an update is one computation for all.
 
     On a card five small networks take less than twice as long as one alone. Each
     has its own start, its own order of examples and its own end, as if it were

@@ -46,7 +46,7 @@ class State:
 
     @classmethod
     def read(cls, text: str) -> State:
-        """From JSON; also as it was when classification was the only task, and the CPU the only device."""
+        """From JSON; also from before there were other tasks than classification, and GPUs."""
         kept = json.loads(text)
         kept.setdefault("tests", [{"errors": count} for count in kept.get("test_errors", [])])
         kept.setdefault("generator", "cpu")
