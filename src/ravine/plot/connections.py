@@ -30,7 +30,7 @@ def barriers(
     split: str | None = None,
     kind: BarrierKind = "end",
 ) -> Figure:
-    """The barriers on several lines: the checkpoint × checkpoint matrix, a curve, or one mark a line.
+    """The barriers on several lines: the checkpoint × checkpoint matrix, a curve, or marks.
 
     Args:
         result: of several lines. For all ``pairs`` of some points it is drawn as a matrix; where

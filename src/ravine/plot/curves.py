@@ -217,7 +217,7 @@ def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -
 
 
 def _band(trace: _Trace, style: int, *, log: bool) -> Band:
-    """On a log axis the band of log J, whose standard error is that of J over J: it looks as wide above as below."""
+    """On a log axis the band of log J, whose standard error is J's over J: even on both sides."""
     if log:
         relative = trace.stderr / np.where(trace.values > 0, trace.values, np.nan)
         factor = np.exp(np.minimum(BAND * relative, 23.0))  # ten decades are off any axis
@@ -248,7 +248,7 @@ def _curve(trace: _Trace, style: int, named: bool) -> list[Layer]:
 
 
 def _crosses(traces: Sequence[_Trace]) -> list[Layer]:
-    """One cross for each place at the top or the bottom edge, whatever number of curves is lost there."""
+    """One cross for each place at the top or bottom edge, however many curves are lost there."""
     lost: dict[tuple[float, float], list[str]] = {}
     for trace in traces:
         for i in np.flatnonzero(~np.isfinite(trace.heights)):

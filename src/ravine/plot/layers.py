@@ -1,4 +1,4 @@
-"""What a figure says, as plain data: panels of layers on two axes. The renderers decide its looks."""
+"""What a figure says, as plain data: panels of layers. Renderers decide its looks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Axis:
     names: tuple[str, ...] = ()
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """The values on the axis's own scale: their decimal logarithm on a log axis, NaN where there is none.
+        """The values on the axis's own scale: on a log axis log10, NaN where there is none.
 
         Examples:
             >>> Axis("loss", "log").scaled(np.array([0.01, 1000.0]))
@@ -51,7 +51,7 @@ class Axis:
         return np.where(np.isfinite(scaled), scaled, np.nan)
 
     def ticks(self, most: int = 7) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Places on the scale of ``scaled`` and what stands there, for a renderer that knows no logarithms."""
+        """Places on the scale of ``scaled``, and what stands there: no logarithms are needed."""
         low, high = self.scaled(np.array(self.limits or (0.0, 1.0)))
         if self.scale == "linear":
             step = nice_step((high - low) / most)
@@ -162,7 +162,7 @@ class Markers:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A quantity over a plane: colours and contour lines, or a surface where the panel is seen from the side.
+    """A quantity over a plane: colours and contour lines, or a surface seen from the side.
 
     Attributes:
         x: positions, shape (columns,), ascending.

@@ -47,7 +47,7 @@ def surface(
     split: str | None = None,
     view: Literal["flat", "3d"] = "flat",
 ) -> Figure:
-    """A figure of a plane: colours with contour lines, or the surface from the side, with its corners named.
+    """A figure of a plane: colours with contour lines, or the surface, with its corners named.
 
     Args:
         plane: a result with the dims ``alpha`` and ``beta``, from ``evaluate``, ``resolve`` or
@@ -263,7 +263,7 @@ def _aspect(plane: xr.Dataset) -> float | None:
 
 
 def _facing(field: Field) -> tuple[int, int]:
-    """The lowest corner of the drawn rectangle: from there the others do not hide what lies between."""
+    """The lowest corner of the drawn rectangle: from there no other hides what lies between."""
     corners = field.z[np.ix_((0, -1), (0, -1))]
     i, j = divmod(int(np.argmin(np.nan_to_num(corners, nan=np.inf))), 2)
     return 2 * i - 1, 2 * j - 1

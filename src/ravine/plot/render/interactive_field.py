@@ -1,4 +1,4 @@
-"""Panels with a field, for the screen: Plotly's contours from above, or its surface from the side."""
+"""Panels with a field, for the screen: Plotly's contours, or its surface from the side."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
 
 
 def _short(values: np.ndarray) -> np.ndarray:
-    """As Plotly has it, rows of y; at half the size on the page where seven digits show the relief as well."""
+    """As Plotly has it, rows of y; half the size where seven digits show the relief as well."""
     rows = values.T
     with np.errstate(over="ignore", invalid="ignore"):
         short = rows.astype(np.float32)

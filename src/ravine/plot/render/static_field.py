@@ -1,4 +1,4 @@
-"""Panels with a field, for paper: colours and contour lines from above, or a surface from the side."""
+"""Panels with a field, for paper: colours and contours from above, or a surface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RIM: Final = withStroke(linewidth=2.2, foreground=PAPER)
 
 
 def drawn(panel: Panel, width: float) -> Sheet:
-    """A sheet with one panel that has a field, and its colour bar; as high as the panel's shape asks for.
+    """A sheet with one panel that has a field, and its colour bar; as high as it needs to be.
 
     Places are set by hand: matplotlib's layout engines know neither the labels of a 3-D panel nor a
     fixed aspect.
@@ -166,7 +166,7 @@ def _draw_trail(axes: Any, curve: Curve, places: tuple[np.ndarray, ...], order: 
 
 
 def _trails(axes: Any, panel: Panel) -> np.ndarray:
-    """(points, 2) where in the picture the lines of a panel that is seen from the side run, in typographic points."""
+    """(points, 2) where a panel's lines run in the picture, seen from the side, in points."""
     z = _scale(panel)
     curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
     places = [_densely(curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves]
@@ -189,7 +189,7 @@ def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
 
 
 def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
-    """From a mark to the near corner of its name, in typographic points: where the fewest lines run behind the name."""
+    """From a mark to its name's near corner, in points: where the fewest lines run behind it."""
     wide, high = 5 * len(name), 10
 
     def covered(offset: tuple[int, int]) -> int:
