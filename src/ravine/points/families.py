@@ -1,4 +1,4 @@
-"""Families of lines with ends in common: all pairs, two runs step by step, one group of parameters at a time."""
+"""Families of lines with ends in common: all pairs, two runs by step, one group at a time."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def by_group(
     *,
     hold: Hold = "start",
 ) -> dict[str, Line]:
-    """The lines on which only some of the parameters move, the rest held at one end: by layer, by kind.
+    """The lines on which only some parameters move, the rest held at one end: by layer, by kind.
 
     Args:
         line: between which two points.

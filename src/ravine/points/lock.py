@@ -20,7 +20,7 @@ _NAME: Final = "trajectory.lock"
 
 
 class FolderLock:
-    """Held by a process as long as one of its recorders lives, and let go of when it ends, however it ends.
+    """Held by a process while one of its recorders lives; let go of however it ends.
 
     A record lock (``lockf``): it reaches over network file
     systems, and forked workers do not inherit it.

@@ -109,7 +109,7 @@ def is_fsdp(module: nn.Module) -> bool:
 
 
 def _gathered(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], frozenset[str]]:
-    """All of a module that FSDP sharded, by torch's own gathering; every process has to take part."""
+    """All of a module that FSDP sharded, by torch's own gathering; each process takes part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True)

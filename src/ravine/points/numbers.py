@@ -66,7 +66,7 @@ def codes(tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def lifted(tensor: Tensor) -> Tensor:
-    """The tensor in a type that arithmetic knows, with the same values: float8 as float32, and nothing pending.
+    """The tensor in a type that arithmetic knows, same values: float8 as float32, none pending.
 
     Examples:
         >>> lifted(torch.tensor([0.5]).to(torch.float8_e4m3fn))
@@ -78,7 +78,7 @@ def lifted(tensor: Tensor) -> Tensor:
 
 
 def require_bounded(tensors: Mapping[str, Tensor], label: str) -> None:
-    """Refuse a file's tensors that claim far more elements than it stores: a kilobyte may ask for a terabyte.
+    """Refuse a file's tensors that claim far more than it stores: a kilobyte may ask for terabytes.
 
     Raises:
         InputError: naming the largest.

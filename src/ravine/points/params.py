@@ -30,7 +30,7 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor's elements in order, flat, at most 1 Mi at a time; of a shared one, this process's."""
+    """The tensor's elements in order, flat, 1 Mi at a time; of a shared one, this process's."""
     return iter(local(tensor).detach().reshape(-1).split(_PIECE))
 
 
@@ -130,7 +130,7 @@ def distance(start: Params, end: Params) -> float:
 
 
 def gram(points: Sequence[Params]) -> np.ndarray:
-    """Inner products of the differences from the first point, summed in float64: lengths and angles of a slice.
+    """Inner products of differences from the first point, in float64: lengths and angles.
 
     Args:
         points: all with the same names and shapes.
@@ -168,7 +168,7 @@ def exact(tensor: Tensor) -> Tensor:
 
 
 def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and (points, elements) in float64, 2 MiB at a time (a cache's size); complex numbers as pairs."""
+    """Name and (points, elements) in float64, 2 MiB (a cache) at a time; complex as pairs."""
     for name in names:
         for parts in zip(*(pieces(point[name]) for point in points), strict=True):
             few = max((1 << 18) // len(points), 1)
@@ -209,7 +209,7 @@ def bytes_of(tensor: Tensor) -> np.ndarray:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often the tensor has been written to in place; 0 for inference tensors, which do not tell."""
+    """How often the tensor was written to in place; 0 for inference tensors, which do not tell."""
     tensor = local(tensor)
     return 0 if tensor.is_inference() else tensor._version
 

@@ -1,4 +1,4 @@
-"""Parts: what one process holds of a tensor that several share (a DTensor), and sums over all of them."""
+"""Parts: what a process holds of a tensor that several share (a DTensor), and sums over all."""
 
 from __future__ import annotations
 

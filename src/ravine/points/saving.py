@@ -91,7 +91,7 @@ def save_checkpoint(
 
 
 def _with_ties(model: Checkpoint) -> Checkpoint:
-    """With the ties that a format cannot say: matrices under two names with the same values, not all alike."""
+    """With the ties that a format cannot say: two matrices of equal values, not all alike."""
     ties = dict(model.ties)
     first: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in model.params.items():

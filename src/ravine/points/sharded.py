@@ -131,7 +131,7 @@ def gather(model: nn.Module) -> None:
 
 
 def settle(model: nn.Module) -> None:
-    """Put every parameter back into parts, also where an exception left a forward pass half done."""
+    """Put every parameter back into parts, even if an exception left a pass half done."""
     for module in _managed(model):
         state = module._get_fsdp_state()
         resting = type(state._training_state).IDLE

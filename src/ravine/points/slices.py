@@ -41,12 +41,12 @@ class Slice(Protocol):
         ...
 
     def geometry(self, between: np.ndarray) -> dict[str, float]:
-        """Lengths and angles, by their names in a result, from the ``params.gram`` of the corners."""
+        """Lengths and angles, by their names in a result, from the corners' ``params.gram``."""
         ...
 
 
 def roles_of(along: Slice) -> tuple[str, ...]:
-    """What a slice calls its corners; of one that does not say, the names of a line's or a plane's."""
+    """What a slice calls its corners; if it does not say, a line's or a plane's names."""
     count = len(along.corners)
     usual = {2: Line.roles, 3: Plane.roles}.get(count, tuple(f"corner{i}" for i in range(count)))
     return getattr(along, "roles", usual)
@@ -120,7 +120,7 @@ class Line:
         return {"length": float(between[0, 0] ** 0.5)}
 
     def at(self, alpha: float) -> Params:
-        """The point at ``alpha``, computed fresh from the two ends, in at least float32 on the start's device.
+        """The point at ``alpha``, from the two ends, in at least float32, on the start's device.
 
         Args:
             alpha: position, dimensionless; 0 gives the start and 1 the end, bit for bit and in

@@ -65,7 +65,10 @@ def chosen(held: Mapping[Any, Any], label: str, wanted: str = "") -> Mapping[Any
 
 
 def _containers(held: Any) -> Iterator[tuple[str, Any]]:
-    """Every state dict and what may hold one, by its place; each is looked into once, also one that holds itself."""
+    """Every state dict and what may hold one, by its place.
+
+    Each is looked into once, also one that holds itself.
+    """
     waiting, seen = [("", held, 0)], set[int]()
     while waiting:
         place, here, depth = waiting.pop(0)

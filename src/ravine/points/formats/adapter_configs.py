@@ -1,4 +1,4 @@
-"""Configurations of adapters, as peft writes them: checked, and told apart into plain LoRA and everything else."""
+"""Configurations of adapters as peft writes them: checked; plain LoRA or anything else."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def beyond_plain(config: Mapping[str, Any]) -> str:
 
 
 def require_bounded(config: Mapping[str, Any], modules: Iterable[str], label: str) -> None:
-    """Refuse patterns whose search may not end: they come from a file, and peft runs them on every module's name.
+    """Refuse patterns whose search may not end.
+
+    They come from a file, and peft runs them on every module's name.
 
     Raises:
         InputError: naming the pattern.
@@ -148,7 +150,7 @@ def require_bounded(config: Mapping[str, Any], modules: Iterable[str], label: st
 
 
 def _ends_soon(pattern: str, longest: int) -> bool:
-    """Whether a regular expression is a valid one without repeated groups, and with few repetitions."""
+    """Whether a regular expression is valid, with no repeated group and few repetitions."""
     bare = re.sub(r"\\.", "x", re.sub(r"\[(?:\\.|[^\]\\])*\]", "x", pattern))
     if re.search(r"\)[*+{]|\(\?(?:[^:]|$)", bare) or re.search(r"\\[1-9]", pattern):
         return False
@@ -200,7 +202,10 @@ def _for(module: str, found: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 def keeps_copy(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a parameter belongs to ``modules_to_save``: peft then trains a copy of its module, tied to nothing."""
+    """Whether a parameter belongs to ``modules_to_save``.
+
+    Then peft trains a copy of its module, tied to nothing.
+    """
     module = name.rpartition(".")[0]
     wanted = config.get("modules_to_save") or ()
     listed = [wanted] if isinstance(wanted, str) else wanted

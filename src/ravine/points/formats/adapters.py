@@ -129,7 +129,7 @@ class Adapter:
         return adapted
 
     def _whole(self) -> dict[str, Tensor]:
-        """The tensors that stand for the base's own: of ``modules_to_save``, and embeddings, which peft keeps too."""
+        """The tensors that replace the base's: of ``modules_to_save``, and embeddings."""
         return {
             name.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
             for name, tensor in self.tensors.items()
@@ -144,7 +144,7 @@ class Adapter:
         return factors
 
     def _unlike(self) -> str:
-        """What in the tensors is no plain LoRA, or is not as its configuration says; "" if nothing."""
+        """What in the tensors is no plain LoRA, or not as configured; "" if nothing."""
         factors = self._factors()
         if not factors:
             return "no lora_A and lora_B"

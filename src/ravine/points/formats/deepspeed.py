@@ -1,4 +1,4 @@
-"""DeepSpeed's folders: ``latest`` names a ``global_step…`` beside it, which has ``mp_rank_00_model_states.pt``."""
+"""DeepSpeed's folders: ``latest`` names a ``global_step…`` that holds the model's states."""
 
 from __future__ import annotations
 

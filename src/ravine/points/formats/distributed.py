@@ -1,4 +1,4 @@
-"""Checkpoints of ``torch.distributed.checkpoint`` (DCP): a folder of ``.distcp`` files with ``.metadata``.
+"""Checkpoints of ``torch.distributed.checkpoint`` (DCP): ``.distcp`` files and ``.metadata``.
 
 Read by torch's own reader, without the other processes. Its metadata is a pickle, and entries that
 are no tensors are too: the first is read with nothing but DCP's own classes allowed, the others not
@@ -44,7 +44,7 @@ def reads(path: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothing of it is mapped
-    """Its tensors, under the keys that the training saved them by; those of optimisers are left out.
+    """Its tensors, under the keys that the training gave them; optimisers' are left out.
 
     Raises:
         InputError: it is damaged, a part is missing, or it would have to run code.

@@ -1,4 +1,4 @@
-"""Files of other tools, which are no checkpoints here: told by their first bytes, and refused with the way on."""
+"""Files of other tools, no checkpoints here: told by first bytes, refused with the way on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face Hub, by ``huggingface_hub``: the cache first, then the network if allowed."""
+"""Checkpoints of the Hugging Face Hub: from the cache first, then the network if allowed."""
 
 from __future__ import annotations
 

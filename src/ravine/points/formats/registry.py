@@ -1,4 +1,4 @@
-"""The formats that are known, in the order in which they are tried, and how a checkpoint is named."""
+"""The known formats, in the order in which they are tried, and how a checkpoint is named."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def knows(folder: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
-    """What a file or a folder holds: names and tensors, perhaps inside further mappings; or an adapter.
+    """What a file or folder holds: names and tensors, perhaps in mappings; or an adapter.
 
     Args:
         path: of a checkpoint in one of the formats.

@@ -1,4 +1,4 @@
-"""Shards with an index, as large models are saved: of safetensors or torch's files; the folder, or the index."""
+"""Shards with an index, of safetensors or torch's files; by their folder or the index."""
 
 from __future__ import annotations
 

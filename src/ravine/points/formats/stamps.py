@@ -52,7 +52,7 @@ class Stamp:
         return self.size <= _free() // _SHARE
 
     def require_same(self) -> None:
-        """Raise if the file was written over in place; a new file under the same name leaves the old one whole.
+        """Raise if the file was written over in place; a new one of its name leaves it whole.
 
         Raises:
             InputError: its bytes may not be those that were read.

@@ -29,7 +29,7 @@ def reads(path: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored:
-    """``torch.load`` with ``weights_only=True``: data and nothing else, on the CPU, mapped where the format allows.
+    """``torch.load`` with ``weights_only=True``, on the CPU, mapped if the format allows.
 
     Args:
         path: of the file.
@@ -65,7 +65,10 @@ def read(path: Path, *, settled: bool = False) -> Stored:
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Whether the tensors' bytes stand in the file as they are: not before torch 1.6, nor where they are compressed."""
+    """Whether the tensors' bytes stand in the file as they are.
+
+    They do not before torch 1.6, nor where they are compressed.
+    """
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -108,7 +111,10 @@ def _would_run_code(path: Path) -> InputError:
 
 
 def _no_checkpoint(path: Path, problem: Exception) -> InputError:
-    """Of damage; torch's own words only where they are about it, never its advice to load without ``weights_only``."""
+    """Of damage: torch's own words only where they are about it.
+
+    Its advice to load without ``weights_only`` is never passed on.
+    """
     said = (
         "" if isinstance(problem, KeyError) else str(problem).strip()
     )  # a KeyError says only its key
