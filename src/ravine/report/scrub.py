@@ -1,4 +1,4 @@
-"""A slider over what was measured, as data for the page's script: its stops, what it reads out, what it marks."""
+"""A slider over what was measured, as the page's data: stops, readings, marks."""
 
 from __future__ import annotations
 
@@ -100,7 +100,10 @@ class Scrub:
 
 
 def embedded(data: Any) -> Markup:
-    """JSON that can stand in a script element: "<" is in strings only, where the escape means the same."""
+    """JSON that can stand in a script element.
+
+    "<" is in strings only, where the escape means the same.
+    """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 

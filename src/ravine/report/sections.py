@@ -77,7 +77,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Points:
-    """The measured points: columns, some rows, how many are left out between them, and all of them to download."""
+    """The measured points: columns, some rows, how many are omitted, and a download of all."""
 
     columns: tuple[str, ...]
     first: tuple[tuple[str, ...], ...]

@@ -1,4 +1,4 @@
-"""What of a result is drawn on the page, and what its slider shows; results of one run or one line are linked."""
+"""What of a result is drawn on the page, and its slider; results of one run or line are linked."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
 
 
 def _of_one_pair(result: xr.Dataset) -> xr.Dataset:
-    """A result on one pair, aligned, with lines that are called by what was done; the pair is in its title."""
+    """A result on one pair, aligned, its lines called by what was done, the pair in its title."""
     names = [str(name) for name in result["line"].values] if "line" in result.dims else []
     if "alignment" not in result.attrs or not all(one.startswith(names[0]) for one in names):
         return result
@@ -157,13 +157,13 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
 
 
 def _read(result: xr.Dataset) -> xr.Dataset:
-    """Where the slider stops: at the measured points of a line, or as densely as a resolved one is drawn."""
+    """Where the slider stops: at a line's measured points, or as densely as it is drawn."""
     read = (densely(result) if is_resolved(result) else result).sortby("alpha")
     return read.isel(alpha=_few(read.sizes["alpha"], MOST_STOPS))
 
 
 def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[str, ...]:
-    """How far J is from that at α = 0, by the paired replicates: all points saw the same examples."""
+    """How far J is from that at α = 0, by paired replicates: all points saw the same examples."""
     one = read.sel(split=split)
     values = one[name].values
     with np.errstate(invalid="ignore", over="ignore"):
@@ -194,7 +194,7 @@ def _signed(change: float, stderr: float) -> str:
 
 
 def _curves(result: xr.Dataset) -> tuple[Figure, ...]:
-    """The curves themselves, a panel for each quantity; of many lines those with the highest barriers."""
+    """The curves themselves, a panel a quantity; of many lines, those with the highest barriers."""
     shown = _told_apart(result)
     whole = result.sizes["line"]
     figures = [plot.lines(shown, name) for name in quantities(result)]
@@ -215,7 +215,7 @@ def _told_apart(result: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def _by_interest(result: xr.Dataset) -> list[str]:
-    """The lines whose free ends are furthest from the end that they share; else those with the highest barriers."""
+    """The lines that matter most, first: by the free end's change, or the barrier's height."""
     shared = shared_end(result)
     if shared is not None:
         split = str(result["split"].values[0])
@@ -283,7 +283,7 @@ def _height(values: np.ndarray, panel: Panel) -> np.ndarray | None:
 
 
 def _through(view: View, views: Sequence[View]) -> Scrub:
-    """The snapshots of a run, in its own figure, on every plane that it was projected on, and on its line."""
+    """The snapshots of a run, in its own figure, and on its planes and its line."""
     run = view.result
     planes = [other for other in views if other.kind == "plane" and other.scrub == view.scrub]
     readings = _state(run, planes[0].result if planes else None)
@@ -342,7 +342,7 @@ def _state(run: xr.Dataset, plane: xr.Dataset | None) -> tuple[Reading, ...]:
 
 
 def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[str, ...]:
-    """J where the snapshot is projected to, read off the plane: another number where the run left the plane."""
+    """J where the snapshot is projected to, read off the plane: not its own, off the plane."""
     if name not in plane or split not in plane["split"].values:
         return ()
     one = plane.sel(split=split).sortby(["alpha", "beta"])
