@@ -211,7 +211,7 @@ def _of_a_soup(result: xr.Dataset) -> Iterator[str]:
 def _shaped(
     result: xr.Dataset, names: Iterable[str], dims: Sequence[str], kinds: str = "biuf"
 ) -> Iterator[str]:
-    """What is wrong with variables of these dims, in any order, and of one of these kinds of type."""
+    """What is wrong with variables of these dims, in any order, and of these kinds of type."""
     for name in names:
         if name not in result.variables:
             yield f"{name!r} is missing"

@@ -1,4 +1,4 @@
-"""Reading a resolved result between its points: Chebyshev interpolants, from the saved result alone.
+"""A resolved result between its points: Chebyshev interpolants, from the saved result.
 
 A resolved line holds *pieces*, each with the degree of an interpolant through the Chebyshev points
 cos(πk/n), which are among the measured ones; a resolved plane is one *patch*, the product of a
@@ -23,7 +23,7 @@ from ravine.result.schema import dims_of
 
 
 def chebyshev_points(low: float, high: float, degree: int) -> np.ndarray:
-    """(degree + 1,) ascending points (low + high)/2 − (high − low)/2 · cos(πk/degree), both ends exactly.
+    """(degree + 1,) ascending (low + high)/2 − (high − low)/2 · cos(πk/degree), both ends exact.
 
     Doubling the degree keeps every point.
 
@@ -188,7 +188,10 @@ def is_resolved(result: xr.Dataset) -> bool:
 
 
 def is_surface(plane: xr.Dataset, quantity: str) -> bool:
-    """Whether a quantity of a plane may be read between its points: what drove the refinement, and it, resolved."""
+    """Whether a quantity of a plane may be read between its points.
+
+    What drove the refinement, and the quantity itself, must be resolved.
+    """
     whole = is_resolved(plane) and plane.attrs.get("resolved") == 1
     return whole and plane[quantity].attrs.get("resolved", 1) == 1
 

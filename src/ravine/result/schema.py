@@ -1,4 +1,4 @@
-"""The result of a measurement: an xarray Dataset with a schema, its file, and nothing that needs torch.
+"""The result of a measurement: a Dataset with a schema, and its file; nothing needs torch.
 
 Schema, version 1 ----------------- A *quantity* is anything measured per example; ``loss`` always
 is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset holds
@@ -161,7 +161,9 @@ def unit_of(result: xr.Dataset, quantity: str) -> str:
 
 
 def kind_of(result: xr.Dataset) -> str:
-    """What a result is of: "line", "lines", "plane", "path", a run projected onto a slice, or "soup", its history.
+    """What a result is of: "line", "lines", "plane", "path" or "soup".
+
+    A "path" is a run projected onto a slice, a "soup" its history.
 
     Examples:
         >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
