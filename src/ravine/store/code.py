@@ -1,4 +1,4 @@
-"""Code: a hash of what a function or an object does, by content: its bytecode, and all that it refers to."""
+"""Code: a hash of what a function or object does: its bytecode and all that it refers to."""
 
 from __future__ import annotations
 
@@ -298,6 +298,6 @@ def _release(name: str) -> str:
 
 
 def _names_of_distribution(top: str) -> Iterator[str]:
-    """What the package that a module is in may be called; a look through all that is installed takes long."""
+    """What the package of a module may be called; to look through all packages takes long."""
     yield top
     yield from packages_distributions().get(top, ())

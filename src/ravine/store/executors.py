@@ -1,4 +1,4 @@
-"""Executors: a measurement's orders handed to workers, and handed out again when a worker is lost."""
+"""Executors: orders handed to workers, and handed out again when a worker is lost."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ class _Desk:
         self._send(_Task(number, pickle.dumps(order), what))
 
     def finished(self, *, wait: bool) -> list[tuple[int, Done]]:
-        """What was finished since it was last asked; at least one order, if it waits and there is one.
+        """What was finished since it was last asked; if it waits and there is any, at least one.
 
         Raises:
             InputError: workers are lost again and again, all of them
@@ -442,7 +442,7 @@ def _raised(failed: Failed) -> BaseException:
 
 
 def _key_of(objective: str, request: Request) -> str:
-    """What a request is called: by content, so that a second one like it finds what workers keep of the first."""
+    """A request's name, by content: a second one like it finds what workers keep of the first."""
     setup = request.setup
     policies = [repr(getattr(setup, name)) for name in POLICIES]
     splits = [split.name for split in setup.splits]

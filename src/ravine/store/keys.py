@@ -81,7 +81,7 @@ def why_not(setup: Setup) -> str:
 
 
 def point_key(subject: Subject, number: int) -> list[Any]:
-    """What a point is made of: its corners' contents and their shares, in whatever slice it lies."""
+    """What a point is made of: its corners' contents and shares, in whatever slice it lies."""
     coefficients = subject.points.coefficients[number]
     shares = [(subject.hashes[i], coefficients[i].hex()) for i in support_of(coefficients)]
     statistics = subject.points.statistics
@@ -101,7 +101,7 @@ def _deciding(subject: Subject) -> Any:
 
 
 def _code(setup: Setup) -> str:
-    """The code of the loss and of the model, or the version where that is given for what cannot be read."""
+    """The code of the loss and the model, or the version given for what cannot be read."""
     grouping = (setup.grouping.clusters, setup.grouping.strata)
     try:
         return code_hash(setup.per_example, setup.model, grouping)

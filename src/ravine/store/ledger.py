@@ -209,7 +209,7 @@ class Keeper:
         return plan
 
     def unseen(self, split: str) -> list[tuple[int, ...]]:
-        """Sets of corners that points lie between, and of which no values have been seen by this ledger."""
+        """Sets of corners that points lie between and of which this ledger has seen no values."""
         supports = sorted({support_of(point) for point in self.subject.points.coefficients})
         return [one for one in supports if self._place(split, one) not in self.ledger.values]
 

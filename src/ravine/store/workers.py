@@ -1,4 +1,4 @@
-"""Workers: what runs in another process. It builds the objective once, keeps it, and measures order after order."""
+"""Workers: what runs in another process, with an objective that it built once and keeps."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class Told:
 
 
 def _readable(split: Split) -> Split:
-    """The split, read by this process alone where it may have no children, as a worker of Dask may not."""
+    """The split, read by this process alone if it may have no children, as a Dask worker."""
     loader = split.source
     if not current_process().daemon or not isinstance(loader, DataLoader) or not loader.num_workers:
         return split
