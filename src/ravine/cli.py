@@ -146,7 +146,7 @@ def demo(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Train two small networks on digits, walk the lines between them, and write a report. Under a minute."""
+    """Train two small networks on digits, walk between them, and write a report, in a minute."""
     from ravine import demo as tour
 
     _require_writable(out)
@@ -331,7 +331,10 @@ def barriers(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
+    """What stands between each two of several checkpoints, and which may be averaged.
+
+    With two runs: what stands between them, step by step.
+    """
     at = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
     runs = [point for point in points if _is_run(point)]
@@ -565,7 +568,7 @@ def study(
         Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
     ] = None,
 ) -> None:
-    """Published numbers on aligned and repaired networks made again, each beside ours with its error."""
+    """Published numbers on aligned and repaired networks, made again, each beside ours."""
     from ravine.studies.study import measured, plan_of
 
     plan = plan_of(name, profile)
@@ -608,7 +611,7 @@ def project(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
+    """A run's line from its first snapshot to its last, its straying, and its learning curve."""
     points = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
@@ -667,7 +670,10 @@ def plane(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
+    """The surface over the plane through three checkpoints, or over one that a run spans.
+
+    A run's path is drawn on it.
+    """
     _require_tolerance(tolerance, drive)
     J = ravine.load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
@@ -767,7 +773,7 @@ def inspect(
     end: Annotated[str, _END],
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Compare two checkpoints before walking: names, ties, norms, distance, NaN, running statistics."""
+    """Compare two checkpoints before walking: names, ties, norms, distance, NaN, statistics."""
     found = ravine.inspect(start, end)
     typer.echo(json.dumps(_inspected(found)) if as_json else str(found))
     if found.problem or any(end.non_finite for end in found.ends):
@@ -958,7 +964,7 @@ def _ends(result: Any) -> list[str]:
 def _print_averages(
     J: ravine.Objective, points: dict[str, str], groups: list[tuple[str, ...]]
 ) -> None:  # noqa: N803
-    """J at the mean of every set that may be averaged, beside the best of its members: said because measured."""
+    """J at the mean of every set that may be averaged, measured, beside the best of its members."""
     for group in groups:
         if len(group) < 2:
             continue
@@ -1003,7 +1009,7 @@ def _open_run(place: str, model: Any) -> ravine.Trajectory:
 def _spanned(
     axes: str | None, points: list[str], seed: int
 ) -> tuple[ravine.Plane, ravine.Trajectory | None, np.ndarray | None]:
-    """The plane that some points span, the run if there is one, and the explained variance of principal axes."""
+    """The plane some points span, the run if there is one, and how much its axes explain."""
     if axes not in _AXES:
         msg = (
             f"--axes must be {', '.join(_AXES[1:])}, or left out for a plane through three points; "

@@ -1,4 +1,4 @@
-"""A Lightning callback that records the run: ``Trainer(callbacks=[LightningRecorder("runs/mine")])``."""
+"""A Lightning callback that records a run: ``Trainer(callbacks=[LightningRecorder("runs/a")])``."""
 
 from __future__ import annotations
 

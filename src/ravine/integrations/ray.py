@@ -1,4 +1,4 @@
-"""An executor of Ray: actors that measure, each with its own copy of the model, on the device that Ray gives it."""
+"""An executor of Ray: actors that measure, each with a copy of the model on its own device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A callback for Hugging Face's Trainer: ``Trainer(..., callbacks=[TrainerRecorder("runs/mine")])``."""
+"""A callback that records a run of Hugging Face's Trainer: ``callbacks=[TrainerRecorder(…)]``."""
 
 from __future__ import annotations
 

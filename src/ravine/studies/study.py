@@ -1,4 +1,4 @@
-"""Study: pairs of networks trained from different seeds, and the barrier between them, raw, aligned and repaired."""
+"""Study: pairs of networks from different seeds, and their barrier: raw, aligned, repaired."""
 
 from __future__ import annotations
 
