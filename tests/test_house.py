@@ -1,4 +1,4 @@
-"""The house keeps its shape: few modules at the root, no large class. ``lint-imports`` holds the floors."""
+"""The house keeps its shape: few modules at the root, no large class, lines of one idea."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def test_lines_are_counted_without_docstrings():
     import ast
 
     tree = ast.parse(
-        'class A:\n    """One.\n\n    Two.\n    """\n\n    def f(self):\n        """Three."""\n        return 1\n'
+        'class A:\n    """One.\n\n    Two.\n    """\n\n'
+        '    def f(self):\n        """Three."""\n        return 1\n'
     )
     assert house._lines(tree.body[0]) == 3

@@ -1,4 +1,4 @@
-"""Recorders inside the real frameworks: steps are optimiser updates, one process writes, resumed runs go on."""
+"""Recorders in the real frameworks: steps are updates, one process writes, resumed runs go on."""
 
 from __future__ import annotations
 
@@ -489,7 +489,8 @@ def work(rank, folder, store):
     recorder.record(0, model)
     for step in range(1, 4):
         optimiser.zero_grad()
-        model(torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))).square().sum().backward()
+        batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
+        model(batch).square().sum().backward()
         optimiser.step()
         recorder.record(step, model)
     dist.destroy_process_group()

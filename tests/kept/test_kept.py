@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote still opens with the same means, and the same request still gives the same means."""
+"""What 0.1.0 wrote still opens with the same means, and its request still gives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions by simulation: wrong answers as often as the level allows, and right ones where there is something."""
+"""Decisions by simulation: wrong as seldom as the level asks, right where there is something."""
 
 from __future__ import annotations
 

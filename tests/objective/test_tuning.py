@@ -1,4 +1,4 @@
-"""What the engine chooses by measurement, batch size and memory layout: never another number, never a broken model."""
+"""What the engine measures and chooses: never another number, never a broken model."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class TestBudget:
         assert self.spent(count, points, batch_size=64) <= 2.2 * count
 
     def test_a_few_long_texts_are_looked_at_by_few_passes(self, texts):
-        """Two for determinism, two more for what is kept of the weights, one for the first layer, ten for rounding."""
+        """Two for determinism, two for kept weights, one for the first layer, ten for rounding."""
         seen = []
 
         def counting(model, batch):

@@ -173,7 +173,7 @@ class TestSecondMinimum:
         )
 
     def test_to_the_left_of_the_start_it_is_another_reading(self):
-        """((α + 0.8)(α − 1))² − α/10: two valleys, the higher one left of 0; on [0, 1] there is none."""
+        """((α + 0.8)(α − 1))² − α/10: two valleys, the higher left of 0; none on [0, 1]."""
         valleys = np.poly1d([1, -0.2, -0.8]) ** 2 - np.poly1d([0.1, 0])
         curve = self.line(valleys)
         place, top, _ = sorted(root.real for root in valleys.deriv().roots)

@@ -1,4 +1,4 @@
-"""CIFAR-10: official files only, unpickled only after their hash matched; contrast normalised and whitened."""
+"""CIFAR-10: official files only, unpickled after their hash matched; normalised, whitened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = 12
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A data set in CIFAR-10's format under its name: 5 × 8 + 6 images of 12 numbers, in its archive too."""
+    """A data set in CIFAR-10's format and name: 5 × 8 + 6 images of 12 numbers, archive too."""
     monkeypatch.delenv("RAVINE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     random = np.random.default_rng(0)
@@ -220,7 +220,7 @@ class TestWhitening:
         torch.testing.assert_close(found.norm(dim=1), torch.full((900,), 55.0))
 
     def test_it_is_white_where_there_is_variance(self):
-        """The covariance becomes C (C + 0.1)⁻¹: 1 where C is large, next to nothing where it is far below 0.1."""
+        """The covariance becomes C (C + 0.1)⁻¹: 1 where C is large, almost 0 far below 0.1."""
         images = contrast_normalised(self.images())
         before = np.cov(images.double().numpy().T, bias=True)
         found = whitened(images.clone(), *whitening(images)).double().numpy()

@@ -1,4 +1,4 @@
-"""The product on deep linear networks, and on random walks, against closed forms; and the figures made of them."""
+"""Deep linear networks and random walks against closed forms, and the figures of them."""
 
 from __future__ import annotations
 

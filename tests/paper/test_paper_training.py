@@ -1,4 +1,4 @@
-"""The trainer: its steps against closed forms, its schedules against the recipes' own numbers, and its memory."""
+"""The trainer: its steps and schedules against closed forms and the recipes; its memory."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ class TestMemory:
             small(phases=(Phase(PerUpdate(0.1, 1, 0), Momentum(0.5, 0.5, 1), patience=None),))
 
     def test_a_state_of_the_time_before_tasks_is_gone_on_with(self, tmp_path):
-        """Such a file also says what is the best epoch, and counts test errors without their name."""
+        """Such a file also tells the best epoch, and counts test errors without their name."""
         job = small(epochs=2, second=2)
         whole = train(job, tmp_path / "whole")
         with pytest.raises(Killed):

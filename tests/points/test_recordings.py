@@ -1,8 +1,8 @@
 """Recordings. The kind: what a folder of snapshots says of itself, and who writes to it.
 
-Siblings tried: buffers of a codebook, saved and unsaved, in recordings of today and of before; flipped bits; two
-trainings in one folder, in one process and in two, one after the other; folders of other checkpoints; a folder that
-vanishes; a full disk; models that ZeRO-3 or FSDP shards.
+Siblings tried: buffers of a codebook, saved and unsaved, in recordings of today and of before;
+flipped bits; two trainings in one folder, in one process and in two, one after the other; folders
+of other checkpoints; a folder that vanishes; a full disk; models that ZeRO-3 or FSDP shards.
 """
 
 from __future__ import annotations
@@ -311,4 +311,5 @@ def test_a_recording_that_is_killed_at_random_moments_has_every_step(tmp_path, m
             torch.equal(run[step].tensors["weight"], at(step)["weight"]) for step in (0, 75, 149)
         )
         assert not list(place.glob("*.part"))
-    print(f"recording: {kills} kills")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md
+    # with -s: the figures of docs/how-to/resuming.md
+    print(f"recording: {kills} kills")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Trajectories: what is written is what is read, a kill loses one snapshot at most, and bad folders are refused."""
+"""Trajectories: read as written, a kill loses one snapshot at most, bad folders are refused."""
 
 from __future__ import annotations
 
