@@ -272,9 +272,8 @@ def spread(drawn: np.ndarray) -> float:
     if known.size <= max(1, len(drawn) // 2):
         return np.nan
     found = float(known.std(ddof=1))
-    return (
-        found if found > 1e-12 * np.abs(known).max() else 0.0
-    )  # equal numbers, but for their last bits
+    # equal numbers, but for their last bits
+    return found if found > 1e-12 * np.abs(known).max() else 0.0
 
 
 def with_error(value: float, stderr: float) -> str:

@@ -115,9 +115,8 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
     axes = one["alpha"].values, one["beta"].values
     measured = plane[quantity].sel(split=split).values
     if plane[quantity].attrs.get("counted", 0) and np.isfinite(measured).all():
-        value = value.clip(
-            measured.min(), measured.max()
-        )  # the interpolant of a staircase swings about it
+        # the interpolant of a staircase swings about it
+        value = value.clip(measured.min(), measured.max())
     undefined = int((~np.isfinite(measured)).sum())
     corners = {}
     for name, place in CORNERS.items():

@@ -68,9 +68,8 @@ class Sample:
         # pairs of points and draws cost as much together, however many draws there are
         self.profile = _fewer(profile, int(_MOST_POINTS * (DRAWS / draws) ** 0.5))
         held = np.nan_to_num(self.profile.replicates)
-        if (
-            profile.balanced
-        ):  # half-samples by a Hadamard matrix: the groups' deviations can be had back
+        # half-samples by a Hadamard matrix: the groups' deviations can be had back
+        if profile.balanced:
             groups = held.shape[1]
             self.deviations = held @ hadamard(groups).astype(np.float64) / groups
             self.replicates = self.deviations @ _normal(groups, draws)

@@ -346,9 +346,8 @@ def _indexed_from(loader: DataLoader[Any], drawn: deque[Any], first: int) -> Ite
     # a loader refuses other samplers once it is made; this one draws the same, and takes note
     vars(watched)[place] = _Noting(getattr(loader, place), drawn, first)
     vars(watched)["_iterator"] = None  # that of persistent workers belongs to the caller's loader
-    for batch in _running(
-        watched, first
-    ):  # a loader with an __iter__ of its own may draw no indices
+    # a loader with an __iter__ of its own may draw no indices
+    for batch in _running(watched, first):
         yield _numbered(batch, drawn.popleft()) if drawn else batch
 
 

@@ -114,9 +114,8 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
         self._per_example = per_example
-        self.training = (
-            module.training
-        )  # a new module is in training mode, which would be put on by no one
+        # a new module is in training mode, which would be put on by no one
+        self.training = module.training
 
     def forward(self, batch: Any) -> Any:
         """The caller's function of the inner module."""

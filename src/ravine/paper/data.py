@@ -428,9 +428,8 @@ def _hash_of(*tensors: Tensor) -> str:
 def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
     """One of CIFAR's pickles: images (examples, pixels) and labels; only the official is read."""
     content = path.read_bytes()
-    _require(
-        hashlib.sha256(content).hexdigest(), expected, path
-    )  # of the very bytes that are unpickled: they run code
+    # of the very bytes that are unpickled: they run code
+    _require(hashlib.sha256(content).hexdigest(), expected, path)
     batch = pickle.loads(content, encoding="bytes")
     return torch.from_numpy(batch[b"data"]).to(torch.float32), torch.tensor(batch[b"labels"])
 

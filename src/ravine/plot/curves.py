@@ -222,9 +222,8 @@ def _band(trace: _Trace, style: int, *, log: bool) -> Band:
         relative = trace.stderr / np.where(trace.values > 0, trace.values, np.nan)
         factor = np.exp(np.minimum(BAND * relative, 23.0))  # ten decades are off any axis
         return Band(trace.alpha, trace.values / factor, trace.values * factor, style)
-    with np.errstate(
-        invalid="ignore", over="ignore"
-    ):  # infinite values are looked for where it is drawn
+    # infinite values are looked for where it is drawn
+    with np.errstate(invalid="ignore", over="ignore"):
         return Band(
             trace.alpha,
             trace.values - BAND * trace.stderr,

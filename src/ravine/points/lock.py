@@ -94,8 +94,7 @@ def _lock(file: IO[str]) -> None:
 
 def _let_go(file: IO[str], path: Path, owner: int) -> None:
     if owner == os.getpid():
-        with contextlib.suppress(
-            OSError
-        ):  # Windows takes no open file away; without its lock it does no harm
+        # Windows takes no open file away; without its lock it does no harm
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     file.close()

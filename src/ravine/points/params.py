@@ -71,9 +71,8 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
         return _combined(
             [point.to(out.device, dtype) for point in points], coefficients, out, dtype
         )
-    for part, *parts in zip(
-        out.view(-1).split(_PIECE), *map(pieces, points), strict=True
-    ):  # no copy of a whole point
+    # no copy of a whole point
+    for part, *parts in zip(out.view(-1).split(_PIECE), *map(pieces, points), strict=True):
         _combined([piece.to(out.device, dtype) for piece in parts], coefficients, part, dtype)
     return out
 

@@ -26,9 +26,8 @@ class Slice(Protocol):
     """What can be measured along: dims, corners, and the corners' coefficients at a coordinate."""
 
     dims: tuple[str, ...]
-    roles: tuple[
-        str, ...
-    ]  # what the corners are called; a result has the label and the hash of each under its name
+    # what the corners are called; a result has the label and the hash of each under its name
+    roles: tuple[str, ...]
 
     @property
     def corners(self) -> tuple[Checkpoint, ...]:
@@ -176,9 +175,8 @@ class Plane:
         self.a = matched(self.origin, Checkpoint.read(a))
         self.b = matched(self.origin, Checkpoint.read(b))
         between = gram(corner_params(self.corners))
-        with np.errstate(
-            invalid="ignore"
-        ):  # a corner with NaN is refused by name when it is measured
+        # a corner with NaN is refused by name when it is measured
+        with np.errstate(invalid="ignore"):
             self._require_wide(between)
             found = self.geometry(between)
         self.lengths = (found["length_a"], found["length_b"])

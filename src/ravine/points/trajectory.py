@@ -23,9 +23,8 @@ MANIFEST: Final = "trajectory.json"
 
 FORMAT: Final = "ravine trajectory"
 VERSION: Final = 1
-_RECORDED: Final = re.compile(
-    r"step-[0-9]{9,}\.safetensors"
-)  # what a kill may leave without a manifest
+# what a kill may leave without a manifest
+_RECORDED: Final = re.compile(r"step-[0-9]{9,}\.safetensors")
 _SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 

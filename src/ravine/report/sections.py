@@ -237,9 +237,8 @@ def _points(result: xr.Dataset) -> Points:
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        away = ordered["distance"].broadcast_like(
-            ordered["loss"].isel(split=0, drop=True)
-        )  # lines may share theirs
+        # lines may share theirs
+        away = ordered["distance"].broadcast_like(ordered["loss"].isel(split=0, drop=True))
         coordinates["distance"] = away.transpose(*dims).values.ravel()
     values = {}
     for quantity, split in itertools.product(quantities(result), ordered["split"].values):

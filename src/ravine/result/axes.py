@@ -79,9 +79,8 @@ def _pair(given: Any) -> tuple[float, float]:
 
 def _positions(given: Any, dim: str, name: str) -> np.ndarray:
     try:
-        array = np.asarray(
-            given.detach().cpu() if hasattr(given, "detach") else given
-        )  # a tensor's own way out
+        # a tensor's own way out
+        array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
         if array.dtype.kind not in "iufb":
             raise TypeError
         positions = np.atleast_1d(array.astype(np.float64))

@@ -190,10 +190,11 @@ def _read(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
         found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
+        # an interpolant may swing below 0
         yield (
             key,
             found if key.endswith("_replicates") else found.clip(min=0),
-        )  # an interpolant may swing below 0
+        )
 
 
 def _distance(

@@ -206,9 +206,8 @@ def measured(
     below = margin + _BIAS * bias
     if subadditive:
         every = profile.replicates[:, 1:] if profile.balanced else profile.replicates
-        alone = [
-            measure(profile.alpha, column) for column in every.T
-        ]  # a quantile needs more than an error does
+        # a quantile needs more than an error does
+        alone = [measure(profile.alpha, column) for column in every.T]
         few = _times(profile.units) / float(stats.norm.isf(LEVEL))
         below = few * float(np.quantile(alone, 1 - LEVEL, method="higher"))
     return Found(

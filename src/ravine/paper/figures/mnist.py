@@ -132,9 +132,8 @@ def fig3(study: Study) -> Outcome:
     results: dict[str, xr.Dataset] = {}
     for name, (low, high) in WINDOWS.items():
         splits = ("train", "valid") if name == "whole" else ("train",)
-        precise = (
-            None if name == "whole" else torch.float64
-        )  # what changes in a hundredth of the line is small
+        # what changes in a hundredth of the line is small
+        precise = None if name == "whole" else torch.float64
         at = np.linspace(low, high, FINE)
         title = f"ReLU without dropout, α in [{low:g}, {high:g}]"
         results[name] = study.curve(

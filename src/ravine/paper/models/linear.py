@@ -214,9 +214,8 @@ def flow_end(first: float, second: float) -> tuple[float, float]:
     """
     c = (first - second) * (first + second)
     root = np.sqrt(c * c + 4)
-    square = (
-        (c + root) / 2 if c >= 0 else 2 / (root - c)
-    )  # without taking the difference of two near numbers
+    # without taking the difference of two near numbers
+    square = (c + root) / 2 if c >= 0 else 2 / (root - c)
     end = float(np.copysign(np.sqrt(square), first + second))
     return end, 1 / end
 

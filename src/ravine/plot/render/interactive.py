@@ -29,9 +29,8 @@ def drawn(panels: Sequence[Panel]) -> go.Figure:
     if panels[0].z is not None:  # a field has its panel to itself
         panel = panels[0]
         sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
-        left, bottom = (
-            (8, 8) if panel.view == "3d" else (64, 48)
-        )  # a box has its axes' words inside
+        # a box has its axes' words inside
+        left, bottom = (8, 8) if panel.view == "3d" else (64, 48)
         return _dressed(sheet).update_layout(
             plot_bgcolor=interactive_field.MISSING,
             hovermode="closest",

@@ -171,9 +171,8 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
         marker = {"color": ink, "size": width + 2}
         if side:
             heights = lifted(curve.z, z)
-            line["dash"] = (
-                "dash" if dash(curve.style) and ink == INK else "solid"
-            )  # in 3-D it knows a few names only
+            # in 3-D it knows a few names only
+            line["dash"] = "dash" if dash(curve.style) and ink == INK else "solid"
             if ink == PAPER:
                 look["mode"] = "lines"  # its dots would lie over the black ones
             yield go.Scatter3d(

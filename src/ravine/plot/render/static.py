@@ -170,9 +170,8 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
         case Markers():
             return _draw_markers(axes, layer, order)
         case Rule():
-            if (panel.x if layer.on == "x" else panel.y).shows(
-                layer.at
-            ):  # its word would stand beside the panel
+            # its word would stand beside the panel
+            if (panel.x if layer.on == "x" else panel.y).shows(layer.at):
                 _draw_rule(axes, layer)
             return None
         case Cells():

@@ -58,9 +58,8 @@ def _draw_flat(sheet: Sheet, axes: Axes, bar: Axes, panel: Panel) -> None:
         ruler.set_label_text(axis.label)
     axes.set_aspect(panel.aspect or "auto")
     axes.spines[["top", "right"]].set_visible(True)
-    axes.patch.set(
-        facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0
-    )  # what a field does not cover
+    # what a field does not cover
+    axes.patch.set(facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0)
     for order, layer in enumerate(panel.layers, start=2):
         match layer:
             case Field():
@@ -196,9 +195,8 @@ def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
         away = (taken - mark - offset) * np.sign(offset)
         return int(((away > -1) & (away < (wide, high))).all(axis=1).sum())
 
-    return min(
-        ((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered
-    )  # what is low and to the right are often ticks
+    # what is low and to the right are often ticks
+    return min(((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered)
 
 
 def _draw_marks(

@@ -115,9 +115,8 @@ def _no_checkpoint(path: Path, problem: Exception) -> InputError:
 
     Its advice to load without ``weights_only`` is never passed on.
     """
-    said = (
-        "" if isinstance(problem, KeyError) else str(problem).strip()
-    )  # a KeyError says only its key
+    # a KeyError says only its key
+    said = "" if isinstance(problem, KeyError) else str(problem).strip()
     first = said.splitlines()[0][:200] if said else ""
     reason = "" if not first or "eights only" in first or "weights_only" in first else f" ({first})"
     return InputError(f"{str(path)!r} is not a checkpoint, or is damaged{reason}")
