@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import ravine
 
-_HELD_OUT = 360
+_HELD_OUT = 360  # a fifth of the 1,797
 _EPOCHS = 40
 _POINTS = 201
 

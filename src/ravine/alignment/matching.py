@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ravine.alignment.structure import Units
 
-_SWEEPS = 100
+_SWEEPS = 100  # at most; the ascent ends when no set gains more than rounding
 _ROUNDING = 1e-7  # of sums in float32: a smaller gain is none
 
 #: Set of units → (its outer sets' sizes …, its size): which of b's units comes to each place.

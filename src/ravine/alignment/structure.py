@@ -196,6 +196,7 @@ def _follow(node: fx.Node, known: dict[fx.Node, Any]) -> Call | None:
     """Find the axes of one node; an operation comes back with what was seen on the way."""
     if node.target is operator.getitem:
         source, number = node.args
+        # one of several outcomes
         known[node] = known[source][number]  # pyright: ignore[reportArgumentType, reportIndexIssue]
         return None
     if node.meta.get("val") is None:

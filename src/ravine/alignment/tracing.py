@@ -37,6 +37,7 @@ def shell_of(model: nn.Module) -> nn.Module:
         InputError: it cannot be copied.
     """
     inner = unwrap(model)
+    # a memo in which tensors are their own copies: the module is copied, its weights are shared
     shared: dict[int, Any] = {id(t): t for t in [*inner.parameters(), *inner.buffers()]}
     try:
         return copy.deepcopy(inner, shared).eval()

@@ -167,13 +167,15 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
     sure, _ = _dip(pairs.bounds(0, upper=False, turned=True), pairs.bounds(0, upper=False))
     loose, _ = _dip(pairs.bounds(0, upper=True, turned=True), pairs.bounds(0, upper=True))
     height = max(value, 0.0) if np.isfinite(value) else 0.0
+    stderr = float(pairs.stderr[place[0], place[1]])
     return Bounds(
         value=height,
         lower=max(lower, 0.0),
         upper=max(upper, 0.0),
-        p=_p(suprema, (height - limit) / max(float(pairs.stderr[place[0], place[1]]), 1e-300)),
+        # without any error the quotient is as large as can be
+        p=_p(suprema, (height - limit) / max(stderr, 1e-300)),
         at=float(sample.profile.alpha[place[1]]) if height else np.nan,
-        stderr=float(pairs.stderr[place[0], place[1]]),
+        stderr=stderr,
         widest=float(pairs.stderr.max()),
         times=times,
         skew=worse_skew(

@@ -19,8 +19,6 @@ from ravine.result.schema import lines_of, quantities
 #: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
 TOLERABLE = 0.02
 
-_LISTED = 8
-
 
 @dataclass(frozen=True)
 class Barriers:

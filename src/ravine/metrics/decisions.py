@@ -117,7 +117,7 @@ def _surety(decision: Decision) -> float:
     """Small for a sure answer, either way."""
     if decision.answer == "undecided":
         return 1.0
-    width = max(decision.upper - decision.lower, 1e-300)
+    width = max(decision.upper - decision.lower, 1e-300)  # bounds that coincide are the surest
     away = decision.lower if decision.answer == "shown" else decision.upper
     return 1 / (1 + abs(away - decision.above) / width)
 

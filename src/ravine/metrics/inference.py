@@ -25,10 +25,10 @@ What = Literal["barrier", "rise", "minimum", "nonconvex"]
 Answer = Literal["shown", "excluded", "undecided"]
 Scope = Literal["population", "examples"]
 
-LEVEL: Final = 0.05
+LEVEL: Final = 0.05  # the largest share of wrong answers, if no other is asked for
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
 
-FEWEST_UNITS: Final = 10
+FEWEST_UNITS: Final = 10  # independent examples; of fewer, the population is not decided upon
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
 _FAIR: Final = 0.15  # up to this skewness the expansion of the bound holds
 _STEEP: Final = 12.0  # and beyond, it grows so fast with the skewness
@@ -460,4 +460,5 @@ def rounded_up(count: float) -> int:
 
 
 def _draws_for(level: float) -> int:
+    # of n draws a p-value has steps of 1/(n + 1): ten of them below the level
     return int(np.clip(round(10 / level) - 1, DRAWS, 4_999))

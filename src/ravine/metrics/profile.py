@@ -13,7 +13,7 @@ from ravine.result.interpolant import is_resolved
 from ravine.result.reading import critical_points, densely, reconstruct
 from ravine.result.schema import name_of, quantities, unit_of, validate
 
-_CLOSE = 1e-9
+_CLOSE = 1e-9  # of α: what rounding may leave between a point of a grid and a round number
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,9 @@ class Profile:
         validate(curve)
         if "alpha" not in curve.dims or "beta" in curve.dims:
             msg = (
-                f"this measure is of a line, with the dim 'alpha'; the result has "
-                f"{sorted(map(str, curve.dims))}. "
-                "For a plane there is metrics.verdict; for a line between two of its points, "
-                "measure a Line"
+                "this measure is of a line, with the dim 'alpha'; the result has "
+                f"{sorted(map(str, curve.dims))}. For a plane there is metrics.verdict; for a line "
+                "between two of its points, measure a Line"
             )
             raise InputError(msg)
         splits = [str(name) for name in curve["split"].values]

@@ -25,7 +25,7 @@ from ravine.metrics.verdicts import Verdict
 from ravine.metrics.wording import examples, policies
 from ravine.result.schema import lines_of, name_of, quantities, unit_of
 
-_LISTED: Final = 8
+_LISTED: Final = 8  # names or sets in one sentence, at most
 _STAGES: Final = ("aligned and repaired", "aligned")  # how the names of such lines end
 _LONG: Final = 700  # characters on what was permuted; more are with the facts of the result
 

@@ -14,7 +14,7 @@ from ravine.metrics.inference import Decision
 from ravine.metrics.measures import Row
 
 _COLUMNS: Final = ("", "finding", "height [95 % bounds]", "at")
-_LISTED: Final = 8
+_LISTED: Final = 8  # rows of a printed verdict; more are counted below it
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class CorrelatedWalk:
         straight = _STRAIGHT / float(gaps.max())
         if missing(straight) <= 0:
             return cls(float(np.exp(-straight)), dimensions)
+        # at 40 the correlation e⁻⁴⁰ is below float64's last bit: the steps are independent
         rate: Any = brentq(missing, straight, 40.0)
         return cls(float(np.exp(-rate)), dimensions)
 

@@ -75,8 +75,7 @@ def spanning(
         if differs and not is_statistic and policy in (None, "recompute") and name not in kept:
             msg = (
                 f"the ends differ in the buffer {name!r}, which is no parameter, so it has no "
-                "value between them: "
-                "choose buffers='start', 'end' or 'interpolate'"
+                "value between them: choose buffers='start', 'end' or 'interpolate'"
             )
             raise InputError(msg)
         chosen = _chosen(name, held, policy)
@@ -91,9 +90,8 @@ def _chosen(name: str, held: list[Tensor | None], policy: Buffers | None) -> lis
     of = {"start": held[:1], "end": held[-1:]}.get(policy or "", held if policy else present[:1])
     if any(tensor is None for tensor in of):
         msg = (
-            f"buffers={policy!r} needs {name!r}, which an end lacks: give the whole "
-            "state dict, not the "
-            "parameters alone, or choose buffers='recompute'"
+            f"buffers={policy!r} needs {name!r}, which an end lacks: give the whole state dict, "
+            "not the parameters alone, or choose buffers='recompute'"
         )
         raise InputError(msg)
     values = [tensor for tensor in of if tensor is not None]
@@ -254,10 +252,9 @@ def _put(replica: Replica, values: Mapping[str, Tensor]) -> None:
 def other_shapes(label: str, batch: str = "a batch") -> InputError:
     """What to say where a batch has a variance at some points only."""
     return InputError(
-        f"at {label}, {batch} gives a layer with running statistics one value for a "
-        "channel, and at the first point it gave more: the model's route depends on its "
-        "parameters, and buffers='recompute' cannot be the same there. Choose 'start', 'end' or "
-        "'interpolate'."
+        f"at {label}, {batch} gives a layer with running statistics one value for a channel, and "
+        "at the first point it gave more: the model's route depends on its parameters, and "
+        "buffers='recompute' cannot be the same there. Choose 'start', 'end' or 'interpolate'."
     )
 
 

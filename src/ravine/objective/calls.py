@@ -156,7 +156,7 @@ def accepted(model: nn.Module) -> tuple[frozenset[str], bool]:
 def _signature(forward: Any) -> tuple[frozenset[str], bool]:
     try:
         parameters = inspect.signature(forward).parameters
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # a built-in function does not tell its arguments
         return frozenset(), False
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     fixed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

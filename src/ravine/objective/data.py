@@ -92,7 +92,7 @@ class Split:
                 dataset = dataset.dataset
             try:
                 return len(dataset)
-            except TypeError:
+            except TypeError:  # a data set may be indexed and have no length
                 return 0
         if isinstance(self.source, list | tuple):
             return sum(count_examples(content) for content in self.source)
@@ -141,10 +141,9 @@ class Split:
                 return default_collate(items)
             except (RuntimeError, TypeError) as problem:
                 msg = (
-                    f"the items of split {self.name!r} cannot be stacked into a batch "
-                    f"({problem}): texts or images of several sizes, or objects. Pass a "
-                    "DataLoader with your own collate_fn, or with batch_size=1, instead of the "
-                    "Dataset."
+                    f"the items of split {self.name!r} cannot be stacked into a batch ({problem}): "
+                    "texts or images of several sizes, or objects. Pass a DataLoader with your own "
+                    "collate_fn, or with batch_size=1, instead of the Dataset."
                 )
                 raise InputError(msg) from problem
 

@@ -31,6 +31,7 @@ from ravine.objective.stack import Stack
 from ravine.objective.tiles import Shelf, Sums, Told
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed, widened
 
+#: Of the batches that a block holds; tensors at hand take no more memory for being in one.
 _BLOCK_BYTES: Final = 256 << 20
 
 _T = TypeVar("_T")

@@ -96,6 +96,7 @@ class Fingerprint:
         hashes = np.zeros(rows, dtype=np.uint64)
         for place, column in enumerate(_columns(batch, rows)):
             words = self._words(column, rows)
+            # other weights for every column; odd ones, which lose no bit of a word modulo 2⁶⁴
             weights = splitmix64(
                 np.arange(words.shape[1], dtype=np.uint64) + np.uint64((place + 1) << 32)
             ) | np.uint64(1)

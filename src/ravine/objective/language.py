@@ -327,5 +327,5 @@ def _is_of_no_token(value: Any, ids: Tensor) -> bool:
 def _close(one: Tensor, other: Tensor) -> bool:
     scale = float(other.abs().nan_to_num(0, 0, 0).max()) if other.numel() else 0.0
     apart = (one - other).abs().nan_to_num(0, 0, 0)
-    narrow = torch.finfo(other.dtype).eps > 1e-4
+    narrow = torch.finfo(other.dtype).eps > 1e-4  # half precision, of two or three digits
     return not apart.numel() or float(apart.max()) <= (0.1 if narrow else _CLOSE) * max(scale, 1e-6)

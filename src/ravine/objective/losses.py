@@ -122,8 +122,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, list | tuple):
             what += f" of {len(batch)}"
         msg = (
-            f"supervised() reads batches (inputs, targets) of two tensors; this batch is "
-            f"{what}. "
+            f"supervised() reads batches (inputs, targets) of two tensors; this batch is {what}. "
             "Write per_example(model, batch) for it."
         )
         raise InputError(msg)

@@ -42,6 +42,7 @@ class Membership:
     @classmethod
     def of(cls, numbers: np.ndarray, *, clustered: bool = False) -> Membership:
         """By the values' own numbers, without strata."""
+        # the highest 8 bits: one of 256 groups
         group = (splitmix64(numbers.astype(np.uint64)) >> np.uint64(56)).astype(np.int64)
         return cls(group, np.zeros(len(group), dtype=np.int64), clustered=clustered)
 

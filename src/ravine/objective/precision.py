@@ -38,7 +38,7 @@ def full_convolutions() -> Iterator[None]:
     try:
         before = torch.backends.cudnn.allow_tf32
         asked = torch.get_float32_matmul_precision() != "highest"
-    except RuntimeError:
+    except RuntimeError:  # the newer switches were used, and disagree: the caller has chosen
         yield
         return
     torch.backends.cudnn.allow_tf32 = before and asked

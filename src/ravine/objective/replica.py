@@ -343,8 +343,7 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
         if shared is not None:
             msg = (
                 f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a "
-                "copy of the model "
-                "cannot follow it. Compute the view in forward."
+                "copy of the model cannot follow it. Compute the view in forward."
             )
             raise InputError(msg)
         # weight_norm of old keeps its product here, and computes it anew in every forward pass
@@ -353,6 +352,7 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
             continue
         made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
     try:
+        # a memo of the tensors made above: deepcopy takes these, and copies no others' memory
         copied = copy.deepcopy(model, made)
     except Exception as problem:
         msg = (
@@ -381,8 +381,7 @@ def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]
     if there != here or tied[0] != tied[1] or shares:
         msg = (
             f"a deep copy of {type(model).__name__} is not an independent model with the same "
-            "parameters and ties; "
-            "does it define __deepcopy__?"
+            "parameters and ties; does it define __deepcopy__?"
         )
         raise InputError(msg)
 

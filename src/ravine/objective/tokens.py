@@ -87,8 +87,7 @@ def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
     if length < 1 or len(ids) <= length:
         msg = (
             f"the text has {len(ids)} tokens and a context {length}, which takes "
-            f"{max(length, 1) + 1} to fill: give a "
-            "longer text or a shorter context"
+            f"{max(length, 1) + 1} to fill: give a longer text or a shorter context"
         )
         raise InputError(msg)
     count = -(-(len(ids) - 1) // length)

@@ -200,6 +200,7 @@ def _packed(_: Any, parts: Any) -> PackedSequence:
     return PackedSequence(data, torch.from_numpy(sizes), order, back)
 
 
+# optree knows it as the named tuple that it is, and warns that it is now taken apart otherwise
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     optree.register_pytree_node(PackedSequence, _packed_parts, _packed, namespace=_SPACE)

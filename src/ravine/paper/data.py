@@ -204,9 +204,8 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
         if folder is not None and lacking:
             msg = (
                 f"{str(place)!r} lacks {inside}/{lacking[0]} ({len(lacking)} of {len(known.files)} "
-                "files are missing); "
-                f"put the official files there, or leave --data out and run: ravine data fetch "
-                f"{name}"
+                "files are missing); put the official files there, or leave --data out and run: "
+                f"ravine data fetch {name}"
             )
             raise ravine.InputError(msg)
         if not lacking:
@@ -259,8 +258,7 @@ def fetch(name: str) -> Path:
         else:
             msg = (
                 f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files "
-                f"into DIR/{inside}/ "
-                "and say --data DIR, or set RAVINE_DATA=DIR."
+                f"into DIR/{inside}/ and say --data DIR, or set RAVINE_DATA=DIR."
             )
             raise ravine.InputError(msg)
     if known.archive is not None:
@@ -464,8 +462,7 @@ def _require(found: str, expected: str, path: Path) -> None:
     if found != expected:
         msg = (
             f"{str(path)!r} is damaged or another file: expected SHA-256 {expected[:12]}…, got "
-            f"{found[:12]}…. "
-            "Delete it and fetch it again."
+            f"{found[:12]}…. Delete it and fetch it again."
         )
         raise ravine.InputError(msg)
 

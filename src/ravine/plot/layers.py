@@ -18,6 +18,7 @@ def nice_step(least: float) -> float:
         (0.2, 5.0)
     """
     decade = 10.0 ** np.floor(np.log10(least))
+    # least may be above a step by rounding alone: 3 · 0.1 > 0.3
     return float(
         next(step * decade for step in (1, 2, 2.5, 5, 10) if step * decade >= least * (1 - 1e-9))
     )

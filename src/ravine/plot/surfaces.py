@@ -191,9 +191,8 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
     ]
     if missing:
         msg = (
-            f"a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks "
-            f"{' and '.join(missing)} and "
-            f"has {sorted(map(str, path.variables))}"
+            "a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks "
+            f"{' and '.join(missing)} and has {sorted(map(str, path.variables))}"
         )
         raise InputError(msg)
     x, y = (path[name].values.astype(float) for name in ("alpha", "beta"))

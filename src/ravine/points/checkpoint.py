@@ -129,9 +129,8 @@ class Checkpoint:
             if version_of(self.tensors[name]) != version:
                 msg = (
                     f"{self.label} has changed since it was read (at {name!r}): a module and its "
-                    "state_dict() "
-                    "are live. Take a copy, copy.deepcopy(model.state_dict()), before training "
-                    "goes on."
+                    "state_dict() are live. Take a copy, copy.deepcopy(model.state_dict()), before "
+                    "training goes on."
                 )
                 raise InputError(msg)
 
@@ -165,8 +164,7 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     if reference.adapter is not None:
         msg = (
             f"{reference.label} is an adapter, a change to a base model and no point by itself. "
-            "Give the base first: "
-            "Line(base, adapter)."
+            "Give the base first: Line(base, adapter)."
         )
         raise InputError(msg)
     if other.adapter is not None:

@@ -101,8 +101,7 @@ def between_runs(one: Any, other: Any) -> dict[str, Line]:
         )
         msg = (
             f"the runs in {str(runs[0].folder)!r} and {str(runs[1].folder)!r} {what}; steps "
-            f"{_few(runs[0].steps)} and "
-            f"{_few(runs[1].steps)}"
+            f"{_few(runs[0].steps)} and {_few(runs[1].steps)}"
         )
         raise InputError(msg)
     return lines

@@ -327,9 +327,8 @@ class Pace:
         if step == 0 and recorded and recorded[-1] > 0:
             msg = (
                 f"{str(self.recorder.folder)!r} holds a run up to step {recorded[-1]}, and this "
-                "training starts anew. "
-                "Choose another folder, remove that one, or resume the training from its "
-                "checkpoint."
+                "training starts anew. Choose another folder, remove that one, or resume the "
+                "training from its checkpoint."
             )
             raise InputError(msg)
         if any(found > step for found in recorded):

@@ -61,7 +61,7 @@ def bends(along: Slice) -> bool:
     origin = np.array(along.coefficients(*[0.0] * len(along.dims)))
     units = np.eye(len(along.dims))
     steps = np.array([along.coefficients(*unit) for unit in units.tolist()]) - origin
-    for place in (0.3, 0.5, -0.7, 1.9):
+    for place in (0.3, 0.5, -0.7, 1.9):  # inside the slice and beyond it, none of them a corner
         coordinates = place * np.linspace(1, 2, len(along.dims))
         found = np.array(along.coefficients(*coordinates.tolist()))
         if not np.allclose(found, origin + coordinates @ steps, rtol=1e-9, atol=1e-9):
@@ -218,19 +218,16 @@ class Plane:
                 labels = (getattr(self, one).label, getattr(self, other).label)
                 msg = (
                     f"the plane's corners {one} ({labels[0]}) and {other} ({labels[1]}) are the "
-                    "same point; expected "
-                    "three different ones. (A module and its state_dict() are live: take "
-                    "copy.deepcopy first.)"
+                    "same point; expected three different ones. (A module and its state_dict() are "
+                    "live: take copy.deepcopy first.)"
                 )
                 raise InputError(msg)
         sine = max(1 - ab**2 / (aa * bb), 0.0) ** 0.5
         if sine < _FLATTEST:
             msg = (
                 f"the plane's corners {', '.join(corner.label for corner in self.corners)} lie on "
-                "a line: the sine of "
-                f"the angle at the origin is {sine:.1e}; expected at least {_FLATTEST:g}. Walk it "
-                "with a Line, or "
-                "choose another corner."
+                f"a line: the sine of the angle at the origin is {sine:.1e}; expected at least "
+                f"{_FLATTEST:g}. Walk it with a Line, or choose another corner."
             )
             raise InputError(msg)
 

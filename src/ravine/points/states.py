@@ -18,7 +18,7 @@ _BESIDE: Final = re.compile(
     r"(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"
 )
 
-_DEEPEST: Final = 4
+_DEEPEST: Final = 4  # mappings one inside the other
 _MOST: Final = 64  # entries of a list that are looked into
 _SHOWN: Final = 8
 

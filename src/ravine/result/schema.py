@@ -236,9 +236,8 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
     if version is None or not (measured or kind_of(result) in ("path", "soup")):
         msg = (
             "this Dataset is not a ravine result: expected the attribute 'schema_version', and the "
-            "variable 'loss' "
-            "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
-            f"{sorted(map(str, result.data_vars))}"
+            "variable 'loss' with the dim 'split' or the variable 'residual' with the dim 'step'; "
+            f"got variables {sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
     if not str(version).isdecimal() or int(version) > SCHEMA_VERSION:

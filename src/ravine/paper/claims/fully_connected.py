@@ -55,8 +55,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "maxout-no-obstacle",
         "abstract, §3 and figure 1",
         "on a straight path from initialization to solution, a variety of state of the art neural "
-        "networks never "
-        "encounter any significant obstacles",
+        "networks never encounter any significant obstacles",
         "fig1",
         "largest rise of J on [0, 1] in nats, maxout, no masks",
         lambda o: rises(o.results["deterministic"]),
@@ -246,8 +245,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "fine-masks",
         "§3",
         "the choice of dropout mask has a large enough effect on the objective function to cause "
-        "visible bumpiness at "
-        "this resolution",
+        "visible bumpiness at this resolution",
         "fig3",
         "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than "
         "what counts as a bump",
@@ -347,8 +345,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "same-shape",
         "§3",
         "These plots are practically guaranteed to have more or less the same shape for almost any "
-        "kind of exploration "
-        "of a high dimensional space, including random walks",
+        "kind of exploration of a high dimensional space, including random walks",
         "fig5",
         "how near the residuals are to a straight run's and not to a random walk's at the same α: "
         "0 is a walk, 1 a straight run",

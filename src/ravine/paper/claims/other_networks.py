@@ -303,8 +303,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "lstm-one-valley",
         "§4 and figure 8",
         "the exotic features of non-convex optimization do not appear to cause difficulty even for "
-        "recurrent models of "
-        "sequences",
+        "recurrent models of sequences",
         "fig8",
         "highest hump of J at the original's 20 values of α, on beyond the solution, in nats per "
         "word",

@@ -74,13 +74,10 @@ def fig8(study: Study) -> Outcome:
         (*panels, learning_curve(run)),
         "Figure 8: from initialisation to solution, LSTM on the Penn Treebank",
         "J in nats per word along the line from initial (α = 0) to final parameters (α = 1): over "
-        "the whole text, read "
-        f"as {run.recipe.batch_size} streams with the state carried from window to window, one for "
-        "every α. On [0, 1] "
-        f"it is resolved; points are the original experiment's 20 values of α.{masks} Standard "
-        "errors count words as "
-        f"independent. {perplexities(run)} The paper does not say how large its LSTM was, nor "
-        "which α it drew. "
+        f"the whole text, read as {run.recipe.batch_size} streams with the state carried from "
+        "window to window, one for every α. On [0, 1] it is resolved; points are the original "
+        f"experiment's 20 values of α.{masks} Standard errors count words as independent. "
+        f"{perplexities(run)} The paper does not say how large its LSTM was, nor which α it drew. "
         f"{described(run)}",
     )
     return Outcome("fig8", figure, results, (run,))

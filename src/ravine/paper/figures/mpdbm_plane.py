@@ -264,9 +264,8 @@ def detour(
         away = np.hypot(from_line, alpha - one.alpha)[1:]
         words.append(
             f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came "
-            "no nearer to it than "
-            f"{away.min():.2g} of the line's length, at {moments[1 + int(away.argmin())]}, and as "
-            "drawn no nearer than "
+            f"no nearer to it than {away.min():.2g} of the line's length, at "
+            f"{moments[1 + int(away.argmin())]}, and as drawn no nearer than "
             f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:

@@ -78,8 +78,7 @@ def described(run: training.Run) -> str:
     best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
     return (
         f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, "
-        "the solution is epoch "
-        f"{best} of {epochs}; {run.tested}.{_circumstances(run)}"
+        f"the solution is epoch {best} of {epochs}; {run.tested}.{_circumstances(run)}"
     )
 
 

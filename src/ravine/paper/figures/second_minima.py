@@ -43,8 +43,7 @@ class Anomaly:
         """In words."""
         return (
             f"one of {self.quantity} ({self.split}, {self.curve}) at α = {self.alpha:.3g}, "
-            f"{self.value:.4g} high and "
-            f"{self.prominence:.2g} deep"
+            f"{self.value:.4g} high and {self.prominence:.2g} deep"
         )
 
 
@@ -121,8 +120,7 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
     others = [one for one in found if one.quantity != "loss"]
     words = [
         f"A second local minimum was looked for on [0, 1] ({', '.join(results)}; "
-        f"{', '.join(SEARCHED)}). "
-        f"J has {_counted(of_objective)}."
+        f"{', '.join(SEARCHED)}). J has {_counted(of_objective)}."
     ]
     if others:
         words.append(f"Of the rest, {_counted(others)}.")
@@ -130,9 +128,8 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
         nearest = (of_objective or others)[0]
         near, step = closest_approach(path, nearest.alpha)
         words.append(
-            f"After its start training came no nearer to the point of the line at α = "
-            f"{nearest.alpha:.3g} than "
-            f"{near:.2g} of the line's length, after {step:,} updates."
+            "After its start training came no nearer to the point of the line at α = "
+            f"{nearest.alpha:.3g} than {near:.2g} of the line's length, after {step:,} updates."
         )
     return " ".join(words)
 

@@ -41,14 +41,11 @@ def random_walk(study: Study) -> Outcome:
         panels,
         "Control: random walks, seen from the line to a “solution”",
         f"{STEPS:,} steps, each drawn from N(0, 1) in every coordinate; step {SOLUTION} is called "
-        "the solution, and "
-        f"the line leads from the start to it. A dot is every {_EVERY}th step. Grey is the walk in "
-        "very many "
-        "dimensions: a semicircle with a tail straight up, whatever the steps. So this shape says "
-        "nothing about "
-        f"training, and neither does 2/3: the line captures {found} of the walks (L/(L + largest "
-        "residual)). Root "
-        f"mean square distance from the grey curve at the same step, over L: {apart}.",
+        f"the solution, and the line leads from the start to it. A dot is every {_EVERY}th step. "
+        "Grey is the walk in very many dimensions: a semicircle with a tail straight up, whatever "
+        "the steps. So this shape says nothing about training, and neither does 2/3: the line "
+        f"captures {found} of the walks (L/(L + largest residual)). Root mean square distance from "
+        f"the grey curve at the same step, over L: {apart}.",
     )
     return Outcome("random-walk", figure, results, ())
 

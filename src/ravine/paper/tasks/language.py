@@ -20,8 +20,6 @@ from ravine.paper.tasks.task import Dropout, Task
 
 #: Time steps in one forward pass when nothing is learned; of a single stream, so many more.
 _READ: Final = 35
-
-
 _READ_ALONE: Final = 1000
 
 

@@ -162,6 +162,7 @@ class Prediction(Independent):
         Args:
             model: a ``Boltzmann``.
         """
+        # a pixel that is never black, or always, would have an infinite bias
         share = self.trained_on[0].cpu().double().mean(0).clamp(1e-7, 1 - 1e-7)
         with torch.no_grad():
             model.get_parameter("b_v").copy_(share.logit())

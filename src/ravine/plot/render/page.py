@@ -92,8 +92,7 @@ def policy(plotlyjs: Plotlyjs = "inline") -> str:
     library = "" if _chosen(plotlyjs) == "inline" else f" {_CDN}"
     return (
         f"default-src 'none'; script-src 'unsafe-inline'{library}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

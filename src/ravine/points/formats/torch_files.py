@@ -20,7 +20,7 @@ _WEIGHTS: Final = "pytorch_model.bin"
 #: How many times its size a packed file may unpack to,
 #: beyond some bytes: weights hardly shrink at all.
 _MOST_DENSE: Final = 50
-_ALWAYS_READ: Final = 1 << 26
+_ALWAYS_READ: Final = 1 << 26  # bytes
 
 
 def reads(path: Path) -> bool:
