@@ -17,9 +17,8 @@ import ravine
 from oracles import blobs, mlp
 from ravine import InputError, Trajectory
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # of the frameworks about themselves and each other
+# of the frameworks about themselves and each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 DATA = blobs(200)
 BATCH = 25  # 8 batches an epoch
@@ -140,9 +139,8 @@ class TestLightning:
             assert torch.equal(
                 folder.at(step)["model.0.weight"], recorded.at(step)["model.0.weight"]
             )
-        J = ravine.Objective(
-            mlp(), ravine.supervised(F.cross_entropy), DATA
-        )  # the bare model: without "model."
+        # the bare model: without "model."
+        J = ravine.Objective(mlp(), ravine.supervised(F.cross_entropy), DATA)
         assert J(folder[-1])["data"] < J(recorded[0])["data"]
 
 

@@ -457,10 +457,11 @@ class TestCompare:
         assert found.upper == pytest.approx(np.log(40) / 200)
         assert found.answer == "tied"
         near = _compared(moments, 200, 0.01, "error", "data", 0.05)
+        # 200 · 1.8444² = 681, to two digits
         assert (near.answer, near.examples) == (
             "undecided",
             690,
-        )  # 200 · 1.8444² = 681, to two digits
+        )
 
 
 class TestWhatTheBoundsRestOn:

@@ -128,10 +128,11 @@ def test_a_minimum_before_lower_ground_is_where_it_is():
 def test_no_minimum_below_the_noise_floor():
     wiggle = curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-7)
     assert metrics.minima(wiggle, prominence=0) == []
+    # too shallow to turn
     assert (
         len(metrics.minima(curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-12), prominence=0))
         == 0
-    )  # too shallow to turn
+    )
     assert (
         metrics.minima(
             curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-12), prominence=0

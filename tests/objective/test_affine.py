@@ -289,9 +289,8 @@ def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefi
 
     def per_example(model, batch):
         if not hasattr(model, "window"):
-            model.window = (
-                model.layer.weight.detach()
-            )  # shares memory; later reads do not name the parameter
+            # shares memory; later reads do not name the parameter
+            model.window = model.layer.weight.detach()
         return CE(model, batch)
 
     curve = evaluate(

@@ -321,9 +321,8 @@ def test_several_quantities_and_splits_come_from_one_pass():
     np.testing.assert_array_equal(curve["n_examples"], [203, 40])
     small = evaluate(Objective(model, CE, splits["valid"]), along=Line(start, end), at=AT)
     np.testing.assert_allclose(values(small), values(curve, split="valid"), rtol=1e-6)
-    assert (
-        curve["loss"].attrs["units"] == ""
-    )  # the function is the user's own, so its unit is not known
+    # the function is the user's own, so its unit is not known
+    assert curve["loss"].attrs["units"] == ""
     assert small["loss"].attrs["units"] == "nats"
 
 

@@ -97,9 +97,8 @@ class TestLayout:
         assert laid == [True]
         np.testing.assert_allclose(fast["loss"], usual["loss"], rtol=2e-6)
         np.testing.assert_array_equal(fast["error"], usual["error"])
-        assert (
-            float(fast["loss_noise_floor"].min()) > 0
-        )  # the probes' tiny changes reach these weights too
+        # the probes' tiny changes reach these weights too
+        assert float(fast["loss_noise_floor"].min()) > 0
 
     def test_code_that_cannot_have_it_is_left_alone(self, images, monkeypatch):
         clock(monkeypatch, lambda n, last: 1e-4 * n * (2 if last else 1))

@@ -181,9 +181,8 @@ class TestSecondMinimum:
         assert left.answers("at least", left.threshold) == "holds"
         assert obstacles.second_place(curve, -1.5, 0.0) == pytest.approx(place, abs=0.01)
         assert left.number <= valleys(top) - valleys(place)
-        right = obstacles.second_minimum(
-            curve, 1.0, 2.0
-        )  # the solution's own valley is no second one
+        # the solution's own valley is no second one
+        right = obstacles.second_minimum(curve, 1.0, 2.0)
         assert right.answers("at least", right.threshold) == "does not hold"
         within = obstacles.second_minimum(curve)
         assert within.answers("at least", within.threshold) == "does not hold"

@@ -166,9 +166,8 @@ def test_a_file_with_another_hash_is_never_unpickled(tiny):
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
         data.load("cifar10", folder.parent)
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
-        data._batch(
-            folder / "data_batch_3", "0" * 64
-        )  # also where it was swapped after the first look
+        # also where it was swapped after the first look
+        data._batch(folder / "data_batch_3", "0" * 64)
     assert not hasattr(builtins, "exploded")
     pickle.loads(content)  # the bomb is live
     assert builtins.exploded is True

@@ -280,9 +280,8 @@ class TestBarrier:
         assert found.rise.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
         assert found.rise.height.at == pytest.approx(0.03, abs=1e-9)
         assert found.rise.foot == 0
-        assert found.end == pytest.approx(
-            0.06, abs=2e-5
-        )  # read from a dense grid by straight pieces
+        # read from a dense grid by straight pieces
+        assert found.end == pytest.approx(0.06, abs=2e-5)
         of_the_mean = np.std([0.5, 1.0, 1.5, 1.0], ddof=1) / 2
         assert found.rise.height.stderr == pytest.approx(0.0009 * of_the_mean, rel=0.05)
 
@@ -307,9 +306,10 @@ class TestBarrier:
         J = of_w(lambda w, x: 2 + 5 * torch.sin(7 * x) + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
         found = barrier(near(J), split="data")
         height = 0.06**2 / 4
+        # from 64 halves
         assert found.rise.height.stderr == pytest.approx(
             height * float(x.std()) / 401**0.5, rel=0.3
-        )  # from 64 halves
+        )
 
     def test_no_barrier(self):
         x = torch.linspace(0.5, 1.5, 400, dtype=torch.float64)

@@ -95,9 +95,8 @@ class TestMachine:
         model = MPDBM_MNIST.build(0)
         assert bool(((model.W1 != 0).sum(1) == 15).all())
         assert bool(((model.U != 0).sum(1) == 23).all())
-        placed = (
-            (model.W1 != 0).sum(0).double()
-        )  # each pixel feeds 2087 · 15/784 units, ± binomial spread
+        # each pixel feeds 2087 · 15/784 units, ± binomial spread
+        placed = (model.W1 != 0).sum(0).double()
         assert float(placed.mean()) == pytest.approx(2087 * 15 / 784)
         assert float(placed.std()) == pytest.approx(
             math.sqrt(2087 * 15 / 784 * (1 - 15 / 784)), rel=0.15
@@ -337,9 +336,8 @@ class TestTraining:
         one, other = task.drawn("train", 0), task.drawn("train", 1)
         assert not torch.equal(one[2], other[2])
         assert 0.45 < float(one[2].double().mean()) < 0.55
-        assert torch.equal(
-            task.drawn("valid", 0)[0], task.watched["valid"][0]
-        )  # validation images stay grey
+        # validation images stay grey
+        assert torch.equal(task.drawn("valid", 0)[0], task.watched["valid"][0])
         assert set(one[0].unique().tolist()) == {0.0, 1.0}
         start = task.network.build(0)
         task.start(start)
@@ -591,10 +589,11 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
         assert claim.judged(outcome).answer in ("not run", "undecided")
     (panel,) = outcome.figure.panels
     names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
+    # the corner beside the start is no network that was trained
     assert names == [
         "start",
         "solution",
-    ]  # the corner beside the start is no network that was trained
+    ]
     assert str(study.out) not in outcome.figure.caption
     labels = {getattr(layer, "label", "") for layer in panel.layers}
     assert {"straight line", "training path", "distance in height from the plane"} <= labels

@@ -59,9 +59,8 @@ def test_buffers_are_no_part_of_the_geometry(tmp_path):
     assert run.at(step=2).keys() == {"w"}
     path = project(run, onto=Line(run[0], run[-1]))
     assert path.attrs["length"] == 3.0
-    assert (
-        Line(tmp_path / "step-000000000.safetensors", run[1]).length == 1.0
-    )  # a file alone says it, too
+    # a file alone says it, too
+    assert Line(tmp_path / "step-000000000.safetensors", run[1]).length == 1.0
 
 
 def test_old_recordings_are_read_rightly_through_their_model(tmp_path):

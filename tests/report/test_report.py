@@ -462,9 +462,8 @@ def test_the_results_are_left_beside_the_page(tmp_path):
     left = sorted(path.name for path in tmp_path.glob("*.nc"))
     assert left == ["report-1-line.nc", "report-2-line.nc"]
     assert np.array_equal(open_result(tmp_path / left[1])["loss"], other["loss"])
-    write_report(
-        tmp_path, *(open_result(tmp_path / name) for name in left)
-    )  # as `ravine report` does
+    # as `ravine report` does
+    write_report(tmp_path, *(open_result(tmp_path / name) for name in left))
     assert sorted(path.name for path in tmp_path.glob("*.nc")) == left
     write_report(tmp_path, other)  # a report that is there is replaced
     assert [path.name for path in tmp_path.glob("*.nc")] == ["report-2-line.nc"]

@@ -21,9 +21,8 @@ import ravine
 
 WORKERS = 2
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # of the libraries about themselves and each other
+# of the libraries about themselves and each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module", autouse=True)
