@@ -342,7 +342,7 @@ def _state(run: xr.Dataset, plane: xr.Dataset | None) -> tuple[Reading, ...]:
 
 
 def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[str, ...]:
-    """J where the snapshot is projected to, read off the plane: not its own, off the plane."""
+    """J where the snapshot is projected to, read off the plane: its own J is another number."""
     if name not in plane or split not in plane["split"].values:
         return ()
     one = plane.sel(split=split).sortby(["alpha", "beta"])

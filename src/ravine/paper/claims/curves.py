@@ -33,7 +33,7 @@ def inner(curve: xr.Dataset) -> metrics.Profile:
 
 
 def bump(profile: metrics.Profile, outcome: Outcome | None = None) -> float:
-    """What counts as a bump: ``ravine.metrics``'s threshold, or a thousandth of what was gained.
+    """What counts as a bump: ``ravine.metrics``'s threshold, at most a thousandth of the gain.
 
     The second part binds where a line starts far above the network's own start: a thousandth of
     that height may be more than all that training had to gain.
@@ -129,7 +129,7 @@ def bumps(curve: xr.Dataset) -> Found:
 
 
 def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
-    """Where the tops are that rise by more than ``least`` and are left by as much again.
+    """Where the tops are that take a climb, and then a descent, of more than ``least``.
 
     Examples:
         >>> x = np.linspace(0, 1, 101)
@@ -153,7 +153,7 @@ def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
 
 
 def above_hull(curve: xr.Dataset, start: float = 0.0) -> Found:
-    """How far the training loss is above its lower convex hull on [start, 1], over its range.
+    """How far the training loss is above its lower hull on [start, 1], over its range on [0, 1].
 
     0 for a convex curve; a step from 1 to 0 halfway stands 1/2
     above. Noise makes it larger; corrected for that.

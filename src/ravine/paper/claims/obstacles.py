@@ -88,7 +88,10 @@ def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Fo
 
 
 def _sides(curve: xr.Dataset, low: float, high: float) -> list[metrics.Profile]:
-    """[low, high] on either side of the lowest point from the start on: not its own valley."""
+    """[low, high] to the left and to the right of the lowest point from the start on.
+
+    That point is the bottom of the solution's own valley.
+    """
     profile = train(curve)
     onward = profile.between(0, max(high, 1.0))
     lowest = float(onward.alpha[int(np.argmin(onward.value))])

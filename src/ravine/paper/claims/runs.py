@@ -30,7 +30,7 @@ def learnt(outcome: Outcome, epochs: int) -> Found:
 
 
 def epochs_in_the_flat(outcome: Outcome) -> Found:
-    """The share of epochs whose training objective ends within a tenth of its fall from bottom."""
+    """The share of epochs that end with training's objective within a tenth of its fall."""
     objective = _objective(outcome.runs[0])
     if outcome.runs[0].recipe.is_lean:  # what was not watched lies between its neighbours
         epochs, seen = np.arange(len(objective)), np.isfinite(objective)
@@ -92,7 +92,7 @@ def strayed(path: xr.Dataset) -> Found:
 
 
 def captured(path: xr.Dataset, about: float = 2 / 3, within: float = 0.1) -> Found:
-    """What the line captures of the run beyond a random walk's share, where that is about 2/3.
+    """What the line captures beyond a random walk's share, where it is about what is said.
 
     Args:
         path: the run, projected on the line.

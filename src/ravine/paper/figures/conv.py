@@ -171,7 +171,7 @@ def fig6(study: Study) -> Outcome:
 
 
 def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
-    """J of the output biases alone, on the way from 0 to the solution's: logits α b always."""
+    """J of the output biases alone, on the way from 0 to the solution's: logits α b, any image."""
     network: Any = run.recipe.network
     task: Any = study.task(run)
     _, labels = task.trained_on[0]
