@@ -5,8 +5,8 @@
 
 First, every network's curve in float32 there against a loop in float64 on the CPU. Then times, all
 data resident on the card: the tight loop, the same loop as a CUDA graph (which costs one capture),
-evaluate and resolve. Last, a transformer of 354.8 million parameters, dense. With ``--device cpu`` the
-same runs where there is no GPU, and says nothing about one.
+evaluate and resolve. Last, a transformer of 354.8 million parameters, dense. With ``--device cpu``
+the same runs where there is no GPU, and says nothing about one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def matrix_rate(device: str, size: int = 8192) -> float:
 
 
 def checked(name: str, examples: int | None, device: str) -> dict[str, Any]:
-    """A network's curve on the device against float64 on the CPU, and what rounding was said to do."""
+    """A network's curve on the device against float64 on the CPU, and the stated rounding."""
     of = problem(name, examples)
     truth = tight_loop(of, CHECKED, 256, torch.float64)
     there = of.to(device)
@@ -150,7 +150,7 @@ def measure(name: str, examples: int | None, points: int, rounds: int, device: s
 
 
 def large(layers: int, rounds: int, device: str) -> dict[str, Any]:
-    """A transformer between two points on the device: its own loop, and ravine's at the same batch size."""
+    """A transformer between two points on the device: its own loop, and ravine's, same batches."""
     torch.manual_seed(0)
     model = transformer(layers).to(device)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -216,21 +216,23 @@ def tables(
     ]
     parts = [
         f"## On {where}: a curve of {points} points",
-        "Against a loop in float64 on the CPU, at six points from -0.2 to 1.3: the largest relative error of "
-        "the loss, the noise floor over the loss, and the error of the resolved curve over its range.",
+        "Against a loop in float64 on the CPU, at six points from -0.2 to 1.3: the largest "
+        "relative error of the loss, the noise floor over the loss, and the error of the resolved "
+        "curve over its range.",
         table(["network", "examples", "error", "noise floor", "resolved"], right),
-        f"Medians of {len(rows[0]['rounds'])} alternating rounds, after one to warm up. The tight loop has "
-        "its best batch size; × is how many times as fast as it. *Rate* is the share of the card's "
-        f"float32 matrix rate, {rate / 1e12:.0f} TFLOP/s, if every layer were computed at every point.",
+        f"Medians of {len(rows[0]['rounds'])} alternating rounds, after one to warm up. The tight "
+        "loop has its best batch size; × is how many times as fast as it. *Rate* is the share of "
+        f"the card's float32 matrix rate, {rate / 1e12:.0f} TFLOP/s, if every layer were computed "
+        "at every point.",
         _times(rows),
     ]
     if big is not None:
         ratio = median(big["rounds"], "tight", over="evaluate")
         five = median(big["rounds"], "tight, 5", over="evaluate, 5")
         parts.append(
-            f"A transformer of {big['parameters'] / 1e6:.1f} million parameters, {big['tokens']:,} tokens: "
-            f"{FEW} points in {median(big['rounds'], 'evaluate'):.2f} s, {ratio:.2f} times as fast as its own "
-            f"loop; 5 points {five:.2f} times."
+            f"A transformer of {big['parameters'] / 1e6:.1f} million parameters, {big['tokens']:,} "
+            f"tokens: {FEW} points in {median(big['rounds'], 'evaluate'):.2f} s, {ratio:.2f} times "
+            f"as fast as its own loop; 5 points {five:.2f} times."
         )
     return "\n\n".join(parts)
 

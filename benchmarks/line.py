@@ -1,4 +1,4 @@
-"""What a 201-point curve costs: a tight hand-written loop, the two other packages, evaluate and resolve.
+"""What a 201-point curve costs: a hand-written loop, two other packages, evaluate, resolve.
 
     python benchmarks/line.py [--points 201] [--examples N] [--rounds 3] [--only maxout relu]
     [--keep]
@@ -92,7 +92,7 @@ def measure(
 
 
 def _errors(of: Problem, curve: Any, count: int, batch: int) -> dict[str, float]:
-    """The resolved loss beside a tight loop in float64, in the middle between measured points and at the ends."""
+    """The resolved loss beside a float64 loop, halfway between measured points and at the ends."""
     measured = curve["alpha"].values
     between = (measured[1:] + measured[:-1]) / 2
     places = between[np.unique(np.linspace(0, len(between) - 1, count).round().astype(int))]

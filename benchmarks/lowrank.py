@@ -1,4 +1,4 @@
-"""What a LoRA line could gain if no weight were copied: x W + alpha (x A) B against moving W to every point.
+"""What a LoRA line could gain if no weight were copied: x W + alpha (x A) B, or W at each point.
 
     python benchmarks/lowrank.py [--width 256] [--layers 4] [--rounds 5]
 
@@ -38,7 +38,7 @@ class Line:
     """
 
     def __init__(self, width: int, layers: int) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  the extra `bench` brings it
+        from transformers import GPT2Config, GPT2LMHeadModel  # the extra `bench` brings it
         from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
 
         config = GPT2Config(
@@ -147,8 +147,8 @@ def main() -> None:
     text = "\n\n".join(
         [
             f"## A LoRA line of rank {RANK}: what could be gained without moving the weights",
-            f"GPT-2 from a config, {given.layers} blocks of width {given.width}, {len(AT)} points, one "
-            "thread; CPU time of the dense route, and how many times that of the others it is.",
+            f"GPT-2 from a config, {given.layers} blocks of width {given.width}, {len(AT)} points, "
+            "one thread; CPU time of the dense route, and how many times that of the others it is.",
             table(head, rows),
         ]
     )

@@ -1,7 +1,7 @@
-"""The README's lines and its plane: a ReLU network on all of MNIST, an initialisation and two solutions.
+"""The README's lines and plane: a ReLU network on MNIST, an initialisation, two solutions.
 
-``RAVINE_DATA=FOLDER python benchmarks/mnist.py`` trains two seeds (some two minutes), prints the verdicts and draws
-docs/images.
+``RAVINE_DATA=FOLDER python benchmarks/mnist.py`` trains two seeds (some two minutes), prints the
+verdicts and draws docs/images.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def by_loss_landscapes(of: Problem, points: int, _: int) -> tuple[np.ndarray, np.ndarray]:
-    """``linear_interpolation`` of the ``Loss`` metric over all examples at once; it steps from 1/n to 1.
+    """``linear_interpolation`` of ``Loss`` over all examples at once; it steps from 1/n to 1.
 
     Returns:
         α, and the losses.

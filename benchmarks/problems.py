@@ -30,7 +30,7 @@ VOCABULARY = 10_000
 
 
 class Maxout(nn.Module):
-    """A linear layer whose outputs are maxima over ``pieces`` linear pieces (Goodfellow et al. 2013)."""
+    """A linear layer of maxima over ``pieces`` linear pieces (Goodfellow et al. 2013)."""
 
     def __init__(self, inputs: int, units: int, pieces: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def tight_relu(p: list[Tensor], x: Tensor) -> Tensor:
 
 
 def tight_conv(p: list[Tensor], x: Tensor) -> Tensor:
-    """The convolutional network's logits, written by hand; the channels come last in memory, which is faster."""
+    """The convolutional network's logits by hand; channels come last in memory: it is faster."""
     for i in range(0, 6, 2):
         x = F.max_pool2d(F.conv2d(x, p[i], p[i + 1], padding=p[i].shape[-1] // 2).relu_(), 2)
     return tight_relu(p[6:], x.flatten(1))
@@ -111,7 +111,7 @@ def tight_lstm(p: list[Tensor], tokens: Tensor) -> Tensor:
     return F.linear(h.flatten(0, 1), p[5], p[6])
 
 
-# --- data ------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 Data = tuple[tuple[Tensor, Tensor], str]
 
@@ -122,7 +122,7 @@ def data_folder() -> Path:
 
 
 def images(examples: int, shape: tuple[int, ...]) -> Data:
-    """The first MNIST training images; where the files are not at hand, class blobs of the same shape."""
+    """The first MNIST training images; without the files, class blobs of the same shape."""
     files = [
         data_folder() / "mnist" / f"train-{kind}-ubyte.gz"
         for kind in ("images-idx3", "labels-idx1")
@@ -167,7 +167,7 @@ def tokens(windows: int) -> Data:
     return (stream[:-1].view(windows, WINDOW), stream[1:].view(windows, WINDOW)), about
 
 
-# --- problems --------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------
 
 
 def criterion(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -283,7 +283,7 @@ class Problem:
         return ravine.Line(self.start, self.end)
 
     def objective(self, *, error: bool = False, **policies: Any) -> ravine.Objective:
-        """What ravine measures, at its defaults: the loss alone, or with the error rate of classes."""
+        """What ravine measures by default: the loss alone, or with the error rate of classes."""
         per_example = ravine.supervised(F.cross_entropy) if error else loss_alone
         return ravine.Objective(self.model, per_example, {"train": self.data}, **policies)
 
@@ -346,7 +346,7 @@ def _products(model: nn.Module, x: Tensor) -> tuple[float, ...]:
     return tuple(found)
 
 
-# --- the tight loop --------------------------------------------------------------------------------------
+# --- the tight loop -------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

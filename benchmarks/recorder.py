@@ -1,4 +1,4 @@
-"""What recording costs a training: one snapshot an epoch of 500 updates, against the same training without it.
+"""What recording costs a training: one snapshot per epoch of 500 updates, against none.
 
     python benchmarks/recorder.py [--rounds 7]
 

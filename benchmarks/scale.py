@@ -1,8 +1,9 @@
-"""Is the cost model of docs/scale.md right? CPU seconds on one, two and four workers of this machine, and predicted.
+"""Is docs/scale.md's cost model right? CPU seconds of one, two and four workers, and predicted.
 
     python benchmarks/scale.py
 
-CPU seconds, not seconds: they say what is computed whatever else the machine does, and four workers on two cores too.
+CPU seconds, not seconds: they say what is computed whatever else
+the machine does, and four workers on two cores too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def cpu(J, line, points, workers):
 
 
 def main():
-    """A table, a row for each number of workers; the model's two constants are found without them and with one."""
+    """A table, a row a number of workers; the two constants are found with none and with one."""
     torch.set_num_threads(1)
     J, line = ravine.load_objective(f"{__file__}:make"), ravine.Line(*ends())
     cpu(J, line, FEW, 0)

@@ -1,9 +1,10 @@
-"""Memory of a process that shares a model: GPT-2 medium (355M parameters) by one, two and four of them.
+"""Memory of a process that shares a model: GPT-2 medium (355M) by one, two and four of them.
 
     python benchmarks/sharded.py            # gloo, CPU processes of this machine; some minutes
 
-Each process holds its part of the model, of the values to give back and of both corners, all in float32,
-and reads the corners from folders of ``torch.distributed.checkpoint``. The line has 3 points, on 1 × 64 tokens.
+Each process holds its part of the model, of the values to give back and of both corners, all in
+float32, and reads the corners from folders of ``torch.distributed.checkpoint``. The line has 3
+points, on 1 × 64 tokens.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def run(rank, processes, folder):
 def main():
     """A table, a row for each number of processes."""
     print(
-        "| processes | GiB at most, in each | CPU s, in each | s | losses |\n|---:|---:|---:|---:|---|"
+        "| processes | GiB at most, in each | CPU s, in each | s | losses "
+        "|\n|---:|---:|---:|---:|---|"
     )
     for processes in map(int, sys.argv[1:] or ("1", "2", "4")):
         folder = tempfile.mkdtemp(dir=os.environ.get("TMPDIR"))

@@ -1,4 +1,4 @@
-"""A line between two files of a transformer with 354,823,168 parameters: what it holds in memory, and what it takes.
+"""A line between two files of a transformer of 354,823,168 parameters: its memory and time.
 
     python benchmarks/size.py [--folder DIR] [--sequences 4] [--length 128]
 
@@ -33,7 +33,7 @@ BUFFERS = 64 << 20  # what else ravine may hold, whatever the model's size
 
 def transformer(layers: int) -> nn.Module:
     """GPT-2 medium, or fewer of its layers, from a config."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  the extra `bench` brings it
+    from transformers import GPT2Config, GPT2LMHeadModel  # the extra `bench` brings it
 
     return (
         GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=layers, n_head=16))
@@ -69,7 +69,7 @@ def make_files(folder: Path, layers: int) -> dict[str, int]:
 
 
 def plain(folder: Path, layers: int, count: int, length: int) -> dict[str, float]:
-    """Forward passes at one end with the parameters mapped from its file, so that only activations are anonymous."""
+    """Forward passes at one end, parameters mapped from its file: only activations are new."""
     with torch.device("meta"):
         model = transformer(layers)
     model.load_state_dict(load_file(folder / "start.safetensors"), strict=False, assign=True)

@@ -1,10 +1,10 @@
-"""What workers cost and gain on the line of the maxout network: with one worker beside none, and with two beside one.
+"""What workers cost and gain on the maxout network's line: one beside none, two beside one.
 
     python benchmarks/spreading.py [--points 201] [--rounds 5] [--examples 50000]
 
-Every process has one thread. The workers are started, and know the objective, before the clock runs. Beside the
-seconds stand the processor's, of this process and the workers together: where others use the machine too, those of
-one round can be compared.
+Every process has one thread. The workers are started, and know the objective, before the clock
+runs. Beside the seconds stand the processor's, of this process and the workers together: where
+others use the machine too, those of one round can be compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def processor_seconds(workers: ravine.Workers | None) -> list[float]:
 
 
 def measure(points: int, rounds: int, examples: int | None) -> dict[str, Any]:
-    """Time a curve by this process, by one worker, with a store too, and by two workers, in turn."""
+    """Time a curve by this process, by one worker, with a store too, and by two, in turn."""
     torch.set_num_threads(1)
     of = problem("maxout", examples)
     J, at = of.objective(batch_size=1024), np.linspace(0, 1, points)
@@ -99,8 +99,8 @@ def tables(row: dict[str, Any], points: int) -> str:
     return "\n\n".join(
         [
             f"## Workers: maxout 784–240×5–240×5–10, {points} points, {row['examples']:,} examples",
-            f"{row['about']}. Medians of {len(row['rounds'])} alternating rounds; one thread a process, the workers "
-            "started. All numbers are the same bits.",
+            f"{row['about']}. Medians of {len(row['rounds'])} alternating rounds; one thread a "
+            "process, the workers started. All numbers are the same bits.",
             table(columns, lines),
         ]
     )

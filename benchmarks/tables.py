@@ -1,4 +1,4 @@
-"""What every benchmark shares: the clock, the machine's own rate, its description, and tables that are saved."""
+"""What benchmarks share: the clock, the machine's rate and description, and saved tables."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def save(
 
 
 def saved_rows(out: Path, name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier run with these settings in this environment; none if either differs."""
+    """The rows of an earlier run with these settings, in this environment; none if they differ."""
     file = out / f"{name}.json"
     if not file.is_file():
         return []

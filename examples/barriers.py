@@ -1,4 +1,4 @@
-"""Three seeds: what stands between each two solutions, which layers make it, and which solutions may be averaged."""
+"""Three seeds: what stands between each two, which layers make it, what may be averaged."""
 
 import copy
 

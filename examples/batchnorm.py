@@ -1,4 +1,4 @@
-"""One line under every policy for BatchNorm's running statistics: the choice alone changes the answer."""
+"""One line under every policy for BatchNorm's running statistics: the choice changes the answer."""
 
 import copy
 

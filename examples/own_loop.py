@@ -1,4 +1,4 @@
-"""A loop of your own, recorded, and what the run looks like from the straight line between its ends."""
+"""A loop of your own, recorded: what the run looks like from the line between its ends."""
 
 import torch
 from torch import nn

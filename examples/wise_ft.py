@@ -1,4 +1,4 @@
-"""An α-sweep over several evaluation sets: how much of a fine-tuning to take (WiSE-FT, Wortsman et al. 2022)."""
+"""An α-sweep over evaluation sets: how much of a fine-tuning to take (Wortsman et al. 2022)."""
 
 import copy
 

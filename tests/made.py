@@ -12,7 +12,8 @@ from ravine.objective.moments import Membership, Moments
 
 ALPHA = np.linspace(0, 1, 101)
 
-#: From a generator and a number of examples to (examples, points) of per-example curves with mean 0.
+#: From a generator and a number of examples to (examples,
+#: points) of per-example curves with mean 0.
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -41,7 +42,7 @@ def drawn(rng: np.random.Generator, shape: tuple[int, ...], draw: str) -> np.nda
 
 
 def bumps(draw: str) -> Noise:
-    """Each example has a bump of its own at a random place: differences are as lopsided as the draw."""
+    """Each example has its own bump at a random place: differences are as lopsided as the draw."""
 
     def noise(rng: np.random.Generator, count: int) -> np.ndarray:
         place, height = rng.uniform(0, 1, (count, 1)), drawn(rng, (count, 1), draw)
@@ -61,11 +62,12 @@ def varying(noise: Noise, where: float = 0.8) -> Noise:
 
 
 def share(rate: float, still: float = 0.0) -> Noise:
-    """A 0-1 error of a rate that is the same everywhere, each example flipping as a smooth random field.
+    """A 0-1 error of the same rate everywhere, each example flipping as a smooth random field.
 
     Args:
         rate: of errors.
-        still: the part of each field's variance that does not vary along the line: with more, fewer examples flip.
+        still: the part of each field's variance that does not vary
+            along the line: with more, fewer examples flip.
     """
     from_errors = NormalDist().inv_cdf(1 - rate)
 

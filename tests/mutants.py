@@ -1,10 +1,11 @@
 """Mutants: honest files of every format that is read, changed at random, and what becomes of each.
 
-As a program, it is a process that reads mutants: one line of JSON in, a kind, a folder and a seed; one out, the
-outcome. Whoever asks can end it where it hangs. ``outcomes`` asks.
+As a program, it is a process that reads mutants: one line of JSON in, a kind, a folder and a seed;
+one out, the outcome. Whoever asks can end it where it hangs. ``outcomes`` asks.
 
-Outcomes: ``same``, what is read is what was written; ``other``, it is something else, as a format without checksums
-cannot tell; ``refused``, by an InputError; else what was raised, or ``ended`` (with the process) or ``hung``.
+Outcomes: ``same``, what is read is what was written; ``other``, it is something else, as a format
+without checksums cannot tell; ``refused``, by an InputError; else what was raised, or ``ended``
+(with the process) or ``hung``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ TOO_MUCH = 1 << 30  # bytes of memory that a mutant may take
 _PATIENCE = 180.0  # seconds until a process that does not answer is ended
 
 VALUES = [
-    None, True, False, 0, -1, 1.5, 1e308, 10**30, 2**63, "", "²", "false", "\x00", "\ud800", "../x", "/etc/passwd",
+    None, True, False, 0, -1, 1.5, 1e308, 10**30, 2**63, "", "²", "false", "\x00", "\ud800", "../x",
+    "/etc/passwd",
     "x" * 5000, [], {}, [1, "a"], {"a": None}, [[[[[]]]]], "(a+)+$",
 ]  # fmt: skip
 NUMBERS = [
@@ -73,7 +75,7 @@ STATE = {"a.weight": torch.ones(3, 2), "a.bias": torch.zeros(3), "b": torch.aran
 
 
 def changed(rng: random.Random, held: bytes) -> bytes:
-    """Bytes with one to four changes: flips, cuts, copies, zeros, lengths that are huge, doubled or lost ends."""
+    """Bytes with one to four changes: flips, cuts, copies, zeros, huge lengths, lost ends."""
     found = bytearray(held)
     for _ in range(rng.choice((1, 1, 2, 4))):
         if not found:
@@ -116,7 +118,7 @@ def _is_list(held: Any) -> bool:
 
 
 def changed_json(rng: random.Random, text: bytes) -> bytes:
-    """JSON with a value replaced, a key lost, doubled or renamed, very deep; or changed as bytes are."""
+    """JSON with a value replaced, a key lost, doubled or renamed, very deep; or bytes changed."""
     way = rng.randrange(10)
     if way < 2:
         return changed(rng, text)
@@ -343,12 +345,14 @@ def adapter(folder: Path) -> Honest:
         folder / "adapter_model.safetensors",
     )
     if "RAVINE_MUTANTS" not in os.environ:
-        sys.modules["peft"] = None  # type: ignore[assignment]  that it is not there: importing it takes seconds
+        # as if it were not there: importing it takes seconds
+        sys.modules["peft"] = None  # type: ignore[assignment]
     elif importlib.util.find_spec("peft"):
         importlib.import_module("peft")
     config = {
         "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["a"], "bias": "none",
-        "use_rslora": False, "alpha_pattern": {"a": 3}, "rank_pattern": {"a": 2}, "modules_to_save": None,
+        "use_rslora": False, "alpha_pattern": {"a": 3}, "rank_pattern": {"a": 2},
+        "modules_to_save": None,
         "init_lora_weights": True, "use_dora": False, "exclude_modules": None, "lora_dropout": 0.0,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -515,7 +519,7 @@ def soup() -> Any:
 
 
 def store(folder: Path) -> Honest:
-    """A store of which any byte may be another: what is measured with it is the same, or it is refused."""
+    """A store of which any byte may be another: it gives the same numbers, or it is refused."""
     place = folder / "measured.sqlite"
     J, line, at = objective(), Line(*ends()), np.linspace(0, 1, 5)
     ravine.evaluate(J, along=line, at=at, store=place)
@@ -682,10 +686,10 @@ def whitening(folder: Path) -> Honest:
 KINDS: dict[str, Callable[[Path], Honest]] = {
     one.__name__: one
     for one in (
-        zipped, zipped_inside, old, lightning, weights_bin, safetensors, safetensors_header, index, index_bin, shard,
-        adapter, adapter_weights, adapter_old, manifest, snapshot, snapshot_bytes, distributed, distributed_part,
-        deepspeed, deepspeed_states, store, store_list, store_log, training_state, training_history,
-        training_history_old, exported, idx, whitening,
+        zipped, zipped_inside, old, lightning, weights_bin, safetensors, safetensors_header, index,
+        index_bin, shard, adapter, adapter_weights, adapter_old, manifest, snapshot, snapshot_bytes,
+        distributed, distributed_part, deepspeed, deepspeed_states, store, store_list, store_log,
+        training_state, training_history, training_history_old, exported, idx, whitening,
     )
 }  # fmt: skip
 for _make in (grid, resolved, plane, several, path, soup):

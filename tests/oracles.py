@@ -82,7 +82,7 @@ def trained(model: nn.Module, data: tuple[Tensor, Tensor], epochs: int = 10) -> 
 
 
 def direct(model: nn.Module, start: dict, end: dict, alphas, data) -> np.ndarray:
-    """The curve by another route: explicit θ(α) in float64, one batch, torch.func.functional_call."""
+    """The curve by another route: explicit θ(α) in float64, one batch, ``functional_call``."""
     model = copy.deepcopy(model).double().eval()
     inputs, targets = data
     curve = []

@@ -1,4 +1,4 @@
-"""A small run seen from everywhere: measured on its line and on its plane, and projected on both."""
+"""A small run seen from everywhere: measured on its line and plane, projected on both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Seen(NamedTuple):
 
 @functools.cache
 def seen() -> Seen:
-    """J(w) = mean over x of |w − x|²/2, and a run that spirals in from (3, 1, 0), off its plane too."""
+    """J(w) = mean over x of |w − x|²/2, and a run that spirals in from (3, 1, 0), off its plane."""
     rng = np.random.default_rng(8)
     x = torch.tensor(rng.normal(size=(40, 3)) * [1.0, 0.5, 0.2])
     turn = np.linspace(0, 2.5, 9)
@@ -35,7 +35,7 @@ def seen() -> Seen:
         point(*(3 * np.exp(-t) * np.array([np.cos(t), np.sin(t) + 0.3, 0.2 * t * (t - 2.5)])))
         for t in turn
     ]
-    J = of_w(lambda w, x: ((w - x) ** 2).sum() / 2, x, size=3)  # noqa: N806  the paper's name for it
+    J = of_w(lambda w, x: ((w - x) ** 2).sum() / 2, x, size=3)  # noqa: N806  the paper's name
     line = ravine.Line(run[0], run[-1])
     plane = ravine.Plane(run[0], run[-1], run[3])
     return Seen(

@@ -1,4 +1,4 @@
-"""What an adversary found: ways to get a wrong number without a word. Each is refused by name, or right."""
+"""What an adversary found: ways to a wrong number without a word; refused now, or right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what a user types, good and bad; every bad input is one sentence and exit code 2."""
+"""The command line: what is typed, good and bad; every bad input is a sentence and code 2."""
 
 from __future__ import annotations
 
@@ -45,15 +45,18 @@ def make():
 def normed():
     x, y = torch.load("data.pt")
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
-    return ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": (x, y)}, buffers="end")
+    data = {"train": (x, y)}
+    return ravine.Objective(model, ravine.supervised(F.cross_entropy), data, buffers="end")
 
 def empty():
     x, y = torch.load("data.pt")
-    return ravine.Objective(nn.Linear(6, 4), ravine.supervised(F.cross_entropy), {"train": (x[:0], y[:0])})
+    data = {"train": (x[:0], y[:0])}
+    return ravine.Objective(nn.Linear(6, 4), ravine.supervised(F.cross_entropy), data)
 
 def scalar():
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
-    return ravine.Objective(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), {"train": torch.load("data.pt")})
+    data = {"train": torch.load("data.pt")}
+    return ravine.Objective(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), data)
 
 def broken():
     return undefined_name
@@ -512,7 +515,7 @@ def test_help_and_version():
 
 
 def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
-    """The positive control: two seeds' solutions must have a barrier between them, or the detector is blind."""
+    """The positive control: two seeds' solutions must have a barrier, or the detector is blind."""
     from ravine import metrics
 
     assert ravine("demo", "--out", str(tmp_path / "demo")) == 0

@@ -58,7 +58,7 @@ pytestmark = [
 
 
 def likeness(one: str, other: str) -> float:
-    """Share of words that agree, whatever the numbers and line breaks: 1 where the texts say the same."""
+    """Share of words that agree, but for numbers and line breaks: 1 if the texts say the same."""
     return SequenceMatcher(
         None, *(NUMBER.sub("#", text).split() for text in (one, other)), autojunk=False
     ).ratio()
@@ -106,7 +106,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def readers_own(folder: Path) -> dict[str, object]:
-    """What the front page supposes its reader to have: a model, data, checkpoints, a run, a project."""
+    """What the front page takes its reader to have: model, data, checkpoints, run, project."""
     data = blobs(60)
     start, end = trained(mlp(0), data)
     _, other = trained(mlp(1), data)

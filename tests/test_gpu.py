@@ -1,7 +1,7 @@
 """On a CUDA device every number is what float64 on the CPU gives, up to the rounding that is said.
 
-Where there is no such device these are skipped; what of it runs on a CPU as well is in ``objective/test_stack.py`` and
-``objective/test_moments.py``.
+Where there is no such device these are skipped; what of it runs on a CPU as well is in
+``objective/test_stack.py`` and ``objective/test_moments.py``.
 """
 
 from __future__ import annotations

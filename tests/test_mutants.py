@@ -1,7 +1,7 @@
-"""Mutants. The kind: a file from a stranger, or from a disk that failed, of which any byte may be another.
+"""Mutants. The kind: a file from a stranger or a failing disk; any byte may be another.
 
-Every mutant is read or refused by an InputError, in at most ten seconds and a gigabyte, and what has a checksum is
-never read wrongly. `mutants.py` has the formats, and ways to change them.
+Every mutant is read or refused by an InputError, in at most ten seconds and a gigabyte, and what
+has a checksum is never read wrongly. `mutants.py` has the formats, and ways to change them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import pytest
 
 import mutants
 
-#: Kinds of which a mutant costs more than a few milliseconds: they are measured, or HDF5 reads them twice.
+#: Kinds of which a mutant costs more than a few milliseconds:
+#: they are measured, or HDF5 reads them twice.
 SLOW = [kind for kind in mutants.KINDS if kind.startswith(("store", "result", "training_history"))]
 
 
@@ -36,7 +37,8 @@ def test_many_mutants_are_read_or_refused(kind, tmp_path, monkeypatch):
         mutants.end()  # the next process takes peft too, if it is installed
     monkeypatch.setenv("RAVINE_MUTANTS", str(number))
     found = mutants.outcomes(kind, tmp_path, range(1000, 1000 + number))
-    print(f"{kind}: {mutants.line_of(found)}")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md
+    # with -s: the figures of docs/how-to/resuming.md
+    print(f"{kind}: {mutants.line_of(found)}")  # noqa: T201
     assert not found.bad
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,8 @@ app.add_typer(wing.paper, name="paper")
 app.add_typer(wing.data, name="data")
 
 _OBJECTIVE = typer.Argument(
-    help="file.py:function or package.module:function, a function without arguments that returns a ravine.Objective"
+    help="file.py:function or package.module:function, a function without arguments that returns "
+    "a ravine.Objective"
 )
 _START = typer.Argument(
     help="checkpoint at alpha = 0: .safetensors, .pt, .pth, .ckpt, or a folder of shards"
@@ -51,32 +53,37 @@ _END = typer.Argument(help="checkpoint at alpha = 1")
 _OUT = typer.Option(help="folder to write; made if need be")
 _DRIVE = typer.Option(
     metavar="NAMES",
-    help="with --tolerance: the quantities that points are added for, with commas between them, or all (loss)",
+    help="with --tolerance: the quantities that points are added for, with commas between them, or "
+    "all (loss)",
 )
 _TITLE = typer.Option(help="what to call the result")
 _ALPHA = typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
 _PLOTLYJS = typer.Option(
     "--plotlyjs",
     callback=wing.known_plotlyjs,
-    help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it when opened",
+    help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it "
+    "when opened",
 )
 _JSON = typer.Option("--json", help="print one JSON document and nothing else")
 _STORE = typer.Option(
-    help="file that keeps what was measured, point by point, or 'none'; OUT/measured.sqlite if left out"
+    help="file that keeps what was measured, point by point, or 'none'; OUT/measured.sqlite if "
+    "left out"
 )
 _STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
 _FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
 _OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
 _JOBS = typer.Option(
-    help="measure in so many processes, of one thread each; with --executor, how many workers it has"
+    help="measure in so many processes, of one thread each; with --executor, how many workers it "
+    "has"
 )
 _EXECUTOR = typer.Option(
-    help="measure by other workers: package.module:function or file.py:function, a function without arguments that "
-    "returns an executor (of Dask, submitit, Ray …)"
+    help="measure by other workers: package.module:function or file.py:function, a function "
+    "without arguments that returns an executor (of Dask, submitit, Ray …)"
 )
 _FILE = typer.Option(
     "--out",
-    help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's libraries write it",
+    help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's "
+    "libraries write it",
 )
 _REPLACE = typer.Option("--overwrite", help="write over what is there")
 _METHOD = typer.Option(
@@ -139,7 +146,7 @@ def demo(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Train two small networks on digits, walk the lines between them, and write a report. Under a minute."""
+    """Train two small networks on digits, walk between them, and write a report, in a minute."""
     from ravine import demo as tour
 
     _require_writable(out)
@@ -193,16 +200,16 @@ def line(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="instead of every point of --alpha, as few points between its ends as give the curve everywhere "
-            "to this share of the local value, such as 1e-3"
+            help="instead of every point of --alpha, as few points between its ends as give the "
+            "curve everywhere to this share of the local value, such as 1e-3"
         ),
     ] = None,
     drive: Annotated[str | None, _DRIVE] = None,
     above: Annotated[
         float | None,
         typer.Option(
-            help="is there a barrier higher than this, in the loss's unit? As few examples of the first split as show "
-            "or exclude it"
+            help="is there a barrier higher than this, in the loss's unit? As few examples of the "
+            "first split as show or exclude it"
         ),
     ] = None,
     decide: Annotated[
@@ -212,14 +219,15 @@ def line(
     stderr: Annotated[
         float | None,
         typer.Option(
-            help="as many examples as keep the standard error of J(α) − J(start) below this, in the loss's unit"
+            help="as many examples as keep the standard error of J(α) − J(start) below this, in "
+            "the loss's unit"
         ),
     ] = None,
     groups: Annotated[
         list[str] | None,
         typer.Option(
-            help="move only the parameters whose names match, such as 'encoder.*' or '*.bias', the rest held; again "
-            "for one more line, or 'modules' for a line for every module"
+            help="move only the parameters whose names match, such as 'encoder.*' or '*.bias', the "
+            "rest held; again for one more line, or 'modules' for a line for every module"
         ),
     ] = None,
     hold: Annotated[
@@ -272,7 +280,12 @@ def line(
         typer.echo(f"{told}: {len(points)} points under each of four policies", err=True)
         curve = ravine.compare_buffers(J, walk, points, **about)
     elif groups:
-        parts = ravine.by_group(walk, None if groups == ["modules"] else groups, hold=hold)  # pyright: ignore[reportArgumentType]
+        chosen = None if groups == ["modules"] else groups
+        parts = ravine.by_group(
+            walk,
+            chosen,
+            hold=hold,  # pyright: ignore[reportArgumentType]
+        )
         typer.echo(f"{told}: {len(parts)} groups, {len(points)} points each", err=True)
         curve = ravine.evaluate(J, along=parts, at=points, **about)
     elif tolerance is None:
@@ -302,7 +315,8 @@ def barriers(
         bool,
         typer.Option(
             "--align",
-            help="each line also with its end aligned to its start (units permuted, the same function), and repaired",
+            help="each line also with its end aligned to its start (units permuted, the same "
+            "function), and repaired",
         ),
     ] = False,
     method: Annotated[str, _METHOD] = "weights",
@@ -317,7 +331,10 @@ def barriers(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """What stands between each two of several checkpoints, and which may be averaged; or between two runs, by step."""
+    """What stands between each two of several checkpoints, and which may be averaged.
+
+    With two runs: what stands between them, step by step.
+    """
     at = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
     runs = [point for point in points if _is_run(point)]
@@ -402,7 +419,13 @@ def align(
     """Permute the units of B to match A, prove that it is the same function, and write it."""
     _require_free(out, [a, b], overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
-    found = ravine.align(b, to=a, objective=J, method=method, seed=seed)  # pyright: ignore[reportArgumentType]
+    found = ravine.align(
+        b,
+        to=a,
+        objective=J,
+        method=method,  # pyright: ignore[reportArgumentType]
+        seed=seed,
+    )
     saved = ravine.save_checkpoint(found, out, like=b)
     if as_json:
         numbers = ("method", "before", "after", "permuted", "error", "rounding", "kept")
@@ -410,9 +433,9 @@ def align(
         typer.echo(json.dumps({"file": str(saved), **said}))
         return
     typer.echo(
-        f"{found.permuted} sets of units matched by {found.method}. Distance to {a}: {found.before:.4g} "
-        f"before, {found.after:.4g} after. Outputs on the batch agree to {found.error:.2g} (rounding: "
-        f"up to {found.rounding:.2g})."
+        f"{found.permuted} sets of units matched by {found.method}. Distance to {a}: "
+        f"{found.before:.4g} before, {found.after:.4g} after. Outputs on the batch agree to "
+        f"{found.error:.2g} (rounding: up to {found.rounding:.2g})."
     )
     for name, why in found.kept.items():
         typer.echo(f"Left in place: {name} ({why})")
@@ -480,7 +503,17 @@ def _reported(found: Any, saved: Path, folder: Path, plotlyjs: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _REQUEST).write_text(_request(), encoding="utf-8")
     ravine.save_result(history, folder / "soup.nc")
-    return ravine.write_report(folder, history, plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
+    return _page(folder, [history], plotlyjs)
+
+
+def _page(folder: Path, results: Iterable[Any], plotlyjs: str) -> Path:
+    """Write the report; the results themselves are in the folder already."""
+    return ravine.write_report(
+        folder,
+        *results,
+        plotlyjs=plotlyjs,  # pyright: ignore[reportArgumentType]  its callback has seen to that
+        keep=False,
+    )
 
 
 def _souped(found: Any) -> dict[str, Any]:
@@ -517,8 +550,8 @@ def average(
     saved = ravine.save_checkpoint(mean, out, like=points[0])
     if any(name.endswith("running_mean") for name in mean):
         typer.echo(
-            "Running statistics are averaged like parameters; re-estimate them on data, or use ravine "
-            "soup with an objective of buffers='recompute'.",
+            "Running statistics are averaged like parameters; re-estimate them on data, or use "
+            "ravine soup with an objective of buffers='recompute'.",
             err=True,
         )
     typer.echo(f"The average of {len(points)} checkpoints: {saved}")
@@ -535,7 +568,7 @@ def study(
         Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
     ] = None,
 ) -> None:
-    """Published numbers on aligned and repaired networks made again, each beside ours with its error."""
+    """Published numbers on aligned and repaired networks, made again, each beside ours."""
     from ravine.studies.study import measured, plan_of
 
     plan = plan_of(name, profile)
@@ -578,7 +611,7 @@ def project(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """The line from a run's first snapshot to its last, how far training strayed from it, and its learning curve."""
+    """A run's line from its first snapshot to its last, its straying, and its learning curve."""
     points = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
@@ -606,13 +639,15 @@ def plane(
     points: Annotated[
         list[str],
         typer.Argument(
-            help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a checkpoint"
+            help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a "
+            "checkpoint"
         ),
     ],
     axes: Annotated[
         str | None,
         typer.Option(
-            help="extrema: a run's line and its farthest snapshot; pca: its principal axes; random: filter-normalized"
+            help="extrema: a run's line and its farthest snapshot; pca: its principal axes; "
+            "random: filter-normalized"
         ),
     ] = None,
     alpha: Annotated[str | None, _ALPHA] = None,
@@ -635,7 +670,10 @@ def plane(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """The surface over the plane through three checkpoints, or over one that a run spans, with the run's path on it."""
+    """The surface over the plane through three checkpoints, or over one that a run spans.
+
+    A run's path is drawn on it.
+    """
     _require_tolerance(tolerance, drive)
     J = ravine.load_objective(objective)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
@@ -697,7 +735,7 @@ def report(
         (ravine.open_result(file) for file in files),
         key=lambda result: str(result.attrs["created"]),
     )
-    page = ravine.write_report(folder, *results, plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
+    page = _page(folder, results, plotlyjs)
     typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
 
 
@@ -710,8 +748,8 @@ def list_store(file: Annotated[Path, _STORE_FILE], as_json: Annotated[bool, _JSO
         return
     for one in found:
         typer.echo(
-            f"{one['objective'][:8]}  {one['model']}: {one['points']:,} points, {one['bytes'] / 1e6:.1f} MB, "
-            f"measured {one['first'][:10]} to {one['last'][:10]}"
+            f"{one['objective'][:8]}  {one['model']}: {one['points']:,} points, "
+            f"{one['bytes'] / 1e6:.1f} MB, measured {one['first'][:10]} to {one['last'][:10]}"
         )
     if not found:
         typer.echo("It holds nothing.")
@@ -735,7 +773,7 @@ def inspect(
     end: Annotated[str, _END],
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Compare two checkpoints before walking: names, ties, norms, distance, NaN, running statistics."""
+    """Compare two checkpoints before walking: names, ties, norms, distance, NaN, statistics."""
     found = ravine.inspect(start, end)
     typer.echo(json.dumps(_inspected(found)) if as_json else str(found))
     if found.problem or any(end.non_finite for end in found.ends):
@@ -791,7 +829,12 @@ def _require_writable(out: Path) -> None:
         raise ravine.InputError(msg) from problem
 
 
-def _kept(J: ravine.Objective, store: str | None, fresh: bool, out: Path) -> dict[str, Any]:  # noqa: N803
+def _kept(
+    J: ravine.Objective,  # noqa: N803
+    store: str | None,
+    fresh: bool,
+    out: Path,
+) -> dict[str, Any]:
     """Where what is measured is kept: in OUT, unless another place or none was named."""
     if store == "none":
         return {}
@@ -875,7 +918,7 @@ def _deliver(
         for name, figure in figures.items():
             for suffix in ("png", "pdf"):
                 figure.save(out / f"{name}.{suffix}")
-        page = ravine.write_report(out, *results.values(), plotlyjs=plotlyjs, keep=False)  # pyright: ignore[reportArgumentType]
+        page = _page(out, results.values(), plotlyjs)
     except Exception as problem:  # hours of measuring are worth more than a picture
         said = str(problem) if isinstance(problem, ravine.InputError) else repr(problem)
         kept = ", ".join(str(out / f"{name}.nc") for name in results)
@@ -921,7 +964,7 @@ def _ends(result: Any) -> list[str]:
 def _print_averages(
     J: ravine.Objective, points: dict[str, str], groups: list[tuple[str, ...]]
 ) -> None:  # noqa: N803
-    """J at the mean of every set that may be averaged, beside the best of its members: said because measured."""
+    """J at the mean of every set that may be averaged, measured, beside the best of its members."""
     for group in groups:
         if len(group) < 2:
             continue
@@ -966,9 +1009,12 @@ def _open_run(place: str, model: Any) -> ravine.Trajectory:
 def _spanned(
     axes: str | None, points: list[str], seed: int
 ) -> tuple[ravine.Plane, ravine.Trajectory | None, np.ndarray | None]:
-    """The plane that some points span, the run if there is one, and the explained variance of principal axes."""
+    """The plane some points span, the run if there is one, and how much its axes explain."""
     if axes not in _AXES:
-        msg = f"--axes must be {', '.join(_AXES[1:])}, or left out for a plane through three points; got {axes!r}"
+        msg = (
+            f"--axes must be {', '.join(_AXES[1:])}, or left out for a plane through three points; "
+            f"got {axes!r}"
+        )
         raise ravine.InputError(msg)
     if axes is None:
         _require_count(points, 3, "three checkpoints: origin, a, b")

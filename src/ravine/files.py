@@ -75,7 +75,7 @@ class written_whole:  # noqa: N801  a context manager reads as a verb
 
 
 def harmless_cell(text: str) -> str:
-    """A cell of a table that no spreadsheet takes for a formula: a quote goes before what would begin one.
+    """A cell that no spreadsheet takes for a formula: a quote stands before what would begin one.
 
     Examples:
         >>> harmless_cell("=HYPERLINK(1)"), harmless_cell("loss")
@@ -85,7 +85,10 @@ def harmless_cell(text: str) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once a process; a live one needs its file for less than a day."""
+    """Remove what killed processes left in a folder, once a process.
+
+    A live process needs its file for less than a day.
+    """
     if folder in _swept:
         return
     _swept.add(folder)
@@ -98,7 +101,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the contents on the disk before the name points to them: a power cut leaves the one file or the other."""
+    """Have the contents on the disk before the name points to them.
+
+    A power cut then leaves the one file or the other.
+    """
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -70,7 +70,7 @@ def assert_same(found: ravine.Checkpoint, model: nn.Module) -> None:
     assert differing == []
 
 
-# --- permuted by hand ----------------------------------------------------------------------------------
+# --- permuted by hand -----------------------------------------------------------------------------
 
 
 def mlp_moves() -> tuple[nn.Module, Any, Moves]:
@@ -145,7 +145,7 @@ def attention_moves() -> tuple[nn.Module, Any, Moves]:
 
 
 def multi_head_moves() -> tuple[nn.Module, Any, Moves]:
-    """Two heads exchanged in queries, keys and values; values' features in another order besides."""
+    """Two heads exchanged in queries, keys and values; values' features in another order, too."""
     heads = within(torch.tensor([1, 0]), 4)
     values = (torch.tensor([[1], [0]]) * 4 + torch.stack([order(4, 1), order(4, 2)])).flatten()
     stacked = torch.cat([heads, 8 + heads, 16 + values])
@@ -238,7 +238,7 @@ def test_the_states_of_each_layer_and_direction_have_an_order_of_their_own(
     assert_same(ravine.align(permuted, to=model, model=model, batch=SEQUENCES), model)
 
 
-# --- every symmetry that a structure has -----------------------------------------------------------------
+# --- every symmetry that a structure has ----------------------------------------------------------
 
 
 #: Of kinds that are permuted by hand above, or akin to others here.
@@ -338,7 +338,7 @@ def test_one_hidden_layer_is_matched_as_well_as_any_order_can() -> None:
     assert found.after == pytest.approx(min(squares) ** 0.5, rel=1e-6)
 
 
-# --- the caller's things, and what is refused ----------------------------------------------------------
+# --- the caller's things, and what is refused -----------------------------------------------------
 
 
 def test_the_caller_s_model_points_and_random_numbers_are_left_alone() -> None:
@@ -392,7 +392,7 @@ def test_an_unknown_operation_is_named() -> None:
     assert set(aligned.kept) == {"a.weight, axis 0", "a.bias, axis 0", "c.weight, axis 1"}
 
 
-# --- branches that are stacked ----------------------------------------------------------------------
+# --- branches that are stacked --------------------------------------------------------------------
 
 
 class Branches(nn.Module):
@@ -418,7 +418,8 @@ def in_a_row(take: Any) -> Any:
     return lambda outcomes: take(torch.stack(outcomes, 1)).flatten(1)
 
 
-#: What is made of three branches, and which of them the layer after it reads first, second and third.
+#: What is made of three branches, and which of them the
+#: layer after it reads first, second and third.
 APART: dict[str, tuple[Any, list[int]]] = {
     "first axis": (lambda outcomes: torch.stack(outcomes).permute(1, 0, 2).flatten(1), [0, 1, 2]),
     "last axis": (lambda outcomes: torch.stack(outcomes, -1).mT.flatten(1), [0, 1, 2]),
@@ -509,7 +510,7 @@ def test_what_is_inside_a_stack_is_told_apart_too() -> None:
     assert (aligned.permuted, aligned.kept) == (6, {})
 
 
-# --- what is kept in order is named ---------------------------------------------------------------------
+# --- what is kept in order is named ---------------------------------------------------------------
 
 
 class Between(nn.Module):

@@ -56,7 +56,7 @@ def test_a_barrier_that_was_only_the_order_of_the_units_is_gone() -> None:
 
 
 def test_two_units_twice_whose_four_orders_all_keep_a_barrier_keep_it() -> None:
-    """b is a with the signs of the first layer's units and of what reads them turned: no order undoes that."""
+    """b is a with signs turned in the first layer and in what reads it: no order undoes that."""
     torch.manual_seed(3)
     model = mlp(2)
     a = {name: 3 * p.detach() for name, p in model.named_parameters()}
@@ -82,7 +82,8 @@ def test_two_units_twice_whose_four_orders_all_keep_a_barrier_keep_it() -> None:
 def test_lines_are_those_of_python_and_share_their_examples() -> None:
     torch.manual_seed(0)
     a, b = NormedMlp(), NormedMlp()
-    J = ravine.Objective(NormedMlp(), ravine.supervised(F.mse_loss), (ROWS, torch.zeros(9, 3)))  # noqa: N806
+    data = (ROWS, torch.zeros(9, 3))
+    J = ravine.Objective(NormedMlp(), ravine.supervised(F.mse_loss), data)  # noqa: N806
     found = ravine.compare_alignment(J, {"a": a, "b": b}, [0.0, 0.5, 1.0])
     moved = ravine.align(b, to=a, model=a, batch=ROWS)
     by_hand = ravine.evaluate(J, along=ravine.Line(a, moved), at=[0.0, 0.5, 1.0])
@@ -93,7 +94,8 @@ def test_lines_are_those_of_python_and_share_their_examples() -> None:
 def test_recomputed_statistics_are_the_repair() -> None:
     (a, batch), (b, _) = made("residual convolutions", 1), made("residual convolutions", 2)
     data = (torch.randn(40, 3, 8, 8), torch.zeros(40, 5))
-    J = ravine.Objective(a, ravine.supervised(F.mse_loss), data, buffers="interpolate")  # noqa: N806
+    squared = ravine.supervised(F.mse_loss)
+    J = ravine.Objective(a, squared, data, buffers="interpolate")  # noqa: N806
     names = [
         str(n)
         for n in ravine.compare_alignment(J, {"a": a, "b": b}, [0.0, 0.5, 1.0])["line"].values

@@ -1,4 +1,4 @@
-"""Recorders inside the real frameworks: steps are optimiser updates, one process writes, resumed runs go on."""
+"""Recorders in the real frameworks: steps are updates, one process writes, resumed runs go on."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import ravine
 from oracles import blobs, mlp
 from ravine import InputError, Trajectory
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # of the frameworks about themselves and each other
+# of the frameworks about themselves and each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 DATA = blobs(200)
 BATCH = 25  # 8 batches an epoch
@@ -140,9 +139,8 @@ class TestLightning:
             assert torch.equal(
                 folder.at(step)["model.0.weight"], recorded.at(step)["model.0.weight"]
             )
-        J = ravine.Objective(
-            mlp(), ravine.supervised(F.cross_entropy), DATA
-        )  # the bare model: without "model."
+        # the bare model: without "model."
+        J = ravine.Objective(mlp(), ravine.supervised(F.cross_entropy), DATA)
         assert J(folder[-1])["data"] < J(recorded[0])["data"]
 
 
@@ -489,7 +487,8 @@ def work(rank, folder, store):
     recorder.record(0, model)
     for step in range(1, 4):
         optimiser.zero_grad()
-        model(torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))).square().sum().backward()
+        batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
+        model(batch).square().sum().backward()
         optimiser.step()
         recorder.record(step, model)
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Made once, by ravine 0.1.0: results of every kind of schema 1, a recorded run, a paper run of the quick profile.
+"""Made once, by ravine 0.1.0: results of every kind of schema 1, a run, a quick paper run.
 
     python tests/kept/make.py FOLDER
 

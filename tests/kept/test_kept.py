@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote still opens with the same means, and the same request still gives the same means."""
+"""What 0.1.0 wrote still opens with the same means, and its request still gives them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def test_the_same_request_gives_the_same_means(kind):
     assert compared
     for name in [*compared, *before.coords]:
         one, other = before[name].drop_attrs(), now[name].drop_attrs()
-        if (
-            kind.startswith("path") and name in PROJECTED
-        ):  # by LAPACK, whose last bits are the machine's
+        # by LAPACK, whose last bits are the machine's
+        if kind.startswith("path") and name in PROJECTED:
             xr.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
         else:
             xr.testing.assert_identical(one, other)
@@ -61,9 +60,8 @@ def test_an_old_result_is_read_between_its_points(kind):
 
 def test_a_mean_is_the_one_worked_out_by_hand():
     at_start = held("line").sel(alpha=0.0, split="train")
-    assert (
-        float(at_start["loss"]) == 137.5 / 40
-    )  # w = (−1, 0): the well is 0, and Σ (w − x)² is 137.5
+    # w = (−1, 0): the well is 0, and Σ (w − x)² is 137.5
+    assert float(at_start["loss"]) == 137.5 / 40
 
 
 def test_an_old_run_is_read_and_recorded_the_same(tmp_path):

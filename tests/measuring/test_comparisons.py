@@ -1,4 +1,4 @@
-"""Several lines in one pass: each is what it is alone, barriers are the closed form's, and groups move alone."""
+"""Several lines in one pass: each as alone, barriers as in closed form, groups by themselves."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def double_well(w, x):
     return (w[0] ** 2 - 1) ** 2 + w[1] ** 2 + 0 * x
 
 
-# --- several lines at once -----------------------------------------------------------------------------------
+# --- several lines at once ------------------------------------------------------------------------
 
 
 def test_every_line_is_what_it_is_alone(solutions, measured):
@@ -145,7 +145,7 @@ def test_a_file_of_several_lines_comes_back(measured, tmp_path):
     assert str(ravine.metrics.verdict(back)) == str(ravine.metrics.verdict(measured))
 
 
-# --- barriers ------------------------------------------------------------------------------------------------
+# --- barriers -------------------------------------------------------------------------------------
 
 
 def test_barriers_of_a_double_well():
@@ -206,7 +206,7 @@ def test_barriers_ask_for_several_lines(measured):
         metrics.connected(part)
 
 
-# --- groups --------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hold", ["start", "end"])
@@ -273,7 +273,7 @@ def test_bad_groups_are_refused(solutions):
     ]  # what does not move has no line
 
 
-# --- runs and policies ---------------------------------------------------------------------------------------
+# --- runs and policies ----------------------------------------------------------------------------
 
 
 def record(folder, values_by_step):
@@ -349,7 +349,7 @@ def test_a_run_is_measured_under_the_policy_of_its_line(norm_ends, policy):
     np.testing.assert_allclose(values(path)[[0, -1]], values(curve), rtol=1e-10)
 
 
-# --- figures and report --------------------------------------------------------------------------------------
+# --- figures and report ---------------------------------------------------------------------------
 
 
 def test_the_matrix_reads_like_a_table(measured, tmp_path):
@@ -391,7 +391,7 @@ def test_the_report_has_every_barrier(measured, tmp_path):
     assert "three seeds" in page
 
 
-# --- random axes ---------------------------------------------------------------------------------------------
+# --- random axes ----------------------------------------------------------------------------------
 
 
 def test_random_axes_are_filter_normalized_and_orthogonal():

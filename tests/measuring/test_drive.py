@@ -1,4 +1,4 @@
-"""The loss drives refinement; what does not drive keeps its own error, and is unknown where that is too large."""
+"""The loss drives refinement; what does not drive has its own error, and may be unknown."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class TestOnALine:
         driven = ravine.resolve(J, along=line, drive="all", progress=False)
         assert driven.attrs["drive"] == "loss, error"
         assert driven.sizes["alpha"] >= both.sizes["alpha"]
-        # what is read of the error rate between two points stays between them, and says how far it may be off
+        # what is read of the error rate between two points stays
+        # between them, and says how far it may be off
         read = ravine.reconstruct(both, np.linspace(0, 1, 301))
         truth = ravine.evaluate(J, along=line, at=np.linspace(0, 1, 301), progress=False)
         off = np.abs(values(read, "error") - values(truth, "error"))

@@ -24,7 +24,7 @@ def ends():
     return trained(mlp(), DATA)
 
 
-# --- closed forms ------------------------------------------------------------------------------------------
+# --- closed forms ---------------------------------------------------------------------------------
 
 
 def test_an_affine_loss_comes_back_affine():
@@ -61,7 +61,10 @@ def test_a_double_well_has_its_barrier():
     ("a", "b"), [((2.0, 0.5), (0.5, 2.0)), ((1.0, 1.0), (-1.0, -1.0)), ((0.3, -1.0), (2.0, 1.0))]
 )
 def test_two_weights_in_a_row(a, b):
-    """J = (w₁w₂ − 1)²: a quartic in α, with the barrier (s − t)⁴ / 16 s²t² between the minima (s, 1/s), (t, 1/t)."""
+    """J = (w₁w₂ − 1)²: a quartic in α with the barrier (s − t)⁴ / 16 s²t² between two minima.
+
+    The minima are (s, 1/s) and (t, 1/t).
+    """
     J = of_w(lambda w, x: (w[0] * w[1] - 1) ** 2)
     curve = evaluate(J, along=Line(point(*a), point(*b)), at=GRID)
     products = [((1 - t) * a[0] + t * b[0]) * ((1 - t) * a[1] + t * b[1]) for t in GRID]
@@ -154,7 +157,7 @@ def test_a_permuted_copy_has_equal_ends():
     assert found[1] != pytest.approx(found[0], rel=1e-3)
 
 
-# --- laws --------------------------------------------------------------------------------------------------
+# --- laws -----------------------------------------------------------------------------------------
 
 
 def test_the_ends_are_bitwise_the_checkpoints(ends):

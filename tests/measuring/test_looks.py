@@ -1,4 +1,4 @@
-"""As few examples as an answer or a standard error needs, and no more wrong answers than were allowed."""
+"""As few examples as an answer needs, and no more wrong answers than were allowed."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestDecide:
 
 
 def wrong_answers(kind, height, seeds, count):
-    """How many draws are told that a barrier just below ``ABOVE`` is above it, or one just above is not."""
+    """In how many draws a barrier just below ``ABOVE`` is said above it, or one above is not."""
     wrong = 0
     lie = "shown" if height < ABOVE else "excluded"
     for seed in seeds:
@@ -158,7 +158,10 @@ class TestStderr:
         assert needed < seen(curve) < 1.6 * needed
         assert curve.attrs["stderr_reached"] <= 0.01
         assert curve.attrs["stderr_asked"] == 0.01
-        told = r"J\(start\) is at most 0\.0\d+ \(requested: 0\.01\), with \d,\d+ of 50,000 data examples"
+        told = (
+            r"J\(start\) is at most 0\.0\d+ \(requested: 0\.01\), with \d,\d+ of 50,000 data "
+            "examples"
+        )
         assert re.search(told, str(metrics.verdict(curve)))
         profile = metrics.Profile.of(curve)
         apart = (profile.drawn - profile.drawn[0]).std(axis=1, ddof=1)

@@ -1,4 +1,4 @@
-"""Planes: coordinates that mean what they say, resolved ones that are right or say that they are not.
+"""Planes: coordinates mean what they say; resolved ones are right, or say that they are not.
 
 No two sizes or intervals of the axes are the same here, so that a swapped axis or a transposed
 surface fails.
@@ -410,7 +410,7 @@ def test_the_verdict_finds_the_lowest_point_and_names_the_corners():
 
 
 def test_the_lowest_of_many_noisy_points_is_not_shown_to_lie_below_the_corners():
-    """A surface of noise alone: the lowest of 81 points lies low by chance, in nine of ten draws two errors low."""
+    """A surface of noise: the lowest of 81 points lies low by chance, mostly two errors low."""
 
     def ripple(model, batch):
         return torch.cos(batch[0][:, :2] @ model.w + batch[0][:, 2])
@@ -430,7 +430,7 @@ def test_the_lowest_of_many_noisy_points_is_not_shown_to_lie_below_the_corners()
 
 
 def test_a_difference_to_a_corner_is_paired():
-    """Examples that differ by a constant shift the surface, and nothing else: the difference has no error."""
+    """Examples that differ by a constant shift the surface: the difference has no error."""
     J = of_w(lambda w, x: (w[0] - 0.5) ** 2 + w[1] ** 2 + x, torch.randn(40, dtype=torch.float64))
     found = metrics.verdict(
         evaluate(J, along=UNIT, at={"alpha": [0, 0.5, 1], "beta": [-1, 0]})

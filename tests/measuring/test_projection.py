@@ -1,4 +1,4 @@
-"""Projection: made trajectories give back how they were made, and random walks what the derivation says."""
+"""Projection: made trajectories show how they were made, random walks what theory says."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class TestMadeTrajectories:
 
 
 def carried(folder, momentum, every, *, drift=0.0):
-    """A run of 120 snapshots: steps that momentum makes of fresh gradients, and of a constant one."""
+    """A run of 120 snapshots: momentum's steps, of fresh gradients and of a constant one."""
     stream, recorder = np.random.default_rng(7), TrajectoryRecorder(folder)
     place = np.zeros(10_000)
     velocity = stream.normal(size=len(place)) / (1 - momentum**2) ** 0.5
@@ -284,7 +284,8 @@ class TestWords:
     def test_a_straight_run_is_straighter(self):
         run = [point(0, 0), point(1, 0.1), point(2, 0)]
         assert straightness(project(run)).startswith(
-            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.952"
+            "Training went straighter than a random walk with independent steps: fraction captured "
+            "by the line 0.952"
         )
 
     def test_a_detour_is_less_straight(self):
@@ -491,7 +492,8 @@ class TestShown:
             )
         )
         assert found.headline.startswith(
-            "Training went straighter than a random walk with independent steps: fraction captured by the line 0.800"
+            "Training went straighter than a random walk with independent steps: fraction captured "
+            "by the line 0.800"
         )
         assert "farthest from the line at step 1, where α = 0.375" in str(found)
         assert "past the line's end, to α = 1 and 0.125 of the line's length away" in str(found)

@@ -1,4 +1,4 @@
-"""Resolved curves: right everywhere to what they say, from few points, and honest where they are not."""
+"""Resolved curves: right everywhere to what they say, from few points, or else honest."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_noise_never_resolves():
 
 @pytest.mark.parametrize("width", [0.3, 0.1, 0.05])
 def test_a_spike_as_wide_as_the_largest_gap_is_not_missed(width):
-    """The docs say that what is narrower than the largest gap can hide; so nothing as wide as it may."""
+    """The docs say that what is narrower than the largest gap can hide; nothing wider may."""
     for centre in np.linspace(0.2, 0.8, 7):
         curve = resolved(lambda a, c=centre: 1 + torch.exp(-(((a - c) / (width / 2)) ** 2)))
         if curve.attrs["largest_gap"] > width:
@@ -237,7 +237,7 @@ def test_a_saved_resolved_curve_is_read_verdict_and_figure_and_all(net, tmp_path
 
 
 def test_what_interpolation_may_do_is_no_bump(net):
-    """The 0-1 error is a staircase, and read along straight lines between the points: no swing beyond any of them."""
+    """The 0-1 error is a staircase, read along straight lines: no swing beyond any of them."""
     model, ends, data = net
     curve = resolve(Objective(model, supervised(F.cross_entropy), data), along=Line(*ends))
     grid = evaluate(
@@ -315,7 +315,7 @@ def test_a_standard_error_read_between_points_is_never_negative():
 
 
 def outside(curve, points=4001):
-    """How far the reading leaves the range of the two measured points beside it, beyond its misfit; at the worst."""
+    """How far the reading leaves the two measured points beside it, beyond its misfit, at worst."""
     read = reconstruct(curve, np.linspace(*curve["alpha"].values[[0, -1]], points))
     alpha, held = curve["alpha"].values, curve["loss"].values
     right = np.clip(np.searchsorted(alpha, read["alpha"].values), 1, len(alpha) - 1)

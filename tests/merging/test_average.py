@@ -37,7 +37,7 @@ def test_weights_that_do_not_fit_are_refused(weights: list[float], match: str) -
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "sqrt"])
 def test_snapshots_merged_are_the_run_with_a_decayed_rate(shape: str) -> None:
-    """A run of constant rate on fixed gradients: the mean is what decayed steps from the first snapshot give."""
+    """A run of constant rate on fixed gradients: the mean is what decayed steps would give."""
     torch.manual_seed(0)
     steps = torch.randn(7, 3)
     snapshots = [{"w": steps[: i + 1].sum(0)} for i in range(7)]

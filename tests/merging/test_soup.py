@@ -62,7 +62,8 @@ def test_the_history_says_every_step() -> None:
     assert np.all(np.diff(history["member_value"]) >= 0), "tried from the best to the worst"
     assert "excluded" not in str(history["reason"].sel(step="copy 0").item())
     assert history["weight"].sum() == pytest.approx(1)
-    assert history.attrs["judged_difference"] == found.judgement.difference  # pyright: ignore[reportOptionalMemberAccess]
+    assert found.judgement is not None
+    assert history.attrs["judged_difference"] == found.judgement.difference
 
 
 def test_the_history_is_a_result_that_is_kept_and_reported(tmp_path: Path) -> None:
@@ -146,8 +147,9 @@ def test_the_scale_of_task_vectors_is_chosen_on_one_split_and_judged_on_another(
 def test_nothing_is_measured_on_the_judging_split_before_the_end() -> None:
     data = objective().splits
     sources = {split.name: split.tensors for split in data}
-    poisoned = sources | {"test": (sources["test"][0], torch.zeros(400, 1))}  # pyright: ignore[reportOptionalSubscript]
-    J = ravine.Objective(nn.Linear(SIZE, 1, bias=False), ravine.supervised(F.mse_loss), poisoned)  # noqa: N806
+    poisoned = sources | {"test": (sources["test"][0], torch.zeros(400, 1))}
+    model = nn.Linear(SIZE, 1, bias=False)
+    J = ravine.Objective(model, ravine.supervised(F.mse_loss), poisoned)  # noqa: N806
     one = ravine.soup(objective(), fine_tuned(), method="greedy")
     other = ravine.soup(J, fine_tuned(), method="greedy")
     assert one.weights == other.weights
@@ -176,7 +178,7 @@ def test_bad_input_is_refused(given: dict[str, Any], match: str) -> None:
             objective(), fine_tuned() | {"broken": {"weight": torch.full((1, SIZE), torch.nan)}}
         )
     with pytest.raises(ravine.InputError, match="scales must be the multiples"):
-        ravine.task_soup(objective(), fine_tuned()["copy 3"], fine_tuned(), scales=["a"])  # pyright: ignore[reportArgumentType]
+        ravine.task_soup(objective(), fine_tuned()["copy 3"], fine_tuned(), scales=["a"])
     with pytest.raises(ravine.InputError, match="not points of the same space"):
         ravine.soup(
             objective(), {"a": {"weight": torch.ones(1, 2)}, "b": {"weight": torch.ones(1, 2)}}
@@ -186,7 +188,8 @@ def test_bad_input_is_refused(given: dict[str, Any], match: str) -> None:
 def test_learned_weights_and_running_statistics_do_not_go_together() -> None:
     model = nn.Sequential(nn.Linear(SIZE, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     data = {split.name: split.tensors for split in objective().splits}
-    J = ravine.Objective(model, ravine.supervised(F.mse_loss), data, buffers="recompute")  # noqa: N806
+    squared = ravine.supervised(F.mse_loss)
+    J = ravine.Objective(model, squared, data, buffers="recompute")  # noqa: N806
     with pytest.raises(ravine.InputError, match="without running statistics"):
         ravine.soup(J, [model, model], method="learned")
     other = nn.Sequential(nn.Linear(SIZE, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))

@@ -1,7 +1,7 @@
-"""How often decisions, bounds and standard errors are wrong: the tables of docs/how-to/decisions.md.
+"""How often decisions, bounds and errors are wrong: the tables of docs/how-to/decisions.md.
 
-``pytest -m calibration -s tests/metrics/test_calibration.py`` prints them; without the marker, a small part is run.
-``RAVINE_REPEATS=0.5`` before it draws half as many curves.
+``pytest -m calibration -s tests/metrics/test_calibration.py`` prints them; without the marker, a
+small part is run. ``RAVINE_REPEATS=0.5`` before it draws half as many curves.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def allowed(repeats: int, level: float = LEVEL) -> float:
 
 
 def false_alarms(name: str, examples: int, repeats: int) -> float:
-    """The share of curves of which a barrier or a rise is shown; a barrier shown is a rise shown."""
+    """The share of curves with a barrier or a rise shown; a barrier shown is a rise shown."""
     family, rng = FAMILIES[name], seeded(name, examples)
     wrong = 0
     for _ in range(repeats):
@@ -179,7 +179,7 @@ def any_of_several(lines: int, examples: int, repeats: int) -> float:
     return wrong / repeats
 
 
-# --- small, in every run ---------------------------------------------------------------------------------------
+# --- small, in every run --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a lower end", "clusters of three", "ten strata"])
@@ -206,7 +206,7 @@ def row(name: str, numbers: Iterable[float]) -> str:
     return f"| {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |"
 
 
-# --- large, the tables -----------------------------------------------------------------------------------------
+# --- large, the tables ----------------------------------------------------------------------------
 
 
 @pytest.mark.calibration

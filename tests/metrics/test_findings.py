@@ -1,8 +1,9 @@
-"""Findings: one word for each quantity and split, by decisions whose level holds for the whole table.
+"""Findings: one word for each quantity and split, at a level that holds for the whole table.
 
-The kind of fault: a sentence that says more than its decision. Siblings tried: a rise that these examples exclude and
-others do not; an unresolved piece; a 0-1 quantity read between its points; a bounded quantity with lopsided
-differences; many rows of which one is shown by chance; groups of parameters whose lines have no barrier.
+The kind of fault: a sentence that says more than its decision. Siblings tried: a rise that these
+examples exclude and others do not; an unresolved piece; a 0-1 quantity read between its points; a
+bounded quantity with lopsided differences; many rows of which one is shown by chance; groups of
+parameters whose lines have no barrier.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def test_what_these_examples_exclude_is_not_said_of_others():
 
 
 def _shallow(slope):
-    """J(w) = mean of x_i² w² + slope w over examples whose slopes differ: between 0 and 1 it falls on average."""
+    """J(w) = mean of x_i² w² + slope w, slopes by example: from 0 to 1 it falls on average."""
     torch.manual_seed(0)
     tilt = torch.randn(40, 1)
     tilt -= tilt.mean() + 0.01 + slope
@@ -87,7 +88,7 @@ def _shallow(slope):
 
 
 def test_a_count_of_examples_is_judged_at_its_measured_points():
-    """Between them it is read monotonically, so that no reading makes a rise that no two points have."""
+    """Between them it is read monotonically: no reading makes a rise that no two points have."""
     steps = torch.linspace(0.05, 0.95, 40)[:, None]
 
     def per_example(model, batch):
@@ -119,12 +120,12 @@ def test_an_error_rate_may_be_undecided_but_is_never_unbounded():
     assert 0 <= rise.lower <= rise.upper <= 1
 
 
-# --- groups of parameters -------------------------------------------------------------------------------
+# --- groups of parameters -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def groups():
-    """J = mean (a x − 1)² + 4 (b x − 1)² with x = 1: moving b back from the solution costs four times as much as a."""
+    """J = mean (a x − 1)² + 4 (b x − 1)² with x = 1: b moved back costs four times a."""
 
     class Two(torch.nn.Module):
         def __init__(self):
@@ -169,7 +170,7 @@ def test_equal_groups_are_not_ranked(groups):
 
 
 def test_bounds_of_all_groups_hold_together():
-    """Simulated: of ten groups that change nothing, one is said to in at most a twentieth of draws."""
+    """Simulated: of ten groups that change nothing, one is named in a twentieth of draws."""
     from ravine.metrics import ends
     from ravine.metrics.replicates import Sample
 
@@ -190,7 +191,7 @@ def test_lines_without_a_common_end_have_no_end_changes(groups):
         ravine.plot.end_changes(pair)
 
 
-# --- the verdict as an object ---------------------------------------------------------------------------
+# --- the verdict as an object ---------------------------------------------------------------------
 
 
 def test_a_verdict_prints_its_table_and_shows_it_in_a_notebook(groups):
@@ -213,7 +214,7 @@ def test_text_in_a_notebook_is_escaped(groups):
 
 
 def test_no_row_of_a_maximum_claims_what_noise_gives():
-    """On flat rough curves the largest rise is some errors high: it has bounds, seldom above 0, and no ±."""
+    """On flat rough curves the largest rise is some errors high: with bounds, and no ±."""
     rng, high, wrong = np.random.default_rng(3), 0, 0
     for _ in range(12):
         profile = profile_of(rough(20)(rng, 300))

@@ -1,4 +1,4 @@
-"""Decisions by simulation: wrong answers as often as the level allows, and right ones where there is something."""
+"""Decisions by simulation: wrong as seldom as the level asks, right where there is something."""
 
 from __future__ import annotations
 
@@ -457,10 +457,11 @@ class TestCompare:
         assert found.upper == pytest.approx(np.log(40) / 200)
         assert found.answer == "tied"
         near = _compared(moments, 200, 0.01, "error", "data", 0.05)
+        # 200 · 1.8444² = 681, to two digits
         assert (near.answer, near.examples) == (
             "undecided",
             690,
-        )  # 200 · 1.8444² = 681, to two digits
+        )
 
 
 class TestWhatTheBoundsRestOn:

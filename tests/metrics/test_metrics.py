@@ -1,4 +1,4 @@
-"""Measures against curves whose answer can be read off, and verdicts that say what is there and no more."""
+"""Measures against curves whose answer can be read off, and verdicts that say no more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ravine import InputError, metrics
 
 
 def curve(function, alpha=None, *, floor=1e-12, splits=("train",), examples=None, quantity="loss"):
-    """A result of the schema: γ(α) = function(α), or per-example values (examples, points) whose mean it is."""
+    """A result: γ(α) = function(α), or values (examples, points) whose mean it is."""
     alpha = np.linspace(0, 1, 201) if alpha is None else np.asarray(alpha, dtype=float)
     value = np.asarray(function(alpha), dtype=float)
     dims = ("alpha", "split")
@@ -78,7 +78,7 @@ def test_unknown_kinds_are_refused(kind):
 
 
 def test_the_worst_rise_its_foot_top_and_width():
-    """Down to 1 at 0.2, up to 1.5 at 0.3, down through 1 at 0.4, to 0 at 0.6, up by 0.3 at the very end."""
+    """To 1 at 0.2, up to 1.5 at 0.3, through 1 at 0.4, to 0 at 0.6, up by 0.3 at the very end."""
     places, heights = [0, 0.2, 0.3, 0.4, 0.6, 1], [2, 1, 1.5, 1, 0, 0.3]
     found = metrics.rise(curve(lambda a: np.interp(a, places, heights), np.linspace(0, 1, 101)))
     assert found.height.value == pytest.approx(0.5)
@@ -107,7 +107,7 @@ def test_minima_with_their_prominence_also_outside():
 
 
 def test_a_minimum_is_not_taken_for_its_twin():
-    """Examples lean to one side or the other, so half-samples disagree which of two equal minima is the deeper."""
+    """Examples lean to either side: half-samples disagree which of two equal minima is deeper."""
     alpha = np.linspace(-1.5, 1.5, 301)
     lean = np.linspace(-1, 1, 400)[:, None]
     found = metrics.minima(
@@ -128,10 +128,11 @@ def test_a_minimum_before_lower_ground_is_where_it_is():
 def test_no_minimum_below_the_noise_floor():
     wiggle = curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-7)
     assert metrics.minima(wiggle, prominence=0) == []
+    # too shallow to turn
     assert (
         len(metrics.minima(curve(lambda a: a + 1e-7 * np.cos(2000 * a), floor=1e-12), prominence=0))
         == 0
-    )  # too shallow to turn
+    )
     assert (
         metrics.minima(
             curve(lambda a: 1e-4 * a + 1e-5 * np.cos(100 * a), floor=1e-12), prominence=0
@@ -175,7 +176,7 @@ def test_plateau_and_half_drop_of_a_known_fall():
 
 
 def test_standard_errors_are_paired():
-    """Every example lies on the same bump plus its own constant: the barrier is certain, the ends are not."""
+    """Every example has the same bump plus a constant: the barrier is certain, the ends are not."""
     rng = np.random.default_rng(1)
     alpha = np.linspace(0, 1, 51)
     bump = np.sin(np.pi * alpha)

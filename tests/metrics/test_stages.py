@@ -1,4 +1,4 @@
-"""The verdict on pairs that were aligned: the barrier as it is, aligned, and repaired, in one sentence."""
+"""The verdict on aligned pairs: the barrier as it is, aligned, and repaired, in a sentence."""
 
 from __future__ import annotations
 

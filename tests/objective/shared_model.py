@@ -1,4 +1,4 @@
-"""What the tests of sharded models run in every process: a small transformer, and one case after the other."""
+"""What tests of sharded models run in every process: a small transformer, case by case."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def alone(**options):
     return numbers(ravine.evaluate(J, along=ravine.Line(*ends), at=GRID))
 
 
-# --- cases, each run in every process ---------------------------------------------------------------------
+# --- cases, each run in every process -------------------------------------------------------------
 
 
 def same_numbers(mesh, folder):
@@ -135,7 +135,7 @@ def same_numbers(mesh, folder):
 
 
 def other_ways(mesh, folder):
-    """Tensor parallel on two processes; on four, two copies of a model in two parts (torch wants even ones)."""
+    """Tensor parallel on two processes; on four, two copies in two parts (torch wants that)."""
     if mesh.size() == 4:
         model = split(
             made(0, inside=8), init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "part"))

@@ -1,4 +1,4 @@
-"""The affine prefix gives what the plain route gives, on a zoo of models, and keeps out where it must."""
+"""The affine prefix gives what the plain route gives, on a zoo of models, or keeps out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Addmm(Handmade):
 
 
 class SharedLayer(nn.Module):
-    """One layer used on data and again on its own output: its weights must be up to date for the second."""
+    """A layer used on data and on its own output: its weights must be new for the second."""
 
     def __init__(self):
         super().__init__()
@@ -185,7 +185,7 @@ def ends(build):
 
 @pytest.fixture
 def eager_prefix(monkeypatch):
-    """Pays or not, the prefix is used wherever it may be; the batches whose products it answered are counted."""
+    """Whether it pays or not, the prefix is used where it may be, and its batches are counted."""
     monkeypatch.setattr(affine, "LEAST_DEPTH", 1)
     monkeypatch.setattr(tuning, "_pays", lambda *_: True)
     answered = []
@@ -272,7 +272,7 @@ def test_a_frozen_first_layer_is_data():
 
 
 def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefix):
-    """Reading a parameter's memory behind torch's back gives stale values; the check on the first batch sees it."""
+    """Reading memory behind torch's back gives stale values; the first batch's check sees it."""
 
     class Hidden(nn.Module):
         def __init__(self):
@@ -289,9 +289,8 @@ def test_a_model_that_hides_its_reads_is_measured_by_the_plain_route(eager_prefi
 
     def per_example(model, batch):
         if not hasattr(model, "window"):
-            model.window = (
-                model.layer.weight.detach()
-            )  # shares memory; later reads do not name the parameter
+            # shares memory; later reads do not name the parameter
+            model.window = model.layer.weight.detach()
         return CE(model, batch)
 
     curve = evaluate(

@@ -31,7 +31,7 @@ def ends() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def folded(middle: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The corrected network at α = ½ by another route: scales folded into weights, layer by layer."""
+    """The corrected network at α = ½ by another route: scales folded into weights by layer."""
     a, b = ends()
     statistics = []
     for point in (a, b):
@@ -78,7 +78,7 @@ def test_the_ends_are_their_own_networks_and_the_caller_s_model_is_untouched() -
 
 
 def test_a_network_whose_units_have_cancelled_is_brought_back() -> None:
-    """w and −w in the first layer: nothing is left of it in the middle; a scale cannot bring back what is 0."""
+    """w and −w in the first layer: nothing is left in the middle, and no scale brings it back."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 1))
     a = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -88,9 +88,11 @@ def test_a_network_whose_units_have_cancelled_is_brought_back() -> None:
         "0.bias": 0.1 * a["0.bias"],
     }
     x = torch.randn(64, 1, 8, 8)
-    J = ravine.Objective(model, ravine.supervised(F.mse_loss), (x, torch.zeros(64, 1)))  # noqa: N806
+    data = (x, torch.zeros(64, 1))
+    J = ravine.Objective(model, ravine.supervised(F.mse_loss), data)  # noqa: N806
     curve = ravine.evaluate(J.repaired(), along=ravine.Line(a, b), at=[0.0, 0.5], progress=False)
-    # both ends' units are multiples of each other, so the corrected middle has exactly the mean of their outputs
+    # both ends' units are multiples of each other, so the
+    # corrected middle has exactly the mean of their outputs
     first = F.conv2d(x, a["0.weight"], a["0.bias"])
     middle = (0.55 * first).relu().flatten(1) @ (5.5 * a["3.weight"]).T + a["3.bias"]
     assert float(curve["loss"].sel(alpha=0.5).item()) == pytest.approx(
@@ -100,7 +102,8 @@ def test_a_network_whose_units_have_cancelled_is_brought_back() -> None:
 
 def test_running_statistics_are_recomputed_instead() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
-    J = ravine.Objective(model, ravine.supervised(F.mse_loss), data(), buffers="interpolate")  # noqa: N806
+    squared = ravine.supervised(F.mse_loss)
+    J = ravine.Objective(model, squared, data(), buffers="interpolate")  # noqa: N806
     assert J.repaired().buffers == "recompute"
     with pytest.raises(ravine.InputError, match="choose buffers='recompute'"):
         ravine.Objective(
@@ -110,7 +113,7 @@ def test_running_statistics_are_recomputed_instead() -> None:
 
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ravine.InputError, match="correction must be one of"):
-        ravine.Objective(network(), ravine.supervised(F.mse_loss), data(), correction="magic")  # pyright: ignore[reportArgumentType]
+        ravine.Objective(network(), ravine.supervised(F.mse_loss), data(), correction="magic")
     lone = ravine.Objective(
         nn.Linear(4, 2), ravine.supervised(F.mse_loss), data(), correction="repair"
     )

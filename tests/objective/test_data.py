@@ -87,7 +87,13 @@ def test_sources_that_repeat_themselves_pass(source):
         (DataLoader(DATA, batch_size=5, sampler=WeightedRandomSampler([1.0] * 23, 23)), "sampler"),
         (Augmented(lambda: float(torch.rand(()))), "augmentation"),
         (DataLoader(Augmented(random.random)), "augmentation"),
-        (DataLoader(Augmented(np.random.rand), collate_fn=lambda items: items), "augmentation"),  # noqa: NPY002
+        (
+            DataLoader(
+                Augmented(np.random.rand),  # noqa: NPY002
+                collate_fn=lambda items: items,
+            ),
+            "augmentation",
+        ),
         (DataLoader(Stream([range(5), range(5), range(3)]), batch_size=2), None),
         (DataLoader(Stream([range(6), range(5)]), batch_size=2), "6 examples, then 5"),
         (DataLoader(Stream([range(5), range(1, 6)]), batch_size=2), "as many, but not the same"),
@@ -189,7 +195,7 @@ def test_global_generators_are_preserved_even_by_an_error():
 
 
 class TestNumbers:
-    """Half-samples follow the example's own number, so errors do not depend on order, batching or sharding."""
+    """Half-samples follow the example's number: errors depend on no order, batching or shard."""
 
     data = blobs(203)
 

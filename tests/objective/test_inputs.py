@@ -1,13 +1,16 @@
-"""Batches of any make, and models that keep something of their weights: right, or refused with a reason.
+"""Batches of any make, and models that keep something of their weights: right, or refused.
 
 Kinds, and the siblings tried:
-- layouts of a batch: tuple, dict, named tuple, dataclass, plain object, nested list, PIL-like image, sparse (COO, CSR),
-  jagged, packed sequence, ragged array; what cannot be read (a generator) is named;
+- layouts of a batch: tuple, dict, named tuple, dataclass, plain object, nested list, PIL-like
+  image, sparse (COO, CSR), jagged, packed sequence, ragged array; what cannot be read (a generator)
+  is named;
 - how many examples there are: one bag, one graph, a list of images, a list of examples;
 - recompute: one image a batch, lists, objects, one value a channel, all of them so;
 - streams: endless by repetition, cut to a length, finite;
-- state made of weights: in eval(), at the first call, in a dict, an object or a buffer, by the caller's earlier use;
-- what the caller has around a measurement: inference mode, another device, another dtype, kept parametrisations.
+- state made of weights: in eval(), at the first call, in a dict, an object or a buffer, by the
+  caller's earlier use;
+- what the caller has around a measurement: inference mode, another device, another dtype, kept
+  parametrisations.
 """
 
 from __future__ import annotations
@@ -713,7 +716,7 @@ def policies(draw):
 
 
 def with_buffers_of(policy, model, start, end, alpha, inputs):
-    """The state between two states, its running statistics by a policy; those of all inputs in one batch."""
+    """The state between two states, statistics by a policy; all inputs in one batch."""
     state = {}
     for name, tensor in start.items():
         other = end[name]

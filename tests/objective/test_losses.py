@@ -1,8 +1,9 @@
 """Losses: every loss of torch.nn under every reduction, and language models, are right or refused.
 
-Kinds, and the siblings tried: elementwise losses (mean, none, sum, batchmean, legacy arguments); class losses (ignored
-targets, label smoothing, class weights, images); weights that are and are not divided by; losses of three tensors, and
-with parameters; packed, left-padded and masked text, token types, 4-D masks, encoder–decoders, bidirectional models.
+Kinds, and the siblings tried: elementwise losses (mean, none, sum, batchmean, legacy arguments);
+class losses (ignored targets, label smoothing, class weights, images); weights that are and are not
+divided by; losses of three tensors, and with parameters; packed, left-padded and masked text, token
+types, 4-D masks, encoder–decoders, bidirectional models.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def test_pixels_that_are_left_out_keep_the_images_apart():
     agrees(nn.CrossEntropyLoss(), (images, targets), nn.Conv2d(2, 2, 1))
 
 
-# --- language ----------------------------------------------------------------------------------------
+# --- language -------------------------------------------------------------------------------------
 
 
 class Tiny(nn.Module):

@@ -124,7 +124,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("clusters", "size"), [(30, 20), (600, 5)])
     def test_clusters_count_as_one_draw_each(self, clusters, size):
-        """Within a cluster all values are the same, so the error is that of the clusters' values."""
+        """Within a cluster all values are the same, so the error is that of the clusters."""
         rng = np.random.default_rng(5)
         errors, truth = [], 1 / clusters**0.5
         for _ in range(60):
@@ -134,7 +134,7 @@ class TestErrors:
         assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(truth, rel=0.05)
 
     def test_what_is_between_strata_is_no_error(self):
-        """Ten classes with means 0 … 9 and a spread of 1: a balanced draw errs by the spread alone."""
+        """Ten classes with means 0 … 9 and spread 1: a balanced draw errs by the spread alone."""
         rng = np.random.default_rng(6)
         label = np.arange(2000) % 10
         values = (label + rng.normal(size=2000))[None]

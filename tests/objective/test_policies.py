@@ -1,4 +1,4 @@
-"""What happens to buffers, dropout, precision and state; and that the caller's things stay as they were."""
+"""What happens to buffers, dropout, precision and state; the caller's things stay as they were."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def norm_ends():
     return copy.deepcopy(model.state_dict()), end
 
 
-# --- running statistics ------------------------------------------------------------------------------------
+# --- running statistics ---------------------------------------------------------------------------
 
 
 def test_running_statistics_without_a_policy_are_refused_with_the_choices():
@@ -63,7 +63,7 @@ def test_running_statistics_by_policy(norm_ends, policy):
 
 
 def test_recomputed_statistics_are_those_of_the_data(norm_ends):
-    """One norm layer and one batch: its statistics at α are the mean and variance of the first layer's output."""
+    """One norm layer, one batch: its statistics at α are those of the first layer's output."""
     start, end = norm_ends
     J = Objective(
         mlp(norm=True), CE, DATA, buffers="recompute", dtype=torch.float64, batch_size=1000
@@ -88,7 +88,7 @@ def test_recomputed_statistics_are_those_of_the_data(norm_ends):
 
 
 def test_recomputed_statistics_weigh_batches_by_size(norm_ends):
-    """203 examples in batches of 200 and 3: a mean of batch means would count the 3 as much as the 200."""
+    """203 examples in batches of 200 and 3: a mean of batch means would weigh the 3 too much."""
     seen = {}
     for size in (200, 1000):
 
@@ -194,7 +194,7 @@ def test_other_buffers_that_differ_need_a_policy():
     np.testing.assert_allclose(values(curve), direct(model, same, same, [1], DATA), rtol=1e-12)
 
 
-# --- dropout -----------------------------------------------------------------------------------------------
+# --- dropout --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_a_model_that_is_random_in_evaluation_mode_is_refused():
     ).all()
 
 
-# --- per-example functions and batches ---------------------------------------------------------------------
+# --- per-example functions and batches ------------------------------------------------------------
 
 
 def test_dictionary_batches_are_measured_not_skipped():
@@ -321,9 +321,8 @@ def test_several_quantities_and_splits_come_from_one_pass():
     np.testing.assert_array_equal(curve["n_examples"], [203, 40])
     small = evaluate(Objective(model, CE, splits["valid"]), along=Line(start, end), at=AT)
     np.testing.assert_allclose(values(small), values(curve, split="valid"), rtol=1e-6)
-    assert (
-        curve["loss"].attrs["units"] == ""
-    )  # the function is the user's own, so its unit is not known
+    # the function is the user's own, so its unit is not known
+    assert curve["loss"].attrs["units"] == ""
     assert small["loss"].attrs["units"] == "nats"
 
 
@@ -436,7 +435,7 @@ def test_state_is_carried_per_point_along_the_stream():
     assert curves[0][0] == pytest.approx(total / 12, rel=1e-13)
 
 
-# --- precision, ties, devices ------------------------------------------------------------------------------
+# --- precision, ties, devices ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -589,7 +588,7 @@ def test_recurrent_layers_are_copied_whole():
     np.testing.assert_allclose(values(curve), direct(model, start, end, AT, DATA), rtol=1e-12)
 
 
-# --- the caller's things -----------------------------------------------------------------------------------
+# --- the caller's things --------------------------------------------------------------------------
 
 
 def everything(model):
@@ -811,7 +810,7 @@ def test_a_buffer_that_is_never_saved_is_no_difference_between_a_state_dict_and_
         evaluate(J, along=Line(start, Turning(start=2.0)), at=[0, 1])
 
 
-# --- reduced precision ---------------------------------------------------------------------------------------
+# --- reduced precision ----------------------------------------------------------------------------
 
 
 def test_an_autocast_around_the_measurement_changes_nothing():
@@ -890,7 +889,7 @@ def test_the_noise_floor_sees_what_cancels_inside_the_loss(name):
 
 
 def test_the_noise_floor_holds_between_the_points_that_were_looked_at():
-    """A probability that saturates in float32, and so a logarithm that is cut off, away from a probed point."""
+    """A probability that saturates in float32: a logarithm cut off, away from a probed point."""
     inputs = torch.linspace(0.5, 1.5, 200)[:, None]
     model = nn.Linear(1, 1, bias=False)
 

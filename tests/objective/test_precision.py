@@ -1,4 +1,4 @@
-"""What float32 products are computed in is float32, unless the caller asks for less; and it is recorded."""
+"""Float32 products are computed in float32 unless the caller asks for less; it is recorded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ torch.backends.cuda.matmul.fp32_precision = "tf32"
 torch.backends.cudnn.conv.fp32_precision = "ieee"
 model = nn.Linear(3, 2)
 end = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-J = ravine.Objective(model, ravine.supervised(nn.functional.cross_entropy), (torch.randn(9, 3), torch.zeros(9).long()))
+data = (torch.randn(9, 3), torch.zeros(9).long())
+J = ravine.Objective(model, ravine.supervised(nn.functional.cross_entropy), data)
 curve = ravine.evaluate(J, along=ravine.Line(model, end), at=[0, 1], progress=False)
 print(curve.attrs["versions"])
 print(torch.backends.cudnn.conv.fp32_precision)

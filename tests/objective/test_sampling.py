@@ -1,4 +1,4 @@
-"""A random part of the examples: nested, whatever the order, whole clusters, equal shares of strata."""
+"""A random part of the examples: nested, of any order, in whole clusters, equal in strata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that two and four processes share (FSDP2, gloo): the same numbers as one process, and nothing left changed."""
+"""Models that two and four processes share (FSDP2, gloo): one process's numbers, no change left."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""Several points at once give what one point at a time gives; where they cannot, one at a time it is.
+"""Several points at once give what one at a time gives; else one at a time it is.
 
 On a CPU the stack is never chosen, since it gains nothing there; the tests choose it.
 """

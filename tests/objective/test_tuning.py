@@ -1,4 +1,4 @@
-"""What the engine chooses by measurement, batch size and memory layout: never another number, never a broken model."""
+"""What the engine measures and chooses: never another number, never a broken model."""
 
 from __future__ import annotations
 
@@ -97,9 +97,8 @@ class TestLayout:
         assert laid == [True]
         np.testing.assert_allclose(fast["loss"], usual["loss"], rtol=2e-6)
         np.testing.assert_array_equal(fast["error"], usual["error"])
-        assert (
-            float(fast["loss_noise_floor"].min()) > 0
-        )  # the probes' tiny changes reach these weights too
+        # the probes' tiny changes reach these weights too
+        assert float(fast["loss_noise_floor"].min()) > 0
 
     def test_code_that_cannot_have_it_is_left_alone(self, images, monkeypatch):
         clock(monkeypatch, lambda n, last: 1e-4 * n * (2 if last else 1))
@@ -260,7 +259,7 @@ class TestBudget:
         assert self.spent(count, points, batch_size=64) <= 2.2 * count
 
     def test_a_few_long_texts_are_looked_at_by_few_passes(self, texts):
-        """Two for determinism, two more for what is kept of the weights, one for the first layer, ten for rounding."""
+        """Two for determinism, two for kept weights, one for the first layer, ten for rounding."""
         seen = []
 
         def counting(model, batch):

@@ -173,7 +173,7 @@ class TestSecondMinimum:
         )
 
     def test_to_the_left_of_the_start_it_is_another_reading(self):
-        """((α + 0.8)(α − 1))² − α/10: two valleys, the higher one left of 0; on [0, 1] there is none."""
+        """((α + 0.8)(α − 1))² − α/10: two valleys, the higher left of 0; none on [0, 1]."""
         valleys = np.poly1d([1, -0.2, -0.8]) ** 2 - np.poly1d([0.1, 0])
         curve = self.line(valleys)
         place, top, _ = sorted(root.real for root in valleys.deriv().roots)
@@ -181,9 +181,8 @@ class TestSecondMinimum:
         assert left.answers("at least", left.threshold) == "holds"
         assert obstacles.second_place(curve, -1.5, 0.0) == pytest.approx(place, abs=0.01)
         assert left.number <= valleys(top) - valleys(place)
-        right = obstacles.second_minimum(
-            curve, 1.0, 2.0
-        )  # the solution's own valley is no second one
+        # the solution's own valley is no second one
+        right = obstacles.second_minimum(curve, 1.0, 2.0)
         assert right.answers("at least", right.threshold) == "does not hold"
         within = obstacles.second_minimum(curve)
         assert within.answers("at least", within.threshold) == "does not hold"

@@ -1,4 +1,4 @@
-"""CIFAR-10: official files only, unpickled only after their hash matched; contrast normalised and whitened."""
+"""CIFAR-10: official files only, unpickled after their hash matched; normalised, whitened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = 12
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A data set in CIFAR-10's format under its name: 5 × 8 + 6 images of 12 numbers, in its archive too."""
+    """A data set in CIFAR-10's format and name: 5 × 8 + 6 images of 12 numbers, archive too."""
     monkeypatch.delenv("RAVINE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     random = np.random.default_rng(0)
@@ -166,9 +166,8 @@ def test_a_file_with_another_hash_is_never_unpickled(tiny):
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
         data.load("cifar10", folder.parent)
     with pytest.raises(ravine.InputError, match="data_batch_3' is damaged or another file"):
-        data._batch(
-            folder / "data_batch_3", "0" * 64
-        )  # also where it was swapped after the first look
+        # also where it was swapped after the first look
+        data._batch(folder / "data_batch_3", "0" * 64)
     assert not hasattr(builtins, "exploded")
     pickle.loads(content)  # the bomb is live
     assert builtins.exploded is True
@@ -220,7 +219,7 @@ class TestWhitening:
         torch.testing.assert_close(found.norm(dim=1), torch.full((900,), 55.0))
 
     def test_it_is_white_where_there_is_variance(self):
-        """The covariance becomes C (C + 0.1)⁻¹: 1 where C is large, next to nothing where it is far below 0.1."""
+        """The covariance becomes C (C + 0.1)⁻¹: 1 where C is large, almost 0 far below 0.1."""
         images = contrast_normalised(self.images())
         before = np.cov(images.double().numpy().T, bias=True)
         found = whitened(images.clone(), *whitening(images)).double().numpy()

@@ -1,4 +1,4 @@
-"""The claims' rules, on numbers and on made curves: what holds, what does not, and what nobody can tell yet."""
+"""The claims' rules, on numbers and made curves: what holds, what does not, what is open."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class TestNumbers:
         assert obstacles.second_place(two) == pytest.approx(0.25, abs=0.01)
 
     def test_a_thousandth_of_a_random_points_height_is_no_measure(self):
-        """From 6,800 nats down, 3 nats of barrier are below a thousandth of the range; training gained 2.3."""
+        """From 6,800 nats down, a barrier of 3 is below a thousandth; training gained 2.3."""
         x = np.linspace(0, 1, 401)
         fall = 6_800 * (1 - x) ** 8 + 3 * np.exp(-(((x - 0.9) / 0.02) ** 2))
         loss = xr.DataArray([[2.3, 0.1]], dims=("split", "record"), coords={"split": ["train"]})
@@ -274,7 +274,7 @@ class TestUnknown:
 
 
 class TestWalks:
-    """A random walk captures 2/3, and has its own shape: so a sentence about training must be about more."""
+    """A random walk captures 2/3 in a shape of its own: a sentence must be about more."""
 
     def path(self, alpha, residual, captured, null=2 / 3):
         walk = {"walk": ["run", "random walk"]}
@@ -310,11 +310,11 @@ class TestWalks:
         )
 
 
-# --- figure 6 --------------------------------------------------------------------------------------------
+# --- figure 6 -------------------------------------------------------------------------------------
 
 
 def near_and_whole(rng, count, height, noise=None):
-    """A fall of 1 with a barrier of some height at 0.05, as measured near the start and whole, on the same examples."""
+    """A fall of 1 with a barrier at 0.05, seen near the start and whole, by the same examples."""
     values = 0.1 * (noise or rough(8))(rng, count) * np.exp(-ALPHA)
     x = ALPHA * 0.2
     slope = -((x / 0.2) ** 3) * 0.05
@@ -341,7 +341,7 @@ def sentences(near, whole):
 
 
 def held(repeats, seed, count):
-    """In how many draws without a barrier any of the sentences holds: only where the first of them does."""
+    """In how many draws without a barrier any sentence holds: only where the first does."""
     rng, times = RNG(seed), 0
     for _ in range(repeats):
         near, whole = near_and_whole(rng, count, 0.0)

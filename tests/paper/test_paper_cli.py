@@ -1,4 +1,4 @@
-"""``ravine paper`` and ``ravine data``: what a user types, and one sentence where it cannot be done."""
+"""``ravine paper`` and ``ravine data``: what is typed, and a sentence where it cannot be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The convolutional network: its shapes, its arithmetic by another route, its constraints; and figure 6's barrier."""
+"""The convolutional network: shapes, arithmetic by another route, constraints; figure 6."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class TestNetwork:
         assert CONV.about == "convolutional maxout 32×32×3–96×2–192×2–192×2–500×5–10"
 
     def test_its_arithmetic_by_another_route(self):
-        """pylearn2's: pad, slide, add the bias, largest of the pieces, largest of each square, which may be cut off."""
+        """pylearn2's: pad, slide, add the bias, largest of pieces, largest of squares (or less)."""
         model = SMALL.build(3).double().eval()
         images = torch.randn(
             5, 2 * 7 * 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
@@ -239,7 +239,7 @@ class TestTraining:
     def test_what_fills_no_batch_is_left_out_where_the_recipe_says_so(
         self, even, batches, watched, tmp_path
     ):
-        """As the original's iterators do: 312 batches of 128 among 40,000 images, 9,984 to validate on."""
+        """As the original's iterators do: 312 batches of 128 of 40,000 images, 9,984 to check."""
         quick = recipe("conv-cifar10", "quick")
         job = replace(quick, network=SMALL, train=60, valid=20, batch_size=24, even=even)
         parts = {k: made_up() for k in ("train", "test")}
@@ -261,7 +261,10 @@ def made_up():
 
 
 def bump(rise: float, fall: float, **data) -> ravine.Objective:
-    """J(w) = mean over x of 2 + x (rise w − fall w²): highest at rise/2fall, back at the start's level at rise/fall."""
+    """J(w) = mean over x of 2 + x (rise w − fall w²).
+
+    Highest at rise/2fall, back at the start's level at rise/fall.
+    """
     x = torch.tensor([0.5, 1.0, 1.5, 1.0], dtype=torch.float64)
     return of_w(lambda w, x: 2 + x * (rise * w[0] - fall * w[0] ** 2), x, size=1, **data)
 
@@ -277,9 +280,8 @@ class TestBarrier:
         assert found.rise.height.value == pytest.approx(0.06**2 / 4, rel=1e-9)
         assert found.rise.height.at == pytest.approx(0.03, abs=1e-9)
         assert found.rise.foot == 0
-        assert found.end == pytest.approx(
-            0.06, abs=2e-5
-        )  # read from a dense grid by straight pieces
+        # read from a dense grid by straight pieces
+        assert found.end == pytest.approx(0.06, abs=2e-5)
         of_the_mean = np.std([0.5, 1.0, 1.5, 1.0], ddof=1) / 2
         assert found.rise.height.stderr == pytest.approx(0.0009 * of_the_mean, rel=0.05)
 
@@ -299,14 +301,15 @@ class TestBarrier:
         assert "for others drawn like them a rise is shown (95 % bounds [0.000" in str(found)
 
     def test_the_standard_error_is_of_the_difference(self):
-        """Per example the height is x · rise²/4fall, and 2 cancels: its error is that of the mean of x."""
+        """By example the height is x · rise²/4fall, and 2 cancels: its error is the mean x's."""
         x = torch.linspace(0, 2, 401, dtype=torch.float64)
         J = of_w(lambda w, x: 2 + 5 * torch.sin(7 * x) + x * (0.06 * w[0] - w[0] ** 2), x, size=1)
         found = barrier(near(J), split="data")
         height = 0.06**2 / 4
+        # from 64 halves
         assert found.rise.height.stderr == pytest.approx(
             height * float(x.std()) / 401**0.5, rel=0.3
-        )  # from 64 halves
+        )
 
     def test_no_barrier(self):
         x = torch.linspace(0.5, 1.5, 400, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The paper's data: official files read bit by bit, checked by hash; nothing damaged is used or kept."""
+"""The paper's data: official files read bit by bit, checked by hash; nothing damaged is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer anywhere: devices, precision, budgets that stop it, leanness, and what is carried away."""
+"""The trainer anywhere: devices, precision, budgets, leanness, and what is carried away."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class TestDevices:
         assert held.state is first
 
     def test_rows_are_cut_alike_whether_or_not_it_is_asked_first(self):
-        """On a GPU all rows are multiplied; a factor of 1 keeps the bits of those within the cap."""
+        """On a GPU all rows are multiplied; a factor of 1 keeps the bits of those under the cap."""
         rows = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
         factor = (2.0 / torch.linalg.vector_norm(rows, dim=1)).clamp(max=1)
         multiplied = rows * factor[:, None]
@@ -160,7 +160,7 @@ class TestPrecision:
         assert product.dtype == torch.float32
 
     def test_bf16_trains_like_a_loop_with_an_autocast_for_each_update(self, digits, tmp_path):
-        """One autocast around all updates would go on with the parameters that it has rounded first."""
+        """One autocast around all updates would go on with parameters that it rounded first."""
         network = Network(64, "relu", (Layer(10, init=0.1, cap=1e9, keep=1.0, scale=1.0),))
         phase = Phase(PerUpdate(0.5, 1.0, 0.0), Momentum(0.0, 0.0, 1), patience=5, epochs=1)
         job = Training(small(network=network, phases=(phase,), precision="bf16"), digits, tmp_path)
@@ -315,7 +315,7 @@ class TestBudget:
 
     @pytest.mark.parametrize("name", FIGURES)
     def test_the_trainings_of_each_figure_are_known_before(self, name):
-        """What a figure asks for first is the first that is listed; none is asked for that is not."""
+        """What a figure asks for first is the first that is listed; it asks for nothing else."""
         asked = []
 
         class Asked(Study):

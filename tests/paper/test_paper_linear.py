@@ -1,4 +1,4 @@
-"""The product on deep linear networks, and on random walks, against closed forms; and the figures made of them."""
+"""Deep linear networks and random walks against closed forms, and the figures of them."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ class TestLines:
         read = ravine.reconstruct(curve, at=alpha)["loss"].values[:, 0]
         assert apart(read, (alpha**depth - 1) ** 2) < ROUNDING
         ((low, high),) = ravine.metrics.convexity(curve).concave
-        assert high == pytest.approx(
-            ((depth - 1) / (2 * depth - 1)) ** (1 / depth), abs=0.01
-        )  # the stencil
+        # the stencil
+        assert high == pytest.approx(((depth - 1) / (2 * depth - 1)) ** (1 / depth), abs=0.01)
         (minimum,) = ravine.metrics.minima(curve)
         assert minimum.value.at == pytest.approx(1, abs=1e-3)
         assert ravine.metrics.rise(curve).height.value < ROUNDING
@@ -124,9 +123,8 @@ class TestMatrices:
         assert J(points["solution"])["data"] < 1e-25
         assert J(points["transformed"])["data"] < 1e-25
         one, other = points["solution"]["layer0.weight"], points["transformed"]["layer0.weight"]
-        mixing = torch.linalg.lstsq(
-            one.T, other.T
-        ).solution.T  # G₁: 5 × 5, but known on 4 dims only
+        # G₁: 5 × 5, but known on 4 dims only
+        mixing = torch.linalg.lstsq(one.T, other.T).solution.T
         assert not torch.allclose(one, other)
         torch.testing.assert_close(mixing @ one, other)
         assert measured(J, points["solution"], points["transformed"], [0.5])[0] > 1

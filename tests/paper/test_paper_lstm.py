@@ -1,4 +1,4 @@
-"""The language model: its equations, its streams, its steps and its text against closed forms and second routes."""
+"""The language model: equations, streams, steps and text, by closed forms and second routes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TestNetwork:
         torch.testing.assert_close(logits, below @ p["logits.weight"].T + p["logits.bias"])
 
     def test_nothing_that_goes_on_in_time_is_dropped(self):
-        """Without its inputs a cell knows its past only; that is then the same with masks as without."""
+        """Without inputs a cell knows its past only; then masks make no difference."""
         model = replace(TINY, keep=0.5).build(0)
         with torch.no_grad():
             for name, tensor in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The MP-DBM: its equations, its objective, its training and its figure against closed forms and second routes."""
+"""The MP-DBM: equations, objective, training, figure, by closed forms and second routes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def asked(sizes=TINY, examples: int = 6, share: float = 0.5):
 
 
 def by_hand(model, images, labels, dropped, unlabelled, prior):
-    """The equations one by one, as inference_procedure.py and costs/dbm.py have them; matrices (below, above).
+    """The equations one by one, from inference_procedure.py and costs/dbm.py; (below, above).
 
     ``prior`` is the bias of the pixels' first guess, through which no gradient goes.
     """
@@ -95,9 +95,8 @@ class TestMachine:
         model = MPDBM_MNIST.build(0)
         assert bool(((model.W1 != 0).sum(1) == 15).all())
         assert bool(((model.U != 0).sum(1) == 23).all())
-        placed = (
-            (model.W1 != 0).sum(0).double()
-        )  # each pixel feeds 2087 · 15/784 units, ± binomial spread
+        # each pixel feeds 2087 · 15/784 units, ± binomial spread
+        placed = (model.W1 != 0).sum(0).double()
         assert float(placed.mean()) == pytest.approx(2087 * 15 / 784)
         assert float(placed.std()) == pytest.approx(
             math.sqrt(2087 * 15 / 784 * (1 - 15 / 784)), rel=0.15
@@ -174,7 +173,7 @@ class TestMachine:
             torch.testing.assert_close(classes, model.b_y.expand_as(classes))
 
     def test_a_machine_with_one_layer_is_an_rbm(self):
-        """Two passes: from the first guess, doubled, no longer matters, since h2 tells h1 nothing."""
+        """Two passes: doubled from the first guess no longer matters, since h2 tells h1 nothing."""
         model, (images, labels, dropped, unlabelled) = made(), asked()
         with torch.no_grad():
             model.W2.zero_()
@@ -210,7 +209,7 @@ class TestMachine:
         torch.testing.assert_close(model.classify(images, averaged=averaged), z)
 
     def test_mean_field_goes_down_its_own_free_energy(self):
-        """At a fixed point of the full updates, the variational free energy is stationary in h1, h2 and y."""
+        """At a fixed point of full updates the variational free energy is stationary."""
         sizes = replace(TINY, passes=400)
         model, (images, *_) = made(sizes), asked(sizes)
         with torch.no_grad():
@@ -258,7 +257,7 @@ class Killed(Exception):
 
 class TestTraining:
     def test_one_pass_with_all_dropped_is_the_entropy_of_the_pixels(self, digits, tmp_path):
-        """An image in expectation over its binary ones: mean_j H(p_j), and ln 10 / pixels for the label."""
+        """An image as the mean of its binary ones: mean_j H(p_j); ln 10 / pixels for the label."""
         job = Training(short(), digits, tmp_path)
         job.model.passes = 1
         images, labels = job.task.trained_on
@@ -270,7 +269,7 @@ class TestTraining:
         assert float(label.double().mean().detach()) == pytest.approx(math.log(10) / 64, rel=1e-6)
 
     def test_an_epoch_is_the_loop_of_the_original(self, digits, tmp_path):
-        """A second route: torch's own SGD is v ← mv + g, θ ← θ − rate·v, and columns are then cut."""
+        """A second route: torch's SGD is v ← mv + g, θ ← θ − rate·v, and columns are then cut."""
         job = Training(short(), digits, tmp_path)
         mirror = job.recipe.network.build(0)
         mirror.load_state_dict(job.model.state_dict())
@@ -337,9 +336,8 @@ class TestTraining:
         one, other = task.drawn("train", 0), task.drawn("train", 1)
         assert not torch.equal(one[2], other[2])
         assert 0.45 < float(one[2].double().mean()) < 0.55
-        assert torch.equal(
-            task.drawn("valid", 0)[0], task.watched["valid"][0]
-        )  # validation images stay grey
+        # validation images stay grey
+        assert torch.equal(task.drawn("valid", 0)[0], task.watched["valid"][0])
         assert set(one[0].unique().tolist()) == {0.0, 1.0}
         start = task.network.build(0)
         task.start(start)
@@ -463,7 +461,7 @@ class TestSearch:
         assert "α = 0.5 than 0.32 of the line's length, after 1 updates" in both  # hypot(1, 3) / 10
 
     def test_the_way_around_is_told_in_words(self):
-        """J = α² + 3β² on a plane of lengths 10 and 4: each of the numbers can be read from the points."""
+        """J = α² + 3β² on a plane of lengths 10 and 4: every number can be read from the points."""
         line = {"w": torch.tensor([0.0, 0.0, 0.0])}, {"w": torch.tensor([10.0, 0.0, 0.0])}
         plane = ravine.Plane(*line, {"w": torch.tensor([0.0, 4.0, 0.0])})
         model = torch.nn.Module()
@@ -591,10 +589,11 @@ def test_every_epoch_stands_at_its_own_objective(drawn, tmp_path):
         assert claim.judged(outcome).answer in ("not run", "undecided")
     (panel,) = outcome.figure.panels
     names = [name for layer in panel.layers if isinstance(layer, Markers) for name in layer.names]
+    # the corner beside the start is no network that was trained
     assert names == [
         "start",
         "solution",
-    ]  # the corner beside the start is no network that was trained
+    ]
     assert str(study.out) not in outcome.figure.caption
     labels = {getattr(layer, "label", "") for layer in panel.layers}
     assert {"straight line", "training path", "distance in height from the plane"} <= labels

@@ -151,7 +151,7 @@ def test_quick_learns(tmp_path):
 
 
 def test_ravine_measures_what_the_trainer_saw(tmp_path):
-    """A second route: the monitor's own sums, and an Objective over the same examples, on a trained net."""
+    """A second route: the monitor's sums, and an Objective, over a trained net's examples."""
     quick = recipe("relu-mnist", "quick")
     run = train(replace(quick, phases=(replace(quick.phases[0], epochs=3),)), tmp_path)
     inputs, labels = load("digits")["train"]

@@ -1,4 +1,4 @@
-"""The trainer serves any task: here one with its own objective, noise, constraint, rates and criterion."""
+"""The trainer serves any task: one with an objective, noise, constraint and rates of its own."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def test_a_training_that_is_killed_at_random_moments_gives_the_same_bits(tmp_pat
     seconds, kills = time.perf_counter() - began, 0
     while kills < int(os.environ.get("RAVINE_KILLS", "10")):
         place = tmp_path / f"cut{kills}"
-        kills += killed_until_done(lambda: train(job, place) and None, seconds, drawn)  # noqa: B023  done at once
+        # it is done at once, before the loop's variables change
+        kills += killed_until_done(lambda: train(job, place) and None, seconds, drawn)  # noqa: B023
         ours = train(job, place)
         assert torch.equal(load_file(ours.solution)["weight"], load_file(whole.solution)["weight"])
         assert ours.history.drop_vars("seconds").identical(whole.history.drop_vars("seconds"))

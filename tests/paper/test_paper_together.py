@@ -53,7 +53,7 @@ class TestUpdates:
 
     @pytest.mark.parametrize("name", ["maxout-mnist", "mpdbm-mnist", "conv-cifar10"])
     def test_an_epoch_is_the_steppers(self, name, digits, tmp_path):
-        """The same draws and parameters, to rounding; what was tried first leaves no trace; a smaller last batch."""
+        """The same draws and parameters, to rounding; first tries leave no trace; a short last."""
         self.tried = 0
         job = replace(recipe(name, "quick"), train=130, valid=20, even=False)
         stepped, whole = (Training(job, digits, tmp_path / place) for place in "ab")

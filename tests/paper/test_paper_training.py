@@ -1,4 +1,4 @@
-"""The trainer: its steps against closed forms, its schedules against the recipes' own numbers, and its memory."""
+"""The trainer: its steps and schedules against closed forms and the recipes; its memory."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def small(epochs: int = 4, second: int | None = None, **changes) -> Recipe:
                 PerUpdate(0.05, 1.001, 1e-6), Momentum(0.6, 0.6, 1), patience=None, epochs=second
             ),
         )
-    return replace(
-        Recipe("small", "quick", "digits", 310, 100, SMALL, 50, phases), **changes
-    )  # 310 / 50: an uneven last batch
+    # 310 / 50: an uneven last batch
+    return replace(Recipe("small", "quick", "digits", 310, 100, SMALL, 50, phases), **changes)
 
 
 def linear(cap: float = 1e9, keep: float = 1.0) -> Network:
@@ -284,9 +283,8 @@ class TestMemory:
         assert all(torch.equal(solution[name], snapshot[name]) for name in solution)
 
     def test_without_patience_the_last_epoch_is_the_solution(self, tmp_path):
-        phase = Phase(
-            PerUpdate(-0.1, 1.0, -1.0), Momentum(0.0, 0.0, 1), patience=None, epochs=3
-        )  # uphill
+        # uphill
+        phase = Phase(PerUpdate(-0.1, 1.0, -1.0), Momentum(0.0, 0.0, 1), patience=None, epochs=3)
         run = train(small(network=linear(), phases=(phase,)), tmp_path)
         errors = run.history["error"].sel(split="valid").values
         assert errors[-1] > errors.min()
@@ -300,7 +298,7 @@ class TestMemory:
             small(phases=(Phase(PerUpdate(0.1, 1, 0), Momentum(0.5, 0.5, 1), patience=None),))
 
     def test_a_state_of_the_time_before_tasks_is_gone_on_with(self, tmp_path):
-        """Such a file also says what is the best epoch, and counts test errors without their name."""
+        """Such a file also tells the best epoch, and counts test errors without their name."""
         job = small(epochs=2, second=2)
         whole = train(job, tmp_path / "whole")
         with pytest.raises(Killed):
@@ -318,9 +316,8 @@ class TestMemory:
 
     def test_patience_counts_from_the_last_strict_improvement(self, tmp_path):
         phase = Phase(PerUpdate(0.0, 1.0, 0.0), Momentum(0.5, 0.5, 1), patience=3)
-        run = train(
-            small(network=linear(), phases=(phase,)), tmp_path
-        )  # nothing moves, so nothing improves on epoch 0
+        # nothing moves, so nothing improves on epoch 0
+        run = train(small(network=linear(), phases=(phase,)), tmp_path)
         assert run.trajectory.steps == (0, 7, 14, 21)
         assert run.history.attrs["best_step"] == 0
 

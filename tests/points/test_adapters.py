@@ -1,8 +1,9 @@
-"""Adapters. The kind: a folder says by its configuration what its tensors mean, and may say what we do not know.
+"""Adapters. The kind: a configuration says what the tensors mean, perhaps something unknown.
 
-Siblings tried: every switch as another type, a missing alpha, ranks that disagree, patterns as text and as expressions
-that do not end, starts that change the base, entries of other versions, biases, factors that do not fit. Against peft's
-own merging: ``tests/integrations``. Here W + s B A is computed by hand, and peft is out of reach.
+Siblings tried: every switch as another type, a missing alpha, ranks that disagree, patterns as text
+and as expressions that do not end, starts that change the base, entries of other versions, biases,
+factors that do not fit. Against peft's own merging: ``tests/integrations``. Here W + s B A is
+computed by hand, and peft is out of reach.
 """
 
 from __future__ import annotations
@@ -198,7 +199,8 @@ def test_a_pattern_whose_search_may_not_end_is_refused(tmp_path, pattern, entry)
         "q_proj",
         r".*\.layers\.(0|1|2)\.self_attn\.(q|v)_proj",
         r"^model\.layers\.\d+\.mlp\.down_proj$",
-        r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?(?:q_proj|fc).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:q|k))",
+        r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?(?:q_proj|fc).*?)"
+        r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:q|k))",
     ],
 )
 def test_patterns_that_people_write_are_taken(pattern):

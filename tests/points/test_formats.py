@@ -1,9 +1,9 @@
 """Formats. The kind: weights lie in files and folders that other tools wrote, in their own ways.
 
-Siblings tried: shards of both kinds, the index itself, DCP with and without an optimiser, DeepSpeed's stages, one
-file in a folder, archives that were compressed again, files saved on a GPU or by another pickle protocol, files of
-thirteen other tools, float8, complex and quantised weights, tensors larger than their data, files that change while
-they are read from.
+Siblings tried: shards of both kinds, the index itself, DCP with and without an optimiser,
+DeepSpeed's stages, one file in a folder, archives that were compressed again, files saved on a GPU
+or by another pickle protocol, files of thirteen other tools, float8, complex and quantised weights,
+tensors larger than their data, files that change while they are read from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models of the Hub. The kind: a name instead of a path, and a network that may not be there.
 
-Siblings tried: a branch, a tag and a commit; a file inside; a cache without the weights or with a part of them; a
-path of the same name; no library, no network, a name that is none.
+Siblings tried: a branch, a tag and a commit; a file inside; a cache without the weights or with a
+part of them; a path of the same name; no library, no network, a name that is none.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class TestWithANetwork:
 
         def listed(repository, revision):
             if repository != "org/model":
-                raise errors.RepositoryNotFoundError("no such model", response=None)  # pyright: ignore
+                raise errors.RepositoryNotFoundError("no such model", response=None)
             return [*files, "README.md", "optimizer.pt"]
 
         def download(repository, revision, local_files_only=False, allow_patterns=None):

@@ -1,8 +1,9 @@
-"""Wrappers' names. The kind: what wraps a model, or a part of it, puts a word of its own into the parameters' names.
+"""Wrappers' names. The kind: what wraps a model puts words of its own into parameters' names.
 
-Siblings tried: AveragedModel (module, state dict, file), Lightning with a criterion's weight or a metric's count beside
-the model, activation checkpointing, FSDP and ``torch.compile`` in the middle of a name, EMA wrappers that hold one copy
-or two, a teacher beside the student, wrapped on both sides by different wrappers.
+Siblings tried: AveragedModel (module, state dict, file), Lightning with a criterion's weight or a
+metric's count beside the model, activation checkpointing, FSDP and ``torch.compile`` in the middle
+of a name, EMA wrappers that hold one copy or two, a teacher beside the student, wrapped on both
+sides by different wrappers.
 """
 
 from __future__ import annotations

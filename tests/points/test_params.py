@@ -70,9 +70,8 @@ def test_hash_tells_values_names_shapes_and_types_apart():
 
 
 def test_norms_over_several_pieces():
-    big = {
-        "w": torch.full((5_000_000,), 0.1)
-    }  # more than one piece; float32 sums would be off by 1e-4
+    # more than one piece; float32 sums would be off by 1e-4
+    big = {"w": torch.full((5_000_000,), 0.1)}
     assert norm(big) == pytest.approx(float(torch.tensor(0.1)) * 5_000_000**0.5, rel=1e-12)
     assert distance(big, {"w": torch.zeros(5_000_000)}) == norm(big)
     assert not all_finite(torch.cat([big["w"], torch.tensor([float("nan")])]))

@@ -1,8 +1,8 @@
 """Recordings. The kind: what a folder of snapshots says of itself, and who writes to it.
 
-Siblings tried: buffers of a codebook, saved and unsaved, in recordings of today and of before; flipped bits; two
-trainings in one folder, in one process and in two, one after the other; folders of other checkpoints; a folder that
-vanishes; a full disk; models that ZeRO-3 or FSDP shards.
+Siblings tried: buffers of a codebook, saved and unsaved, in recordings of today and of before;
+flipped bits; two trainings in one folder, in one process and in two, one after the other; folders
+of other checkpoints; a folder that vanishes; a full disk; models that ZeRO-3 or FSDP shards.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def test_buffers_are_no_part_of_the_geometry(tmp_path):
     assert run.at(step=2).keys() == {"w"}
     path = project(run, onto=Line(run[0], run[-1]))
     assert path.attrs["length"] == 3.0
-    assert (
-        Line(tmp_path / "step-000000000.safetensors", run[1]).length == 1.0
-    )  # a file alone says it, too
+    # a file alone says it, too
+    assert Line(tmp_path / "step-000000000.safetensors", run[1]).length == 1.0
 
 
 def test_old_recordings_are_read_rightly_through_their_model(tmp_path):
@@ -311,4 +310,5 @@ def test_a_recording_that_is_killed_at_random_moments_has_every_step(tmp_path, m
             torch.equal(run[step].tensors["weight"], at(step)["weight"]) for step in (0, 75, 149)
         )
         assert not list(place.glob("*.part"))
-    print(f"recording: {kills} kills")  # noqa: T201  with -s: the figures of docs/how-to/resuming.md
+    # with -s: the figures of docs/how-to/resuming.md
+    print(f"recording: {kills} kills")  # noqa: T201

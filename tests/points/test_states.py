@@ -1,7 +1,8 @@
-"""State dicts inside a file. The kind: training scripts save a dict of many things, and several of them are weights.
+"""State dicts in a file. The kind: scripts save a dict of many things, several of them weights.
 
-Siblings tried: a model and its average, nested dicts, ensembles in a list, optimisers with tensors by name, one dict
-under two keys, flat files of several parts, metrics as tensors, dicts that hold themselves.
+Siblings tried: a model and its average, nested dicts, ensembles in a list,
+optimisers with tensors by name, one dict under two keys, flat files of
+several parts, metrics as tensors, dicts that hold themselves.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ ALONE = {
     "one under any key": {"model_state": state()},
     "with its optimiser": {"net": state(), "optimizer": adam(), "epoch": 3, "args": {"lr": 0.1}},
     "an optimiser by any name": {"net": state(), "opt": adam()},
-    "an optimiser by the weights' names": {"m": state(), "optim_state": {"weight": {"exp_avg": torch.ones(2)}}},
+    "an optimiser by the weights' names": {
+        "m": state(), "optim_state": {"weight": {"exp_avg": torch.ones(2)}},
+    },
     "deeper": {"model": {"state_dict": state(), "args": {"width": 3}}, "trainer": [1, 2]},
     "twice the same": (lambda s: {"state_dict": s, "model": s})(state()),
     "with metrics": {"model": state(), "metrics": {"loss": torch.tensor(0.3)}},
-    "with random states": {"model": state(), "rng_states": {"cpu": torch.zeros(8, dtype=torch.uint8)}},
+    "with random states": {
+        "model": state(), "rng_states": {"cpu": torch.zeros(8, dtype=torch.uint8)},
+    },
     "DeepSpeed's": {"module": state(), "ds_version": "0.1", "optimizer": None},
 }  # fmt: skip
 

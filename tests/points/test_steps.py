@@ -1,8 +1,9 @@
 """Steps from names. The kind: a name holds several numbers, and one of them is the step.
 
-Siblings tried: metrics (decimal and whole), seeds, versions, dates, sizes (``resnet18``, ``7b``), units (``10k``,
-``1.5M``), scientific notation, negative and broken steps, parts (``1-of-4``), words before and behind, epochs with
-and without steps. Each is read rightly, passed over, or refused with what was read.
+Siblings tried: metrics (decimal and whole), seeds, versions, dates, sizes
+(``resnet18``, ``7b``), units (``10k``, ``1.5M``), scientific notation, negative and
+broken steps, parts (``1-of-4``), words before and behind, epochs with and without
+steps. Each is read rightly, passed over, or refused with what was read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trajectories: what is written is what is read, a kill loses one snapshot at most, and bad folders are refused."""
+"""Trajectories: read as written, a kill loses one snapshot at most, bad folders are refused."""
 
 from __future__ import annotations
 
@@ -78,9 +78,8 @@ class TestRecording:
             assert tensor._version == before[name][1]
         run = Trajectory.open(tmp_path)
         assert set(run.at(step=0)) == {"0.weight", "0.bias", "1.weight", "1.bias"}
-        assert (
-            "1.running_mean" in run[0].tensors
-        )  # kept, because a point of such a model is not whole without
+        # kept, because a point of such a model is not whole without
+        assert "1.running_mean" in run[0].tensors
 
     def test_later_updates_do_not_reach_a_snapshot(self, tmp_path):
         model = nn.Linear(2, 1)
@@ -107,9 +106,8 @@ class TestRecording:
 
     def test_it_is_continued(self, tmp_path):
         record(tmp_path, [0, 1])
-        record(
-            tmp_path, [1, 2]
-        )  # step 1 again, with the same values, as a resumed training gives it
+        # step 1 again, with the same values, as a resumed training gives it
+        record(tmp_path, [1, 2])
         assert Trajectory.open(tmp_path).steps == (0, 1, 2)
 
     def test_going_back_needs_a_word(self, tmp_path):

@@ -64,7 +64,7 @@ def measured(loss, splits=("train", "valid"), alpha=ALPHA, **attrs):
 
 
 class Page(HTMLParser):
-    """The page as a browser takes it apart: its elements, the words shown, and the numbers in full."""
+    """The page as a browser takes it apart: elements, words shown, numbers in full."""
 
     def __init__(self, text):
         super().__init__()
@@ -231,7 +231,7 @@ def test_every_measure_is_in_the_text_that_a_table_copies(tmp_path):
 
 
 def sheet_of(rows):
-    """Rows in the order of the table: what only a later split has comes after what it follows there."""
+    """Rows in the table's order: what only a later split has follows what it follows there."""
     names = []
     before = None
     for row in rows:
@@ -462,9 +462,8 @@ def test_the_results_are_left_beside_the_page(tmp_path):
     left = sorted(path.name for path in tmp_path.glob("*.nc"))
     assert left == ["report-1-line.nc", "report-2-line.nc"]
     assert np.array_equal(open_result(tmp_path / left[1])["loss"], other["loss"])
-    write_report(
-        tmp_path, *(open_result(tmp_path / name) for name in left)
-    )  # as `ravine report` does
+    # as `ravine report` does
+    write_report(tmp_path, *(open_result(tmp_path / name) for name in left))
     assert sorted(path.name for path in tmp_path.glob("*.nc")) == left
     write_report(tmp_path, other)  # a report that is there is replaced
     assert [path.name for path in tmp_path.glob("*.nc")] == ["report-2-line.nc"]

@@ -1,4 +1,4 @@
-"""The report in a browser: opened from disk with the network off, moved over, copied from, on a phone, in the dark."""
+"""The report in a browser: from disk, network off, pointed at, copied, on a phone, in the dark."""
 
 from __future__ import annotations
 
@@ -385,8 +385,9 @@ def test_the_tab_key_reaches_everything_that_does_something_and_each_has_a_name_
             """() => {
               const one = document.activeElement, style = getComputedStyle(one);
               if (one === document.body) return null;
-              return [one.type || one.tagName.toLowerCase(), one.labels?.[0]?.textContent || one.ariaLabel
-                || one.textContent, style.outlineStyle, style.outlineWidth];
+              return [one.type || one.tagName.toLowerCase(),
+                one.labels?.[0]?.textContent || one.ariaLabel || one.textContent,
+                style.outlineStyle, style.outlineWidth];
             }"""
         )
         if about is None:

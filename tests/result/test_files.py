@@ -1,4 +1,4 @@
-"""Files are written whole or not at all; what killed processes left is swept; what goes wrong is one sentence."""
+"""Files are written whole or not at all; what killed processes left is swept; errors are plain."""
 
 from __future__ import annotations
 

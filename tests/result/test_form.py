@@ -61,7 +61,11 @@ def say(name, value):
         ("line", lambda f: f.attrs.__delitem__("end"), "the attribute 'end' is missing"),
         ("line", lambda f: f["loss"].attrs.__setitem__("counted", "x"), "'loss' has 'counted'"),
         ("resolved", lose("piece_degree"), "'piece_degree' is missing"),
-        ("resolved", lambda f: f["piece_degree"].__setitem__(0, 9999), "no intervals one after the other"),
+        (
+            "resolved",
+            lambda f: f["piece_degree"].__setitem__(0, 9999),
+            "no intervals one after the other",
+        ),
         ("resolved", lambda f: f["piece_high"].__setitem__(-1, 7.0), "lacks points of its piece"),
         ("resolved", lambda f: f.attrs.__delitem__("tolerance"), "'tolerance' is missing"),
         ("lines", lose("start"), "'start' is missing"),

@@ -1,4 +1,4 @@
-"""Real clusters of processes: their numbers are those of one process, whichever workers are killed."""
+"""Real clusters of processes: one process's numbers, whichever workers are killed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ import ravine
 
 WORKERS = 2
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # of the libraries about themselves and each other
+# of the libraries about themselves and each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,7 +174,8 @@ def test_workers_that_are_killed_change_no_bit(cluster, tmp_path, monkeypatch):
             if killer.killed:
                 most = max(most, repeated / len(killer.killed))
     print(  # noqa: T201  with -s: the figures of docs/how-to/many-machines.md
-        f"{cluster}: {kills} kills in {runs} runs; at most {most:.0f} of {in_one_go} calls repeated for each"
+        f"{cluster}: {kills} kills in {runs} runs; at most {most:.0f} of {in_one_go} calls "
+        "repeated for each"
     )
     tile = 17 * 41  # of a whole block of 8,500 examples: the largest that an order can be
     assert most <= WORKERS * (tile + 2)

@@ -1,4 +1,4 @@
-"""Executors: the numbers are those of one process, bit for bit, whoever measures and whoever is killed."""
+"""Executors: one process's numbers, bit for bit, whoever measures and whoever is killed."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_fresh_measures_anew(store, line, work):
     assert work.done == 2 * 9 * 60
 
 
-# --- never a stale tile ----------------------------------------------------------------------------
+# --- never a stale tile ---------------------------------------------------------------------------
 
 
 def squared(model, batch):
@@ -294,7 +294,7 @@ def test_what_carries_state_or_unchecked_data_is_refused(store, line):
         measured(store, line, objective(check_data=False))
 
 
-# --- the file --------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def test_a_damaged_row_is_measured_again(store, line):
@@ -360,7 +360,7 @@ def test_its_contents_are_listed_and_cleaned(store, line):
         contents(store.with_name("other"))
 
 
-# --- killed ----------------------------------------------------------------------------------------
+# --- killed ---------------------------------------------------------------------------------------
 
 
 def test_after_interruptions_the_rest_is_measured_to_the_same_bits(store, line, work, monkeypatch):
@@ -383,25 +383,17 @@ def test_after_interruptions_the_rest_is_measured_to_the_same_bits(store, line, 
 def test_a_disk_that_fills_keeps_what_was_written(tmp_path):
     """In another process, whose files may not grow: a store, and the history of a training."""
     script = (
-        "import resource, signal, sys, numpy as np, ravine, torch\n"
-        "from ravine.paper.training.history import as_dataset, write\n"
-        "from ravine.store.ledger import Ledger\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))\n"
-        "rows = [{'phase': 1, 'epoch': e, 'step': e, 'seconds': 0.1} for e in range(9000)]\n"
-        "def fill():\n"
-        "    with Ledger(sys.argv[1] + '/a.sqlite') as store:\n"
-        "        for number in range(999):\n"
-        "            blob = bytes(4096)\n"
-        "            row = (bytes([number % 256, number // 256]), 'o', b'p', blob, 0.0, 0.0)\n"
-        "            store.write('INSERT INTO tiles VALUES (?, ?, ?, ?, ?, ?)', row)\n"
-        "            store._committed = 0\n"
-        "            store.settle()\n"
-        "for act in (fill, lambda: write(__import__('pathlib').Path(sys.argv[1], 'h.nc'), as_dataset(rows, {}))):\n"
-        "    try:\n"
-        "        act()\n"
-        "    except ravine.InputError as problem:\n"
-        "        print(problem)\n"
+        "import resource, signal, sys, numpy as np, ravine, torch\nfrom "
+        "ravine.paper.training.history import as_dataset, write\nfrom ravine.store.ledger import "
+        "Ledger\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, 1 << 17))\nrows = [{'phase': 1, "
+        "'epoch': e, 'step': e, 'seconds': 0.1} for e in range(9000)]\ndef fill():\n    with "
+        "Ledger(sys.argv[1] + '/a.sqlite') as store:\n        for number in range(999):\n          "
+        "  blob = bytes(4096)\n            row = (bytes([number % 256, number // 256]), 'o', b'p', "
+        "blob, 0.0, 0.0)\n            store.write('INSERT INTO tiles VALUES (?, ?, ?, ?, ?, ?)', "
+        "row)\n            store._committed = 0\n            store.settle()\nfor act in (fill, "
+        "lambda: write(__import__('pathlib').Path(sys.argv[1], 'h.nc'), as_dataset(rows, {}))):\n  "
+        "  try:\n        act()\n    except ravine.InputError as problem:\n        print(problem)\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False

@@ -24,7 +24,7 @@ def activation_pairs(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> list[Pair]:
-    """Every unit's activations in both networks, each with mean 0 and norm 1, so that products are correlations.
+    """Every unit's activations in both networks, with mean 0 and norm 1: products are correlations.
 
     Args:
         program: the traced graph.
@@ -97,7 +97,8 @@ def _blocks(structure: Structure, name: str, a: Tensor, b: Tensor) -> Iterator[P
 def _standard(block: Tensor, free: list[int]) -> Tensor:
     """Each unit over the other axes with mean 0 and norm 1; 0 where it does not vary.
 
-    Scores of what is masked, −∞ or their type's least number, tell units apart by nothing, and are left out.
+    Scores of what is masked, −∞ or their type's least number,
+    tell units apart by nothing, and are left out.
     """
     over = [place for place in range(block.ndim) if place not in free]
     values = block.float()

@@ -1,4 +1,4 @@
-"""Align: a checkpoint with its units in the order of another's, and the proof that it is the same function."""
+"""Align: a checkpoint with its units in another's order, and the proof that it does the same."""
 
 from __future__ import annotations
 
@@ -64,32 +64,39 @@ def align(
     seed: int = 0,
     starts: int = 3,
 ) -> Aligned:
-    """``b`` with its units in the order in which it is most like another point; the function stays the same.
+    """``b`` with its units in the order most like another point; the function stays the same.
 
-    Hidden units may change places without changing what a network computes, so two trained networks hold theirs in
-    unrelated orders. Which axes count the same units is read from the graph that ``torch.export`` traces; axes that
-    cannot be followed stay in place, and are named in ``.kept``. Attention heads, groups of channels and pieces of
-    maxout units are permuted as blocks, and what is inside each by itself. Running statistics move with their units.
+    Hidden units may change places without changing what a network computes, so two trained networks
+    hold theirs in unrelated orders. Which axes count the same units is read from the graph that
+    ``torch.export`` traces; axes that cannot be followed stay in place, and are named in ``.kept``.
+    Attention heads, groups of channels and pieces of maxout units are permuted as blocks, and what
+    is inside each by itself. Running statistics move with their units.
 
     Args:
-        b: the point whose units are permuted, in any of the forms that an end of a ``Line`` may take.
+        b: the point whose units are permuted, in any of the
+            forms that an end of a ``Line`` may take.
         to: the point that it is compared with.
         model: their architecture. It is not changed.
-        batch: what the model is called with: a tensor, a tuple of arguments, or a dict of named ones. The outputs
-            on it before and after have to agree.
-        objective: instead of a model and a batch: an objective's own, the first batch of its first split.
-        method: ``"weights"`` raises the inner product of the parameters (and so reduces the distance), one set of
-            units at a time; ``"activations"`` raises the correlations of the units' activations on the batch.
+        batch: what the model is called with: a tensor, a tuple of arguments, or a dict of named
+            ones. The outputs on it before and after have to agree.
+        objective: instead of a model and a batch: an objective's
+            own, the first batch of its first split.
+        method: ``"weights"`` raises the inner product of the parameters (and so reduces the
+            distance), one set of units at a time; ``"activations"`` raises the correlations of the
+            units' activations on the batch.
         seed: of the sequence in which sets of units are visited, and of random starts.
-        starts: how many starts of the search by weights; the best is kept. The first goes from the inputs and outputs
-            inwards, the second starts from the units in place, the others from random orders.
+        starts: how many starts of the search by weights; the best is kept. The
+            first goes from the inputs and outputs inwards, the second starts from
+            the units in place, the others from random orders.
 
     Returns:
-        ``b``'s parameters and buffers, permuted, under the model's names; with the distances before and after.
+        ``b``'s parameters and buffers, permuted, under the model's
+        names; with the distances before and after.
 
     Raises:
-        InputError: the points or the batch do not fit the model; it cannot be traced, or gives other outputs on the
-            same input; or the permuted network's outputs differ by more than rounding.
+        InputError: the points or the batch do not fit the model; it cannot be
+            traced, or gives other outputs on the same input; or the permuted
+            network's outputs differ by more than rounding.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -102,7 +109,8 @@ def align(
         0.0
 
     References:
-        Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1 (weights) and section 3.1 (activations).
+        Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1
+        (weights) and section 3.1 (activations).
     """
     _require_choices(method, starts, seed)
     if objective is not None and model is None and batch is None:
@@ -129,9 +137,9 @@ def align(
     error = _error(expected, outputs(shell, aligned.tensors, args, kwargs))
     if not error <= rounding:
         msg = (
-            f"the permuted network is not the same function: its outputs differ by up to {error:.3g} "
-            f"on the batch, rounding accounts for {rounding:.3g}. Nothing was aligned. Axes that could "
-            f"not be followed: {_listed(structure.kept)}"
+            "the permuted network is not the same function: its outputs differ by up to "
+            f"{error:.3g} on the batch, rounding accounts for {rounding:.3g}. Nothing was aligned. "
+            f"Axes that could not be followed: {_listed(structure.kept)}"
         )
         raise InputError(msg)
     return Aligned(
@@ -171,7 +179,10 @@ def _require_choices(method: str, starts: int, seed: int) -> None:
 def _fitted(own: Checkpoint, point: Checkpoint) -> Checkpoint:
     """A point under the model's names, all of it finite."""
     if point.adapter is not None:
-        msg = f"{point.label} is an adapter, a change to a base model: align Line(base, adapter).at(1)"
+        msg = (
+            f"{point.label} is an adapter, a change to a base model: align Line(base, "
+            "adapter).at(1)"
+        )
         raise InputError(msg)
     fitted = matched(own, point)
     fitted.require_unchanged()
@@ -233,7 +244,8 @@ def _by_weights(matching: Matching, seed: int, starts: int) -> Orders:
 def _by_activations(activations: Matching, weights: Matching, seed: int) -> Orders:
     """The most correlated order, unless the points are nearer with everything in place.
 
-    Units whose activations no tensor holds, such as those of a recurrent layer below the last, are matched by weights.
+    Units whose activations no tensor holds, such as those of a
+    recurrent layer below the last, are matched by weights.
     """
     generator = np.random.default_rng(seed)
     found = activations.improved(activations.propagated(), generator)
@@ -278,7 +290,10 @@ def _expected(
     """What the network gives on the batch, and by how much rounding may move that."""
     found = outputs(shell, point.tensors, args, kwargs)
     if not any(is_float(part) and part.numel() for part in found):
-        msg = "the model gives no floating-point tensor on the batch, so nothing shows that it is the same function"
+        msg = (
+            "the model gives no floating-point tensor on the batch, so nothing shows that it is "
+            "the same function"
+        )
         raise InputError(msg)
     if not any(bool(part.isfinite().any()) for part in found if is_float(part)):
         msg = (

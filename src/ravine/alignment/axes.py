@@ -1,10 +1,11 @@
 """Axes: which dimensions of which tensors count the same units, found by unification.
 
-An axis is a leaf (its units may be permuted together), a product (a view: heads × features, row-major),
-a chain (a concatenation: one after another), or a family (the same axis of several things that are stacked along
-another axis, such as queries, keys and values: each has units of its own). Two axes that an operation pairs
-index by index are unified, as types are in type inference: a leaf takes on whatever structure it meets, and
-everything that shares it sees that. What cannot be followed stays in place, with the reason.
+An axis is a leaf (its units may be permuted together), a product (a view: heads × features,
+row-major), a chain (a concatenation: one after another), or a family (the same axis of several
+things that are stacked along another axis, such as queries, keys and values: each has units of its
+own). Two axes that an operation pairs index by index are unified, as types are in type inference: a
+leaf takes on whatever structure it meets, and everything that shares it sees that. What cannot be
+followed stays in place, with the reason.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ class Axis:
 
 
 def _rank(reason: str) -> int:
-    """Which of two reasons says more: what an operation does, that they are positions, that they meet a constant."""
-    return 0 if reason.startswith(MEETS) else 1 if reason == POSITION else 2
+    """Which of two reasons says more: an operation's, then positions, then meeting a constant."""
+    if reason.startswith(MEETS):
+        return 0
+    return 1 if reason == POSITION else 2
 
 
 def product(parts: Sequence[Axis]) -> Axis:
@@ -155,7 +158,7 @@ def tie(one: Axis, other: Axis) -> None:
 
 
 def tie_all(same: Iterable[tuple[Axis, Axis]]) -> None:
-    """Tie pairs of axes, those last whose units are told apart by another axis, which by then is known."""
+    """Tie pairs of axes; last those whose units another axis tells apart: by then it is known."""
     for one, other in sorted(same, key=_is_told_apart):
         tie(one, other)
 
@@ -213,7 +216,10 @@ def _is_pile(pile: Axis, whole: Axis) -> bool:
 
 
 def _unify_leaf(leaf: Axis, whole: Axis) -> None:
-    """A leaf takes on a structure; where it is a member of it, the other members are that leaf too."""
+    """A leaf takes on a structure.
+
+    Where it is a member of it, the other members are that leaf too.
+    """
     if whole.kind == "family" and any(inner is leaf for inner in leaves(whole)):
         for part in whole.parts:
             unify(leaf, part)
@@ -240,7 +246,7 @@ def _family(parts: Sequence[Axis], over: Axis) -> Axis:
 
 
 def stacked(parts: Sequence[Axis], over: Axis) -> Axis:
-    """The same axis of several things that are stacked along another axis, each with units of its own.
+    """The same axis of several things stacked along another axis, each with units of its own.
 
     Examples:
         >>> layers = Axis(2)

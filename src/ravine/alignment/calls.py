@@ -28,7 +28,10 @@ class Stacked:
         self._axes = tuple(stacked(parts, self._number) for parts in zip(*layers, strict=True))
 
     def merged(self) -> Axes:
-        """The axes of the whole: each layer keeps an order of its own wherever its number is at hand."""
+        """The axes of the whole.
+
+        Each layer keeps an order of its own wherever its number is at hand.
+        """
         return (self._number, *self._axes)
 
 

@@ -29,12 +29,13 @@ def compare_alignment(
     command: str = "",
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """The line between every two points as they are, with the second aligned to the first, and repaired too.
+    """The line between every two points: as they are, the second aligned, and repaired too.
 
     All are measured on the same examples, so that differences between them are paired.
 
     Args:
-        objective: what is measured; its model and first batch show the structure and prove the alignment.
+        objective: what is measured; its model and first batch
+            show the structure and prove the alignment.
         points: two or more, as in ``pairs``.
         at: positions, as in ``evaluate``; by default 25 from 0 to 1.
         method: as in ``align``.
@@ -44,12 +45,13 @@ def compare_alignment(
         progress: as in ``evaluate``.
 
     Returns:
-        A result of several lines: "a – b", "a – b, aligned" and "a – b, aligned and repaired" (under
-        ``Objective.repaired``; left out where the objective recomputes running statistics anyway). The attribute
-        ``alignment`` says what was permuted and what could not be followed.
+        A result of several lines: "a – b", "a – b, aligned" and "a – b, aligned and repaired"
+        (under ``Objective.repaired``; left out where the objective recomputes running statistics
+        anyway). The attribute ``alignment`` says what was permuted and what could not be followed.
 
     Raises:
-        InputError: as ``align`` and ``evaluate``; or two points are one network with its units permuted.
+        InputError: as ``align`` and ``evaluate``; or two points
+            are one network with its units permuted.
     """
     where = np.linspace(0, 1, 25) if at is None else at
     repaired = objective.repaired()
@@ -68,8 +70,9 @@ def compare_alignment(
         moved = align(line.end, to=line.start, objective=objective, method=method, seed=seed)
         if moved.after == 0:
             msg = (
-                f"{name}: aligned, the two are one network to the last bit (each is the other with its units "
-                "permuted), so there is no line between them to measure; leave one of them out"
+                f"{name}: aligned, the two are one network to the last bit (each is the other with "
+                "its units permuted), so there is no line between them to measure; leave one of "
+                "them out"
             )
             raise InputError(msg)
         said.append(f"{name}: {described(moved)}")
@@ -91,7 +94,7 @@ def described(moved: Aligned) -> str:
         more = f"; and {len(moved.kept) - 3} more" if len(moved.kept) > 3 else ""
         kept = f" Left in place: {listed}{more}."
     return (
-        f"{moved.permuted} sets of units matched by {moved.method}; distance {moved.before:.4g} before, "
-        f"{moved.after:.4g} after; outputs on the batch agree to {moved.error:.2g} (rounding: up to "
-        f"{moved.rounding:.2g}).{kept}"
+        f"{moved.permuted} sets of units matched by {moved.method}; distance {moved.before:.4g} "
+        f"before, {moved.after:.4g} after; outputs on the batch agree to {moved.error:.2g} "
+        f"(rounding: up to {moved.rounding:.2g}).{kept}"
     )

@@ -1,8 +1,9 @@
 """Matching: the order of units in which two networks are most alike.
 
-Every pair of tensors falls into blocks whose axes are sets of units. The sum over all blocks of the inner
-product of a's with b's permuted one is raised, one set of units at a time, each by a linear assignment
-(Ainsworth et al. 2022, weight matching). For weights, a larger sum is a smaller distance.
+Every pair of tensors falls into blocks whose axes are sets of units. The sum over
+all blocks of the inner product of a's with b's permuted one is raised, one set of
+units at a time, each by a linear assignment (Ainsworth et al. 2022, weight
+matching). For weights, a larger sum is a smaller distance.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from ravine.alignment.structure import Units
 
-_SWEEPS = 100
+_SWEEPS = 100  # at most; the ascent ends when no set gains more than rounding
 _ROUNDING = 1e-7  # of sums in float32: a smaller gain is none
 
+#: Set of units → (its outer sets' sizes …, its size): which of b's units comes to each place.
 Orders = dict[int, Tensor]
-"""Set of units → (its outer sets' sizes …, its size): for each place, which of b's units comes there."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Matching:
         return met & set(self.free)
 
     def propagated(self) -> Orders:
-        """Orders found from the inputs and outputs inwards, by blocks whose other axes are known already."""
+        """Orders found from inputs and outputs inwards, by blocks whose other axes are known."""
         orders = unpermuted(self.units)
         left = set(self.free)
         while left:
@@ -187,7 +188,7 @@ class Matching:
         return orders
 
     def _known(self, number: int, left: set[int]) -> list[int]:
-        """The blocks of a set in which no other axis is still to be ordered, but for those inside it."""
+        """The blocks of a set in which only its own axes and those inside it lack an order."""
         mine, found = {number, *self.inside[number]}, []
         for place in self._with[number]:
             sets = self.pairs[place].sets
@@ -200,7 +201,10 @@ class Matching:
     def _step(
         self, orders: Orders, number: int, places: Sequence[int], *, anyway: bool = False
     ) -> Orders | None:
-        """The best order of one set and of what is inside it, the others as they are; None if none is better."""
+        """The best order of one set and of what is inside it; None if none is better.
+
+        The others stay as they are.
+        """
         if not places:
             return None
         if self.inside[number]:
@@ -236,7 +240,7 @@ class Matching:
         return {number: chosen.reshape(orders[number].shape)}, gain
 
     def _nested(self, orders: Orders, number: int, places: Sequence[int]) -> Orders:
-        """Which unit goes where, when each pair is judged with its inner units matched to each other."""
+        """Which unit goes where, each pair judged with its inner units matched to each other."""
         one, inside = self.units[number], self.inside[number]
         lead_sizes = _outer_sizes(self.units, one)
         plain: Tensor | float = 0.0
@@ -296,7 +300,7 @@ def _ordered_inside(
     orders: Orders,
     numbers: Sequence[int],
 ) -> Tensor:
-    """A block with some sets inside an unpermuted axis in the order that they have now, place by place."""
+    """A block whose sets inside an unpermuted axis have their present order, place by place."""
     for number in numbers:
         outer = [sets.index(other) for other in units[number].outer]
         block = _taken(block, sets.index(number), orders[number], outer)
@@ -304,7 +308,7 @@ def _ordered_inside(
 
 
 def _products(a: Tensor, b: Tensor, lead: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """Inner products of every unit of a with every one of b, for each index of the leading axes, in float64.
+    """Inner products of each unit of a with each of b, in float64, by index of the leading axes.
 
     Returns:
         (lead …, axes of a …, axes of b …).

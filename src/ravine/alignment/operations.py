@@ -1,8 +1,8 @@
 """Operations: for each, which axes of what it is given are which axes of what it gives.
 
-A rule reads a ``Call`` and returns the axes of the outcome (a list of them where it has several). It unifies axes
-that are paired index by index, keeps those in place whose order matters, and leaves the others alone. An operation
-without a rule keeps everything in place.
+A rule reads a ``Call`` and returns the axes of the outcome (a list of them where it has several).
+It unifies axes that are paired index by index, keeps those in place whose order matters, and leaves
+the others alone. An operation without a rule keeps everything in place.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _listed(value: Any) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-# --- element by element --------------------------------------------------------------------------------
+# --- element by element ---------------------------------------------------------------------------
 
 
 @_rule("clone", "alias", "detach", "_to_copy", "to", "contiguous", "dropout", "lift_fresh_copy")
@@ -150,7 +150,7 @@ def _rolled(numbers: list[int], shift: int) -> list[int]:
     return numbers[start:] + numbers[:start]
 
 
-# --- shape ---------------------------------------------------------------------------------------------
+# --- shape ----------------------------------------------------------------------------------------
 
 
 @_rule("view", "_unsafe_view", "reshape", "unflatten", "flatten")
@@ -237,7 +237,7 @@ def stack(call: Call) -> Axes:
 @_rule("cat")
 def cat(call: Call) -> Axes:
     """A chain along one axis; the others are the same, but for branches that are stacked."""
-    given = [axes for axes in map(call.of, call["tensors"]) if [a.size for a in axes] != [0]]
+    given = [axes for axes in map(call.of, call["tensors"]) if not _is_empty(axes)]
     dim = call["dim"] % len(given[0])
     if _are_branches(given, dim):
         branches = [one for axes in given for one in _unstacked(axes, dim)]
@@ -251,8 +251,16 @@ def cat(call: Call) -> Axes:
     return tuple(out)
 
 
+def _is_empty(axes: Axes) -> bool:
+    """Whether it is the tensor of shape (0,), which goes with every other shape in a ``cat``."""
+    return len(axes) == 1 and axes[0].size == 0
+
+
 def _are_branches(given: Sequence[Axes], dim: int) -> bool:
-    """Whether an axis only tells apart what is put together along it, so that each may have units of its own."""
+    """Whether an axis only tells apart what is put together along it.
+
+    Then each may have units of its own.
+    """
     along = [axes[dim] for axes in given]
     others = [leaf for axes in given for axis in _without(axes, [dim]) for leaf in leaves(axis)]
     is_free = any(leaf.reason is None and leaf.size > 1 for leaf in others)
@@ -272,13 +280,19 @@ def _are_branches(given: Sequence[Axes], dim: int) -> bool:
 def _unstacked(axes: Axes, dim: int) -> list[Axes]:
     """What stands at each index of an axis that stays in place."""
     over, rest = axes[dim], _without(axes, [dim])
-    return [tuple(member(axis, over, n) for axis in rest) for n in range(over.size)]
+    return [_at(rest, over, number) for number in range(over.size)]
+
+
+def _at(axes: Axes, over: Axis, number: int) -> Axes:
+    """Of each axis, what belongs to one index of another one."""
+    return tuple(member(axis, over, number) for axis in axes)
 
 
 def _stack(branches: Sequence[Axes], place: int) -> Axes:
     """Branches along a new axis: of each other axis, the units of every branch.
 
-    What comes after may tie them: a sum over the branches does, a layer that has them all in a row does not.
+    What comes after may tie them: a sum over the branches does,
+    a layer that has them all in a row does not.
     """
     over = _position(len(branches))
     together: list[Axis] = []
@@ -366,15 +380,15 @@ def unbind(call: Call) -> list[Axes]:
 def _members(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> list[Axes]:
     """What stands at some indices of an axis.
 
-    Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what is stacked there has
-    units of its own.
+    Where that axis is a factor of parameters' axes (queries, keys and values in one matrix), what
+    is stacked there has units of its own.
     """
     over, rest = axes[dim].root, _without(axes, [dim])
     is_stack = _is_stack(axes, dim)
     for leaf in _inside(axes, dim) if over.reason is None and is_stack else ():
         become_family(leaf, over)
     _stay([over], POSITION if is_stack else _ordered(call))
-    return [tuple(member(axis, over, n % over.size) for axis in rest) for n in numbers]
+    return [_at(rest, over, number % over.size) for number in numbers]
 
 
 def _restacked(call: Call, axes: Axes, dim: int, numbers: Iterable[int]) -> Axes:
@@ -425,7 +439,10 @@ def picked(call: Call) -> Axes:
 
 @_rule("index")
 def index(call: Call) -> Axes:
-    """Indices of some axes are chosen by number; their outcome stands where they did, if side by side."""
+    """Indices of some axes, chosen by number.
+
+    What was chosen stands where those axes did, if they are side by side.
+    """
     axes = call.axes("self")
     places = [place for place, given in enumerate(call["indices"]) if given is not None]
     numbers = call.numbers(call["indices"][places[0]]) if len(places) == 1 else []
@@ -469,7 +486,7 @@ def _without(axes: Axes, dims: Sequence[int]) -> Axes:
     return tuple(axis for place, axis in enumerate(axes) if place not in places)
 
 
-# --- sums over an axis ---------------------------------------------------------------------------------
+# --- sums over an axis ----------------------------------------------------------------------------
 
 
 @_rule("sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "std_mean", "logsumexp")
@@ -505,7 +522,7 @@ def ranked(call: Call) -> list[Axes]:
     return [_with(axes, dim, _position(value.shape[dim])) for value in call.node.meta["val"]]
 
 
-# --- products ------------------------------------------------------------------------------------------
+# --- products -------------------------------------------------------------------------------------
 
 
 @_rule("mm", "bmm", "matmul")
@@ -565,7 +582,7 @@ def linear(call: Call) -> Axes:
 
 @_rule("_trilinear")
 def trilinear(call: Call) -> Axes:
-    """Three tensors spread over common axes, multiplied, and summed over some (a bilinear layer)."""
+    """Three tensors spread over common axes, multiplied, summed over some: a bilinear layer."""
     spread = []
     for number in "123":
         axes = call.axes(f"i{number}")
@@ -651,7 +668,7 @@ def over_positions(call: Call) -> Any:
     return [out, out] if several else out
 
 
-# --- normalisation -------------------------------------------------------------------------------------
+# --- normalisation --------------------------------------------------------------------------------
 
 
 @_rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "batch_norm")
@@ -665,8 +682,13 @@ def batch_norm(call: Call) -> Any:
     value = call.node.meta["val"]
     if not isinstance(value, list | tuple):
         return given
-    empty = [tuple(Axis(size, POSITION) for size in part.shape) for part in value[1:]]
-    return [given, *[(given[1],) if a and a[0].size == given[1].size else a for a in empty]]
+    channels = given[1]
+    out = [given]
+    for part in value[1:]:
+        # what it saves for the backward pass: a number for each channel, or nothing at all
+        is_by_channel = part.ndim > 0 and part.shape[0] == channels.size
+        out.append((channels,) if is_by_channel else tuple(map(_position, part.shape)))
+    return out
 
 
 @_rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
@@ -696,7 +718,7 @@ def group_norm(call: Call) -> Any:
     return [given, *fresh(call.node.meta["val"], POSITION)[1:]] if several else given
 
 
-# --- attention and recurrence --------------------------------------------------------------------------
+# --- attention and recurrence ---------------------------------------------------------------------
 
 
 @_rule("scaled_dot_product_attention")
@@ -739,10 +761,11 @@ def recurrent(call: Call) -> list[Any]:
         units += found
         taken = chain([out for out, _ in found])
     lead = given[:-1]
-    time = 0 if len(given) == 2 or not call["batch_first"] else 1
+    is_batched = len(given) > 2
+    time = 1 if is_batched and call["batch_first"] else 0
     _stay([given[time]], _ordered(call))
     call.contracted += [given[-1], *(out for out, _ in units), *(cell for _, cell in units)]
-    batch = lead[:0] if len(given) == 2 else (lead[0 if call["batch_first"] else 1],)
+    batch = _without(lead, [time])
     states = [Stacked([(*batch, out) for out, _ in units])]
     if call.name == "lstm":
         states.append(Stacked([(*batch, cell) for _, cell in units]))

@@ -1,4 +1,4 @@
-"""Structure: which axes of a model's parameters count the same units, read from its traced graph."""
+"""Structure: which axes of a model's parameters count the same units, from its traced graph."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class Units:
 
     Attributes:
         size: how many they are.
-        is_free: whether they may be permuted; else they stay in place, and only number what is inside.
-        outer: the sets inside which they are: each index of those has an order of its own (the features of a
-            head; the channels of a group).
+        is_free: whether they may be permuted; else they stay in
+            place, and only number what is inside.
+        outer: the sets inside which they are: each index of those has an order of its own (the
+            features of a head; the channels of a group).
     """
 
     size: int
@@ -101,7 +102,7 @@ class Structure:
     def _members(
         self, tensor: Tensor, axes: Axes, over: Axis
     ) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-        """The blocks of a stack, one member after the other; of one that has one order only, all at once."""
+        """The blocks of a stack, member after member; if it has one order only, all at once."""
         places = [place for place, axis in enumerate(axes) if axis.root is over.root]
         if not places:
             yield from self.blocks(tensor, tuple(member(axis, over, 0) for axis in axes))
@@ -184,7 +185,7 @@ def _inputs(
 
 
 def _give_out(outcomes: Sequence[Axes], contracted: Sequence[Axis]) -> None:
-    """Keep the axes of what a model gives in place: classes, positions, and units that it also reads itself."""
+    """Keep the axes of the outputs in place: classes, positions, and units that it reads itself."""
     read = {id(leaf) for axis in contracted for leaf in leaves(axis)}
     for axes in outcomes:
         for leaf in [leaf for axis in axes for leaf in leaves(axis)]:
@@ -195,6 +196,7 @@ def _follow(node: fx.Node, known: dict[fx.Node, Any]) -> Call | None:
     """Find the axes of one node; an operation comes back with what was seen on the way."""
     if node.target is operator.getitem:
         source, number = node.args
+        # one of several outcomes
         known[node] = known[source][number]  # pyright: ignore[reportArgumentType, reportIndexIssue]
         return None
     if node.meta.get("val") is None:
@@ -220,7 +222,7 @@ def _whole(found: Any) -> Axes:
 
 
 def _settle(seen: Sequence[Axes]) -> None:
-    """Give the members of a family one order where a tensor has it without the axis that tells them apart."""
+    """Give a family's members one order where a tensor has it without the axis between them."""
     changed = True
     while changed:
         changed = False
@@ -235,7 +237,7 @@ def _settle(seen: Sequence[Axes]) -> None:
 
 
 def _tell_apart(seen: Sequence[Axes]) -> None:
-    """Give units that always occur with an axis that tells others apart an order for each of its indices."""
+    """Give units that occur only with a telling axis an order for each of that axis's indices."""
     axes = [axis for found in seen for axis in found]
     overs = {id(one.over.root): one.over for axis in axes for one in families(axis)}
     if not overs:
@@ -268,7 +270,8 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
     for place, key in enumerate(free):
         # of two sets that always occur together, the first is the outer one
         outer[key] = [other for other in around[key] if other in fixed or other in free[:place]]
-    holding = [key for key in fixed if any(key in found for found in outer.values())]
+    holders = set[int]().union(*outer.values())
+    holding = [key for key in fixed if key in holders]
     numbers = {key: number for number, key in enumerate([*holding, *free])}
     units = [Units(owned[key].size, is_free=False) for key in holding]
     for key in free:
@@ -280,8 +283,8 @@ def _units(seen: Sequence[Axes], given: Mapping[str, Axes]) -> tuple[list[Units]
 def _around(seen: Sequence[Axes], owned: Collection[int]) -> dict[int, set[int]]:
     """For each leaf, those that occur once wherever it occurs.
 
-    An order of its own for each index of another axis needs that axis at hand in every tensor, the statistics of
-    norms included.
+    An order of its own for each index of another axis needs that axis at hand in every tensor, the
+    statistics of norms included.
     """
     around: dict[int, set[int]] = {}
     for axes in seen:
@@ -312,7 +315,10 @@ def _paths(axis: Axis) -> Iterator[tuple[Axis, ...]]:
 
 
 def _kept(given: Mapping[str, Axes]) -> dict[str, str]:
-    """The axes of parameters that stay in place, or parts of them that do, and why; positions and classes left out."""
+    """The parameters' axes that stay in place, or parts of them, and why.
+
+    Positions and classes are left out.
+    """
     kept: dict[str, str] = {}
     for name, axes in given.items():
         for place, axis in enumerate(axes):

@@ -23,7 +23,8 @@ from ravine.objective.tuning import DEFAULT_BATCH
 from ravine.points.formats.quiet import quiet
 from ravine.points.modules import unwrap
 
-#: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose their heads.
+#: Kept whole, for they have a rule of their own: taken
+#: apart they become a loop, or lose their heads.
 _WHOLE = ("linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention")
 _WHOLE_NORMS = ("layer_norm", "rms_norm", "group_norm")
 _WHOLE_STACKS = ("stack", "roll")
@@ -36,6 +37,7 @@ def shell_of(model: nn.Module) -> nn.Module:
         InputError: it cannot be copied.
     """
     inner = unwrap(model)
+    # a memo in which tensors are their own copies: the module is copied, its weights are shared
     shared: dict[int, Any] = {id(t): t for t in [*inner.parameters(), *inner.buffers()]}
     try:
         return copy.deepcopy(inner, shared).eval()
@@ -71,8 +73,8 @@ def arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, 
         signature.bind(*plain, **named)
     except TypeError as problem:
         msg = (
-            f"batch must be what the model is called with (a tensor, a tuple of arguments, or a dict "
-            f"of named ones); {type(model).__name__}.forward does not take it: {problem}"
+            "batch must be what the model is called with (a tensor, a tuple of arguments, or a "
+            f"dict of named ones); {type(model).__name__}.forward does not take it: {problem}"
         )
         raise InputError(msg) from problem
     return plain, named
@@ -108,7 +110,10 @@ def call_of(objective: Objective) -> tuple[tuple[Any, ...], dict[str, Any]]:
     finally:
         hook.remove()
     if not calls:
-        msg = "per_example never calls the model itself, so its graph is unknown: give model and batch"
+        msg = (
+            "per_example never calls the model itself, so its graph is unknown: give model and "
+            "batch"
+        )
         raise InputError(msg)
     args, kwargs = calls[0]
     if "use_cache" in inspect.signature(shell.forward).parameters:
@@ -135,7 +140,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
         kwargs: named ones.
 
     Returns:
-        PyTorch's exported program in core ATen operations, but for layers that have a rule of their own.
+        PyTorch's exported program in core ATen operations, but
+        for layers that have a rule of their own.
 
     Raises:
         InputError: the model cannot be traced: its control flow depends on values, or it fails.
@@ -210,7 +216,10 @@ def outputs(
         with torch.no_grad(), _quiet():
             found = torch.func.functional_call(model, given, args, kwargs)
     except Exception as problem:
-        msg = f"the model {type(model).__name__} fails on this batch: {type(problem).__name__}: {problem}"
+        msg = (
+            f"the model {type(model).__name__} fails on this batch: {type(problem).__name__}: "
+            f"{problem}"
+        )
         raise InputError(msg) from problem
     leaves = tree_leaves(found)
     return [leaf.detach().clone() for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""A Lightning callback that records the run: ``Trainer(callbacks=[LightningRecorder("runs/mine")])``."""
+"""A Lightning callback that records a run: ``Trainer(callbacks=[LightningRecorder("runs/a")])``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class LightningRecorder(Callback):  # pyright: ignore[reportGeneralTypeIssues]
             run.
 
     Examples:
-        >>> trainer = Trainer(callbacks=[LightningRecorder("runs/mine", every=100)])  # doctest: +SKIP
+        >>> recorder = LightningRecorder("runs/mine", every=100)  # doctest: +SKIP
+        >>> trainer = Trainer(callbacks=[recorder])  # doctest: +SKIP
     """
 
     def __init__(

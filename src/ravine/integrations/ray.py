@@ -1,4 +1,4 @@
-"""An executor of Ray: actors that measure, each with its own copy of the model, on the device that Ray gives it."""
+"""An executor of Ray: actors that measure, each with a copy of the model on its own device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from ravine.errors import InputError
 class RayExecutor(Executor):
     """Actors of Ray with the interface of ``concurrent.futures``, for ``executor=``.
 
-    Every actor is one process somewhere in the cluster, which keeps the objective, its data and its copy of the model
-    from one piece of work to the next. Ray starts a lost actor again, on another machine if need be; what it was at is
-    handed out anew. ``ray.init`` is the caller's: it says which cluster, and which code the workers have.
+    Every actor is one process somewhere in the cluster, which keeps the objective, its data and its
+    copy of the model from one piece of work to the next. Ray starts a lost actor again, on another
+    machine if need be; what it was at is handed out anew. ``ray.init`` is the caller's: it says
+    which cluster, and which code the workers have.
 
     Args:
         count: how many actors.
         num_cpus: of each, as Ray counts them.
         num_gpus: likewise; each actor then sees its own GPU only, as ``cuda:0``.
-        options: what else ``ray.remote`` takes for an actor, such as ``resources`` or ``runtime_env``.
+        options: what else ``ray.remote`` takes for an actor,
+            such as ``resources`` or ``runtime_env``.
 
     Raises:
         InputError: Ray has not been started, or ``count`` is not positive.
@@ -43,7 +45,10 @@ class RayExecutor(Executor):
             msg = f"count must be positive; got {count!r}"
             raise InputError(msg)
         if not ray.is_initialized():
-            msg = "Ray has not been started: call ray.init() first, with the cluster's address if there is one"
+            msg = (
+                "Ray has not been started: call ray.init() first, with the cluster's address if "
+                "there is one"
+            )
             raise InputError(msg)
         self.count = count
         said = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1} | options

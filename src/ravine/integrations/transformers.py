@@ -1,4 +1,4 @@
-"""A callback for Hugging Face's Trainer: ``Trainer(..., callbacks=[TrainerRecorder("runs/mine")])``."""
+"""A callback that records a run of Hugging Face's Trainer: ``callbacks=[TrainerRecorder(…)]``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class TrainerRecorder(TrainerCallback):
             run.
 
     Examples:
-        >>> trainer = Trainer(model, args, callbacks=[TrainerRecorder("runs/mine", every=100)])  # doctest: +SKIP
+        >>> recorder = TrainerRecorder("runs/mine", every=100)  # doctest: +SKIP
+        >>> trainer = Trainer(model, args, callbacks=[recorder])  # doctest: +SKIP
     """
 
     def __init__(
@@ -41,22 +42,22 @@ class TrainerRecorder(TrainerCallback):
     ) -> None:
         self.pace = Pace(folder, every=every, per_decade=per_decade)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record where training starts."""
         if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.start(state.global_step, kwargs["model"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the step if it is wanted."""
         if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.after_step(state.global_step, kwargs["model"])
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the epoch if epochs are wanted."""
         if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.after_epoch(state.global_step, kwargs["model"])
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record where training ends."""
         if self.pace.takes_part(state.is_world_process_zero, kwargs["model"]):
             self.pace.end(state.global_step, kwargs["model"])

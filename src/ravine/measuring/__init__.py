@@ -1,1 +1,1 @@
-"""Measuring: objectives evaluated along slices, as labelled results. Where torch and labelled arrays meet."""
+"""Measuring: objectives evaluated along slices, as labelled results."""

@@ -35,8 +35,8 @@ class Comparison:
     """The difference J(b) − J(a), paired: both points saw the same examples.
 
     Attributes:
-        answer: "better" or "worse", of b; "tied", where a difference of more than ``above`` is excluded; else
-            "undecided".
+        answer: "better" or "worse", of b; "tied", where a difference of more than ``above`` is
+            excluded; else "undecided".
         reason: in a few words.
         difference: J(b) − J(a) on these examples, in the quantity's unit; less is better.
         stderr: its standard error.
@@ -88,7 +88,8 @@ def compare(
         above: differences up to this, in the quantity's unit, are none.
         quantity: of what.
         split: by default the first.
-        level: the largest share of wrong answers: the interval is two-sided, half of it at either end.
+        level: the largest share of wrong answers: the interval
+            is two-sided, half of it at either end.
         store: as in ``evaluate``.
         fresh: likewise.
         executor: likewise.
@@ -97,8 +98,8 @@ def compare(
         The comparison.
 
     Raises:
-        InputError: a point does not fit the model, there is no such quantity or split, ``above`` is negative or not
-            finite, or ``level`` does not lie between 0 and 0.5.
+        InputError: a point does not fit the model, there is no such quantity or split, ``above`` is
+            negative or not finite, or ``level`` does not lie between 0 and 0.5.
 
     Examples:
         >>> import ravine, torch
@@ -205,7 +206,10 @@ class _Interval:
         return max(self.margin_towards(-1), self.margin_towards(1))
 
     def margin_towards(self, side: int) -> float:
-        """How far to one side, −1 below and 1 above: a tail to that side hides what would move the mean there."""
+        """How far to one side, −1 below and 1 above.
+
+        A tail to that side hides what would move the mean there.
+        """
         if self.units < FEWEST_UNITS or not np.isfinite(self.stderr):
             return np.inf
         times = float(stats.t.isf(self.tail, self.freedom))
@@ -246,12 +250,15 @@ class _Interval:
         return rounded_up(self.units * (self.skew / LOPSIDED) ** 2)
 
     def needed(self, gap: float) -> int:
-        """About how many bring the interval within a distance: what is not seen falls with their number alone."""
+        """About how many examples bring the interval within a distance.
+
+        What is not seen falls with their number alone.
+        """
         share = self.margin / gap
         return rounded_up(max(self.units * share**2, self.units + 1))
 
     def p(self, difference: float) -> float:
-        """Two-sided, of no difference; 1 where nothing is known, and 0 where every example moves alike."""
+        """Two-sided, of no difference; 1 where nothing is known, 0 where all examples agree."""
         if not np.isfinite(self.margin) or not np.isfinite(difference):
             return 1.0
         if not self.stderr:

@@ -18,7 +18,7 @@ from ravine.points.slices import Slice
 
 
 def black_sheep(run: Run, onto: Slice) -> Params:
-    """The corner that takes in the snapshot farthest from a line: θ₀ + its residual, orthogonal to the line.
+    """The corner that takes in the snapshot farthest from a line: θ₀ plus its residual.
 
     ``Plane(line.start, line.end, black_sheep(run, line))`` is the plane of the paper's figure 7: it
     holds the whole line and the farthest snapshot, and its axes are orthogonal.
@@ -101,7 +101,8 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
             finite.
 
     Examples:
-        >>> found = principal_axes([{"w": torch.tensor(w)} for w in ([0.0, 1.0], [1.0, 1.0], [2.0, 1.0])], count=1)
+        >>> run = [{"w": torch.tensor([x, 1.0])} for x in (0.0, 1.0, 2.0)]
+        >>> found = principal_axes(run, count=1)
         >>> found.explained.round(6), found.corners[0]
         (array([1., 0., 0.]), {'w': tensor([2., 1.])})
 
@@ -136,7 +137,7 @@ def principal_axes(run: Run, count: int = 2) -> PrincipalAxes:
 
 
 def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, ...]:
-    """Corners along filter-normalized random directions: origin + d, for ``Plane(origin, *random_axes(origin))``.
+    """Corners along filter-normalized random directions: ``Plane(origin, *random_axes(origin))``.
 
     d is Gaussian, and each of its filters (a slice of a tensor along its first dim: a row of a
     linear layer, a filter of a convolution) is as long as the same filter of the origin, so that a
@@ -156,8 +157,9 @@ def random_axes(origin: Any, *, seed: int = 0, count: int = 2) -> tuple[Params, 
         InputError: no parameter has two dims or more, or ``count`` is not positive.
 
     Examples:
-        >>> (corner,) = random_axes({"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}, count=1)
-        >>> moved = corner["w"] - torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+        >>> centre = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "b": torch.ones(2)}
+        >>> (corner,) = random_axes(centre, count=1)
+        >>> moved = corner["w"] - centre["w"]
         >>> moved.norm(dim=1), corner["b"]
         (tensor([5., 0.]), tensor([1., 1.]))
 
@@ -211,7 +213,7 @@ def _is_finite(snapshot: Params) -> bool:
 def _combined(
     held: Sequence[Params], names: Sequence[str], mixing: Tensor
 ) -> tuple[Params, tuple[Params, ...]]:
-    """The mean of the points, and the mean plus each column's combination of them, tensor by tensor."""
+    """The mean of the points, and the mean plus each column's combination of them."""
     made: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, block in blocks(held, names):
         mean = block.mean(0)

@@ -50,25 +50,27 @@ def evaluate(
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: show a bar after the first second. By default only on a terminal.
-        store: a file that keeps what was measured, point by point: an SQLite file, made if need be. What it has
-            already is not measured again, so that a measurement that was interrupted goes on, and a finer one
-            measures only what is new; the attribute ``reused`` says so. None keeps nothing.
+        store: a file that keeps what was measured, point by point: an SQLite file, made
+            if need be. What it has already is not measured again, so that a measurement
+            that was interrupted goes on, and a finer one measures only what is new; the
+            attribute ``reused`` says so. None keeps nothing.
         fresh: measure everything anew, and replace what the store has.
-        executor: who measures: a number of processes on this machine; what has the interface of
-            ``concurrent.futures``, such as a ``ProcessPoolExecutor`` (spawn), an executor of Dask, submitit or Ray; or
-            ``ravine.Workers``, which says more. The numbers are those of one process with one thread, bit for bit,
-            whatever workers are lost. By default this process.
+        executor: who measures: a number of processes on this machine; what has the
+            interface of ``concurrent.futures``, such as a ``ProcessPoolExecutor``
+            (spawn), an executor of Dask, submitit or Ray; or ``ravine.Workers``, which
+            says more. The numbers are those of one process with one thread, bit for
+            bit, whatever workers are lost. By default this process.
 
     Returns:
-        A Dataset with the dims of the slice and ``split``; ``ravine.result.schema`` describes it. The
-        positions stand in the order in which they were given. Of several lines it has the dim
+        A Dataset with the dims of the slice and ``split``; ``ravine.result.schema`` describes it.
+        The positions stand in the order in which they were given. Of several lines it has the dim
         ``line`` too, their names; each ``result.sel(line=name)`` is the result of that line.
 
     Raises:
         InputError: the positions are no numbers or do not name the slice's axes, the corners do not
-            fit the model or are one point, or the data cannot be measured; or the store is another file, is in
-            use, or cannot tell by content what is measured; or the workers cannot build the same objective, or are
-            lost again and again.
+            fit the model or are one point, or the data cannot be measured; or the store is another
+            file, is in use, or cannot tell by content what is measured; or the workers cannot build
+            the same objective, or are lost again and again.
 
     Examples:
         >>> import torch
@@ -77,7 +79,8 @@ def evaluate(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> J = Objective(model, supervised(F.mse_loss), (torch.ones(1, 1), torch.zeros(1, 1)))
         >>> line = Line({"weight": torch.tensor([[1.0]])}, {"weight": torch.tensor([[3.0]])})
-        >>> evaluate(J, along=line, at=[0, 0.5, 1])["loss"].sel(split="data").values  # (1 + 2 alpha)^2
+        >>> curve = evaluate(J, along=line, at=[0, 0.5, 1])
+        >>> curve["loss"].sel(split="data").values  # (1 + 2 alpha)^2
         array([1., 4., 9.])
 
     References:

@@ -44,7 +44,8 @@ def labelled(
         about: further attributes: title, command, seconds.
 
     Returns:
-        A result with the one dim ``point`` for those of the slice, whose names are coordinates on it.
+        A result with the one dim ``point`` for those of the
+        slice, whose names are coordinates on it.
 
     Raises:
         InputError: the caller's function gives other quantities on other splits.
@@ -163,11 +164,12 @@ def provenance(command: str, seconds: float) -> dict[str, str | float]:
 
 
 def on_axes(points: xr.Dataset, axes: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The points of ``measured_at``, which must be all combinations of the axes' positions in order, as a grid.
+    """The points of ``measured_at`` as a grid: all combinations of the axes' positions, in order.
 
     Examples:
         >>> points = xr.Dataset({"loss": ("point", np.arange(6.0))})
-        >>> on_axes(points, {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])})["loss"].values
+        >>> axes = {"alpha": np.array([0.0, 1.0]), "beta": np.array([0.0, 1.0, 2.0])}
+        >>> on_axes(points, axes)["loss"].values
         array([[0., 1., 2.],
                [3., 4., 5.]])
     """

@@ -1,8 +1,8 @@
 """Looks: a curve on as few examples as a question, or a standard error, needs.
 
-Each look takes a larger random part of the examples, which holds those before. A question may be asked
-at every look, because each look has its share of the level: whatever the looks have to do with one
-another, at most ``level`` of curves are told otherwise (Bonferroni).
+Each look takes a larger random part of the examples, which holds those before. A question may be
+asked at every look, because each look has its share of the level: whatever the looks have to do
+with one another, at most ``level`` of curves are told otherwise (Bonferroni).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FIRST: Final = 500
 #: Times as many in the next one: all earlier looks together then cost a third of the last.
 GROWTH: Final = 4
 
-#: Of the height that is asked about: what interpolation may do at the first look; half of it at the next.
+#: Of the height that is asked about: what interpolation may
+#: do at the first look; half of it at the next.
 _SHARE: Final = 1 / 4
 
 #: Room for the standard error of a standard error, when the number of examples is foretold.
@@ -101,16 +102,18 @@ def answered(question: Question, objective: Objective, measure: Measure) -> xr.D
 
 
 def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measure) -> xr.Dataset:
-    """The curve on as many examples as keep the standard error of every difference from the start below a number.
+    """The curve on as many examples as keep every difference's standard error below a number.
 
     Args:
-        stderr: of J(α) − J(start), paired, in J's unit: the largest over the interval and the splits.
+        stderr: of J(α) − J(start), paired, in J's unit: the
+            largest over the interval and the splits.
         objective: of all examples.
         measure: makes a curve.
         pilot: measures a few points, from which the number of examples is foretold.
 
     Returns:
-        The result, which says what standard error was asked for and reached, and of how many examples.
+        The result, which says what standard error was asked
+        for and reached, and of how many examples.
 
     Raises:
         InputError: no part of the examples can be drawn, or there are too few for a standard error.
@@ -134,7 +137,9 @@ def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measur
 
 
 def largest_stderr(curve: xr.Dataset, split: str) -> float:
-    """The largest paired standard error of J(α) − J(start) on a split; the start is the point nearest to α = 0.
+    """The largest paired standard error of J(α) − J(start) on a split.
+
+    The start is the point nearest to α = 0.
 
     Raises:
         InputError: there are too few examples to tell.
@@ -144,15 +149,15 @@ def largest_stderr(curve: xr.Dataset, split: str) -> float:
     errors = (profile.drawn - profile.drawn[start]).std(axis=1, ddof=1)
     if not errors.size or not np.isfinite(errors).all():
         msg = (
-            f"the standard error on split {split!r} is not known ({profile.units} independent examples, or a "
-            "value that is not finite), so no number of examples can be chosen by it"
+            f"the standard error on split {split!r} is not known ({profile.units} independent "
+            "examples, or a value that is not finite), so no number of examples can be chosen by it"
         )
         raise InputError(msg)
     return float(errors.max())
 
 
 def _foretold(count: int, reached: float, wanted: float) -> int:
-    """About how many examples have the standard error that is wanted; as many where it is reached."""
+    """About how many examples have the wanted standard error; as many where it is reached."""
     if reached <= wanted:
         return count
     return int(np.ceil(_ROOM * count * (reached / wanted) ** 2))

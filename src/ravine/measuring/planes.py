@@ -1,4 +1,4 @@
-"""Resolved planes: a tensor-product interpolant, refined on the axis that needs it, its error measured off the grid."""
+"""Resolved planes: an interpolant refined on the axis that needs it, checked off its grid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Ruler:
-    """The coordinates that points may have on one axis: the finest nodes, then 0 and 1, where the corners are."""
+    """The coordinates that points may have on one axis: the finest nodes, then 0 and 1."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ class _Ruler:
         return list(range(_FINEST // degree // 2, _FINEST, _FINEST // degree))
 
     def tick_at(self, corner: int) -> int | None:
-        """The tick at 0 or 1; None if that is off the interval. A node that is there stands for it."""
+        """The tick at 0 or 1, or the node that is there; None if that is off the interval."""
         if not self.low <= corner <= self.high:
             return None
         near = int(np.argmin(np.abs(self.ticks[: _FINEST + 1] - corner)))
@@ -93,7 +93,7 @@ class _Grid:
 
     @property
     def checks(self) -> Iterator[_Key]:
-        """Points between the nodes of one axis or of both, spread over the plane: the next degrees would add them.
+        """Points between the nodes of one axis or both, all over the plane: the next degrees' own.
 
         Those on a line of nodes see the error along one axis alone, and so tell which one needs
         more points.
@@ -124,7 +124,7 @@ class _Grid:
 
     @property
     def corners(self) -> Iterator[_Key]:
-        """Origin, a and b, where they lie on the plane's measured part: what a reader asks for first."""
+        """Origin, a and b, where they lie on the plane's measured part: what is asked for first."""
         for corner in ((0, 0), (1, 0), (0, 1)):
             i, j = (ruler.tick_at(place) for ruler, place in zip(self.rulers, corner, strict=True))
             if i is not None and j is not None:

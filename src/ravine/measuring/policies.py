@@ -27,7 +27,7 @@ def compare_buffers(
     fresh: bool = False,
     executor: Any = None,
 ) -> xr.Dataset:
-    """One line under each of the four policies for running statistics (BatchNorm): the choice changes the answer.
+    """One line under each of the four policies for running statistics: the choice matters.
 
     Args:
         objective: whose model has running statistics; its own policy does not matter.

@@ -44,7 +44,7 @@ def project(
     fresh: bool = False,
     executor: Any = None,
 ) -> xr.Dataset:
-    """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual, by least squares.
+    """Project a run onto a line or another slice: θ_t − θ₀ = Σ x_j a_j + residual.
 
     The axes a_j lead from the slice's first corner θ₀ to the others; they need not be orthogonal.
     Sums are taken in float64. Snapshots stream past: beside the corners, three are held at a time.
@@ -75,14 +75,13 @@ def project(
         lengths in the parameters' own unit. With the dim ``walk`` ("run", "random walk"):
         ``captured`` = L/(L + max residual), ``captured_squares`` = Σ distance² / Σ displacement²,
         ``max_residual`` / L, and ``directness``, L / path length up to the line's end; the random
-        walk has as many updates between snapshots, and is described in ``ravine.metrics.walks``. With it
-        come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Its steps are
-        independent; ``ravine.straightness`` sets the run beside one with the run's own step
-        correlation too. Where the line
-        does not join the run's first snapshot to a later one, there is no walk to compare with, and
-        they are absent. With an objective ``loss`` (step, split), its standard error and so on, as
-        ``evaluate`` gives them; running statistics follow the
-        objective's policy, as on the line.
+        walk has as many updates between snapshots, and is described in ``ravine.metrics.walks``.
+        With it come ``null_alpha`` and ``null_residual`` (step), where such a walk would be. Its
+        steps are independent; ``ravine.straightness`` sets the run beside one with the run's own
+        step correlation too. Where the line does not join the run's first snapshot to a later one,
+        there is no walk to compare with, and they are absent. With an objective ``loss`` (step,
+        split), its standard error and so on, as ``evaluate`` gives them; running statistics follow
+        the objective's policy, as on the line.
 
     Raises:
         InputError: fewer than two snapshots, a damaged one, one of another shape, or corners that
@@ -133,7 +132,7 @@ def project(
         return with_reuse(path.merge(curve), ledger, progress=None)
 
 
-# --- the run ---------------------------------------------------------------------------------------------
+# --- the run --------------------------------------------------------------------------------------
 
 
 def opened(run: Run) -> tuple[Sequence[Any], tuple[int, ...]]:
@@ -181,7 +180,8 @@ def _learning_curve(
     crew: Workers | None,
 ) -> xr.Dataset:
     """J at the snapshots, under the objective's policies, a few of them in memory at a time."""
-    # a policy takes running statistics from the first corner or from the last one: those of the slice
+    # a policy takes running statistics from the first corner
+    # or from the last one: those of the slice
     ends = objective.buffers in ("start", "end")
     before = list(along.corners[:1]) if ends else []
     after = list(along.corners[-1:]) if ends else []
@@ -208,7 +208,7 @@ def _learning_curve(
     return xr.Dataset(variables | floors, coords=coords)
 
 
-# --- the slice -------------------------------------------------------------------------------------------
+# --- the slice ------------------------------------------------------------------------------------
 
 
 def corners_of(onto: Slice) -> list[Params]:
@@ -334,7 +334,7 @@ def _geometry(steps: np.ndarray, rows: list[_Row], along: Slice, length: float) 
 
 
 def _beside_a_random_walk(path: xr.Dataset) -> xr.Dataset:
-    """How much of the run the slice captures; and of a random walk between the same ends, where there is one."""
+    """How much of the run the slice captures, and of a random walk between the same ends."""
     length, steps = float(path.attrs["length"]), path["step"].values
     residual, path_length = path["residual"].values, path["path_length"].values
     end = _reached(path)

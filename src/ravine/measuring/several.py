@@ -140,7 +140,10 @@ def _in_one_pass(
 
 
 def _require_lines(slices: Mapping[str, Any]) -> None:
-    expected = "several lines are given as a dict of names and Line objects, or other slices with the dim 'alpha'"
+    expected = (
+        "several lines are given as a dict of names and Line objects, or other slices with the dim "
+        "'alpha'"
+    )
     if not slices:
         msg = f"{expected}; there is none"
         raise InputError(msg)
@@ -172,7 +175,7 @@ def _sharing(slices: Mapping[str, Slice], buffers: str | None) -> list[dict[str,
 
 
 def _own_attributes(curves: Sequence[xr.Dataset]) -> list[str]:
-    """Names of the attributes that tell one curve from another: its corners, and whatever differs."""
+    """Names of the attributes that tell curves apart: their corners, and whatever differs."""
     first, *others = curves
     roles = [role for curve in curves for role in str(curve.attrs["corners"]).split(", ")]
     corners = [*dict.fromkeys(roles), *(f"{role}_hash" for role in dict.fromkeys(roles))]

@@ -25,20 +25,22 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
 
     Args:
         points: anything that an end of a ``Line`` may be.
-        weights: one a point, summing to 1; negative ones extrapolate. They are never rescaled. By default all alike.
+        weights: one a point, summing to 1; negative ones extrapolate.
+            They are never rescaled. By default all alike.
 
     Returns:
-        New tensors by name; ``J(average(points))`` is the objective there. Buffers that every point has are there too:
-        running statistics averaged like parameters (the policy of ``J`` says whether they are used), integers the
-        first point's.
+        New tensors by name; ``J(average(points))`` is the objective there. Buffers that every point
+        has are there too: running statistics averaged like parameters (the policy of ``J`` says
+        whether they are used), integers the first point's.
 
     Raises:
         InputError: there is none, they are not of one space, or the weights do not fit.
 
     Examples:
-        >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, {"w": torch.tensor([6.0])}])
+        >>> a, b, c = [{"w": torch.tensor([value])} for value in (1.0, 2.0, 6.0)]
+        >>> average([a, b, c])
         {'w': tensor([3.])}
-        >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}], weights=[0.25, 0.75])
+        >>> average([a, b], weights=[0.25, 0.75])
         {'w': tensor([1.7500])}
 
     References:
@@ -72,8 +74,9 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
         InputError: as ``average``.
 
     Examples:
-        >>> base, tasks = {"w": torch.zeros(2)}, [{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])}]
-        >>> task_arithmetic(base, tasks, 0.5)
+        >>> base = {"w": torch.zeros(2)}
+        >>> one, other = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])}
+        >>> task_arithmetic(base, [one, other], 0.5)
         {'w': tensor([0.5000, 1.0000])}
 
     References:
@@ -87,15 +90,16 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
 
 
 def decay_weights(count: int, shape: Decay = "linear") -> list[float]:
-    """The weights by which the last snapshots of a run at constant rate stand for a decay of the rate.
+    """Weights by which the last snapshots of a run at constant rate stand for a decaying rate.
 
-    A mean of snapshots applies each update between them in part. With weights cⱼ, the update before snapshot i counts
-    Σ cⱼ over j ≥ i, so weights are the drops of the schedule whose decay they stand for.
+    A mean of snapshots applies each update between them in part. With weights
+    cⱼ, the update before snapshot i counts Σ cⱼ over j ≥ i, so weights are
+    the drops of the schedule whose decay they stand for.
 
     Args:
         count: how many snapshots, the earliest first.
-        shape: of the schedule, from 1 at the first snapshot to 0 after the last: ``"linear"``, whose weights are all
-            alike; ``"cosine"``, (1 + cos πx) / 2; or ``"sqrt"``, 1 − √x.
+        shape: of the schedule, from 1 at the first snapshot to 0 after the last: ``"linear"``,
+            whose weights are all alike; ``"cosine"``, (1 + cos πx) / 2; or ``"sqrt"``, 1 − √x.
 
     Returns:
         One weight a snapshot, for ``average``; they sum to 1.
@@ -140,7 +144,10 @@ def require_sequence(points: Any) -> None:
         msg = f"points must be several, in a list; got the one path {str(points)!r}"
         raise InputError(msg)
     if isinstance(points, Mapping):
-        msg = "points must be in a list, in the order of their weights; got a dict: give list(points.values())"
+        msg = (
+            "points must be in a list, in the order of their weights; got a dict: give "
+            "list(points.values())"
+        )
         raise InputError(msg)
 
 
@@ -167,7 +174,7 @@ def _mean(held: Sequence[Checkpoint], name: str, shares: Sequence[float]) -> Ten
 
 
 def _buffer(held: Sequence[Checkpoint], name: str, shares: Sequence[float]) -> Tensor:
-    """A buffer as ``buffers="interpolate"`` has it: the mean where it is floating point, else the first's."""
+    """A buffer as ``buffers="interpolate"`` has it: the mean of floats, else the first's."""
     tensor = held[0].tensors[name]
     if not is_float(tensor) or all(same_values(tensor, point.tensors[name]) for point in held):
         return tensor.clone()

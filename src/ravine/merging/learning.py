@@ -16,7 +16,7 @@ from ravine.objective.tuning import DEFAULT_BATCH
 from ravine.points.checkpoint import Checkpoint
 from ravine.points.params import is_float
 
-_PASSES: Final = 5
+_PASSES: Final = 5  # over the split, at least
 _STEPS: Final = 200  # at least, however few the batches
 _RATE: Final = 0.1  # of Adam, on the logits of the weights
 
@@ -69,6 +69,7 @@ def learned_weights(
                 _mean_of(answer, batch, quantity).backward()
                 optimizer.step()
     found = logits.detach().double().softmax(0)
+    # the sum of the softmax is 1 up to rounding only
     return (found / found.sum()).tolist()
 
 

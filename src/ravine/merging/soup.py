@@ -35,11 +35,12 @@ class Soup(Checkpoint):
     """An average of points, and how it came about.
 
     Attributes:
-        history: what was tried, in order (dim ``step``), and the members' weights (dim ``member``): a result without
-            torch, which ``write_report`` and ``save_result`` take. Its attributes hold the comparison with the best
-            member on the split that judges.
+        history: what was tried, in order (dim ``step``), and the members' weights (dim ``member``):
+            a result without torch, which ``write_report`` and ``save_result`` take. Its attributes
+            hold the comparison with the best member on the split that judges.
         weights: of the members that are in it, by name.
-        judgement: the soup against the member that is best on the split that selects, on the split that judges.
+        judgement: the soup against the member that is best on the
+            split that selects, on the split that judges.
     """
 
     history: xr.Dataset = field(default_factory=xr.Dataset)
@@ -60,7 +61,10 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Kitchen:
-    """What the methods share: the members, best first, and how two points are compared on the split that selects."""
+    """What the methods share: the members, best first, and how two points are compared.
+
+    They are compared on the split that selects.
+    """
 
     objective: Objective
     members: dict[str, Checkpoint]
@@ -118,19 +122,20 @@ def soup(
 
     Args:
         objective: what is measured; less is better. It has both splits.
-        points: by name, or a sequence, whose members are called by their labels. Each anything that an end of a
-            ``Line`` may be.
-        method: ``"uniform"`` averages all. ``"greedy"`` starts from the best member and takes in the others one by
-            one, best first, where ``rule`` accepts the average with them. ``"learned"`` minimises the loss on
-            ``select`` over the members' weights (which are positive and sum to 1), and takes that average under the
-            same rule.
+        points: by name, or a sequence, whose members are called by their labels. Each anything that
+            an end of a ``Line`` may be.
+        method: ``"uniform"`` averages all. ``"greedy"`` starts from the best member and takes in
+            the others one by one, best first, where ``rule`` accepts the average with them.
+            ``"learned"`` minimises the loss on ``select`` over the members' weights (which are
+            positive and sum to 1), and takes that average under the same rule.
         select: the split on which members are ranked and averages accepted.
-        judge: the split on which the outcome is compared with the best member; nothing is chosen on it.
-        tolerance: how much worse, in the quantity's unit, is not worse. By default a hundredth of the best member's
-            value on ``select``.
-        rule: ``"decided"`` accepts an average if it is excluded that it is worse by more than ``tolerance``; all
-            acceptances together hold at ``level``. ``"best"`` is the published rule: the mean on ``select`` is not
-            worse, whatever its error.
+        judge: the split on which the outcome is compared with
+            the best member; nothing is chosen on it.
+        tolerance: how much worse, in the quantity's unit, is not worse. By default a hundredth of
+            the best member's value on ``select``.
+        rule: ``"decided"`` accepts an average if it is excluded that it is worse by more than
+            ``tolerance``; all acceptances together hold at ``level``. ``"best"`` is the published
+            rule: the mean on ``select`` is not worse, whatever its error.
         quantity: which of the objective's quantities counts.
         level: of the bounds.
         seed: of the order of the batches, where weights are learned.
@@ -138,14 +143,16 @@ def soup(
         command: what reproduces it, kept in the history.
 
     Returns:
-        The average as a point, with its history. Under ``buffers="recompute"`` it has the running statistics that were
-        estimated for it.
+        The average as a point, with its history. Under ``buffers="recompute"`` it has the running
+        statistics that were estimated for it.
 
     Raises:
-        InputError: fewer than two points, no such split, method or rule, or selecting and judging on one split.
+        InputError: fewer than two points, no such split, method or
+            rule, or selecting and judging on one split.
 
     Examples:
-        Four points on a line through the minimum of (w − x)²; the two far ones would spoil the average.
+        Four points on a line through the minimum of (w − x)²;
+        the two far ones would spoil the average.
 
         >>> import torch
         >>> from torch import nn
@@ -199,7 +206,9 @@ def task_soup(
     quantity: str = "loss",
     level: float = LEVEL,
 ) -> Soup:
-    """A base plus a multiple of its fine-tuned copies' changes, the multiple chosen on one split, judged on another.
+    """A base plus a multiple of its fine-tuned copies' changes.
+
+    The multiple is chosen on one split, and judged on another.
 
     Args:
         objective: as in ``soup``.
@@ -272,15 +281,15 @@ def _require(objective: Objective, method: str, rule: str, select: str, judge: s
         raise InputError(msg)
     if select == judge:
         msg = (
-            f"select and judge are both {select!r}: what was chosen on a split looks better there than "
-            "it is. Give the objective two splits."
+            f"select and judge are both {select!r}: what was chosen on a split looks better there "
+            "than it is. Give the objective two splits."
         )
         raise InputError(msg)
     objective.on(select, judge)
     if method == "learned" and (running_norms(objective.model) or objective.is_stateful):
         msg = (
-            "method='learned' needs a model without running statistics and a loss without state: their "
-            "values follow no gradient. Use method='greedy'."
+            "method='learned' needs a model without running statistics and a loss without state: "
+            "their values follow no gradient. Use method='greedy'."
         )
         raise InputError(msg)
 
@@ -339,7 +348,8 @@ def _ranked(
         select=select,
         tolerance=chosen,
         quantity=quantity,
-        # so that all acceptances hold together; twice, as each looks at one end of an interval of two
+        # so that all acceptances hold together; twice, as each
+        # looks at one end of an interval of two
         level=2 * level / max(len(members) - 1, 1),
         rule=rule,
     )

@@ -10,7 +10,8 @@ from scipy import special
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
-#: Of the largest value: equal means over millions of examples differ by less, and nothing below it is a height.
+#: Of the largest value: equal means over millions of examples
+#: differ by less, and nothing below it is a height.
 LAST_BITS: Final = 1e-13
 
 _HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
@@ -105,7 +106,7 @@ def _joint(
     last: float,
     level: float,
 ) -> float:
-    """By how much bounds must be wider for barriers and rises together to keep the level: at least 1."""
+    """How much wider bounds must be for barriers and rises together to keep the level; ≥ 1."""
     if not sample.joint:
         return 1.0
     pairs = sample.pairs
@@ -166,13 +167,15 @@ def _minimum(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
     sure, _ = _dip(pairs.bounds(0, upper=False, turned=True), pairs.bounds(0, upper=False))
     loose, _ = _dip(pairs.bounds(0, upper=True, turned=True), pairs.bounds(0, upper=True))
     height = max(value, 0.0) if np.isfinite(value) else 0.0
+    stderr = float(pairs.stderr[place[0], place[1]])
     return Bounds(
         value=height,
         lower=max(lower, 0.0),
         upper=max(upper, 0.0),
-        p=_p(suprema, (height - limit) / max(float(pairs.stderr[place[0], place[1]]), 1e-300)),
+        # without any error the quotient is as large as can be
+        p=_p(suprema, (height - limit) / max(stderr, 1e-300)),
         at=float(sample.profile.alpha[place[1]]) if height else np.nan,
-        stderr=float(pairs.stderr[place[0], place[1]]),
+        stderr=stderr,
         widest=float(pairs.stderr.max()),
         times=times,
         skew=worse_skew(
@@ -263,7 +266,8 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
     )
 
 
-#: Question → what it comes to, from a sample, the height asked about, the kind of barrier and the level.
+#: Question → what it comes to, from a sample, the height
+#: asked about, the kind of barrier and the level.
 QUESTIONS: Final = {
     "barrier": _barrier,
     "rise": _rise,
@@ -273,7 +277,7 @@ QUESTIONS: Final = {
 
 
 def critical(suprema: np.ndarray, level: float, sample: Sample) -> float:
-    """How many standard errors a bound is away: the quantile of the supremum, wider for few examples."""
+    """How many standard errors a bound is away: the supremum's quantile, more for few examples."""
     times = max(_quantile(suprema, level), float(-special.ndtri(level)))
     freedom = _freedom(sample)
     # of Student's t as far out as the normal's
@@ -281,7 +285,7 @@ def critical(suprema: np.ndarray, level: float, sample: Sample) -> float:
 
 
 def _freedom(sample: Sample) -> float:
-    """Degrees of freedom of a standard error: of as many groups as there are, halved for tails above the normal's.
+    """Degrees of freedom of a standard error: as of its groups, halved for tails above a normal's.
 
     By simulation: with the full number, 5 % become 6 to 7 % at 300 examples and 9 to 11 % at 30.
     """
@@ -319,10 +323,10 @@ def _binomial(sample: Sample, level: float) -> float:
 
 
 def harm(skew: float, *, below: bool) -> float:
-    """How much a skewness counts: whole where it brings the bound too near, by a part where it leaves it too far.
+    """How much a skewness counts: whole where it brings the bound too near, else a part of it.
 
-    A long tail upwards leaves the mean of most samples, and their spread with it, too low: bounds from below are then
-    too far away, which is no error, and bounds from above too near.
+    A long tail upwards leaves the mean of most samples, and their spread with it, too low: bounds
+    from below are then too far away, which is no error, and bounds from above too near.
 
     Args:
         skew: of the mean difference.

@@ -1,4 +1,4 @@
-"""Connections: what stands between the ends of several lines, side by side, and which points may be averaged."""
+"""Connections: what stands between the ends of several lines, and which points may be averaged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from ravine.result.schema import lines_of, quantities
 #: A barrier up to this height does not keep two points apart: two points of error rate, where
 #: training twice from one point differs by as much (Frankle et al. 2020), or 2 % of perplexity.
 TOLERABLE = 0.02
-
-_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,10 @@ def barriers(result: xr.Dataset, *, quantity: str = "loss", split: str | None = 
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(2, 1),))
-        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
-        >>> found = barriers(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
+        >>> places = {"a": -1.0, "b": 1.0, "c": 0.5}
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in places.items()}
+        >>> lines = ravine.pairs(points)
+        >>> found = barriers(ravine.evaluate(J, along=lines, at=[0, 0.25, 0.5, 0.75, 1]))
         >>> found.of("end")["a – b"].value, found.of("end")["b – c"].value
         (1.0, 0.0)
 
@@ -85,12 +85,12 @@ def connected(
     quantity: str | None = None,
     split: str | None = None,
 ) -> list[tuple[str, ...]]:
-    """The largest sets of points that are linearly mode-connected: between any two a barrier is excluded.
+    """The largest linearly mode-connected sets: between any two points a barrier is excluded.
 
     Args:
         result: of ``pairs``.
-        tolerance: height of a barrier of kind "end", in the quantity's unit, that has to be excluded: that
-            nothing is shown does not permit averaging.
+        tolerance: height of a barrier of kind "end", in the quantity's unit, that has to be
+            excluded: that nothing is shown does not permit averaging.
         quantity: by default ``"error"`` where it was measured, else ``"loss"``.
         split: by default the first.
 
@@ -105,7 +105,8 @@ def connected(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),))
-        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in (("a", -1.0), ("b", 1.0), ("c", 0.5))}
+        >>> places = {"a": -1.0, "b": 1.0, "c": 0.5}
+        >>> points = {name: {"weight": torch.tensor([[w]])} for name, w in places.items()}
         >>> connected(ravine.evaluate(J, along=ravine.pairs(points), at=[0, 0.25, 0.5, 0.75, 1]))
         [('b', 'c'), ('a',)]
     """

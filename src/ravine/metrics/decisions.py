@@ -26,29 +26,30 @@ def decide(
 ) -> Any:
     """Whether a line has a barrier, a rise, a minimum or a bend: shown, excluded or undecided.
 
-    Every difference between two points is divided by its own paired standard error, and bounded by the largest such
-    quotient that centred replicates of the whole curve have. So at most ``level`` of curves in which there is
-    nothing are told otherwise, however many points they have.
+    Every difference between two points is divided by its own paired standard error, and bounded by
+    the largest such quotient that centred replicates of the whole curve have. So at most ``level``
+    of curves in which there is nothing are told otherwise, however many points they have.
 
     Args:
-        result: of a line, or of several; or a ``Profile``, a part of a line, say, with a quantity and a split of its
-            own.
-        what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or chord);
+        result: of a line, or of several; or a ``Profile``, a part of a
+            line, say, with a quantity and a split of its own.
+        what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or
+            chord);
             ``"rise"``: anywhere in [0, 1], from a point to a later one;
             ``"minimum"``: a point of the measured interval that is below one on either side;
             ``"nonconvex"``: a point of [0, 1] above the chord of two others.
-        above: the height that is asked about, in the quantity's unit; by default a thousandth of the curve's range
-            over [0, 1], or the noise floor where that is larger.
+        above: the height that is asked about, in the quantity's unit; by default a thousandth of
+            the curve's range over [0, 1], or the noise floor where that is larger.
         kind: which barrier: "end", "mean" or "chord".
         quantity: of what.
         split: by default the first.
         level: the largest share of wrong answers, for each of *shown* and *excluded*.
-        scope: "population": of other examples drawn like these. "examples": of these alone, where only rounding and
-            interpolation leave anything open.
+        scope: "population": of other examples drawn like these. "examples": of these alone, where
+            only rounding and interpolation leave anything open.
 
     Returns:
-        A ``Decision``; of several lines one by name, adjusted by Holm's method so that the level holds for all of them
-        together.
+        A ``Decision``; of several lines one by name, adjusted by Holm's method so that the level
+        holds for all of them together.
 
     Raises:
         InputError: a plane or a path, or no such question, kind, quantity, split, scope or level.
@@ -58,13 +59,15 @@ def decide(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> double_well = lambda model, batch: ((model(batch[0]) ** 2 - 1) ** 2).flatten()
         >>> J = ravine.Objective(model, double_well, (torch.ones(12, 1),), dtype=torch.float64)
-        >>> line = ravine.Line({"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])})
+        >>> start, end = {"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])}
+        >>> line = ravine.Line(start, end)
         >>> found = decide(ravine.resolve(J, along=line), "barrier", above=0.5)
         >>> found.answer, round(found.value, 6), round(found.at, 6)
         ('shown', 1.0, 0.5)
 
     References:
-        Holm 1979; Chernozhukov, Chetverikov and Kato 2013 (suprema of studentised sums); McCarthy 1969.
+        Holm 1979; Chernozhukov, Chetverikov and Kato 2013
+        (suprema of studentised sums); McCarthy 1969.
     """
     _require("what", what, get_args(What))
     _require("kind", kind, tuple(BARRIERS))
@@ -75,7 +78,10 @@ def decide(
         return decided(result, what, level=level, **asked)
     found = kind_of(validate(result))
     if found in ("plane", "path"):
-        msg = f"decide() is for lines; this result is of a {found}. Measure a Line between two of its points."
+        msg = (
+            f"decide() is for lines; this result is of a {found}. Measure a Line between two of "
+            "its points."
+        )
         raise InputError(msg)
     if found == "line":
         return decided(Profile.of(result, quantity, split), what, level=level, **asked)
@@ -86,7 +92,10 @@ def decide(
 def _together(
     profiles: dict[str, Profile], what: What, level: float, asked: dict[str, Any]
 ) -> dict[str, Decision]:
-    """Holm's method: the surest line is asked at level/m, the next at level/(m − 1), until one is undecided."""
+    """Holm's method: the surest line is asked at level/m, the next at level/(m − 1), and so on.
+
+    It stops at the first that is undecided.
+    """
     alone = {
         name: decided(profile, what, level=level, joint=False, **asked)
         for name, profile in profiles.items()
@@ -108,7 +117,7 @@ def _surety(decision: Decision) -> float:
     """Small for a sure answer, either way."""
     if decision.answer == "undecided":
         return 1.0
-    width = max(decision.upper - decision.lower, 1e-300)
+    width = max(decision.upper - decision.lower, 1e-300)  # bounds that coincide are the surest
     away = decision.lower if decision.answer == "shown" else decision.upper
     return 1 / (1 + abs(away - decision.above) / width)
 

@@ -1,7 +1,7 @@
 """Ends: several lines that share one end, and how far the value at the other end is from there.
 
-So it is when one group of parameters moves at a time: which group hurts most is seen at the free end, even where no
-line has a barrier.
+So it is when one group of parameters moves at a time: which group hurts most is seen at the free
+end, even where no line has a barrier.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class EndChanges:
 
     Attributes:
         shared: which end that is.
-        findings: one for each line, the largest change first: "raises it", "lowers it", "no change" or
-            "undecided", with simultaneous bounds.
+        findings: one for each line, the largest change first: "raises it", "lowers it", "no change"
+            or "undecided", with simultaneous bounds.
         is_largest: whether the first one's change is shown to be larger than every other line's.
     """
 
@@ -42,7 +42,7 @@ class EndChanges:
 
 
 def shared_end(result: xr.Dataset) -> Shared | None:
-    """The end that all lines of a result share while the other one differs; None where there is none."""
+    """The end that all lines of a result share while the other one differs; None if none is."""
     if result.sizes.get("line", 0) < 2 or is_of_pairs(result):
         return None
     if "alignment" in result.attrs:
@@ -91,7 +91,7 @@ def end_changes(
 
 
 def _star(profiles: list[Profile], shared: Shared) -> Profile:
-    """The shared end, then the free ends, as if they were points of one curve: all saw the same examples."""
+    """The shared end, then the free ends, as points of one curve: all saw the same examples."""
     free: Shared = "end" if shared == "start" else "start"
     points = [_at(profiles[0], _PLACES[shared]), *(_at(one, _PLACES[free]) for one in profiles)]
     first = points[0]

@@ -1,4 +1,4 @@
-"""Findings: what each quantity does along a line, in one word with bounds. They are the table of a verdict."""
+"""Findings: what each quantity does along a line, in one word with bounds; a verdict's table."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Finding:
         name: the quantity in words.
         finding: "falls monotonically", "rises monotonically", "flat", "barrier", "no barrier",
             "not monotone", "undecided" or "undefined".
-        what: "barrier", "rise" or "fall": the change whose height is given, the one that would contradict a
-            monotone curve; "" where nothing was asked.
+        what: "barrier", "rise" or "fall": the change whose height is given, the one that would
+            contradict a monotone curve; "" where nothing was asked.
         value: its height as it was read, in the quantity's unit.
         lower: one-sided bound at ``level``.
         upper: one-sided bound at ``level``.
@@ -89,7 +89,7 @@ class Finding:
 
 
 def findings_of(measured: Sequence[Measures], level: float = LEVEL) -> tuple[Finding, ...]:
-    """The findings of a table, their level adjusted by Holm's method so that it holds for all rows together."""
+    """The findings of a table, with Holm's method: the level holds for all rows together."""
     rows = [finding_of(one, one.decisions, level) for one in measured]
     surest = sorted(range(len(rows)), key=lambda number: _surety(rows[number]))
     share = level / max(len(rows), 1)

@@ -1,9 +1,10 @@
 """Inference: what may be said of a curve that is known at some points, on some examples.
 
-A maximum over α is not a number at one α: the largest of many noisy differences is large even where nothing is
-there. So every difference is studentised, divided by its own paired standard error, and compared with the largest
-studentised difference of centred replicates of the whole curve. An answer is one of three: shown, where the lower
-bound is above what was asked; excluded, where the upper bound is below it; undecided, with what would decide it.
+A maximum over α is not a number at one α: the largest of many noisy differences is large even where
+nothing is there. So every difference is studentised, divided by its own paired standard error, and
+compared with the largest studentised difference of centred replicates of the whole curve. An answer
+is one of three: shown, where the lower bound is above what was asked; excluded, where the upper
+bound is below it; undecided, with what would decide it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ What = Literal["barrier", "rise", "minimum", "nonconvex"]
 Answer = Literal["shown", "excluded", "undecided"]
 Scope = Literal["population", "examples"]
 
-LEVEL: Final = 0.05
+LEVEL: Final = 0.05  # the largest share of wrong answers, if no other is asked for
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
 
-FEWEST_UNITS: Final = 10
+FEWEST_UNITS: Final = 10  # independent examples; of fewer, the population is not decided upon
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
 _FAIR: Final = 0.15  # up to this skewness the expansion of the bound holds
 _STEEP: Final = 12.0  # and beyond, it grows so fast with the skewness
@@ -45,8 +46,8 @@ class Decision:
         lower: one-sided bound at ``level``.
         upper: one-sided bound at ``level``.
         above: what the height is compared with.
-        p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN where only these
-            examples are asked about.
+        p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN
+            where only these examples are asked about.
         at: α of the top (of a minimum, of the bottom); NaN where there is none.
         examples: about how many would decide; None where more cannot, or none are needed.
         kind: which barrier: "end", "mean" or "chord".
@@ -80,8 +81,8 @@ class Decision:
         kind = f" ({self.kind})" if self.what == "barrier" and self.kind != "end" else ""
         height = f"{number(self.value)} {within(self.lower, self.upper)}{self.unit}"
         return (
-            f"{self.what}{kind} above {number(self.above)} in the {self.split} {self.name}: {self.answer}; "
-            f"height {height}; {self.reason}"
+            f"{self.what}{kind} above {number(self.above)} in the {self.split} {self.name}: "
+            f"{self.answer}; height {height}; {self.reason}"
         )
 
 
@@ -122,7 +123,7 @@ def decided(
 
 
 class Changes:
-    """Whether a line has a barrier, rises and falls, asked at any level: what a curve is asked most.
+    """Whether a line has a barrier, rises and falls, at any level: what a curve is asked most.
 
     Args:
         profile: of the line.
@@ -242,7 +243,8 @@ def require_asked(above: float, level: float) -> None:
     """Refuse a height or a level that is none.
 
     Raises:
-        InputError: ``above`` is not a finite number of at least 0, or ``level`` does not lie between 0 and 0.5.
+        InputError: ``above`` is not a finite number of at least 0,
+            or ``level`` does not lie between 0 and 0.5.
     """
     if not isinstance(level, Real) or not 0 < level < 0.5:
         msg = f"level must be a number between 0 and 0.5; got {level!r}"
@@ -253,10 +255,10 @@ def require_asked(above: float, level: float) -> None:
 
 
 def threshold_of(profile: Profile, share: float = FLAT) -> float:
-    """What counts as a bump: more than this share of the curve's range over [0, 1], and than rounding may do.
+    """What counts as a bump: more than a share of the curve's range, and than rounding may do.
 
-    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and at least
-    the last bits of the largest value.
+    Where nothing was measured there, the range of what was counts. Rounding is the noise floor, and
+    at least the last bits of the largest value.
     """
     inside = profile.between(0, 1)
     part = inside if len(inside.alpha) else profile
@@ -371,7 +373,7 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
 
 
 def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[str, float]:
-    """The bounds, wider where a few examples decide; no height is below 0 unless it was bounded so."""
+    """The bounds, wider where few examples decide; no height below 0 unless bounded so."""
     wide = widened(found.times, skew)
     least = min(found.lower, 0.0)
     if np.isfinite(wide):
@@ -387,7 +389,9 @@ def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[
 
 
 def _bernstein(found: Bounds, profile: Profile, level: float) -> float:
-    """What no difference of a 0-1 quantity exceeds, however lopsided: each is a mean of numbers in [−1, 1].
+    """What no difference of a 0-1 quantity exceeds, however lopsided.
+
+    It is a mean of numbers in [−1, 1].
 
     References:
         Maurer and Pontil 2009, theorem 4, for every pair of points together.
@@ -398,13 +402,14 @@ def _bernstein(found: Bounds, profile: Profile, level: float) -> float:
 
 
 def widened(times: float, skew: float) -> float:
-    """By how much bounds are wider where a few examples decide: twice what the Edgeworth expansion asks for.
+    """How much wider bounds are where few examples decide: twice what Edgeworth's expansion asks.
 
-    A one-sided bound c standard errors away needs s (2 c² + 1) / 6 more at a skewness s of the mean
-    (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond 0.15 the largest examples decide, and
-    the larger ones that were not drawn are missing: bounds grow by exp(12 (s − 0.15)), with which a single difference
-    of log-normal numbers (σ from 1 to 2.5, 15 to 3,000 examples) is wrong in at most 5 % by simulation; without it, in
-    up to 23 %. Beyond ``LOPSIDED`` nothing is said.
+    A one-sided bound c standard errors away needs s (2 c² + 1) / 6 more at a skewness s of
+    the mean (Johnson 1978); s itself is estimated from few, so that is doubled. Beyond 0.15
+    the largest examples decide, and the larger ones that were not drawn are missing: bounds
+    grow by exp(12 (s − 0.15)), with which a single difference of log-normal numbers (σ from
+    1 to 2.5, 15 to 3,000 examples) is wrong in at most 5 % by simulation; without it, in up
+    to 23 %. Beyond ``LOPSIDED`` nothing is said.
 
     Args:
         times: c, how many standard errors a bound is away.
@@ -436,7 +441,8 @@ def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) ->
 def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> int | None:
     """About how many examples would bring the bound to the limit: more than there are.
 
-    A standard error falls with the root of their number; what a share may hide in flips that were not seen, with it.
+    A standard error falls with the root of their number; what a
+    share may hide in flips that were not seen, with it.
     """
     gap = abs(found.value - above)
     if not gap or not np.isfinite(found.stderr):
@@ -454,4 +460,5 @@ def rounded_up(count: float) -> int:
 
 
 def _draws_for(level: float) -> int:
+    # of n draws a p-value has steps of 1/(n + 1): ten of them below the level
     return int(np.clip(round(10 / level) - 1, DRAWS, 4_999))

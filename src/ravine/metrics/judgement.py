@@ -19,8 +19,8 @@ def verdict(result: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
 
     Of a line: is it monotone? Is there a barrier? Is it convex, has it a plateau? Of a plane: where
     is it lowest and how high is it at its corners? Of several lines: on which does a barrier stand,
-    and which points may be averaged? Of a projected run: did it go straighter than a random walk? Of
-    a soup's history: is the soup better than the best of its members?
+    and which points may be averaged? Of a projected run: did it go straighter than a random walk?
+    Of a soup's history: is the soup better than the best of its members?
 
     Args:
         result: a line, several or a plane, as ``evaluate`` or ``resolve`` returns it, or what

@@ -43,8 +43,8 @@ class Row:
         quantity: which quantity.
         measure: what is measured, in words.
         value: NaN where undefined.
-        stderr: standard error over the examples; NaN where unknown, and of a maximum or a minimum, which noise
-            moves one way: that has bounds.
+        stderr: standard error over the examples; NaN where unknown, and of a maximum or a minimum,
+            which noise moves one way: that has bounds.
         at: where on the line, in words; empty where that means nothing.
         note: the definition.
         lower: bound of a maximum, one-sided at 5 %, as ``decide`` has it; NaN where there is none.
@@ -102,14 +102,14 @@ class Measures:
 
     @property
     def monotone(self) -> bool | None:
-        """Whether the curve only falls, or only rises, up to the threshold; None where it is unknown."""
+        """Whether the curve only falls, or only rises, up to the threshold; None if unknown."""
         if self.undefined or np.isnan(self.rise.height.value):
             return None
         return min(self.rise.height.value, self.drop.height.value) <= self.threshold
 
     @property
     def convex(self) -> bool | None:
-        """Whether the curve is convex everywhere in [0, 1], up to the noise floor; None where it is undefined."""
+        """Whether the curve is convex all over [0, 1], up to the noise floor; None if undefined."""
         share = self.convexity.share.value
         return None if np.isnan(share) else share == 1
 
@@ -133,12 +133,12 @@ class Measures:
 
     @property
     def scope(self) -> Scope:
-        """Of which examples its answers speak: others like these, or these alone where they are too few."""
+        """Of which examples its answers speak: others like these, or, of too few, these alone."""
         return "examples" if self.profile.units < FEWEST_UNITS else "population"
 
     @property
     def drops(self) -> bool:
-        """Whether it ends lower than it starts, by a tenth of its range at least and by more than noise gives."""
+        """Whether it ends lower than it starts, by a tenth of its range and by more than noise."""
         if np.isnan(self.half_drop.value):
             return False
         part = self.profile.between(0, 1)

@@ -72,9 +72,10 @@ def barrier(
         split: by default the first.
 
     Returns:
-        Height in the quantity's unit, with its position. By their definitions "end" and "chord" are
-        never negative, and "mean" never less than half the difference of the ends. The largest of many noisy
-        values is large by chance, which its standard error does not tell: ``decide`` has bounds that do.
+        Height in the quantity's unit, with its position. By their definitions "end" and
+        "chord" are never negative, and "mean" never less than half the difference of
+        the ends. The largest of many noisy values is large by chance, which its
+        standard error does not tell: ``decide`` has bounds that do.
 
     Raises:
         InputError: no such kind, quantity or split.
@@ -134,7 +135,7 @@ def rise_of(profile: Profile) -> Rise:
 
 
 def _worst(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float, float, float, bool]:
-    """Height, top, foot, width of the largest rise, and whether the curve returns to the foot's level."""
+    """Height, top, foot and width of the largest rise, and whether the curve falls back."""
     lowest = np.minimum.accumulate(value)
     top = int(np.argmax(value - lowest))
     if value[top] == lowest[top]:
@@ -162,7 +163,9 @@ def minima(
     quantity: str = "loss",
     split: str | None = None,
 ) -> list[Minimum]:
-    """Local minima strictly inside the measured interval, extrapolated parts included, deepest first.
+    """Local minima strictly inside the measured interval, deepest first.
+
+    Extrapolated parts count.
 
     Args:
         curve: a line.

@@ -1,4 +1,4 @@
-"""Profile: one quantity on one split along a line, in order of α, with what its uncertainty is computed from."""
+"""Profile: one quantity on one split along a line, with what its uncertainty is computed from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ravine.result.interpolant import is_resolved
 from ravine.result.reading import critical_points, densely, reconstruct
 from ravine.result.schema import name_of, quantities, unit_of, validate
 
-_CLOSE = 1e-9
+_CLOSE = 1e-9  # of α: what rounding may leave between a point of a grid and a round number
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Profile:
         replicates: (points, replicates) γ over a random half of the examples minus γ.
         floor: (points,) how far rounding alone moves γ.
         stderr: (points,) standard error of γ.
-        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured, inf where the
-            interpolant failed or its error is not known.
+        misfit: (points,) how far γ may be off where it was interpolated; 0 where it was measured,
+            inf where the interpolant failed or its error is not known.
         split: which split.
         quantity: which quantity.
         name: the quantity in words.
@@ -57,9 +57,10 @@ class Profile:
         clustered: whether these are clusters.
         counted: whether it is of whole numbers, so that its curve is a staircase.
         is_share: whether every example's value is 0 or 1.
-        balanced: whether the replicates are balanced half-samples; of schema 1 they were random ones.
-        level_share: of the level of any question, because the examples were looked at several times and
-            measuring stopped when one look had answered; 1 where it was not so.
+        balanced: whether the replicates are balanced
+            half-samples; of schema 1 they were random ones.
+        level_share: of the level of any question, because the examples were looked at several times
+            and measuring stopped when one look had answered; 1 where it was not so.
     """
 
     alpha: np.ndarray
@@ -94,10 +95,9 @@ class Profile:
         validate(curve)
         if "alpha" not in curve.dims or "beta" in curve.dims:
             msg = (
-                f"this measure is of a line, with the dim 'alpha'; the result has "
-                f"{sorted(map(str, curve.dims))}. "
-                "For a plane there is metrics.verdict; for a line between two of its points, "
-                "measure a Line"
+                "this measure is of a line, with the dim 'alpha'; the result has "
+                f"{sorted(map(str, curve.dims))}. For a plane there is metrics.verdict; for a line "
+                "between two of its points, measure a Line"
             )
             raise InputError(msg)
         splits = [str(name) for name in curve["split"].values]
@@ -148,7 +148,7 @@ class Profile:
         )
 
     def between(self, low: float, high: float) -> Profile:
-        """The measured points with α in [low, high]; a bound is met to 1e-9, which is the rounding of a grid."""
+        """The measured points with α in [low, high]; a bound is met to 1e-9, a grid's rounding."""
         return self.part((self.alpha > low - _CLOSE) & (self.alpha < high + _CLOSE))
 
     def part(self, kept: np.ndarray | slice) -> Profile:
@@ -165,7 +165,7 @@ class Profile:
 
     @property
     def doubt(self) -> np.ndarray:
-        """(points,) below this a rise or a dip is nothing: what rounding and interpolation may do there."""
+        """(points,) below this a rise or dip is nothing: what rounding and interpolation may do."""
         return np.maximum(np.nan_to_num(self.floor), self.misfit)
 
     @property
@@ -189,7 +189,7 @@ class Profile:
         return all(bool((np.abs(self.alpha - end) < _CLOSE).any()) for end in (0, 1))
 
     def spacing_at(self, alpha: float) -> float:
-        """The larger gap between the measured points next to a position; 0 where there is one point."""
+        """The larger gap from a position to the points beside it; 0 for a single point."""
         gaps = np.diff(self.alpha)
         if not gaps.size:
             return 0.0
@@ -220,7 +220,7 @@ class Profile:
 
 
 def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
-    """A resolved curve, densely read: extremes and inflections of the interpolant are points of it."""
+    """A resolved curve, densely read: its extremes and inflections are points of it."""
     read = densely(curve)
     extra = np.setdiff1d(critical_points(curve, quantity, split), read["alpha"].values)
     if not extra.size:
@@ -230,9 +230,10 @@ def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 
 
 def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
-    """A count of examples, read monotonically between its points: they are all that has to be looked at.
+    """A count of examples, read monotonically between its points: only they have to be looked at.
 
-    Where a piece did not resolve nothing is known between two points; there the reading stays, to say so.
+    Where a piece did not resolve nothing is known between two
+    points; there the reading stays, to say so.
     """
     read = densely(curve)
     unknown = read[f"{quantity}_misfit"].sel(split=split).isnull().values
@@ -240,7 +241,7 @@ def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 
 
 def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
-    """What interpolation may do at each point: nothing where it was measured, anything where it failed."""
+    """What interpolation may do at each point: 0 where it was measured, inf where it failed."""
     alpha = one["alpha"].values
     if f"{quantity}_misfit" not in one:
         return np.zeros(len(alpha))
@@ -249,7 +250,10 @@ def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
 
 
 def _is_share(measured: xr.Dataset, quantity: str) -> bool:
-    """Whether every value was 0 or 1; of older results, whether they count and no mean leaves [0, 1]."""
+    """Whether every value was 0 or 1.
+
+    Older results do not say: there, whether they count and no mean leaves [0, 1].
+    """
     about = measured[quantity].attrs
     within = bool(((measured[quantity] >= 0) & (measured[quantity] <= 1)).all())
     return within and bool(about.get("share", about.get("counted", 0)))
@@ -267,16 +271,16 @@ def spread(drawn: np.ndarray) -> float:
     if known.size <= max(1, len(drawn) // 2):
         return np.nan
     found = float(known.std(ddof=1))
-    return (
-        found if found > 1e-12 * np.abs(known).max() else 0.0
-    )  # equal numbers, but for their last bits
+    # equal numbers, but for their last bits
+    return found if found > 1e-12 * np.abs(known).max() else 0.0
 
 
 def with_error(value: float, stderr: float) -> str:
     """The number to the digits that its standard error leaves, and the error to two.
 
     Examples:
-        >>> with_error(0.33416, 0.0123), with_error(-0.25, float("nan")), with_error(float("nan"), 1.0)
+        >>> unknown = float("nan")
+        >>> with_error(0.33416, 0.0123), with_error(-0.25, unknown), with_error(unknown, 1.0)
         ('0.334 ± 0.012', '−0.25', 'undefined')
         >>> with_error(2.3, 0.000002)
         '2.3000000 ± 0.0000020'

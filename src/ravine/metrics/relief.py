@@ -1,4 +1,4 @@
-"""The relief of a plane: its lowest and its highest point, its corners, and the sentences about them."""
+"""The relief of a plane: its lowest and highest point, its corners, and sentences about them."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Relief:
         lowest: the lowest point found; None where nothing is finite.
         highest: the highest.
         corners: those that were measured, by name.
-        below: whether a point lies below every corner that was measured, and how far, by paired differences; None
-            without corners.
+        below: whether a point lies below every corner that was measured, and how far, by paired
+            differences; None without corners.
         undefined: how many of the points are not finite.
         points: how many there are.
         name: the quantity in words.
@@ -115,9 +115,8 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
     axes = one["alpha"].values, one["beta"].values
     measured = plane[quantity].sel(split=split).values
     if plane[quantity].attrs.get("counted", 0) and np.isfinite(measured).all():
-        value = value.clip(
-            measured.min(), measured.max()
-        )  # the interpolant of a staircase swings about it
+        # the interpolant of a staircase swings about it
+        value = value.clip(measured.min(), measured.max())
     undefined = int((~np.isfinite(measured)).sum())
     corners = {}
     for name, place in CORNERS.items():
@@ -148,7 +147,7 @@ def _with_stderr(quantity: str) -> tuple[str, str]:
 def _extreme(
     value: np.ndarray, replicates: np.ndarray, axes: tuple[np.ndarray, np.ndarray], sign: int
 ) -> Spot:
-    """The lowest point (or with −1 the highest), and how it moves from one half of the examples to another."""
+    """The lowest point (or with −1 the highest), and how it moves between halves of the data."""
     filled = np.where(np.isfinite(value), sign * value, np.inf)
 
     def find(field: np.ndarray) -> tuple[float, tuple[int, int]]:
@@ -191,7 +190,7 @@ def _in_a_row(read: xr.Dataset, plane: xr.Dataset, quantity: str, value: np.ndar
     if "check" not in read.dims and f"{quantity}_misfit" in read:
         doubt = read[f"{quantity}_misfit"].transpose("alpha", "beta").fillna(np.inf).values
     doubt[np.ix_(*known)] = 0.0
-    row = read.stack(place=("alpha", "beta")).reset_index("place", drop=True)  # noqa: PD013  xarray's
+    row = read.stack(place=("alpha", "beta")).reset_index("place", drop=True)
     row = row.rename(place="alpha").assign_coords(alpha=np.arange(value.size, dtype=float))
     return replace(Profile.of_points(row, plane, quantity, doubt.ravel()), value=value.ravel())
 
@@ -205,8 +204,8 @@ def _row_of(axes: tuple[np.ndarray, np.ndarray], spot: Spot) -> int:
 def _below_all(points: Profile, corners: list[int]) -> Decision | None:
     """Whether a point lies below every corner.
 
-    Of each corner it is asked whether a point lies below it: turned over, that is a barrier between this corner and
-    itself. A point lies below all where one lies below the lowest.
+    Of each corner it is asked whether a point lies below it: turned over, that is a barrier between
+    this corner and itself. A point lies below all where one lies below the lowest.
     """
     turned = replace(points, value=-points.value, replicates=-points.replicates)
     scope: Scope = "examples" if points.units < FEWEST_UNITS else "population"
@@ -275,7 +274,10 @@ def _compared(of: Relief) -> str:
     if found.answer == "shown":
         return f"A point lies below all of them: {height} below {best}."
     if found.answer == "excluded":
-        return f"No point lies below all of them by more than {number(found.above)}{of.unit}: {height}."
+        return (
+            f"No point lies below all of them by more than {number(found.above)}{of.unit}: "
+            f"{height}."
+        )
     return f"Whether a point lies below all of them is undecided: {height} ({found.reason})."
 
 
@@ -293,8 +295,8 @@ def _resolution(plane: xr.Dataset, first: Relief) -> str:
     over = f"± is one standard error over {examples(plane)}."
     if not is_resolved(plane):
         return (
-            f"Measured at {size}, {ranges}, {narrow}; features narrower than the grid spacing cannot "
-            f"be ruled out. {over}"
+            f"Measured at {size}, {ranges}, {narrow}; features narrower than the grid spacing "
+            f"cannot be ruled out. {over}"
         )
     misfit = plane[f"{first.quantity}_misfit"].sel(split=first.split).values
     worst = float(np.nanmax(misfit)) if np.isfinite(misfit).any() else np.nan
@@ -302,13 +304,13 @@ def _resolution(plane: xr.Dataset, first: Relief) -> str:
     if not is_surface(plane, first.quantity):
         off = f"errs by up to {worst:.1g}" if np.isfinite(worst) else "does not exist"
         return (
-            f"{where}, but not resolved to {plane.attrs['tolerance']:g}: the interpolant {off} at the "
-            f"check points, and the surface is unknown between the points, {narrow}. {over}"
+            f"{where}, but not resolved to {plane.attrs['tolerance']:g}: the interpolant {off} at "
+            f"the check points, and the surface is unknown between the points, {narrow}. {over}"
         )
     return (
-        f"{where}, and interpolated; max. interpolation error of the {_name(first)} at check points "
-        f"{worst:.0e} (requested: {plane.attrs['tolerance']:g} of the local value); features narrower "
-        f"than the gaps, {narrow}, may be missed. {over}"
+        f"{where}, and interpolated; max. interpolation error of the {_name(first)} at check "
+        f"points {worst:.0e} (requested: {plane.attrs['tolerance']:g} of the local value); "
+        f"features narrower than the gaps, {narrow}, may be missed. {over}"
     )
 
 

@@ -50,7 +50,7 @@ class Family:
 
 @cache
 def _normal(groups: int, draws: int) -> np.ndarray:
-    """(groups, draws) the same standard normal numbers for every curve, so that an answer is repeated."""
+    """(groups, draws) the same normal numbers for every curve, so that an answer is repeated."""
     return np.random.default_rng(0).normal(size=(groups, draws))
 
 
@@ -68,9 +68,8 @@ class Sample:
         # pairs of points and draws cost as much together, however many draws there are
         self.profile = _fewer(profile, int(_MOST_POINTS * (DRAWS / draws) ** 0.5))
         held = np.nan_to_num(self.profile.replicates)
-        if (
-            profile.balanced
-        ):  # half-samples by a Hadamard matrix: the groups' deviations can be had back
+        # half-samples by a Hadamard matrix: the groups' deviations can be had back
+        if profile.balanced:
             groups = held.shape[1]
             self.deviations = held @ hadamard(groups).astype(np.float64) / groups
             self.replicates = self.deviations @ _normal(groups, draws)
@@ -99,7 +98,7 @@ class Sample:
 
     @cached_property
     def lopsided(self) -> float:
-        """The skewness of the mean difference from an end, typical of the curve; NaN where it is not known."""
+        """The typical skewness of the mean difference from an end; NaN where it is not known."""
         if not self.profile.balanced:
             return np.nan
         skews = [of.skew for of in self.ends]
@@ -202,7 +201,7 @@ class Pairs:
 
 
 def upper_margin(times: float, stderr: np.ndarray, spread: np.ndarray, floor: float) -> np.ndarray:
-    """How far above what was read a difference may lie; rounding moves it by no more than the noise floor.
+    """How far above what was read a difference may lie; rounding adds at most the noise floor.
 
     Args:
         times: how many standard errors.
@@ -219,14 +218,17 @@ def times_errors(times: float, stderr: np.ndarray) -> np.ndarray:
 
 
 def _weighted(weights: np.ndarray, misfit: np.ndarray) -> np.ndarray:
-    """Σ |w| misfit, where an unknown one is no concern of a difference that leaves its point out."""
+    """Σ |w| misfit; an unknown one is no concern of a difference that leaves its point out."""
     known = np.where(np.isfinite(misfit), misfit, 0.0)
     unknown = (weights[:, ~np.isfinite(misfit)] > 0).any(axis=1)
     return np.where(unknown, np.inf, weights @ known)
 
 
 def _fewer(profile: Profile, most: int) -> Profile:
-    """At most so many points as pairs are affordable for: turning points, measured ones, and others evenly spread."""
+    """At most as many points as their pairs are affordable.
+
+    Turning points, measured ones, and others evenly spread.
+    """
     count, share = len(profile.alpha), most // 3
     if count <= most:
         return profile

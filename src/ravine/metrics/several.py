@@ -1,4 +1,4 @@
-"""The verdict on several lines: their barriers, which points may be averaged, which group of parameters hurts most."""
+"""The verdict on several lines: barriers, what may be averaged, which parameters hurt most."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ravine.metrics.verdicts import Verdict
 from ravine.metrics.wording import examples, policies
 from ravine.result.schema import lines_of, name_of, quantities, unit_of
 
-_LISTED: Final = 8
+_LISTED: Final = 8  # names or sets in one sentence, at most
 _STAGES: Final = ("aligned and repaired", "aligned")  # how the names of such lines end
 _LONG: Final = 700  # characters on what was permuted; more are with the facts of the result
 
@@ -66,7 +66,7 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
 def _findings(
     ends: Iterable[EndChanges], decisions: Iterable[dict[str, Decision]]
 ) -> Iterable[Finding]:
-    """What each line does: to the free end where they share the other, and whether it has a barrier."""
+    """What each line does: to the free end where they share one, and whether it has a barrier."""
     for changes in ends:
         yield from changes.findings
     for found in decisions:
@@ -79,8 +79,8 @@ def _resolution(result: xr.Dataset, line: xr.Dataset) -> str:
     apart = f", at most {np.diff(places).max():.2g} apart" if places.size > 1 else ""
     return (
         f"Each line was measured at {places.size} points{apart}; features narrower than the grid "
-        f"spacing cannot be ruled out. ± is one standard error over {examples(line)}; all lines saw "
-        "the same examples."
+        f"spacing cannot be ruled out. ± is one standard error over {examples(line)}; all lines "
+        "saw the same examples."
     )
 
 
@@ -127,7 +127,7 @@ def _barriers(table: Barriers, decisions: dict[str, Decision], result: xr.Datase
 
 
 def _stages(table: Barriers, decisions: dict[str, Decision], result: xr.Dataset) -> str:
-    """The highest barrier of the lines as they are, aligned, and repaired, and on how many it is shown."""
+    """The highest barrier of the lines as they are, aligned, repaired, and where it is shown."""
     unit, of = unit_of(result, table.quantity), f"{table.split} {name_of(result, table.quantity)}"
     heights, by = table.of("end"), dict[str, list[str]]()
     for name in heights:

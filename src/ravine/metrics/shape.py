@@ -69,7 +69,7 @@ def convexity_of(profile: Profile) -> Convexity:
 def _concave(
     alpha: np.ndarray, value: np.ndarray, floor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places, whether the curve stands above the chord of its neighbours there, and the length each stands for."""
+    """Places, whether the curve is above its neighbours' chord there, and each one's length."""
     width, gap = float(alpha[-1] - alpha[0]), float(np.diff(alpha).max())
     step = max(gap, _STENCIL * width)
     if step > width / 8:  # few or uneven points: the points themselves, between their neighbours
@@ -100,7 +100,7 @@ def _area_above_chord(alpha: np.ndarray, value: np.ndarray) -> tuple[float, floa
 def plateau(
     curve: xr.Dataset, *, share: float = 0.1, quantity: str = "loss", split: str | None = None
 ) -> Estimate:
-    """How long the curve stays near its start: sup{α in [0, 1]: γ(α) ≥ γ(0) − share · (γ(0) − γ(1))}.
+    """How long the curve stays near its start: sup{α in [0, 1]: γ(α) ≥ γ(0) − share (γ(0) − γ(1))}.
 
     Args:
         curve: a line that covers [0, 1] and ends lower than it starts.
@@ -129,7 +129,9 @@ def plateau_of(profile: Profile, share: float = 0.1) -> Estimate:
 
 
 def half_drop(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = None) -> Estimate:
-    """The first α in [0, 1] at which half of the drop γ(0) − γ(1) is done; undefined as ``plateau`` is.
+    """The first α in [0, 1] at which half of the drop γ(0) − γ(1) is done.
+
+    Undefined where ``plateau`` is.
 
     Args:
         curve: a line that covers [0, 1] and ends lower than it starts.

@@ -1,4 +1,4 @@
-"""What a soup's history says: what was taken in, and whether the outcome is better than what there was."""
+"""What a soup's history says: what was taken in, and whether it beats what there was."""
 
 from __future__ import annotations
 

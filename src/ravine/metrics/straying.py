@@ -23,8 +23,8 @@ def path_verdict(path: xr.Dataset) -> Verdict:
     steps, residual = path["step"].values, path["residual"].values
     sentences = [_farthest(path), _last(path)]
     sentences.append(
-        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; path lengths are "
-        "lower bounds, as what happened between snapshots is not seen."
+        f"{len(steps)} snapshots from step {int(steps[0]):,} to {int(steps[-1]):,}; path lengths "
+        "are lower bounds, as what happened between snapshots is not seen."
     )
     rows = tuple(
         Row(who, "path", name.replace("_", " "), walk[name], np.nan, "", definition)
@@ -62,7 +62,7 @@ def _farthest(path: xr.Dataset) -> str:
 
 
 def _last(path: xr.Dataset) -> str:
-    """What came after the line's end, which is the best epoch's parameters where training was stopped early."""
+    """What came after the line's end: the best epoch's parameters, where training stopped early."""
     length, residual = float(path.attrs["length"]), float(path["residual"].values[-1])
     if residual < 1e-6 * length or "beta" in path:
         return ""

@@ -14,7 +14,7 @@ from ravine.metrics.inference import Decision
 from ravine.metrics.measures import Row
 
 _COLUMNS: Final = ("", "finding", "height [95 % bounds]", "at")
-_LISTED: Final = 8
+_LISTED: Final = 8  # rows of a printed verdict; more are counted below it
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Verdict:
         rows: every measure as a table.
         measures: (split, quantity) → the numbers: ``Measures`` of a line, ``Relief`` of a plane.
         decisions: what was asked, and the answers.
-        findings: one for each quantity and split (of several lines, for each line too), their level adjusted so
-            that it holds for all of them together.
+        findings: one for each quantity and split (of several lines, for each line too), their level
+            adjusted so that it holds for all of them together.
     """
 
     headline: str
@@ -42,7 +42,8 @@ class Verdict:
         """The verdict for a program: plain numbers and strings, None where something is undefined.
 
         Returns:
-            ``headline``, ``sentences``, ``findings``, ``measures`` (a dict for each row) and ``decisions``.
+            ``headline``, ``sentences``, ``findings``, ``measures``
+            (a dict for each row) and ``decisions``.
         """
         return {
             "headline": self.headline,

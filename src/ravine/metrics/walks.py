@@ -1,4 +1,4 @@
-"""Walks: how much of a training run its straight line captures, beside how much of a random walk's it would.
+"""Walks: how much of a training run its straight line captures, beside a random walk's share.
 
 Needs no torch: it reads what ``project`` wrote.
 
@@ -10,15 +10,17 @@ whatever the walk. Its height is L/2, so that L/(L + max r) is exactly 2/3; and 
 ∫s² / ∫s = 2/3 as well. A training that goes on past the line's end stands at x = L with r = L √(s −
 1), s > 1.
 
-Steps of a run with momentum are not independent, and a walk of such steps is straighter although it heads nowhere. So
-there is a second null: steps whose correlation h steps apart is φʰ, as momentum φ makes them of fresh gradients. The
-expected square of the way after m of them is V(m) = m (1 + φ)/(1 − φ) − 2φ (1 − φᵐ)/(1 − φ)², and the inner product of
-the places after s and t is (V(s) + V(t) − V(|t − s|))/2; the rest is as above. φ is the one with which the
-displacements from snapshot to snapshot have the mean cosine that the run's have.
+Steps of a run with momentum are not independent, and a walk of such steps is straighter although it
+heads nowhere. So there is a second null: steps whose correlation h steps apart is φʰ, as momentum φ
+makes them of fresh gradients. The expected square of the way after m of them is V(m) = m (1 + φ)/(1
+− φ) − 2φ (1 − φᵐ)/(1 − φ)², and the inner product of the places after s and t is (V(s) + V(t) −
+V(|t − s|))/2; the rest is as above. φ is the one with which the displacements from snapshot to
+snapshot have the mean cosine that the run's have.
 
-In D dimensions these cosines scatter by (1 − c²)/√D about their mean c, which tells D: few for a run that turns in few
-directions, however many parameters it has. L/(L + max r) then scatters by about 0.2/√D about what is expected of very
-many dimensions (simulated for D from 10 to 1,000, and φ of 0 and 0.9).
+In D dimensions these cosines scatter by (1 − c²)/√D about their mean c, which tells
+D: few for a run that turns in few directions, however many parameters it has. L/(L
++ max r) then scatters by about 0.2/√D about what is expected of very many
+dimensions (simulated for D from 10 to 1,000, and φ of 0 and 0.9).
 """
 
 from __future__ import annotations
@@ -32,21 +34,24 @@ from scipy.optimize import brentq
 
 from ravine.errors import InputError
 
-#: Two shares of captured movement closer than this are called alike, and closer than a walk scatters.
+#: Two shares of captured movement closer than this are
+#: called alike, and closer than a walk scatters.
 _ALIKE: Final = 0.01
 
 #: −ln φ is at least this over the longest stretch: further on, a walk is a straight line.
 _STRAIGHT: Final = 1e-4
 
-#: Turns that a correlation is estimated from, at least: of fewer, the null would follow the run itself.
+#: Turns that a correlation is estimated from, at least: of
+#: fewer, the null would follow the run itself.
 _FEWEST: Final = 10
 
-#: Standard deviation of L/(L + max r) times √D: 0.18 to 0.24, and D comes out up to 1.7 times too large.
+#: Standard deviation of L/(L + max r) times √D: 0.18 to
+#: 0.24, and D comes out up to 1.7 times too large.
 _SPREAD: Final = 0.27
 
 
 def random_walk(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a random walk in very many dimensions stands, relative to the line from its start to its place at 1.
+    """Where a random walk in very many dimensions stands, seen from its line.
 
     Args:
         share: of the walk's steps up to the line's end; above 1 after it.
@@ -114,6 +119,7 @@ class CorrelatedWalk:
         straight = _STRAIGHT / float(gaps.max())
         if missing(straight) <= 0:
             return cls(float(np.exp(-straight)), dimensions)
+        # at 40 the correlation e⁻⁴⁰ is below float64's last bit: the steps are independent
         rate: Any = brentq(missing, straight, 40.0)
         return cls(float(np.exp(-rate)), dimensions)
 
@@ -149,7 +155,7 @@ class CorrelatedWalk:
 
 
 def _dimensions(cosines: np.ndarray) -> float:
-    """How many dimensions a walk turns in, by the scatter of its cosines from one to the next: a trend is none."""
+    """How many dimensions a walk turns in, by the scatter of its cosines; a trend is none."""
     if len(cosines) < 2:
         return np.inf
     variance = float((np.diff(cosines) ** 2).mean()) / 2
@@ -165,9 +171,9 @@ def correlated_walk(path: xr.Dataset) -> tuple[CorrelatedWalk, dict[str, float]]
         path: what ``project`` gave for a line.
 
     Returns:
-        The walk and its ``shares``, ``directness`` among them; None where the line does not join two snapshots of the
-        run, where the run has fewer than ten turns up to its end to estimate a correlation from, or where the
-        result does not tell them (as results of version 0.1 do not).
+        The walk and its ``shares``, ``directness`` among them; None where the line does not join
+        two snapshots of the run, where the run has fewer than ten turns up to its end to estimate a
+        correlation from, or where the result does not tell them (as results of version 0.1 do not).
     """
     if "step_cosine" not in path or "random walk" not in path["walk"]:
         return None
@@ -220,8 +226,8 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
 def straightness(path: xr.Dataset) -> str:
     """One sentence: whether training went straighter than a random walk, with the numbers.
 
-    It is set beside the walk with the run's own step correlation, where the result says what that is: a run with
-    momentum that heads nowhere is straighter than a walk of independent steps.
+    It is set beside the walk with the run's own step correlation, where the result says what that
+    is: a run with momentum that heads nowhere is straighter than a walk of independent steps.
 
     Args:
         path: what ``project`` gave for a line.
@@ -234,10 +240,12 @@ def straightness(path: xr.Dataset) -> str:
 
     Examples:
         >>> captured = xr.DataArray([0.724, 2 / 3], coords={"walk": ["run", "random walk"]})
-        >>> path = xr.Dataset({"residual": ("step", [0.0]), "captured": captured, "max_residual": 0.7 * captured})
+        >>> path = xr.Dataset({"captured": captured, "max_residual": 0.7 * captured})
+        >>> path["residual"] = "step", [0.0]
         >>> print(straightness(path))
-        Training went straighter than a random walk with independent steps: fraction captured by the line 0.724
-        (L/(L + max residual); such a walk 0.667); max. deviation from the line 0.507 of its length (0.467).
+        Training went straighter than a random walk with independent steps: fraction captured by the
+        line 0.724 (L/(L + max residual); such a walk 0.667); max. deviation from the line 0.507 of
+        its length (0.467).
     """
     if not {"residual", "captured", "max_residual"} <= set(path.data_vars):
         msg = f"expected a result of project(); got variables {sorted(map(str, path.data_vars))}"
@@ -247,9 +255,9 @@ def straightness(path: xr.Dataset) -> str:
         return "How straight training went is undefined: a snapshot is not finite."
     if "random walk" not in path["walk"]:
         return (
-            f"Fraction of training captured by the slice {run['captured']:.3f} (L/(L + max residual)); "
-            f"max. deviation {run['max_residual']:.3f} of its length. The slice does not join two "
-            "snapshots, so there is no random walk to compare with."
+            f"Fraction of training captured by the slice {run['captured']:.3f} (L/(L + max "
+            f"residual)); max. deviation {run['max_residual']:.3f} of its length. The slice does "
+            "not join two snapshots, so there is no random walk to compare with."
         )
     own = correlated_walk(path)
     nulls = _nulls(path, own)
@@ -265,8 +273,8 @@ def straightness(path: xr.Dataset) -> str:
     strayed = ", ".join(f"{null['max_residual']:.3f}" for null in nulls.values())
     return (
         f"Training went {how} a random walk with {which}: fraction captured by the line "
-        f"{run['captured']:.3f} (L/(L + max residual); {', '.join(captured)}); max. deviation from the "
-        f"line {run['max_residual']:.3f} of its length ({strayed})."
+        f"{run['captured']:.3f} (L/(L + max residual); {', '.join(captured)}); max. deviation from "
+        f"the line {run['max_residual']:.3f} of its length ({strayed})."
     )
 
 

@@ -68,15 +68,15 @@ def _answer(curve: xr.Dataset, profile: Profile) -> str:
         reached, wanted = (float(curve.attrs[f"stderr_{of}"]) for of in ("reached", "asked"))
         short = "" if reached <= wanted else ", which is all there are"
         return (
-            f"The standard error of J(α) − J(start) is at most {reached:.2g} (requested: {wanted:g}), "
-            f"with {seen}{short}."
+            f"The standard error of J(α) − J(start) is at most {reached:.2g} (requested: "
+            f"{wanted:g}), with {seen}{short}."
         )
     asked = json.loads(curve.attrs["asked"])
     found = decided(profile, asked["what"], above=asked["above"], level=asked["level"])
     bounds = f"{number(found.value)} [{number(found.lower)}, {number(found.upper)}]"
     return (
-        f"A {_NOUN[asked['what']]} above {asked['above']:g}{profile.unit} in the {profile.split} {profile.name} is "
-        f"{found.answer}: {bounds}, with {seen}."
+        f"A {_NOUN[asked['what']]} above {asked['above']:g}{profile.unit} in the {profile.split} "
+        f"{profile.name} is {found.answer}: {bounds}, with {seen}."
     )
 
 
@@ -113,7 +113,7 @@ class Wording:
         return f"{shown}{self.measures.profile.unit}"
 
     def headline(self) -> str:
-        """One sentence: does it fall, and if not, where does it rise? Of too few examples, of these alone."""
+        """One sentence: does it fall, and if not, where does it rise? Of too few, of them alone."""
         said = self._headline()
         few = self.measures.scope == "examples" and not self.measures.undefined
         return f"On these examples {said[0].lower()}{said[1:]}" if few else said
@@ -162,8 +162,8 @@ class Wording:
             return f"The {self.name} is undefined: none of its {points} points is finite."
         if not len(lost):
             return (
-                f"The {self.name} is finite at its {points} points, and too large to be interpolated between "
-                "some of them."
+                f"The {self.name} is finite at its {points} points, and too large to be "
+                "interpolated between some of them."
             )
         return (
             f"The {self.name} is undefined on part of the line: {len(lost)} of {points} points are "
@@ -182,7 +182,10 @@ class Wording:
                 told = f"is flat at {of.profile.between(0, 1).at_end(0)}"
             return f"On these examples the {self.name} {told} {where}{self._for_others(found)}."
         if np.isinf(found.upper):
-            return f"The {self.name} goes {span} {where}; whether monotonically is undecided: {found.reason}."
+            return (
+                f"The {self.name} goes {span} {where}; whether monotonically is undecided: "
+                f"{found.reason}."
+            )
         return (
             f"The {self.name} goes {span} {where}; whether monotonically is undecided: on "
             f"these examples it {self._change()}{self._for_others(found)}."
@@ -199,7 +202,10 @@ class Wording:
         back = of.rise if of.falls else of.drop
         low, high = sorted(map(abs, (back.foot, back.height.at)))
         verb = "rises" if of.falls else "falls"
-        return f"{verb} by {self.number(back.height.value)} between α = {number(low)} and {number(high)}"
+        return (
+            f"{verb} by {self.number(back.height.value)} between α = {number(low)} and "
+            f"{number(high)}"
+        )
 
     def _slack(self) -> str:
         """The largest change against the trend, where there is one that is no bump."""
@@ -310,7 +316,7 @@ def _perplexity(loss: Estimate) -> Estimate:
 
 
 def policies(curve: xr.Dataset) -> str:
-    """What a reader must know about the objective to read its curve; "" where nothing out of the way was chosen."""
+    """What a reader must know of the objective to read its curve; "" if nothing is unusual."""
     first, last, corners = ("start", "end", "ends")
     if is_plane(curve):
         first, last, corners = ("origin", "corner b", "corners")
@@ -318,12 +324,14 @@ def policies(curve: xr.Dataset) -> str:
     batches = f"batches of {curve.attrs.get('batch_size', '?')}"  # results of old say no more
     batches = curve.attrs.get("statistics_from", batches)
     buffers = {
-        "start": f"Running statistics are the {first}'s at every point, so values elsewhere {differ}.",
+        "start": (
+            f"Running statistics are the {first}'s at every point, so values elsewhere {differ}."
+        ),
         "end": f"Running statistics are the {last}'s at every point, so values elsewhere {differ}.",
         "interpolate": "Running statistics are interpolated like parameters.",
         "recompute": (
-            f"Running statistics are estimated anew at every point, from {batches}, so values at the "
-            f"{corners} {differ} too."
+            f"Running statistics are estimated anew at every point, from {batches}, so values at "
+            f"the {corners} {differ} too."
         ),
     }.get(str(curve.attrs.get("buffers", "")), "")
     if not curve.attrs.get("running_statistics", 1):
@@ -334,8 +342,9 @@ def policies(curve: xr.Dataset) -> str:
     }.get(str(curve.attrs.get("dropout", "")), "")
     correction = {
         "repair": (
-            "Between the ends, each unit's mean and standard deviation are set to the interpolation of "
-            f"the ends' (REPAIR), estimated on {curve.attrs.get('statistics_from', 'the first split')}."
+            "Between the ends, each unit's mean and standard deviation are set to the "
+            "interpolation of the ends' (REPAIR), estimated on "
+            f"{curve.attrs.get('statistics_from', 'the first split')}."
         ),
     }.get(str(curve.attrs.get("correction", "")), "")
     return " ".join(filter(None, [buffers, dropout, correction]))
@@ -359,7 +368,10 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
     split, quantity = first.profile.split, first.profile.quantity
     if not is_resolved(curve):
         gap = float(np.diff(first.profile.alpha).max())
-        return f", at most {gap:.2g} apart; features narrower than the grid spacing cannot be ruled out"
+        return (
+            f", at most {gap:.2g} apart; features narrower than the grid spacing cannot be ruled "
+            "out"
+        )
     tolerance, gap = curve.attrs["tolerance"], float(curve.attrs["largest_gap"])
     if not curve.attrs["resolved"]:
         bad = int((curve["piece_resolved"].values == 0).sum())
@@ -374,8 +386,8 @@ def _spacing(curve: xr.Dataset, first: Measures) -> str:
     misfit = f"{known.max():.0e}"
     return (
         f" and interpolated; max. interpolation error of the {split} {quantity} at check points "
-        f"{misfit} (requested: {tolerance:g} of the local value{_loosely(curve)}); features narrower than the "
-        f"largest gap, {gap:.2g}, may be missed"
+        f"{misfit} (requested: {tolerance:g} of the local value{_loosely(curve)}); features "
+        f"narrower than the largest gap, {gap:.2g}, may be missed"
     )
 
 

@@ -126,7 +126,7 @@ _METADATA: Final[frozenset[Any]] = frozenset(
 
 
 class AffinePrefix(TorchFunctionMode):
-    """Watches forward passes, and answers products of data and moving parameters from their values at the corners.
+    """Watches forward passes: products of data and moving parameters come from the corners'.
 
     Args:
         corners: (parameter, its value at each corner), for the parameters that move.
@@ -157,7 +157,8 @@ class AffinePrefix(TorchFunctionMode):
         #: parameters that products took in, and those that anything else read
         self.in_products: set[int] = set()
         self.read: set[int] = set()
-        #: in the last pass: calls looked at; multiplications and additions that products did not take
+        #: in the last pass: calls looked at; multiplications
+        #: and additions that products did not take
         self.watched = 0
         self.spared = 0
 
@@ -216,7 +217,7 @@ class AffinePrefix(TorchFunctionMode):
     def _rearranged(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Carry what is known about the arguments over to the result; None where it is not known."""
+        """Carry what is known about the arguments over to the result; None if it is not known."""
         tensors = list(tensors_in(args, kwargs))
         if tensors and all(map(self._is_data, tensors)):
             key = self._key(func, args, kwargs)
@@ -304,7 +305,7 @@ class AffinePrefix(TorchFunctionMode):
 
 
 def _is_linear_in(func: Callable[..., Any], moving: Sequence[str]) -> bool:
-    """Whether the call is affine in its moving operands taken together: a product of two of them is not."""
+    """Whether the call is affine in its moving operands together: a product of two is not."""
     if func is torch.addmm:
         return not {"mat1", "mat2"} <= set(moving)
     if func in (F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.embedding):

@@ -1,7 +1,8 @@
 """Attributes: what modules keep beside parameters and buffers, and how to give it back.
 
-A layer may keep what it made of its weights: a merged matrix, an expanded filter, class embeddings of
-the first call. The next point has other weights, so what a forward pass left behind is taken away.
+A layer may keep what it made of its weights: a merged matrix, an expanded
+filter, class embeddings of the first call. The next point has other
+weights, so what a forward pass left behind is taken away.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CONTAINERS: Final = (dict, list, set, deque)
 
 @dataclass(frozen=True)
 class _Held:
-    """An attribute as it was: the object, what it contained, and how often it had been written to."""
+    """An attribute as it was: the object, what it contained, how often it was written to."""
 
     value: Any
     content: Any = None
@@ -50,7 +51,7 @@ class Attributes:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [
-            (name, module, {key: _held(value) for key, value in _plain(module)})
+            (name, module, _all_held(module))
             for name, module in model.named_modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
@@ -91,6 +92,10 @@ class Attributes:
 
 def _plain(module: nn.Module) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in vars(module).items() if key not in _OWN]
+
+
+def _all_held(module: nn.Module) -> dict[str, _Held]:
+    return {key: _held(value) for key, value in _plain(module)}
 
 
 def _held(value: Any) -> _Held:

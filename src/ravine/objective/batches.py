@@ -1,4 +1,4 @@
-"""Batches: what a source gives at once, read as a tree of tensors, with the examples that it holds."""
+"""Batches: what a source gives at once, a tree of tensors, with the examples that it holds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Batch:
     Attributes:
         number: of the batch in its pass.
         content: what the caller's function is given.
-        examples: (rows,) the examples' own numbers, where the source says which they are: the index in a Dataset or
-            a tensor. None in a stream: how many there are is learnt from what the caller's function returns.
+        examples: (rows,) the examples' own numbers, where the source says which they are: the index
+            in a Dataset or a tensor. None in a stream: how many there are is learnt from what the
+            caller's function returns.
         item: the index in the Dataset of an item that is a batch of its own.
     """
 
@@ -53,7 +54,7 @@ class Batch:
         return sum(map(bytes_in, self.leaves))
 
     def first(self, count: int) -> Batch:
-        """The first examples of the batch; the whole of it where it cannot be told what belongs to an example."""
+        """The first examples of the batch; all of it if an example's part cannot be told."""
         rows = self.size
         by_row = [
             isinstance(part, Tensor) and _is_dense(part) and part.ndim > 0 and len(part) == rows
@@ -92,7 +93,7 @@ def count_examples(batch: Any) -> int:
 
 
 def rows_of(batch: Any) -> tuple[int, bool]:
-    """How many examples a batch seems to hold, and whether everything in it that has a length agrees.
+    """How many examples a batch seems to hold, and whether all that has a length agrees.
 
     Examples:
         >>> rows_of((torch.zeros(5, 2), torch.zeros(5)))
@@ -159,7 +160,7 @@ def bytes_in(leaf: Any) -> int:
 
 
 def dense_parts(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that a tensor is stored as: itself; of a sparse or a nested one, its parts."""
+    """The dense tensors that a tensor is stored as: itself, or a sparse or nested one's parts."""
     if tensor.is_nested:
         return list(tensor.unbind())
     if tensor.layout == torch.sparse_coo:

@@ -24,8 +24,8 @@ Buffers = Literal["start", "end", "interpolate", "recompute"]
 
 BUFFERS_EXPLAINED: Final = (
     "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
-    "'interpolate' (mix them like parameters), or "
-    "'recompute' (estimate them anew at every point by one more pass over the first split; the usual choice)"
+    "'interpolate' (mix them like parameters), or 'recompute' (estimate them anew at every point "
+    "by one more pass over the first split; the usual choice)"
 )
 
 
@@ -44,7 +44,8 @@ def spanning(
         Name → tensor at each corner.
 
     Raises:
-        InputError: a corner lacks a buffer that the policy needs, or they differ where nothing says what to do.
+        InputError: a corner lacks a buffer that the policy needs, or
+            they differ where nothing says what to do.
     """
     spanning = [corner.taken(own.params) for corner in corners]
     norms = running_norms(model)
@@ -74,8 +75,7 @@ def spanning(
         if differs and not is_statistic and policy in (None, "recompute") and name not in kept:
             msg = (
                 f"the ends differ in the buffer {name!r}, which is no parameter, so it has no "
-                "value between them: "
-                "choose buffers='start', 'end' or 'interpolate'"
+                "value between them: choose buffers='start', 'end' or 'interpolate'"
             )
             raise InputError(msg)
         chosen = _chosen(name, held, policy)
@@ -90,9 +90,8 @@ def _chosen(name: str, held: list[Tensor | None], policy: Buffers | None) -> lis
     of = {"start": held[:1], "end": held[-1:]}.get(policy or "", held if policy else present[:1])
     if any(tensor is None for tensor in of):
         msg = (
-            f"buffers={policy!r} needs {name!r}, which an end lacks: give the whole "
-            "state dict, not the "
-            "parameters alone, or choose buffers='recompute'"
+            f"buffers={policy!r} needs {name!r}, which an end lacks: give the whole state dict, "
+            "not the parameters alone, or choose buffers='recompute'"
         )
         raise InputError(msg)
     values = [tensor for tensor in of if tensor is not None]
@@ -130,11 +129,10 @@ def recomputed_statistics(
     """Running statistics at every point, by one pass in training mode, batches weighted by size.
 
     The average of the batches' means and variances, from nothing, as
-    ``torch.optim.swa_utils.update_bn`` takes it, but a batch counts by what the layer is given of it,
-    so a short last one counts less (and one that gives a layer a single value for a channel, which
-    has no variance, is left out). Because a layer is normalised by its
-    own batch while the next is estimated, the outcome depends on the batch size; that is the nature
-    of the method.
+    ``torch.optim.swa_utils.update_bn`` takes it, but a batch counts by what the layer is given of
+    it, so a short last one counts less (and one that gives a layer a single value for a channel,
+    which has no variance, is left out). Because a layer is normalised by its own batch while the
+    next is estimated, the outcome depends on the batch size; that is the nature of the method.
 
     Args:
         forward: for the split to estimate from.
@@ -225,7 +223,7 @@ class _Weights:
 
 
 def _channels(norm: Any, given: Tensor) -> int:
-    """How many variances a layer takes of what it is given: an instance norm one for each example too."""
+    """How many variances a layer takes of its input: an instance norm one for each example too."""
     by_example = isinstance(norm, _InstanceNorm) and given.ndim > norm._get_no_batch_dim()
     return norm.num_features * (given.shape[0] if by_example else 1)
 
@@ -233,7 +231,7 @@ def _channels(norm: Any, given: Tensor) -> int:
 def _taken_in(
     forward: Forward, batch: Batch, point: int, names: list[str], weights: _Weights
 ) -> int | None:
-    """Run a batch through the layers: how many examples it had; None if it is none that they can take."""
+    """Run a batch through the layers: how many examples it had; None if they cannot take it."""
     # only the first point may meet a batch that has to be undone
     before = None if point else {name: forward.replica.buffers[name].clone() for name in names}
     seen = dict(weights.seen)
@@ -254,10 +252,9 @@ def _put(replica: Replica, values: Mapping[str, Tensor]) -> None:
 def other_shapes(label: str, batch: str = "a batch") -> InputError:
     """What to say where a batch has a variance at some points only."""
     return InputError(
-        f"at {label}, {batch} gives a layer with running statistics one value for a "
-        "channel, and at the first point it gave more: the model's route depends on its "
-        "parameters, and buffers='recompute' cannot be the same there. Choose 'start', 'end' or "
-        "'interpolate'."
+        f"at {label}, {batch} gives a layer with running statistics one value for a channel, and "
+        "at the first point it gave more: the model's route depends on its parameters, and "
+        "buffers='recompute' cannot be the same there. Choose 'start', 'end' or 'interpolate'."
     )
 
 

@@ -1,4 +1,4 @@
-"""Calls: what a batch of a language model holds, and what the model's ``forward`` is given of it."""
+"""Calls: what a batch of a language model holds, and what ``forward`` is given of it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,12 @@ def logits_of(
     _require_vocabulary(model, ids)
     named, any_name = accepted(model)
     hands_on = any_name and "input_ids" not in named  # a wrapper, whatever it is given
-    wanted = given if hands_on else named | (_KERNELS if any_name else frozenset())
+    if hands_on:
+        wanted = given
+    elif any_name:
+        wanted = named | _KERNELS
+    else:
+        wanted = named
     chosen = {key: value for key, value in given.items() if key in wanted}
     positional = []
     if "input_ids" not in named and ids is not None:
@@ -151,7 +156,7 @@ def accepted(model: nn.Module) -> tuple[frozenset[str], bool]:
 def _signature(forward: Any) -> tuple[frozenset[str], bool]:
     try:
         parameters = inspect.signature(forward).parameters
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # a built-in function does not tell its arguments
         return frozenset(), False
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     fixed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -1,8 +1,9 @@
-"""Correction: units of an interpolated network rescaled to the statistics that the ends lead one to expect (REPAIR).
+"""Correction: an interpolated network's units rescaled to the statistics its ends suggest (REPAIR).
 
-Between two networks the activations of a unit partly cancel: its variance over the data is smaller than at either end,
-and the loss is high for that reason alone. Each unit's output is brought back to the mean and the standard deviation
-that lie between the ends' by one scale and one shift, which could be folded into its weights and bias.
+Between two networks the activations of a unit partly cancel: its variance over the data is smaller
+than at either end, and the loss is high for that reason alone. Each unit's output is brought back
+to the mean and the standard deviation that lie between the ends' by one scale and one shift, which
+could be folded into its weights and bias.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Correction:
 
 
 def _affine_to(target: tuple[Tensor, Tensor], seen: _Sums) -> tuple[Tensor, Tensor]:
-    """The scale and shift that give outputs a mean and a deviation; no scale where they do not vary."""
+    """The scale and shift to a mean and a deviation; no scale where the outputs do not vary."""
     mean, deviation = target
     has_spread = seen.deviation > 0
     scale = torch.where(has_spread, deviation / seen.deviation.clamp_min(1e-30), 1.0)
@@ -170,8 +171,8 @@ def corrections(
 ) -> list[dict[str, Tensor]]:
     """The scales and shifts at every point, by one pass at each end and one at each point between.
 
-    Upstream layers are corrected batch by batch while those after them are watched, as running statistics are
-    estimated. A corner is its own network: nothing is corrected there.
+    Upstream layers are corrected batch by batch while those after them are watched, as running
+    statistics are estimated. A corner is its own network: nothing is corrected there.
 
     Args:
         correction: of the replica.
@@ -197,8 +198,8 @@ def corrections(
         ends.append(correction.recorded())
     if len(correction.called) < 2:
         msg = (
-            "correction='repair' rescales the outputs of linear and convolutional layers (nn.Linear, "
-            "nn.Conv…) before the last one; the model calls none"
+            "correction='repair' rescales the outputs of linear and convolutional layers "
+            "(nn.Linear, nn.Conv…) before the last one; the model calls none"
         )
         raise InputError(msg)
     found: list[dict[str, Tensor]] = []

@@ -1,8 +1,8 @@
 """Splits: named sources of examples, read in batches, the same examples at every pass.
 
-A curve compares points, so all points must see the same examples. A source that gives others on a second
-pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out before the
-measurement where that is cheap, and by the fingerprint of the pass itself in any case.
+A curve compares points, so all points must see the same examples. A source that gives others on a
+second pass (augmentation, shuffling with ``drop_last``, an iterator that runs dry) is found out
+before the measurement where that is cheap, and by the fingerprint of the pass itself in any case.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Split:
         ):
             hint = "Wrap it in a tuple, (inputs,) or (inputs, targets)." if is_array(source) else ""
             msg = (
-                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an iterable "
-                f"of batches; got {kind}. {hint}"
+                f"split {name!r} must be a tuple of tensors, a Dataset, a DataLoader or an "
+                f"iterable of batches; got {kind}. {hint}"
             ).rstrip()
             raise InputError(msg)
         if isinstance(source, Iterator):
@@ -92,7 +92,7 @@ class Split:
                 dataset = dataset.dataset
             try:
                 return len(dataset)
-            except TypeError:
+            except TypeError:  # a data set may be indexed and have no length
                 return 0
         if isinstance(self.source, list | tuple):
             return sum(count_examples(content) for content in self.source)
@@ -116,7 +116,8 @@ class Split:
 
         Args:
             size: examples in a batch, where the batches are made here: of tensors and of a Dataset.
-            first: number of the batch to begin with; those before are not read, where there is a way around them.
+            first: number of the batch to begin with; those before are
+                not read, where there is a way around them.
 
         Yields:
             The batches in order.
@@ -140,10 +141,9 @@ class Split:
                 return default_collate(items)
             except (RuntimeError, TypeError) as problem:
                 msg = (
-                    f"the items of split {self.name!r} cannot be stacked into a batch "
-                    f"({problem}): texts or images of several sizes, or objects. Pass a "
-                    "DataLoader with your own collate_fn, or with batch_size=1, instead of the "
-                    "Dataset."
+                    f"the items of split {self.name!r} cannot be stacked into a batch ({problem}): "
+                    "texts or images of several sizes, or objects. Pass a DataLoader with your own "
+                    "collate_fn, or with batch_size=1, instead of the Dataset."
                 )
                 raise InputError(msg) from problem
 
@@ -156,7 +156,10 @@ class Split:
 
     @property
     def worth_reading_ahead(self) -> bool:
-        """Whether reading takes time that no one else spends: not of tensors at hand, nor of a loader with workers."""
+        """Whether reading takes time that no one else spends.
+
+        It does not from tensors at hand, nor from a loader with workers.
+        """
         if isinstance(self.source, DataLoader):
             return self.source.num_workers == 0
         return self.tensors is None and not isinstance(self.source, list | tuple)
@@ -279,7 +282,10 @@ class Split:
         drawn = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
         one, two = (list(_flat(drawn)) for _ in range(2))
         if _multiset(one) != _multiset(two):
-            reason = "its sampler draws other examples each time (shuffle with drop_last, or with replacement)"
+            reason = (
+                "its sampler draws other examples each time (shuffle with drop_last, or with "
+                "replacement)"
+            )
             raise self._unrepeatable(reason)
         if not one:
             msg = f"split {self.name!r} is empty"
@@ -319,7 +325,7 @@ def _tensors_of(name: str, parts: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def _running(contents: Iterable[Any], first: int = 0) -> Iterator[Batch]:
-    """The batches of a stream; its examples are numbered as they come, once their values are known."""
+    """The batches of a stream; examples are numbered as they come, once their values are known."""
     for number, content in enumerate(contents, first):
         yield Batch(number, content)
 
@@ -339,14 +345,13 @@ def _indexed_from(loader: DataLoader[Any], drawn: deque[Any], first: int) -> Ite
     # a loader refuses other samplers once it is made; this one draws the same, and takes note
     vars(watched)[place] = _Noting(getattr(loader, place), drawn, first)
     vars(watched)["_iterator"] = None  # that of persistent workers belongs to the caller's loader
-    for batch in _running(
-        watched, first
-    ):  # a loader with an __iter__ of its own may draw no indices
+    # a loader with an __iter__ of its own may draw no indices
+    for batch in _running(watched, first):
         yield _numbered(batch, drawn.popleft()) if drawn else batch
 
 
 def _numbered(batch: Batch, indices: Any) -> Batch:
-    """The batch with its examples' numbers, of a batch of indices or of an item that is a batch of its own."""
+    """The batch with its examples' numbers: of indices, or of an item that is itself a batch."""
     if isinstance(indices, str) or not isinstance(indices, Iterable):
         return replace(batch, item=_number_of(indices))
     numbers = np.array([_number_of(index) for index in indices], dtype=np.int64)
@@ -362,7 +367,7 @@ def _number_of(index: Any) -> int:
 
 
 class _Noting:
-    """A sampler that takes note of the indices it gives, in the order in which batches will come."""
+    """A sampler that notes the indices it gives, in the order in which batches will come."""
 
     def __init__(self, sampler: Any, drawn: deque[Any], first: int) -> None:
         self._sampler = sampler

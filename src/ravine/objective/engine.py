@@ -1,9 +1,9 @@
 """The engine: one pass over the data, all points inside.
 
 A block of batches is read once; for every point the private copy of the model is moved there (its
-parameters are overwritten in place) and the block is run through it. A group of points on a block of
-examples is a tile; tiles are cut by the plan and merged in their order, so that the same plan gives
-the same bits, whoever computes which tile.
+parameters are overwritten in place) and the block is run through it. A group of points on a block
+of examples is a tile; tiles are cut by the plan and merged in their order, so that the same plan
+gives the same bits, whoever computes which tile.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ravine.objective.stack import Stack
 from ravine.objective.tiles import Shelf, Sums, Told
 from ravine.objective.tuning import BLOCK_EXAMPLES, Plan, installed, widened
 
+#: Of the batches that a block holds; tensors at hand take no more memory for being in one.
 _BLOCK_BYTES: Final = 256 << 20
 
 _T = TypeVar("_T")
@@ -149,7 +150,7 @@ class Block:
 
 
 class _Bench:
-    """A block, on which one group of points is measured after the other, or found to be finished."""
+    """A block: one group of points after the other is measured on it, or found to be finished."""
 
     def __init__(
         self,
@@ -214,7 +215,11 @@ def row_of(tile: Sums, place: int) -> dict[str, Moments]:
 
 def counts_of(rows: Mapping[int, Sums]) -> set[tuple[tuple[str, int], ...]]:
     """How many values of each quantity there are at each point: one outcome, if all is well."""
-    return {tuple((name, of.count) for name, of in row.items()) for row in rows.values()}
+    return {_counts(row) for row in rows.values()}
+
+
+def _counts(row: Sums) -> tuple[tuple[str, int], ...]:
+    return tuple((name, moments.count) for name, moments in row.items())
 
 
 def in_order(group: Sequence[int], rows: Mapping[int, Sums]) -> dict[str, Moments]:
@@ -346,7 +351,8 @@ def _read_ahead(items: Iterator[_T]) -> Iterator[_T]:
                 item = following.result()
             except Exception as problem:
                 problem.add_note(
-                    "raised while reading ahead in a thread; a DataLoader with workers reads without one"
+                    "raised while reading ahead in a thread; a DataLoader with workers reads "
+                    "without one"
                 )
                 raise
             if item is done:

@@ -23,10 +23,10 @@ _DEEPEST: Final = 32  # containers inside containers, where an object is read by
 class Fingerprint:
     """A 64-bit hash of a multiset of examples: the same in any order and any batching.
 
-    Every example is hashed on its own (multilinear hashing of its bytes, then splitmix64), and the
-    hashes are added modulo 2⁶⁴. A batch in which it cannot be told what belongs to which example (a
-    graph, a bag) is hashed as one. It tells data sets apart; it is no protection against someone who
-    wants a collision.
+    Every example is hashed on its own (multilinear hashing of its bytes, then
+    splitmix64), and the hashes are added modulo 2⁶⁴. A batch in which it cannot be told
+    what belongs to which example (a graph, a bag) is hashed as one. It tells data sets
+    apart; it is no protection against someone who wants a collision.
 
     Args:
         strict: whether something that cannot be read is an error; if not, it is left out.
@@ -96,6 +96,7 @@ class Fingerprint:
         hashes = np.zeros(rows, dtype=np.uint64)
         for place, column in enumerate(_columns(batch, rows)):
             words = self._words(column, rows)
+            # other weights for every column; odd ones, which lose no bit of a word modulo 2⁶⁴
             weights = splitmix64(
                 np.arange(words.shape[1], dtype=np.uint64) + np.uint64((place + 1) << 32)
             ) | np.uint64(1)
@@ -103,7 +104,7 @@ class Fingerprint:
         return hashes
 
     def _words(self, column: Any, rows: int) -> np.ndarray:
-        """(rows, words) of uint64: each example's bytes, padded; what is not per example counts in every row."""
+        """(rows, words) of uint64: each example's bytes, padded; what all share is in every row."""
         flat = _bytes_by_row(column, rows)
         if flat is None:
             column = _listed(column, rows)
@@ -184,7 +185,7 @@ class Fingerprint:
 
 
 def _columns(batch: Any, rows: int) -> Iterator[Any]:
-    """The parts of a batch: arrays and lists with one entry for each row, and what belongs to all of them."""
+    """The parts of a batch: arrays and lists with an entry a row, and what all rows share."""
     parts = None if isinstance(batch, PackedSequence) else children(batch)
     items = isinstance(batch, list | tuple) and len(batch) == rows
     mixed = items and not all(_is_column(part, rows) for part in batch)

@@ -1,4 +1,4 @@
-"""Forward passes: the caller's function run on a batch, with the private copy of the model at one point."""
+"""Forward passes: the caller's function on a batch, with the model's copy at one point."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Forward:
         return self.quantities(batch, point, at=at, draw=draw)["loss"].reshape(-1)
 
     def prepared(self, batch: Batch, draw: int, *where: float) -> Any:
-        """What to give to the caller's function, with generators and buffers as every pass finds them."""
+        """What to give the caller's function, generators and buffers as every pass finds them."""
         policies = self.policies
         if policies.dropout != "off":
             seed = stable_seed(policies.seed, self.split, batch.number, draw, *where)
@@ -194,7 +194,7 @@ class Forward:
 def joined(
     by_batch: Sequence[Mapping[str, Tensor]], device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """The quantities of some batches one after the other: flat, float64, on the CPU or another device."""
+    """The quantities of some batches, one after the other: flat, float64, on one device."""
     names = by_batch[0].keys()
     for found in by_batch:
         if found.keys() != names:
@@ -236,8 +236,9 @@ def as_quantities(answer: Any, batch: Batch) -> dict[str, Tensor]:
             raise InputError(msg)
         if not _NAME.fullmatch(str(name)) or name in _RESERVED or str(name).endswith(_SUFFIXES):
             msg = (
-                f"invalid quantity name {name!r} in what per_example returned: use letters, digits and _; reserved "
-                f"names are {', '.join(sorted(_RESERVED))} and what ends in {', '.join(_SUFFIXES)}"
+                f"invalid quantity name {name!r} in what per_example returned: use letters, digits "
+                f"and _; reserved names are {', '.join(sorted(_RESERVED))} and what ends in "
+                f"{', '.join(_SUFFIXES)}"
             )
             raise InputError(msg)
         if values.is_complex() or values.layout != torch.strided:

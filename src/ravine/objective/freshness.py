@@ -1,7 +1,8 @@
 """Freshness: whether a model's answer at a point depends on the points that were visited before.
 
-Layers may keep what they made of their weights (a merged matrix, an expanded filter, class embeddings
-of the first call). What can be given back between points is; what cannot is refused by name.
+Layers may keep what they made of their weights (a merged matrix, an
+expanded filter, class embeddings of the first call). What can be given
+back between points is; what cannot is refused by name.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _is_plain(model: nn.Module) -> bool:
 
 
 def _of_a_fresh_copy(trial: Trial, model: nn.Module, point: int) -> Tensor | None:
-    """The losses of a copy of the caller's model that has been at one point only; None where none can be made."""
+    """The losses of a model's copy that has been at one point only; None if it cannot be made."""
     assert trial.first is not None
     forward = trial.forward
     policies = forward.policies
@@ -112,7 +113,7 @@ def _require_unmerged(replica: Replica, model: nn.Module) -> None:
 
 
 def _require_own_state(trial: Trial, point: int, before: Tensor) -> None:
-    """Look for what training mode computes anew and evaluation mode reads: it may be of other weights."""
+    """Look for what training mode computes and evaluation mode reads: of other weights, perhaps."""
     assert trial.first is not None
     forward, replica = trial.forward, trial.forward.replica
     hidden = _hidden(replica)

@@ -1,4 +1,4 @@
-"""Grouping: which values belong together when the data were not drawn one by one: clusters and strata."""
+"""Grouping: what belongs together if data were not drawn one by one: clusters and strata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ravine.errors import InputError
 from ravine.objective.batches import Batch
 from ravine.objective.moments import Membership, Moments, numbers_of_ids, numbers_of_values
 
-#: One id per example (for each split, where there are several), a function of a batch, or the name of an entry that the
-#: caller's function returns.
+#: One id per example (for each split, where there are several), a function of a batch, or the name
+#: of an entry that the caller's function returns.
 Ids = Sequence[Any] | np.ndarray | Tensor | Mapping[str, Any] | Callable[[Any], Any] | str
 
 _STABLE: Final = "an example's id must be the same whenever it is read"
@@ -25,7 +25,7 @@ _Met = tuple[Batch, np.ndarray, _Given]
 
 
 def ROWS(_: Any) -> None:  # noqa: N802  a name for a choice, which is compared and never called
-    """Clusters: the rows of values that are returned as (rows, positions), each an example's own."""
+    """Clusters: the rows of values returned as (rows, positions), each an example's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class Grouping:
         for name in self.names:
             if name not in found[0]:
                 msg = (
-                    f"clusters or strata are to be read from the entry {name!r} of what per_example returns; "
-                    f"it returned {sorted(found[0])}"
+                    f"clusters or strata are to be read from the entry {name!r} of what "
+                    f"per_example returns; it returned {sorted(found[0])}"
                 )
                 raise InputError(msg)
         return [{name: batch.pop(name) for name in self.names} for batch in found]
@@ -121,7 +121,10 @@ class Grouping:
                 continue
             found = len(ids[split] if isinstance(ids, Mapping) else ids)
             if found > examples:
-                msg = f"{what} has {found} ids for the {examples} examples of split {split!r}; expected one each"
+                msg = (
+                    f"{what} has {found} ids for the {examples} examples of split {split!r}; "
+                    "expected one each"
+                )
                 raise InputError(msg)
 
     def require_lengths(self, lengths: Mapping[str, int]) -> None:
@@ -139,7 +142,10 @@ class Grouping:
             for split, count in lengths.items():
                 found = len(_array(what, ids, split, several=len(lengths) > 1))
                 if count and found != count:
-                    msg = f"{what} has {found} ids for the {count} examples of split {split!r}; expected one each"
+                    msg = (
+                        f"{what} has {found} ids for the {count} examples of split {split!r}; "
+                        "expected one each"
+                    )
                     raise InputError(msg)
 
 
@@ -169,8 +175,8 @@ def _array(what: str, ids: Any, split: str, *, several: bool = False) -> Any:
     flat = isinstance(ids, np.ndarray | Tensor) and not ids.ndim
     if flat or not hasattr(ids, "__len__") or not hasattr(ids, "__getitem__"):
         msg = (
-            f"{what} must be one id per example, a function of a batch, or the name of an entry that per_example "
-            f"returns; got {type(ids).__name__}"
+            f"{what} must be one id per example, a function of a batch, or the name of an entry "
+            f"that per_example returns; got {type(ids).__name__}"
         )
         raise InputError(msg)
     return ids
@@ -200,8 +206,8 @@ def _ids(
     if len(found) == rows and shape and shape[0] == rows:
         return [one for one in found for _ in range(values // rows)]
     msg = (
-        f"{what} gave {len(found)} ids for a batch of {rows} examples with {values} values; expected one per value, "
-        "or one per example where each has a row of values"
+        f"{what} gave {len(found)} ids for a batch of {rows} examples with {values} values; "
+        "expected one per value, or one per example where each has a row of values"
     )
     raise InputError(msg)
 
@@ -235,8 +241,8 @@ def _listed(what: str, ids: Any) -> list[Hashable]:
     for number, one in enumerate(found):
         if not isinstance(one, int | str):
             msg = (
-                f"{what} must be whole numbers or strings, one id per example; got {_described(one)} at place "
-                f"{number} of a batch"
+                f"{what} must be whole numbers or strings, one id per example; got "
+                f"{_described(one)} at place {number} of a batch"
             )
             raise InputError(msg)
     return found

@@ -115,17 +115,19 @@ class _Seq2SeqLM:
 
 
 def causal_lm(*, pad: int | None = None) -> PerExample:
-    """The per-example function of a causal language model: nats per token, and the error of the likeliest next token.
+    """The per-example function of a causal language model: nats per token, and its error.
+
+    The error is of the likeliest next token.
 
     For Hugging Face's models, and for any module that gives logits (texts, tokens, vocabulary) for
     token ids. The mean is over tokens, so long texts weigh more than short ones; padding is no
     token. exp(loss) is the perplexity, which the verdict names. Standard errors are over texts: the
     tokens of one are not independent (``Objective(clusters=…)`` says otherwise).
 
-    The model is given whatever the batch holds that its ``forward`` accepts: masks of any rank, token
-    types, images, the positions of packed texts. Where texts are padded on the left and no positions
-    are given, they are made from the mask. That a model is causal, and keeps packed texts apart, is
-    looked at once.
+    The model is given whatever the batch holds that its ``forward`` accepts: masks of any rank,
+    token types, images, the positions of packed texts. Where texts are padded on the left and no
+    positions are given, they are made from the mask. That a model is causal, and keeps packed texts
+    apart, is looked at once.
 
     Args:
         pad: the id of padding, for batches of bare ids that have any. Dicts say it by
@@ -140,7 +142,8 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
         >>> class Uniform(nn.Module):
         ...     def forward(self, ids):
         ...         return torch.zeros(*ids.shape, 8)
-        >>> causal_lm(pad=0)(Uniform(), torch.tensor([[3, 1, 2], [5, 1, 0]]))["loss"]  # ln 8 for each of three tokens
+        >>> texts = torch.tensor([[3, 1, 2], [5, 1, 0]])
+        >>> causal_lm(pad=0)(Uniform(), texts)["loss"]  # ln 8 for each of three tokens
         tensor([[2.0794, 2.0794,    nan],
                 [2.0794,    nan,    nan]])
     """
@@ -148,48 +151,54 @@ def causal_lm(*, pad: int | None = None) -> PerExample:
 
 
 def masked_lm() -> PerExample:
-    """The per-example function of a masked language model (BERT): nats per hidden token, and the error.
+    """The per-example function of a masked language model (BERT): nats per hidden token, and error.
 
     Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``input_ids`` in which tokens are
-        hidden, and ``labels`` that hold them, −100 elsewhere; or a pair of the two. Which tokens are hidden has to
-        be the same at every pass: hide them once, before the measurement.
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with
+        ``input_ids`` in which tokens are hidden, and ``labels`` that hold them, −100
+        elsewhere; or a pair of the two. Which tokens are hidden has to be the same
+        at every pass: hide them once, before the measurement.
 
     Examples:
         >>> class Uniform(nn.Module):
         ...     def forward(self, ids):
         ...         return torch.zeros(*ids.shape, 8)
-        >>> masked_lm()(Uniform(), (torch.tensor([[3, 0, 2]]), torch.tensor([[-100, 1, -100]])))["loss"]
+        >>> ids, labels = torch.tensor([[3, 0, 2]]), torch.tensor([[-100, 1, -100]])
+        >>> masked_lm()(Uniform(), (ids, labels))["loss"]
         tensor([[   nan, 2.0794,    nan]])
     """
     return _MaskedLM()
 
 
 def seq2seq_lm() -> PerExample:
-    """The per-example function of an encoder–decoder (T5, BART, Whisper): nats per target token, and the error.
+    """The per-example function of an encoder–decoder (T5, Whisper): nats per token, and error.
 
     Returns:
-        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``labels``, the ids of the second
-        text (−100 at padding), and what the model's ``forward`` accepts: ``input_ids`` and ``attention_mask``, or
-        audio or images. ``decoder_input_ids`` are the model's own shift of the labels, unless they are given.
+        ``per_example(model, batch)`` for ``Objective``. A batch is a dict with ``labels``, the ids
+        of the second text (−100 at padding), and what the model's ``forward`` accepts:
+        ``input_ids`` and ``attention_mask``, or audio or images. ``decoder_input_ids`` are the
+        model's own shift of the labels, unless they are given.
 
     Examples:
         >>> class Uniform(nn.Module):
         ...     def forward(self, input_ids, decoder_input_ids):
         ...         return torch.zeros(*decoder_input_ids.shape, 8)
-        >>> labels = torch.tensor([[1, 2]])
-        >>> batch = {"input_ids": torch.tensor([[3, 4, 5]]), "decoder_input_ids": labels, "labels": labels}
+        >>> ids, labels = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 2]])
+        >>> batch = {"input_ids": ids, "decoder_input_ids": labels, "labels": labels}
         >>> seq2seq_lm()(Uniform(), batch)["loss"]
         tensor([[2.0794, 2.0794]])
     """
     return _Seq2SeqLM()
 
 
-# --- causal models: targets and positions ------------------------------------------------------------
+# --- causal models: targets and positions ---------------------------------------------------------
 
 
 def _next_tokens(given: Mapping[str, Tensor], pad: int | None) -> Tensor:
-    """The token after each, or none: neither padding, nor what follows padding, nor the first of another text."""
+    """The token after each, or none.
+
+    None is padding, what follows padding, and the first of another text.
+    """
     ids, mask = given["input_ids"], given.get("attention_mask")
     labels = given.get("labels", ids)
     if labels.shape != ids.shape:
@@ -225,7 +234,7 @@ def _unpadded(targets: Tensor, padded: Tensor) -> Tensor:
 
 
 def _place(given: dict[str, Any], model: nn.Module) -> None:
-    """Positions from the mask, where texts begin behind padding and the model would count that too."""
+    """Positions from the mask, where text begins behind padding and the model would count that."""
     mask, ids = given.get("attention_mask"), given["input_ids"]
     if not isinstance(mask, Tensor) or mask.shape != ids.shape or "position_ids" in given:
         return
@@ -235,7 +244,7 @@ def _place(given: dict[str, Any], model: nn.Module) -> None:
         given["position_ids"] = counted.masked_fill(mask == 0, 1)
 
 
-# --- causal models: what is looked at once -----------------------------------------------------------
+# --- causal models: what is looked at once --------------------------------------------------------
 
 
 def _row(given: Mapping[str, Any], row: int, places: slice | Tensor) -> dict[str, Any]:
@@ -293,7 +302,7 @@ def _require_texts_apart(model: nn.Module, given: Mapping[str, Any], logits: Ten
 
 
 def _behind(ids: Tensor, mask: Any, positions: Any) -> tuple[int, int, int]:
-    """A text that does not begin its row: row, first token and end; first token 0 where there is none."""
+    """A text that does not begin its row: row, first token and end; 0 as first if there is none."""
     if isinstance(mask, Tensor) and mask.shape == ids.shape:
         real = mask != 0
         behind = (~real[:, 0]) & real.any(1)
@@ -311,12 +320,12 @@ def _behind(ids: Tensor, mask: Any, positions: Any) -> tuple[int, int, int]:
 
 
 def _is_of_no_token(value: Any, ids: Tensor) -> bool:
-    """Whether an entry has no value for each token, so that texts cannot be taken out of the batch."""
+    """Whether an entry has no value for each token: then no text can be taken out of the batch."""
     return isinstance(value, Tensor) and value.shape != ids.shape and value.ndim > 1
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
     scale = float(other.abs().nan_to_num(0, 0, 0).max()) if other.numel() else 0.0
     apart = (one - other).abs().nan_to_num(0, 0, 0)
-    narrow = torch.finfo(other.dtype).eps > 1e-4
+    narrow = torch.finfo(other.dtype).eps > 1e-4  # half precision, of two or three digits
     return not apart.numel() or float(apart.max()) <= (0.1 if narrow else _CLOSE) * max(scale, 1e-6)

@@ -1,4 +1,4 @@
-"""Loading: an objective from the function that builds it, so that another process can build the same one."""
+"""Loading: an objective from a function that builds it, so that others can build the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def load_objective(factory: str | Callable[[], Objective]) -> Objective:
     """Call the function that builds an objective; workers of ``executor=`` will call it too.
 
     Args:
-        factory: ``file.py:function`` or ``package.module:function``, or the function itself, without arguments.
+        factory: ``file.py:function`` or ``package.module:function``,
+            or the function itself, without arguments.
 
     Returns:
         The objective, which remembers where it came from.
@@ -56,7 +57,8 @@ def load_objective(factory: str | Callable[[], Objective]) -> Objective:
         >>> import ravine, torch
         >>> def make():
         ...     data = (torch.ones(1, 1), torch.zeros(1, 1))
-        ...     return ravine.Objective(torch.nn.Linear(1, 1), ravine.supervised(torch.nn.functional.mse_loss), data)
+        ...     loss = ravine.supervised(torch.nn.functional.mse_loss)
+        ...     return ravine.Objective(torch.nn.Linear(1, 1), loss, data)
         >>> load_objective(make)
         Objective(Linear, examples: {'data': 1})
     """
@@ -126,7 +128,8 @@ def _import(place: str, folder: Path) -> Any:
         if not path.is_file():
             msg = f"there is no file {place!r}"
             raise InputError(msg)
-        name = f"_ravine_objective_{path.stem}"  # not the file's own name, which may be another module's
+        # not the file's own name, which may be another module's
+        name = f"_ravine_objective_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None  # a path that ends in .py always has one
         assert spec.loader is not None

@@ -18,7 +18,7 @@ PerExample = Callable[..., Any]
 
 
 def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerExample:
-    """Mark a per-example function that carries state from batch to batch, as a recurrent model's does.
+    """Mark a per-example function that carries state from batch to batch, as recurrent ones do.
 
     Args:
         function: ``f(model, batch, state) -> (losses, state)``. ``state`` is None at the start of
@@ -34,7 +34,8 @@ def stateful(function: Callable[[nn.Module, Any, Any], tuple[Any, Any]]) -> PerE
         ... def running_sum(model, batch, state):
         ...     total = batch[0].sum() + (0 if state is None else state)
         ...     return (model.weight * total).reshape(1), total
-        >>> J = Objective(nn.Linear(1, 1, bias=False), running_sum, (torch.ones(3, 1),), batch_size=1)
+        >>> model, data = nn.Linear(1, 1, bias=False), (torch.ones(3, 1),)
+        >>> J = Objective(model, running_sum, data, batch_size=1)
         >>> J({"weight": torch.tensor([[2.0]])})  # the mean of 2, 4, 6
         {'data': 4.0}
     """
@@ -121,8 +122,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, list | tuple):
             what += f" of {len(batch)}"
         msg = (
-            f"supervised() reads batches (inputs, targets) of two tensors; this batch is "
-            f"{what}. "
+            f"supervised() reads batches (inputs, targets) of two tensors; this batch is {what}. "
             "Write per_example(model, batch) for it."
         )
         raise InputError(msg)
@@ -131,7 +131,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _where(counted: Tensor, values: Tensor) -> Tensor:
-    """(examples, positions), NaN where a target is left out; what is computed and is no number is infinite."""
+    """(examples, positions), NaN where a target is left out; inf where the value is no number."""
     kept = torch.where(values.isnan(), torch.inf, values)
     rows = torch.where(counted, kept, torch.nan)
     return rows if rows.ndim > 1 else rows[:, None]
@@ -155,8 +155,8 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         ``per_example(model, batch)`` for ``Objective``.
 
     Raises:
-        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples; the loss takes
-            more than outputs and targets, or has parameters of its own.
+        InputError: class weights or ``reduction="sum"`` are set: that is not a mean over examples;
+            the loss takes more than outputs and targets, or has parameters of its own.
 
     Examples:
         >>> import torch
@@ -230,9 +230,9 @@ def _require_mean(loss: Callable[..., Any], name: str, settings: Mapping[str, An
     weight, reduction = settings.get("weight"), settings.get("reduction")
     if isinstance(weight, Tensor) and (name in _BY_WEIGHT or weight.ndim > 1):
         msg = (
-            f"the loss {name} has class weights, and its mean over a batch is divided by theirs, so it is "
-            "not a mean over examples; write per_example and return the weighted losses if that is "
-            "the objective"
+            f"the loss {name} has class weights, and its mean over a batch is divided by theirs, "
+            "so it is not a mean over examples; write per_example and return the weighted losses "
+            "if that is the objective"
             if name in _BY_WEIGHT
             else f"the loss {name} has weights of shape {tuple(weight.shape)}, which may be of the "
             "examples of one batch; write per_example"

@@ -1,4 +1,4 @@
-"""Measurement: the corners of a slice and the coefficients of some points → sums over examples at those points."""
+"""Measurement: a slice's corners and some points' coefficients → sums over examples there."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Setup:
         return self.dropout == "off" and independent and not self.is_stateful
 
 
-#: The batch size that timing found fastest for an objective: it is timed once, and the objective is not changed.
+#: The batch size that timing found fastest for an objective: it
+#: is timed once, and the objective is not changed.
 _FASTEST: Final[WeakKeyDictionary[Setup, int]] = WeakKeyDictionary()
 
 
@@ -145,6 +146,37 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Points of a slice, and what is to be found out about them.
+
+    Attributes:
+        corners: the checkpoints that span the slice.
+        coefficients: for every point, one number per corner, summing to 1.
+        tick: told of progress, in examples × points.
+        labels: a name for every point, for messages; None numbers them.
+        probes: numbers of the points whose noise floor to estimate.
+        joined: pairs of corners, by number, between which a slice runs: they have to be different
+            points.
+        earlier: a measurement between the same corners, whose plan is used again; the examples
+            have to be the same.
+    """
+
+    corners: Sequence[Checkpoint]
+    coefficients: Coefficients
+    tick: Callable[[int], None]
+    labels: Sequence[str] | None = None
+    probes: Sequence[int] = ()
+    joined: Iterable[tuple[int, int]] = ()
+    earlier: Measured | None = None
+
+    @property
+    def points(self) -> Points:
+        """The points, each with its name."""
+        numbered = [f"point {number}" for number in range(len(self.coefficients))]
+        return Points(self.coefficients, self.labels or numbered)
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a measurement of some points gave.
@@ -159,7 +191,8 @@ class Measured:
         hashes: of the corners' tensors.
         gram: inner products of the corners' differences from the first one, over the parameters.
         dtype: of the forward pass.
-        statistics_from: the batches that running statistics were estimated from; "" where they were not.
+        statistics_from: the batches that running statistics were
+            estimated from; "" where they were not.
     """
 
     moments: dict[str, dict[str, Moments]]
@@ -204,31 +237,13 @@ class Measured:
 
 
 def measure(
-    setup: Setup,
-    corners: Sequence[Checkpoint],
-    coefficients: Coefficients,
-    tick: Callable[[int], None] = lambda _: None,
-    *,
-    labels: Sequence[str] | None = None,
-    probes: Sequence[int] = (),
-    joined: Iterable[tuple[int, int]] = (),
-    earlier: Measured | None = None,
-    store: Store | None = None,
-    crew: Crew | None = None,
+    setup: Setup, asked: Asked, store: Store | None = None, crew: Crew | None = None
 ) -> Measured:
     """Measure every point Σ cᵢ cornerᵢ on every split, each split read once.
 
     Args:
         setup: of the objective.
-        corners: the checkpoints that span the slice.
-        coefficients: for every point, one number per corner, summing to 1.
-        tick: told of progress, in examples × points.
-        labels: a name for every point, for messages.
-        probes: numbers of the points whose noise floor to estimate.
-        joined: pairs of corners, by number, between which a slice runs: they have to be different
-            points.
-        earlier: a measurement between the same corners, whose plan is used again; the examples have to be
-            the same.
+        asked: the points.
         store: of finished tiles, which are not measured again.
         crew: workers that measure; all else is done here.
 
@@ -236,21 +251,17 @@ def measure(
         Sums by split and quantity, and the provenance that only the measurement knows.
 
     Raises:
-        InputError: a corner does not fit the model or is not finite, or the data cannot be measured.
+        InputError: a corner does not fit the model or is not
+            finite, or the data cannot be measured.
     """
     own = Checkpoint.read(setup.model)
-    fitted = [_fitted(own, corner) for corner in corners]
+    fitted = [_fitted(own, corner) for corner in asked.corners]
     params = [corner.taken(own.params) for corner in fitted]
-    between = gram(params)
-    for one, other in joined:
-        require_apart(corners, params, between, one, other)
     dtype = setup.dtype or _widest([own.params, *params])
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
-    labels = labels or [f"point {number}" for number in range(len(coefficients))]
-    points = Points(coefficients, labels)
-    found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
+    points, tick, earlier = asked.points, asked.tick, asked.earlier
+    found = nothing_yet(asked, fitted, params, dtype)
     statistics_from = ""
-    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
     keeper = None
     with undisturbed(setup), _threads_of(crew), ExitStack() as held:
         if setup.check_data and earlier is None:
@@ -274,9 +285,9 @@ def measure(
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             if earlier is None:
-                if probes and exact is None and _can_be_exact(setup, own, dtype):
+                if asked.probes and exact is None and _can_be_exact(setup, own, dtype):
                     exact = _exact_replica(setup, spanned, replica)
-                seconds = _look(setup, split, forward, probes, found, exact, keeper)
+                seconds = _look(setup, split, forward, asked.probes, found, exact, keeper)
                 if desk is not None:
                     desk.paces.setdefault(split.name, seconds)
             else:
@@ -309,6 +320,28 @@ def measure(
     return replace(found, statistics_from=statistics_from)
 
 
+def nothing_yet(
+    asked: Asked, fitted: Sequence[Checkpoint], params: Sequence[Params], dtype: torch.dtype
+) -> Measured:
+    """A measurement of which only the corners are known.
+
+    Args:
+        asked: the points.
+        fitted: the corners, as the model takes them.
+        params: the parameters of each.
+        dtype: of the forward pass.
+
+    Raises:
+        InputError: two corners are one point, and a slice runs between them.
+    """
+    between = gram(params)
+    for one, other in asked.joined:
+        require_apart(asked.corners, params, between, one, other)
+    hashes = [content_hash(corner.tensors) for corner in fitted]
+    name = str(dtype).removeprefix("torch.")
+    return Measured({}, {}, {}, {}, {}, {}, hashes, between, name)
+
+
 class _Options(TypedDict):
     check_data: bool
     shelf: Shelf | None
@@ -335,7 +368,7 @@ def replica_of(
 
 
 def values_between(forward: Forward, split: Split, plan: Plan) -> np.ndarray:
-    """The losses of a split's first examples in the middle of the corners: the same wherever they are computed.
+    """A split's first losses in the middle of the corners: the same wherever they are computed.
 
     Args:
         forward: for the split; its first point's running statistics are used.
@@ -368,7 +401,7 @@ def _threads_of(crew: Crew | None) -> Iterator[None]:
 
 
 def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
-    """The running statistics that the policy ``"recompute"`` gives a point, by the names of its buffers.
+    """The running statistics that ``"recompute"`` gives a point, by the names of its buffers.
 
     Args:
         setup: of the objective.
@@ -391,7 +424,7 @@ def statistics_at(setup: Setup, corner: Checkpoint) -> dict[str, Tensor]:
 
 
 def _can_be_exact(setup: Setup, own: Checkpoint, dtype: torch.dtype) -> bool:
-    """Whether a second replica in float64 tells rounding from anything else, and can be afforded."""
+    """Whether a float64 replica tells rounding from anything else, and can be afforded."""
     size = sum(tensor.numel() for tensor in own.params.values())
     return setup.is_by_example and dtype != torch.float64 and size <= _EXACT_UP_TO
 
@@ -413,7 +446,7 @@ def _look(
     exact: Replica | None,
     keeper: Keeper | None,
 ) -> float:
-    """Look at a few examples of a split: is J determined, how is it best measured, how does it round?
+    """Look at a few examples of a split: is J determined, how to measure it, how does it round?
 
     Returns:
         Seconds that a point and an example take, at most.
@@ -484,7 +517,7 @@ def _with_statistics(
     tick: Callable[[int], None],
     desk: Desk | None,
 ) -> tuple[Points, str]:
-    """The points with running statistics that are estimated anew on the first split, and what they are from."""
+    """The points with statistics estimated anew on the first split, and what they are from."""
     split, size = setup.splits[0], setup.batch_size or DEFAULT_BATCH
     forward = Forward(replica, setup.per_example, policies, split.name, points)
     trial = Trial(forward, split, size, _LOOKS)
@@ -517,10 +550,10 @@ def _with_corrections(
 
 @contextmanager
 def undisturbed(setup: Setup) -> Iterator[None]:
-    """Leave the caller's random generators as they were, record no gradients, and lower no precision.
+    """Leave the caller's random generators alone, record no gradients, lower no precision.
 
-    An autocast around the measurement would change numbers that are said to be of the objective's own type; one
-    inside the caller's function is part of J, and is seen by the look at rounding.
+    An autocast around the measurement would change numbers that are said to be of the objective's
+    own type; one inside the caller's function is part of J, and is seen by the look at rounding.
     """
     if setup.device.type == "cuda":
         torch.cuda.init()  # so that its generator is among those that are preserved
@@ -534,14 +567,18 @@ def undisturbed(setup: Setup) -> Iterator[None]:
         held.enter_context(_uncached())
         held.enter_context(full_convolutions())
         if torch.get_default_device() != torch.device("cpu"):
-            # what the caller's function makes belongs where its batch is, not on the meta device, say
+            # what the caller's function makes belongs where its
+            # batch is, not on the meta device, say
             held.enter_context(setup.device)
         yield
 
 
 @contextmanager
 def _same_modes() -> Iterator[None]:
-    """Leave torch's modes as they were, also where an interrupt comes just while one of them is taken off again."""
+    """Leave torch's modes as they were.
+
+    Also where an interrupt comes just while one of them is taken off again.
+    """
     depth, gradients = torch._C._len_torch_function_stack(), torch.is_grad_enabled()
     try:
         yield
@@ -553,7 +590,7 @@ def _same_modes() -> Iterator[None]:
 
 @contextmanager
 def _uncached() -> Iterator[None]:
-    """Leave ``parametrize.cached()`` of the caller's: weights that are kept would be those of one point."""
+    """Leave ``parametrize.cached()`` of the caller's: kept weights would be those of one point."""
     kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
     try:
         yield
@@ -621,7 +658,7 @@ def _require_values(moments: Mapping[str, Moments], split: Split) -> None:
 
 
 def _gram_of(between: np.ndarray, corners: Sequence[int]) -> np.ndarray:
-    """Inner products of some corners' differences from the first of them, from those of all corners."""
+    """Inner products of some corners' differences from the first of them, from those of all."""
     inner = np.pad(between, ((1, 0), (1, 0)))
     first, others = corners[0], list(corners[1:])
     cross = inner[np.ix_(others, others)] + inner[first, first]
@@ -635,7 +672,10 @@ def _renumbered(known: Mapping[int, float], places: Mapping[int, int]) -> dict[i
 
 
 def _widest(points: Sequence[Mapping[str, Tensor]]) -> torch.dtype:
-    """The widest type of any tensor, at least float32: float64 corners may differ by less than that can tell."""
+    """The widest type of any tensor, at least float32.
+
+    Two corners in float64 may differ by less than float32 can tell.
+    """
     dtypes = {tensor.dtype for point in points for tensor in point.values()}
     real = [torch.empty((), dtype=dtype).real.dtype for dtype in dtypes]
     return functools.reduce(torch.promote_types, real, torch.float32)

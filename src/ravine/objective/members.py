@@ -1,8 +1,8 @@
-"""Members: which example, cluster and stratum each value of a block belongs to, learnt from what came back.
+"""Members: which example, cluster and stratum each value of a block has, learnt from the values.
 
-How many examples a batch has is not always written on it: a graph, a bag, a packed row. So it is read
-off the losses that the caller's function returns, at the first point, and has to be the same at every
-other.
+How many examples a batch has is not always written on it: a graph, a bag, a
+packed row. So it is read off the losses that the caller's function returns,
+at the first point, and has to be the same at every other.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Members:
 
     @property
     def layout(self) -> str:
-        """A hash of where there are values: the same whichever points they are of, or something is wrong."""
+        """A hash of where there are values; another one at another point means a mistake."""
         digest = hashlib.blake2b(repr(self._shapes).encode(), digest_size=16)
         for name, holes in sorted(self._holes.items()):
             digest.update(name.encode())
@@ -127,7 +127,7 @@ class Members:
         return any(len(shape) > 1 for shape in self._shapes[name])
 
     def _holes_of(self, name: str, values: np.ndarray) -> np.ndarray | None:
-        """(values,) where rows have no value: NaN at every point. None where the values have no rows."""
+        """(values,) where rows have no value: NaN at every point. None if values have no rows."""
         if not self._has_rows(name):
             return None
         if name not in self._holes:

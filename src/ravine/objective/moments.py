@@ -1,4 +1,4 @@
-"""Moments: float64 sums over examples, merged tile by tile, and what standard errors are computed from."""
+"""Moments: float64 sums over examples, merged by tile; standard errors are made of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ravine.objective.randomness import splitmix64, stable_seed
 REPLICATES: Final = 256
 
 _MEMBERS: Final = 1 << 16  # values whose places are held as a matrix at once
-#: Degrees of freedom without which no error of strata is told: as many as ten examples without strata have.
+#: Degrees of freedom without which no error of strata is told:
+#: as many as ten examples without strata have.
 _FEWEST_FREE: Final = 9
 
 
@@ -41,6 +42,7 @@ class Membership:
     @classmethod
     def of(cls, numbers: np.ndarray, *, clustered: bool = False) -> Membership:
         """By the values' own numbers, without strata."""
+        # the highest 8 bits: one of 256 groups
         group = (splitmix64(numbers.astype(np.uint64)) >> np.uint64(56)).astype(np.int64)
         return cls(group, np.zeros(len(group), dtype=np.int64), clustered=clustered)
 
@@ -188,7 +190,7 @@ class Moments:
 
     @classmethod
     def joined(cls, groups: Sequence[Moments]) -> Moments:
-        """The moments of the same examples at several groups of points, one group after the other."""
+        """The same examples' moments at several groups of points, one group after the other."""
         return replace(
             groups[0],
             counted=all(group.counted for group in groups),
@@ -215,7 +217,7 @@ class Moments:
 
     @property
     def is_share(self) -> bool:
-        """Whether every value was 0 or 1: of whole numbers, those whose squares sum to what they sum to."""
+        """Whether every value was 0 or 1: whole, with squares that sum to what they sum to."""
         if not self.counted:
             return False
         squares = self.square + self.count * self.mean**2
@@ -232,7 +234,7 @@ class Moments:
 
     @property
     def deviations(self) -> np.ndarray:
-        """(points, groups) what each group adds to the mean's error; their squares sum to its variance.
+        """(points, groups) a group's share of the mean's error; squared, they sum to its variance.
 
         The sum over a group of deviations from the stratum's mean, over the number of values.
         """
@@ -260,9 +262,9 @@ class Moments:
     def replicates(self) -> np.ndarray:
         """(points, replicates) the mean over a half of the groups, minus the mean over all.
 
-        The halves are balanced: half-sample b counts group g with the sign of a Hadamard matrix, so that the
-        mean square over the replicates is the variance of any difference between points, without a
-        sampling error of its own, and the groups' deviations can be had back.
+        The halves are balanced: half-sample b counts group g with the sign of a Hadamard matrix, so
+        that the mean square over the replicates is the variance of any difference between points,
+        without a sampling error of its own, and the groups' deviations can be had back.
 
         References:
             McCarthy 1969 (balanced half-samples).
@@ -290,7 +292,7 @@ def _sums(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
 
 
 def _tensor_sums(values: Tensor, place: np.ndarray, count: int) -> np.ndarray:
-    """``_sums``, by matrix products: they add up in the same order every time, and atomic additions do not."""
+    """``_sums`` by matrix products: their order is always the same, that of atomic adds is not."""
     if count == 1:
         return values.sum(dim=1, keepdim=True).cpu().numpy()
     where = torch.as_tensor(place, device=values.device)
@@ -305,10 +307,10 @@ def _tensor_sums(values: Tensor, place: np.ndarray, count: int) -> np.ndarray:
 def numbers_of_values(examples: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A number for each value that a batch gave, from its example's own number and its place in it.
 
-    The group that a value belongs to follows from this number, so it is the same whatever the order,
-    the batching or the sharding of the examples. Values that cannot be told apart by example (targets
-    that are left out leave a flat list) are numbered from the batch's first example on: their groups
-    depend on the batching.
+    The group that a value belongs to follows from this number, so it is the same whatever the
+    order, the batching or the sharding of the examples. Values that cannot be told apart by example
+    (targets that are left out leave a flat list) are numbered from the batch's first example on:
+    their groups depend on the batching.
 
     Args:
         examples: (rows,) the examples' own numbers.

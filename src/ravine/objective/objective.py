@@ -1,4 +1,4 @@
-"""Objective: what is measured at a point: a model, a per-example loss, data, and the policies that make J exact."""
+"""Objective: a model, a per-example loss, data, and the policies that make J exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ravine.objective.data import Split
 from ravine.objective.forward import Coefficients
 from ravine.objective.grouping import ROWS, Grouping, Ids
 from ravine.objective.losses import PerExample
-from ravine.objective.measurement import Crew, Dropout, Measured, Setup, Store, measure
+from ravine.objective.measurement import Asked, Crew, Dropout, Measured, Setup, Store, measure
 from ravine.objective.parted import measure_parted
 from ravine.objective.replica import running_norms
 from ravine.objective.sampling import sampled
@@ -38,8 +38,9 @@ class Objective(Setup):
     matter. It is never changed, moved or put in another mode: everything runs on a private copy.
 
     Args:
-        model: any module. DDP and ``torch.compile`` wrappers are looked through. One that several processes share
-            (``fully_shard``, DTensors) is measured in place, and has its values back afterwards.
+        model: any module. DDP and ``torch.compile`` wrappers are looked through.
+            One that several processes share (``fully_shard``, DTensors) is
+            measured in place, and has its values back afterwards.
         per_example: ``per_example(model, batch)`` gives a tensor of per-example (or per-token)
             losses, or a dict of such tensors with a ``"loss"`` entry, all from one forward pass;
             its attribute ``units``, a dict such as ``{"loss": "nats"}``, names their units, if it
@@ -63,19 +64,21 @@ class Objective(Setup):
             Dataset, and wherever batches are part of the objective (dropout, state, recomputed
             statistics). Means do not depend on it beyond rounding.
         check_data: refuse a source that gives other examples on a second pass.
-        clusters: what is independent where a value is not, such as the document of a token: standard errors are
-            then over whole clusters. One id per example (a dict of splits, where there are several), a function of
-            a batch that gives one id per value or per example, or the name of an entry of the dict that
-            ``per_example`` returns. None: values are independent, but for ``causal_lm`` and its kind, whose clusters
-            are the rows (texts) of a batch.
-        strata: what was balanced by design, such as the class of an image; likewise. Standard errors are then of
-            a draw with the same number of examples in each stratum.
-        examples: of a stream, which does not say how many it has: how many to read, from its start. A source that
-            has a length is read whole.
+        clusters: what is independent where a value is not, such as the document of a
+            token: standard errors are then over whole clusters. One id per example (a dict
+            of splits, where there are several), a function of a batch that gives one id
+            per value or per example, or the name of an entry of the dict that
+            ``per_example`` returns. None: values are independent, but for ``causal_lm``
+            and its kind, whose clusters are the rows (texts) of a batch.
+        strata: what was balanced by design, such as the class of an image; likewise. Standard
+            errors are then of a draw with the same number of examples in each stratum.
+        examples: of a stream, which does not say how many it has: how many to read, from its start.
+            A source that has a length is read whole.
         version: changes when code changes that cannot be hashed; kept in results.
-        correction: ``"repair"`` gives every unit of the linear and convolutional layers but the last the mean and the
-            standard deviation over the first split that lie between the ends' (REPAIR, Jordan et al. 2023). The ends
-            themselves are as they are. For a model with running statistics, ``buffers="recompute"`` does that.
+        correction: ``"repair"`` gives every unit of the linear and convolutional layers but the
+            last the mean and the standard deviation over the first split that lie between the ends'
+            (REPAIR, Jordan et al. 2023). The ends themselves are as they are. For a model with
+            running statistics, ``buffers="recompute"`` does that.
 
     Raises:
         InputError: an argument does not fit, or the model needs a policy for its running
@@ -122,8 +125,8 @@ class Objective(Setup):
         first = next((p for p in inner.parameters() if is_float(p)), None)
         if first is None:
             msg = (
-                f"the model {type(inner).__name__} has no floating-point parameters, so there is no "
-                "line to walk"
+                f"the model {type(inner).__name__} has no floating-point parameters, so there is "
+                "no line to walk"
             )
             raise InputError(msg)
         if is_sharded_model(inner):
@@ -187,31 +190,12 @@ class Objective(Setup):
         store: Store | None = None,
         crew: Crew | None = None,
     ) -> Measured:
-        """``measurement.measure`` of this objective."""
+        """``measurement.measure`` of this objective, of what ``measurement.Asked`` explains."""
+        asked = Asked(corners, coefficients, tick, labels, probes, joined, earlier)
         if is_sharded_model(self.model):
             _require_alone(store, crew)
-            return measure_parted(
-                self,
-                corners,
-                coefficients,
-                tick,
-                labels=labels,
-                probes=probes,
-                joined=joined,
-                earlier=earlier,
-            )
-        return measure(
-            self,
-            corners,
-            coefficients,
-            tick,
-            labels=labels,
-            probes=probes,
-            joined=joined,
-            earlier=earlier,
-            store=store,
-            crew=crew,
-        )
+            return measure_parted(self, asked)
+        return measure(self, asked, store, crew)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{split.name!r}: {len(split) or '?'}" for split in self.splits)
@@ -230,14 +214,16 @@ class Objective(Setup):
         if not running_norms(self.model):
             msg = "the model has no running statistics, so there is no policy for them to choose"
             raise InputError(msg)
-        other = copy.copy(self)
-        vars(other)["buffers"] = buffers
-        return other
+        return self._with(buffers=buffers)
 
     def from_(self, origin: Any) -> Objective:
         """The same objective, with what builds it again in another process."""
+        return self._with(origin=origin)
+
+    def _with(self, **changed: Any) -> Objective:
+        """The same objective but for some attributes; what was checked is not checked again."""
         other = copy.copy(self)
-        vars(other)["origin"] = origin
+        vars(other).update(changed)
         return other
 
     def repaired(self) -> Objective:
@@ -247,15 +233,13 @@ class Objective(Setup):
         """
         if running_norms(self.model):
             return self.with_buffers("recompute")
-        other = copy.copy(self)
-        vars(other)["correction"] = "repair"
-        return other
+        return self._with(correction="repair")
 
     def on(self, *names: str) -> Objective:
         """The same objective on some of its splits.
 
-        The first split stays where statistics are estimated from it: running ones that are recomputed, or those of a
-        correction.
+        The first split stays where statistics are estimated from it: running ones that are
+        recomputed, or those of a correction.
 
         Args:
             names: of the splits.
@@ -266,27 +250,29 @@ class Objective(Setup):
         known = [split.name for split in self.splits]
         strange = [name for name in names if name not in known]
         if strange or not names:
-            msg = f"the objective has the splits {known}; got {', '.join(map(repr, strange)) or 'none'}"
+            msg = (
+                f"the objective has the splits {known}; got "
+                f"{', '.join(map(repr, strange)) or 'none'}"
+            )
             raise InputError(msg)
         estimates = self.buffers == "recompute" or self.correction is not None
         wanted = {*names, *(known[:1] if estimates else ())}
-        other = copy.copy(self)
-        vars(other)["splits"] = tuple(split for split in self.splits if split.name in wanted)
-        return other
+        return self._with(splits=tuple(split for split in self.splits if split.name in wanted))
 
     def sampled(self, examples: int | Mapping[str, int]) -> Objective:
         """The same objective on a random part of its examples.
 
-        Which ones depends on the seed and on the examples' numbers, not on their order; a larger part
-        holds all smaller ones. Clusters are drawn whole, and of each stratum as large a share.
+        Which ones depends on the seed and on the examples' numbers, not on their order; a larger
+        part holds all smaller ones. Clusters are drawn whole, and of each stratum as large a share.
 
         Args:
             examples: how many of each split, or split → how many; all where there are no more. With
                 clusters, at least so many.
 
         Raises:
-            InputError: the examples cannot be drawn one by one (a stream, batches made before, ids that a
-                function gives), or J of an example depends on others (recomputed statistics, state, masks).
+            InputError: the examples cannot be drawn one by one (a stream, batches
+                made before, ids that a function gives), or J of an example depends
+                on others (recomputed statistics, state, masks).
 
         Examples:
             >>> from torch.nn import functional as F
@@ -299,16 +285,17 @@ class Objective(Setup):
         known = [split.name for split in self.splits]
         by_split = examples if isinstance(examples, Mapping) else dict.fromkeys(known, examples)
         if set(by_split) != set(known):
-            msg = f"the objective has the splits {known}; got numbers of examples for {list(by_split)}"
+            msg = (
+                f"the objective has the splits {known}; got numbers of examples for "
+                f"{list(by_split)}"
+            )
             raise InputError(msg)
         counts = {name: _whole("examples", by_split[name], least=1) for name in known}
         splits, grouping = sampled(self, counts)
-        other = copy.copy(self)
-        vars(other).update(splits=splits, grouping=grouping, origin=None)
-        return other
+        return self._with(splits=splits, grouping=grouping, origin=None)
 
     def describe(self) -> dict[str, str | int]:
-        """The policies, as they stand in a result's attributes; ``objective_hash`` is SHA-256 over them."""
+        """The policies, as in a result's attributes; ``objective_hash`` is SHA-256 over them."""
         function = self.per_example
         name = getattr(function, "name", None) or getattr(function, "__qualname__", "per_example")
         parameters = sum(p.numel() for p in self._own().params.values())
@@ -386,8 +373,8 @@ def _require_no_statistics(model: nn.Module) -> None:
     if norms:
         names = ", ".join(map(repr, itertools.islice(norms, 3)))
         msg = (
-            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), which are undefined "
-            f"for interpolated weights: choose buffers={BUFFERS_EXPLAINED}"
+            f"the model has running statistics ({names}{', …' if len(norms) > 3 else ''}), which "
+            f"are undefined for interpolated weights: choose buffers={BUFFERS_EXPLAINED}"
         )
         raise InputError(msg)
 

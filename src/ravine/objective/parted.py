@@ -1,13 +1,13 @@
-"""Parted: a model that several processes share is measured in place, every process with its own part.
+"""Parted: a model that several processes share, measured in place, each with its own part.
 
 No process could hold a private copy, so the caller's own model is moved from point to point and is
-given its values back afterwards, also after an exception. Every process runs the same batches, takes
-the same decisions, and gets the same result.
+given its values back afterwards, also after an exception. Every process runs the same batches,
+takes the same decisions, and gets the same result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,13 +19,13 @@ from ravine.errors import InputError
 from ravine.objective.buffers import spanning
 from ravine.objective.data import Split
 from ravine.objective.engine import measure_split
-from ravine.objective.forward import Coefficients, Forward, Points, Policies
-from ravine.objective.measurement import Measured, Setup, require_apart, undisturbed
+from ravine.objective.forward import Forward, Policies
+from ravine.objective.measurement import Asked, Measured, Setup, nothing_yet, undisturbed
 from ravine.objective.probes import DRAWS, noise_floors
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, agree
 from ravine.points.checkpoint import Checkpoint
-from ravine.points.params import all_finite, content_hash, gram, version_of
+from ravine.points.params import Params, all_finite, version_of
 from ravine.points.parts import is_sharded, local
 from ravine.points.sharded import copied, cut, gather, held_by, narrowest_of, require_shards, settle
 
@@ -64,11 +64,11 @@ class InPlace(Replica):
         self.params = {name: local(p.detach()) for name, p in held.items()}
         self._in_parts = [self.params[name] for name, p in held.items() if is_sharded(p)]
 
-    def _copy_of(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:  # noqa: ARG002
+    def _copy_of(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
         return model
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
-        """As a replica; what a forward pass left whole is put into parts first, or it would not move."""
+        """As a replica; what a forward pass left whole is parted first, or it would not move."""
         gather(self.module)
         super().move_to(coefficients)
 
@@ -92,28 +92,12 @@ def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (id(p), version_of(p)) for name, p in model.named_parameters()}
 
 
-def measure_parted(
-    setup: Setup,
-    corners: Sequence[Checkpoint],
-    coefficients: Coefficients,
-    tick: Callable[[int], None] = lambda _: None,
-    *,
-    labels: Sequence[str] | None = None,
-    probes: Sequence[int] = (),
-    joined: Iterable[tuple[int, int]] = (),
-    earlier: Measured | None = None,
-) -> Measured:
+def measure_parted(setup: Setup, asked: Asked) -> Measured:
     """``measurement.measure`` of a model that several processes share; each of them has to call it.
 
     Args:
         setup: of the objective.
-        corners: the checkpoints that span the slice, whole or in parts.
-        coefficients: for every point, one number per corner, summing to 1.
-        tick: told of progress, in examples × points.
-        labels: a name for every point, for messages.
-        probes: numbers of the points whose noise floor to estimate.
-        joined: pairs of corners, by number, that have to be different points.
-        earlier: a measurement between the same corners, whose plan is used again.
+        asked: the points; the corners may be whole or in parts.
 
     Returns:
         The same in every process.
@@ -126,18 +110,13 @@ def measure_parted(
     model = setup.model
     require_shards(model)
     own = held_by(model)
-    fitted = [cut(own, corner) for corner in corners]
+    fitted = [cut(own, corner) for corner in asked.corners]
     _require_finite(own, fitted)
     params = [corner.taken(own.params) for corner in fitted]
-    between = gram(params)
-    for one, other in joined:
-        require_apart(corners, params, between, one, other)
     dtype = _dtype_of(setup, own)
     policies = Policies(setup.dropout, setup.seed, setup.is_stateful, dtype, setup.device)
-    labels = labels or [f"point {number}" for number in range(len(coefficients))]
-    points = Points(coefficients, labels)
-    found = Measured({}, {}, {}, {}, {}, {}, [], between, str(dtype).removeprefix("torch."))
-    found.hashes.extend(content_hash(corner.tensors) for corner in fitted)
+    points, tick, earlier = asked.points, asked.tick, asked.earlier
+    found = nothing_yet(asked, fitted, params, dtype)
     size = setup.batch_size or DEFAULT_BATCH
     plan = Plan(batch_size=size, threads=torch.get_num_threads())
     with undisturbed(setup), _given_back(model):
@@ -146,15 +125,15 @@ def measure_parted(
             _require_same_examples(split, size)
         replica = InPlace(model, dtype, setup.device)
         spans = spanning(model, own, fitted, setup.buffers)
-        replica.span([{n: local(t) for n, t in corner.items()} for corner in spans])
+        replica.span([_own_parts(corner) for corner in spans])
         replica.set_modes(setup.dropout)
         for split in setup.splits:
             forward = Forward(replica, setup.per_example, policies, split.name, points)
             found.plans[split.name], found.floors[split.name] = plan, {}
             if earlier is None:
-                trial = Trial(forward, split, size, _LOOKS + (DRAWS + 1) * len(probes))
+                trial = Trial(forward, split, size, _LOOKS + (DRAWS + 1) * len(asked.probes))
                 _require_determined(trial, narrowest_of(model))
-                found.floors[split.name] = noise_floors(trial, probes)
+                found.floors[split.name] = noise_floors(trial, asked.probes)
             sums = measure_split(
                 forward, split, plan, setup.grouping, tick, check_data=setup.check_data
             )
@@ -165,6 +144,11 @@ def measure_parted(
             found.fingerprints[split.name] = sums.fingerprint
             found.batches[split.name] = size if split.makes_batches else sums.batch
     return _the_same(found)
+
+
+def _own_parts(corner: Params) -> Params:
+    """What this process holds of each tensor."""
+    return {name: local(tensor) for name, tensor in corner.items()}
 
 
 def require_measurable(setup: Setup) -> None:
@@ -257,14 +241,18 @@ def _require_same_examples(split: Split, size: int) -> None:
         pass
     if len(set(_everywhere((seen.count, seen.in_order)))) > 1:
         msg = (
-            f"the processes were given different examples of split {split.name!r}; expected the same "
-            "in every one, in the same order. A DistributedSampler deals them out: leave it away."
+            f"the processes were given different examples of split {split.name!r}; expected the "
+            "same in every one, in the same order. A DistributedSampler deals them out: leave it "
+            "away."
         )
         raise InputError(msg)
 
 
 def _the_same(found: Measured) -> Measured:
-    """The first process's numbers, in every process; they differ by rounding, or something is wrong."""
+    """The first process's numbers, in every process.
+
+    They may differ by rounding; by more, something is wrong.
+    """
     means = {
         (split, name): torch.as_tensor(of.mean)
         for split, moments in found.moments.items()

@@ -31,14 +31,14 @@ def of_products() -> str:
 def full_convolutions() -> Iterator[None]:
     """Convolutions and recurrent layers on CUDA in no less than matrix products.
 
-    Torch rounds the former to TF32 where nothing is said, 10 bits of 23, and the latter not. Whoever
-    lowers ``torch.set_float32_matmul_precision`` asks for it in both; whoever used the newer
-    switches, of which there is one for each, has chosen.
+    Torch rounds the former to TF32 where nothing is said, 10 bits of 23, and the latter not.
+    Whoever lowers ``torch.set_float32_matmul_precision`` asks for it in both; whoever used the
+    newer switches, of which there is one for each, has chosen.
     """
     try:
         before = torch.backends.cudnn.allow_tf32
         asked = torch.get_float32_matmul_precision() != "highest"
-    except RuntimeError:
+    except RuntimeError:  # the newer switches were used, and disagree: the caller has chosen
         yield
         return
     torch.backends.cudnn.allow_tf32 = before and asked

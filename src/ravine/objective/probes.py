@@ -1,4 +1,4 @@
-"""Looks at an objective before it is trusted: is J a function of the point, and how finely does it resolve?"""
+"""Looks at an objective before it is trusted: is J a function of the point, and how fine?"""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def noise_floors(
 ) -> dict[str, dict[int, float]]:
     """How far rounding alone moves the mean of each quantity, estimated on a few of the examples.
 
-    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times: each
-    draw is as good a representative of the point as the one that is measured. The floor is three
-    times the standard deviation of the means so found (masks that are resampled are drawn anew too),
-    and at least one unit of rounding of the mean.
+    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times:
+    each draw is as good a representative of the point as the one that is measured. The floor is
+    three times the standard deviation of the means so found (masks that are resampled are drawn
+    anew too), and at least one unit of rounding of the mean.
 
-    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) − 10⁶ is the same for
-    neighbouring x. So the same examples are evaluated in float64 as well, where that can be afforded. The floor is
-    at least the mean error so found, and three of its standard errors over the whole split.
+    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) −
+    10⁶ is the same for neighbouring x. So the same examples are evaluated in float64
+    as well, where that can be afforded. The floor is at least the mean error so
+    found, and three of its standard errors over the whole split.
 
     Args:
         trial: of the split.
@@ -46,7 +47,8 @@ def noise_floors(
         exact: the same forward pass in float64; None where there is none.
 
     Returns:
-        Quantity → point number → floor, in the quantity's unit; NaN where the quantity is not finite.
+        Quantity → point number → floor, in the quantity's
+        unit; NaN where the quantity is not finite.
 
     References:
         Parker 1997, Monte Carlo arithmetic.
@@ -97,9 +99,10 @@ def noise_floors(
 def _errors(
     exact: Forward, held: Sequence[Batch], point: int, found: Mapping[str, Tensor], split: int
 ) -> dict[str, float]:
-    """How far rounding moves the mean of each quantity over a split, by the same examples in float64.
+    """How far rounding moves each quantity's mean over a split, by the same examples in float64.
 
-    A share of examples is left out: one that flips here would be taken for as many as there are examples like it.
+    A share of examples is left out: one that flips here would be
+    taken for as many as there are examples like it.
     """
     exact.stand_at(point)
     try:
@@ -122,12 +125,12 @@ def _errors(
 
 
 def _is_share(values: Tensor) -> bool:
-    """Whether every value is 0 or 1; whole numbers alone may be a loss that was cut off, at 100, say."""
+    """Whether every value is 0 or 1; whole numbers may be a loss cut off, at 100, say."""
     return bool(((values == 0) | (values == 1)).all())
 
 
 def require_determined(trial: Trial, model: nn.Module) -> None:
-    """Look, on a few examples, for a J that is not a function of the point; and for one that writes to its batch.
+    """Look at a few examples for a J that is no function of the point, or writes to its batch.
 
     Args:
         trial: of the split, which learns from it.
@@ -180,7 +183,7 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
 
 
 def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
-    """The losses of the first examples by two passes, with other seeds; the second is as those that measure."""
+    """The first losses by two passes with other seeds; the second is as those that measure."""
     batch = trial.first
     one, changed, _ = _run(trial, 0, watch)
     again, changed_again, seconds = _run(trial, 1, nullcontext())
@@ -194,7 +197,7 @@ def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
 def _run(
     trial: Trial, seed: int, watch: AbstractContextManager[Any]
 ) -> tuple[dict[str, Tensor], bool, float]:
-    """A pass over the first examples at the first point: what it gave, whether it wrote to them, and its seconds."""
+    """A pass over the first examples at the first point: losses, what it wrote to, seconds."""
     forward, batch = trial.forward, trial.first
     assert batch is not None  # an empty split is not run
     tried = batch.mapped(torch.clone)
@@ -240,7 +243,10 @@ def _address(tensor: Tensor) -> int:
 
 
 class _UseOf(TorchFunctionMode):
-    """Notes whether anything in a module runs or is given to a torch function; and anything of the caller's own."""
+    """Notes whether anything in a module runs or is given to a torch function.
+
+    And whether anything of the caller's own does.
+    """
 
     def __init__(self, module: nn.Module, model: nn.Module) -> None:
         super().__init__()
@@ -273,7 +279,7 @@ class _UseOf(TorchFunctionMode):
             hook.remove()
 
     def _look_at_precision(self, answer: Any) -> None:
-        """Note an autocast of the caller's function, or a cast: it computes in a narrower type than its tensors."""
+        """Note an autocast of the caller's function, or a cast: it computes in a narrower type."""
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 self.narrowest = torch.get_autocast_dtype(device)

@@ -17,7 +17,7 @@ _GENERATORS: Final = threading.RLock()
 
 @contextmanager
 def preserved_rng(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Leave the global generators of torch, numpy and Python, and some others, as they were found, however it ends.
+    """Leave the global generators of torch, numpy and Python as they were found, however it ends.
 
     They belong to the whole process, so one thread at a time has them: another waits.
     """
@@ -27,7 +27,8 @@ def preserved_rng(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
 
 def _kept_generators(generators: Sequence[torch.Generator]) -> Iterator[None]:
     states = [generator.get_state() for generator in generators]
-    numpy_state = np.random.get_state()  # noqa: NPY002  the global generator is what augmentation code uses
+    # numpy's global generator is what augmentation code uses
+    numpy_state = np.random.get_state()  # noqa: NPY002
     python_state = random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
@@ -41,7 +42,7 @@ def _kept_generators(generators: Sequence[torch.Generator]) -> Iterator[None]:
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
-    """Steele, Lea and Flood's splitmix64 (2014), elementwise on uint64: a well-mixed word for every counter."""
+    """Steele, Lea and Flood's splitmix64 (2014) on uint64: a well-mixed word for every counter."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -49,13 +50,14 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def seed_all(seed: int, device: torch.device) -> None:
-    """Seed what a forward pass may draw from; unlike ``torch.manual_seed``, no GPU that is not in use."""
+    """Seed what a forward pass may draw from; unlike ``torch.manual_seed``, only GPUs in use."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002  the global generator is what a caller's noise uses
+    # numpy's global generator is what a caller's noise uses
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
     random.seed(seed)
 
 

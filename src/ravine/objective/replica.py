@@ -36,7 +36,8 @@ class Replica:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         self.module = self._copy_of(model, dtype, device)
-        #: whether modules do something of their own when their mode changes, with their weights perhaps
+        #: whether modules do something of their own when their
+        #: mode changes, with their weights perhaps
         self.toggles = bool(moves_on_mode(self.module))
         #: whether what a forward pass leaves in plain attributes is taken away at every move
         self.resets = False
@@ -70,7 +71,7 @@ class Replica:
         return _replicate(model, dtype, device)
 
     def span(self, corners: Sequence[Mapping[str, Tensor]]) -> None:
-        """Set what the replica moves between: at each corner, the tensors by name; missing ones stay as they are.
+        """Set what the replica moves between: each corner's tensors by name; missing ones stay.
 
         What is the same at every corner is copied once. What differs stays where it is (mapped from
         a file, say), or is held in the replica's precision and on its device if it is not, and that
@@ -102,7 +103,7 @@ class Replica:
         ]
 
     def _convert(self) -> None:
-        """Hold the corners as the replica computes, smallest tensors first, as far as there is room.
+        """Hold the corners as the replica computes, smallest tensors first, while there is room.
 
         What has no room is converted piece by piece, anew at every point.
         """
@@ -120,7 +121,7 @@ class Replica:
             self.moving[number] = (target, [point.to(target.device, wide) for point in points])
 
     def lay_out(self, *, channels_last: bool) -> None:
-        """Keep the weights of convolutions, at the corners too, with their channels last in memory, or as usual.
+        """Keep convolutions' weights, at the corners too, with channels last, or as usual.
 
         The numbers are the same; which is faster depends on the machine and the layers.
         """
@@ -138,7 +139,7 @@ class Replica:
         self._points = {id(target): points for target, points in self.moving}
 
     def move_to(self, coefficients: tuple[float, ...]) -> None:
-        """Overwrite the parameters with those of one point, and undo what a forward pass did to buffers.
+        """Overwrite the parameters with one point's, and undo what a pass did to buffers.
 
         Raises:
             InputError: a file that a corner is mapped from has changed.
@@ -196,7 +197,7 @@ class Replica:
                 home.version = home.buffer.copy_(home.value)._version
 
     def spoil(self) -> None:
-        """Fill the lazy parameters with NaN, so that whoever reads one without ``refresh`` is found out."""
+        """Fill the lazy parameters with NaN: reading one without ``refresh`` is found out."""
         for target, _ in self.moving:
             if id(target) in self.lazy:
                 target.fill_(float("nan"))
@@ -215,14 +216,14 @@ class Replica:
         ]
 
     def perturb(self, generator: torch.Generator, within: torch.dtype | None = None) -> None:
-        """Multiply every parameter by 1 ± one unit of rounding: another, equally good, representative of the point.
+        """Multiply every parameter by 1 ± one unit of rounding: as good a stand-in for the point.
 
         The next ``move_to`` undoes it.
 
         Args:
             generator: of the random numbers.
-            within: the type whose unit of rounding is meant, where the model computes in a narrower one than it
-                is held in.
+            within: the type whose unit of rounding is meant, where the model
+                computes in a narrower one than it is held in.
         """
         self._shaken = True
         if self.toggles:
@@ -255,7 +256,7 @@ class Replica:
         return running_norms(self.module)
 
     def set_modes(self, dropout: str) -> None:
-        """Evaluation mode; with dropout, training mode for all but the modules with running statistics."""
+        """Evaluation mode; with dropout, training mode but for modules with running statistics."""
         self._dropout = dropout
         self.enter_modes()
         if self.toggles:
@@ -342,8 +343,7 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
         if shared is not None:
             msg = (
                 f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a "
-                "copy of the model "
-                "cannot follow it. Compute the view in forward."
+                "copy of the model cannot follow it. Compute the view in forward."
             )
             raise InputError(msg)
         # weight_norm of old keeps its product here, and computes it anew in every forward pass
@@ -352,6 +352,7 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
             continue
         made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
     try:
+        # a memo of the tensors made above: deepcopy takes these, and copies no others' memory
         copied = copy.deepcopy(model, made)
     except Exception as problem:
         msg = (
@@ -380,8 +381,7 @@ def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]
     if there != here or tied[0] != tied[1] or shares:
         msg = (
             f"a deep copy of {type(model).__name__} is not an independent model with the same "
-            "parameters and ties; "
-            "does it define __deepcopy__?"
+            "parameters and ties; does it define __deepcopy__?"
         )
         raise InputError(msg)
 

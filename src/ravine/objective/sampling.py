@@ -21,8 +21,9 @@ from ravine.objective.randomness import stable_seed
 def sampled(setup: Setup, counts: dict[str, int]) -> tuple[tuple[Split, ...], Grouping]:
     """A random part of each split's examples, and how these belong together.
 
-    Which ones they are depends on the objective's seed and on their numbers alone; a larger part
-    holds all smaller ones. Of clusters whole ones are drawn, and of strata as large a share of each.
+    Which ones they are depends on the objective's seed and on their
+    numbers alone; a larger part holds all smaller ones. Of clusters whole
+    ones are drawn, and of strata as large a share of each.
 
     Args:
         setup: of the objective.
@@ -97,7 +98,7 @@ def drawn(
 
 
 def _share_of_stratum(turn: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """How much of a unit's own stratum is drawn before it: equal shares of all are drawn side by side."""
+    """How much of a unit's stratum is drawn before it: equal shares of all, side by side."""
     share = np.empty_like(turn)
     for one in range(int(stratum.max()) + 1):
         inside = np.flatnonzero(stratum == one)
@@ -118,8 +119,9 @@ def _listed(grouping: Grouping, what: str, split: Split) -> list[Hashable] | Non
         return None
     if callable(source) or isinstance(source, str):
         msg = (
-            f"to draw examples {what} must be given as one id per example; a function or an entry of what "
-            "per_example returns tells them too late. Give an array, or measure all examples"
+            f"to draw examples {what} must be given as one id per example; a function or an entry "
+            "of what per_example returns tells them too late. Give an array, or measure all "
+            "examples"
         )
         raise InputError(msg)
     return ids_of(what, source, split.name)
@@ -134,8 +136,9 @@ def count_of(split: Split) -> int:
     if split.count:
         return split.count
     msg = (
-        f"the examples of split {split.name!r} cannot be drawn one by one: it is a stream, or batches that were "
-        "made before. Give a tuple of tensors, a map-style Dataset or a DataLoader of one, or measure all examples"
+        f"the examples of split {split.name!r} cannot be drawn one by one: it is a stream, or "
+        "batches that were made before. Give a tuple of tensors, a map-style Dataset or a "
+        "DataLoader of one, or measure all examples"
     )
     raise InputError(msg)
 
@@ -166,8 +169,8 @@ def _require_plain(name: str, loader: DataLoader[Any]) -> None:
     if sampler and batches and type(loader) is DataLoader:
         return
     msg = (
-        f"the loader of split {name!r} has a sampler or batches of its own, or leaves out the last batch, so that "
-        "examples cannot be drawn from it; give its Dataset, or measure all examples"
+        f"the loader of split {name!r} has a sampler or batches of its own, or leaves out the last "
+        "batch, so that examples cannot be drawn from it; give its Dataset, or measure all examples"
     )
     raise InputError(msg)
 

@@ -1,4 +1,4 @@
-"""Seat: where a worker measures, with a replica of the objective and examples that are kept between orders."""
+"""Seat: where a worker measures, with a replica, and examples kept between orders."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Seat:
         """Measure an order.
 
         Raises:
-            InputError: the examples, or their values, are not the caller's; or they cannot be measured.
+            InputError: the examples, or their values, are not the
+                caller's; or they cannot be measured.
         """
         began = time.perf_counter()
         with undisturbed(self._request.setup):
@@ -122,10 +123,11 @@ class Seat:
         within = _WITHIN_NARROW if narrow else _WITHIN
         if not agree(torch.from_numpy(here), torch.from_numpy(order.values), within):
             msg = (
-                f"a worker's objective is not the caller's: the first losses of split {order.split!r} in the middle "
-                f"of the corners are {_few(here)} there, and {_few(order.values)} here. What builds the "
-                "objective has to give the same one in every process: seed what is random in it, and set no globals "
-                "that other processes do not have."
+                "a worker's objective is not the caller's: the first losses of split "
+                f"{order.split!r} in the middle of the corners are {_few(here)} there, and "
+                f"{_few(order.values)} here. What builds the objective has to give the same one in "
+                "every process: seed what is random in it, and set no globals that other processes "
+                "do not have."
             )
             raise InputError(msg)
 
@@ -162,9 +164,10 @@ class Seat:
         if block is None or block.own != place.digest:
             self._reading = None
             msg = (
-                f"split {order.split!r} gave a worker other examples than the caller, at batch {place.first}. What "
-                "builds the data has to give the same examples in the same order in every process and on every "
-                "pass: no shuffling, and a seed for what is random."
+                f"split {order.split!r} gave a worker other examples than the caller, at batch "
+                f"{place.first}. What builds the data has to give the same examples in the same "
+                "order in every process and on every pass: no shuffling, and a seed for what is "
+                "random."
             )
             raise InputError(msg)
         return block

@@ -1,7 +1,8 @@
 """Spread: one pass over a split whose tiles are computed by workers, with the bits of one process.
 
-The caller reads the split, cuts it into blocks as the engine does, and hands out orders: points of one
-stretch of blocks. What comes back is put in order and merged block by block, as the engine merges it.
+The caller reads the split, cuts it into blocks as the engine does, and
+hands out orders: points of one stretch of blocks. What comes back is put in
+order and merged block by block, as the engine merges it.
 """
 
 from __future__ import annotations
@@ -145,7 +146,10 @@ def spread_statistics(
 
 
 def _stretches(blocks: Iterator[Block], table: _Table) -> Iterator[list[_Seen]]:
-    """Blocks that one worker measures together: one, unless a state is carried or starting a worker takes long."""
+    """Blocks that one worker measures together.
+
+    One, unless a state is carried or starting a worker takes long.
+    """
     stretch: list[_Seen] = []
     for block in blocks:
         stretch.append(_Seen.of(block))
@@ -165,7 +169,8 @@ class _Seen:
         digest: as in ``Block``.
         own: likewise.
         examples: how many.
-        is_numbered: whether its examples' numbers are the source's own, and not a matter of what came before.
+        is_numbered: whether its examples' numbers are the source's
+            own, and not a matter of what came before.
     """
 
     first: int
@@ -293,7 +298,7 @@ class _Table:
         return self._moments, self._told
 
     def _step(self, examples: int) -> int:
-        """Points in an order: about as many as take the seconds that one should, and no more than the plan's tiles."""
+        """Points in an order: about a second's worth, and no more than the plan's tiles."""
         count, stateful = len(self._points), self._forward.policies.stateful
         blocks = (
             1

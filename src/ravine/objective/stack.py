@@ -94,7 +94,7 @@ class Stack:
         return found
 
     def __call__(self, batch: Any) -> Any:
-        """What the caller's function gives for a batch, every tensor with one more axis in front: the points."""
+        """What the caller's function gives for a batch, with one more axis in front: the points."""
         mapped = vmap(
             lambda params: functional_call(self._call, params, (batch,)), randomness="same"
         )
@@ -114,9 +114,8 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
         self._per_example = per_example
-        self.training = (
-            module.training
-        )  # a new module is in training mode, which would be put on by no one
+        # a new module is in training mode, which would be put on by no one
+        self.training = module.training
 
     def forward(self, batch: Any) -> Any:
         """The caller's function of the inner module."""

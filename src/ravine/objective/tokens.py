@@ -22,8 +22,8 @@ def token_losses(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         targets: (texts, positions) ids; −100 where there is none.
 
     Returns:
-        ``loss`` and ``error``, (texts, positions) each: NaN where there is no target, and infinite where the loss
-        is computed and is no number.
+        ``loss`` and ``error``, (texts, positions) each: NaN where there is no target, and infinite
+        where the loss is computed and is no number.
     """
     scores, wanted = logits.flatten(0, 1), targets.flatten()
     real = wanted != IGNORED
@@ -53,7 +53,7 @@ def _with_holes(values: Tensor, real: Tensor, places: Tensor | None) -> Tensor:
 
 
 def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
-    """One long text cut into contexts, in which every token but the first is predicted exactly once.
+    """One long text cut into contexts, in which each token but the first is predicted once.
 
     Args:
         tokens: (tokens,) their ids: a tensor, an array or a list.
@@ -87,8 +87,7 @@ def contexts(tokens: Any, length: int) -> tuple[Tensor, Tensor]:
     if length < 1 or len(ids) <= length:
         msg = (
             f"the text has {len(ids)} tokens and a context {length}, which takes "
-            f"{max(length, 1) + 1} to fill: give a "
-            "longer text or a shorter context"
+            f"{max(length, 1) + 1} to fill: give a longer text or a shorter context"
         )
         raise InputError(msg)
     count = -(-(len(ids) - 1) // length)

@@ -1,7 +1,8 @@
 """Trees: whatever a batch is made of, read as leaves, and put together again around other leaves.
 
-``optree`` knows tuples, lists, dicts, deques and named tuples. What else holds tensors is told to it
-when it is first met: other mappings and sequences, dataclasses, and objects, by their attributes.
+``optree`` knows tuples, lists, dicts, deques and named tuples. What else
+holds tensors is told to it when it is first met: other mappings and
+sequences, dataclasses, and objects, by their attributes.
 """
 
 from __future__ import annotations
@@ -121,7 +122,10 @@ def _with_items(kind: Any, parts: Any) -> Any:
     try:
         return kind(parts)
     except Exception as problem:
-        msg = f"the batch's {kind.__name__} cannot be made of other items ({problem}); give a list or a tuple"
+        msg = (
+            f"the batch's {kind.__name__} cannot be made of other items ({problem}); give a list "
+            "or a tuple"
+        )
         raise InputError(msg) from problem
 
 
@@ -187,7 +191,7 @@ def _holds_data(leaf: Any, depth: int = 8) -> bool:
 
 
 def _packed_parts(node: Any) -> Any:
-    """The sizes of its batches stay on the CPU whatever the rest does, so they are no tensor here."""
+    """The sizes of its batches stay on the CPU whatever the rest does: they are no tensor here."""
     return [node.data, node.batch_sizes.numpy(), node.sorted_indices, node.unsorted_indices], None
 
 
@@ -196,6 +200,7 @@ def _packed(_: Any, parts: Any) -> PackedSequence:
     return PackedSequence(data, torch.from_numpy(sizes), order, back)
 
 
+# optree knows it as the named tuple that it is, and warns that it is now taken apart otherwise
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     optree.register_pytree_node(PackedSequence, _packed_parts, _packed, namespace=_SPACE)

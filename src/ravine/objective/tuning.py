@@ -1,4 +1,4 @@
-"""Tuning: how the passes of a measurement are made, found out on a few examples before the loop begins.
+"""Tuning: how a measurement's passes are made, found out on a few examples beforehand.
 
 What is found is a ``Plan``: frozen, and the same for every tile. The trials share a small set of
 examples with the test of determinism and the look at rounding, and one budget.
@@ -47,8 +47,8 @@ _TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a st
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
 
-#: A GPU is fast once it has much to do at a time: all limits on a pass and a block are so many times
-#: as large there.
+#: A GPU is fast once it has much to do at a time: all limits on a
+#: pass and a block are so many times as large there.
 _WIDER_ON_A_GPU: Final = 8
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
@@ -114,7 +114,8 @@ class Trial:
         self.values_each = 1.0
         #: seconds that one example takes, at most: a few examples at once take longer each
         self.seconds_each = 0.0
-        #: the type that the caller's function computes in under an autocast of its own; None without one
+        #: the type that the caller's function computes in under
+        #: an autocast of its own; None without one
         self.narrowest: torch.dtype | None = None
         #: point → what a plain pass over the first examples gave there, where one was made
         self.known: dict[int, dict[str, Tensor]] = {}
@@ -217,7 +218,8 @@ def agree(one: Tensor, other: Tensor, within: float = 1e-3) -> bool:
 def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
     """How to measure a split: tried on a few of its examples.
 
-    Nothing that fails in a trial is an error here: the measurement itself will raise it, and say where.
+    Nothing that fails in a trial is an error here: the
+    measurement itself will raise it, and say where.
 
     Args:
         trial: of the split, after the test of determinism.
@@ -248,7 +250,7 @@ def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
 
 
 def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
-    """The plan in tiles of about a second, so that little is lost when the measurement is killed."""
+    """The plan in tiles of about a second, so that little is lost to a kill."""
     each = max(_block(trial) * _seconds_an_example(trial, plan), 1e-9)
     points = max(1, int(_TILE_SECONDS / each))
     whole = max(plan.at_once, points - points % plan.at_once)  # as many at once as without a store
@@ -256,7 +258,9 @@ def in_short_tiles(plan: Plan, trial: Trial) -> Plan:
 
 
 def _seconds_an_example(trial: Trial, plan: Plan) -> float:
-    """Seconds that one example of a whole batch takes: a few at a time, as in a trial, take several times as long each.
+    """Seconds that one example of a whole batch takes.
+
+    A few at a time, as in a trial, take several times as long each.
 
     A batch that would take as long as a tile is not tried.
     """
@@ -337,7 +341,7 @@ def widened(limit: int, device: torch.device) -> int:
     return limit * _WIDER_ON_A_GPU if device.type == "cuda" else limit
 
 
-# --- the first layer ---------------------------------------------------------------------------------
+# --- the first layer ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -421,16 +425,16 @@ def _pays(layer: _Layer, trial: Trial, batch_size: int) -> bool:
     return spared / _PRODUCTS_A_SECOND > passes * layer.watched * _SECONDS_A_CALL
 
 
-# --- the size of a batch -----------------------------------------------------------------------------
+# --- the size of a batch --------------------------------------------------------------------------
 
 
 def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
-    """How many examples a forward pass should take: the smallest size within a few per cent of the best.
+    """How many examples a pass should take: the smallest size within some per cent of the best.
 
-    Sizes double until two in a row are no better, or one pass takes so long that there is no overhead
-    left to spread. Where the numbers of the first examples depend on how many run with them, it is not
-    ours to choose: there is none. Nor is there one where the whole measurement is over before one would
-    know, and where a pass fails.
+    Sizes double until two in a row are no better, or one pass takes so long that there is no
+    overhead left to spread. Where the numbers of the first examples depend on how many run with
+    them, it is not ours to choose: there is none. Nor is there one where the whole measurement is
+    over before one would know, and where a pass fails.
     """
     forward = trial.forward
     if plan.affine is None and _is_long(trial):
@@ -449,7 +453,7 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
 
 
 def _is_long(trial: Trial) -> bool:
-    """Whether the first pass, over no more than the smallest size, has shown that there is no overhead to spread."""
+    """Whether the first pass, of the smallest size or less, shows no overhead to spread."""
     if trial.first is None or trial.first.size > _smallest_size(trial):
         return False
     whole = trial.seconds_each * len(trial.split) * len(trial.forward.points)
@@ -457,7 +461,7 @@ def _is_long(trial: Trial) -> bool:
 
 
 def _timed_batch_sizes(trial: Trial) -> dict[int, float]:
-    """Batch size → seconds an example; none where the size is not ours to choose, or not worth timing."""
+    """Batch size → seconds an example; none if the size is not ours, or not worth timing."""
     forward, split = trial.forward, trial.split
     seconds: dict[int, float] = {}
     reference: Tensor | None = None
@@ -497,14 +501,14 @@ def _smallest_size(trial: Trial) -> int:
     return min(_SMALLEST_BATCH, 1 << (enough.bit_length() - 1))
 
 
-# --- the layout --------------------------------------------------------------------------------------
+# --- the layout -----------------------------------------------------------------------------------
 
 
 def _channels_last(trial: Trial) -> bool:
     """Whether channels last in memory are faster for the model's convolutions, and agree.
 
-    Some code can do only with the usual layout (``view`` of an activation, say); that is seen here, and
-    left alone.
+    Some code can do only with the usual layout (``view`` of an
+    activation, say); that is seen here, and left alone.
     """
     forward, split = trial.forward, trial.split
     replica, policies = forward.replica, forward.policies
@@ -552,11 +556,11 @@ def _seconds(forward: Forward, batch: Batch, point: int) -> float:
     return best
 
 
-# --- several points at once --------------------------------------------------------------------------
+# --- several points at once -----------------------------------------------------------------------
 
 
 def _points_at_once(trial: Trial, plan: Plan) -> int:
-    """How many points to measure in one forward pass: more than one if the device gains by it and it agrees."""
+    """How many points to measure in one pass: several if the device gains by it and it agrees."""
     forward, policies, count = trial.forward, trial.forward.policies, len(trial.forward.points)
     settled = not policies.stateful and policies.dropout != "resample"
     settled = settled and forward.points.statistics is None

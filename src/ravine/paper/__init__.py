@@ -1,4 +1,4 @@
-"""The paper wing: Goodfellow and Vinyals, *Qualitatively characterizing neural network optimization problems*.
+"""Goodfellow and Vinyals, *Qualitatively characterizing neural network optimization problems*.
 
 Networks, data, training and recipes as the original had them, on ravine's public face only.
 """

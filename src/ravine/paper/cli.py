@@ -54,12 +54,12 @@ _PROFILE = typer.Option(
 _DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
     "--lean",
-    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per factor of 10 of "
-    "updates; a training of its own, with the same steps",
+    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per "
+    "factor of 10 of updates; a training of its own, with the same steps",
 )
 _PRECISION = typer.Option(
-    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. What "
-    "is measured is float32 in any case"
+    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. "
+    "What is measured is float32 in any case"
 )
 _BUDGET = typer.Option(
     metavar="MINUTES",
@@ -73,7 +73,7 @@ _OUT = typer.Option(
 
 @paper.command("list")
 def list_experiments() -> None:
-    """List the figures that `ravine paper run` makes, and the recipes that `ravine paper train` knows."""
+    """List the figures that `ravine paper run` makes, and `ravine paper train`'s recipes."""
     from ravine.paper.figures import FIGURES
     from ravine.paper.recipes import NAMES, recipe
 
@@ -96,7 +96,8 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="so many, from --seed on, at once: on a card five take less than twice as long as one",
+            help="so many, from --seed on, at once: on a card five take less than twice as long as "
+            "one",
         ),
     ] = 1,
     folder: Annotated[Path | None, _FOLDER] = None,
@@ -150,7 +151,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Make figures of the paper again: train, measure, draw, and judge the paper's claims about them.
+    """Make figures of the paper again: train, measure, draw, and judge the paper's claims.
 
     Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on
     every curve, and the claims. A run that was stopped goes on where it was.
@@ -236,10 +237,10 @@ def check(
         bool, typer.Option("--words", help="with the paper's sentences, and what was found")
     ] = False,
 ) -> None:
-    """Print a table of every testable sentence of the paper: the number found, its bounds, and whether it holds.
+    """Print every testable sentence of the paper: the number found, its bounds, whether it holds.
 
-    A training that is smaller or shorter than the paper's decides nothing about the paper's network: what it says
-    stands beside the sentence.
+    A training that is smaller or shorter than the paper's decides nothing about the paper's
+    network: what it says stands beside the sentence.
 
     Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
     """

@@ -1,4 +1,4 @@
-"""Results small enough to stand in a repository: what the page is made from, without the trainings themselves."""
+"""Results small enough for a repository: what the page is made from, without trainings."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _copied_all(study: Study, folder: Path) -> list[Path]:
 
 
 def small(result: xr.Dataset, *, bounds: bool = True) -> xr.Dataset:
-    """A result in a fraction of the space, with the replicates of a line's loss alone, in single precision.
+    """A result in a fraction of the space: replicates of a line's loss alone, single precision.
 
     Others are set to NaN, an error that is not known; standard errors stay. Where bounds are to be
     read, quantities other than the loss and the error rate are left out.
@@ -116,7 +116,7 @@ def _is_other(name: str, result: xr.Dataset) -> bool:
 
 
 def _copied_run(run: training.Run, target: Path) -> list[Path]:
-    """A training's recipe and its history, the latter as netCDF-3: an eighth of the space of so few numbers."""
+    """A training's recipe and its history, as netCDF-3: an eighth of the space for so little."""
     note, history = target / "recipe.json", target / "history.nc"
     with whole(note) as partial:
         partial.write_text(

@@ -1,4 +1,4 @@
-"""The paper's data, by name: files already at hand, or fetched from a mirror; either way checked by SHA-256.
+"""The paper's data, by name: already at hand, or fetched from a mirror; checked by SHA-256.
 
 Files at hand are looked for in ``--data DIR`` (an error if they are not there), then in the folder
 that the environment variable RAVINE_DATA names, then in the cache; each in a subfolder of the data
@@ -62,10 +62,18 @@ SOURCES: Final = {
     "mnist": Source(
         about="handwritten digits, 60,000 + 10,000 images of 28 × 28 (LeCun et al. 1998)",
         files={
-            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "train-images-idx3-ubyte.gz": (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+            ),
         },
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -74,7 +82,10 @@ SOURCES: Final = {
         ),
     ),
     "ptb": Source(
-        about="Penn Treebank as text, 10,000 words (Marcus et al. 1993; Mikolov et al. 2010); its licence is the LDC's",
+        about=(
+            "Penn Treebank as text, 10,000 words (Marcus et al. 1993; Mikolov et al. 2010); its "
+            "licence is the LDC's"
+        ),
         files={
             "ptb.train.txt": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
             "ptb.valid.txt": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
@@ -86,7 +97,10 @@ SOURCES: Final = {
         ),
     ),
     "cifar10": Source(
-        about="photographs of 10 kinds, 50,000 + 10,000 images of 32 × 32 × 3 (Krizhevsky and Hinton 2009)",
+        about=(
+            "photographs of 10 kinds, 50,000 + 10,000 images of 32 × 32 × 3 (Krizhevsky and Hinton "
+            "2009)"
+        ),
         files={
             "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
             "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
@@ -107,7 +121,10 @@ SOURCES: Final = {
         ),
     ),
     "digits": Source(
-        about="scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of scikit-learn"
+        about=(
+            "scans of digits, 1,797 images of 8 × 8 (Alpaydin and Kaynak 1998), part of "
+            "scikit-learn"
+        )
     ),
     "babble": Source(about="30,000 words drawn from a Markov chain of order 2 over 8 words"),
 }
@@ -187,9 +204,8 @@ def locate(name: str, folder: str | os.PathLike[str] | None = None) -> Path | No
         if folder is not None and lacking:
             msg = (
                 f"{str(place)!r} lacks {inside}/{lacking[0]} ({len(lacking)} of {len(known.files)} "
-                "files are missing); "
-                f"put the official files there, or leave --data out and run: ravine data fetch "
-                f"{name}"
+                "files are missing); put the official files there, or leave --data out and run: "
+                f"ravine data fetch {name}"
             )
             raise ravine.InputError(msg)
         if not lacking:
@@ -242,8 +258,7 @@ def fetch(name: str) -> Path:
         else:
             msg = (
                 f"{file} of {name} could not be fetched: {'; '.join(said)}. Put the official files "
-                f"into DIR/{inside}/ "
-                "and say --data DIR, or set RAVINE_DATA=DIR."
+                f"into DIR/{inside}/ and say --data DIR, or set RAVINE_DATA=DIR."
             )
             raise ravine.InputError(msg)
     if known.archive is not None:
@@ -296,7 +311,10 @@ def _ptb(place: Path) -> Splits:
 
 
 def chain(words: int = 8, seed: int = 0) -> np.ndarray:
-    """How probable each next word of ``babble`` is after the last two: (before that, last, next), rows of sum 1."""
+    """How probable each next word of ``babble`` is after the last two.
+
+    (before that, last, next), rows of sum 1.
+    """
     weights = np.random.default_rng(seed).random((words, words, words)) ** 6
     return weights / weights.sum(axis=2, keepdims=True)
 
@@ -312,7 +330,7 @@ def _babble() -> Splits:
 
 
 def _cifar10(place: Path) -> Splits:
-    """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py; all 50,000 training images make the whitening."""
+    """GCN and ZCA as in pylearn2's make_cifar10_gcn_whitened.py, by all 50,000 training images."""
     known = SOURCES["cifar10"]
     packed = known.arrays is not None and (place / known.arrays[0]).is_file()
     raw = _arrays(place, known) if packed else _batches(place, known)
@@ -333,7 +351,7 @@ def _batches(place: Path, known: Source) -> Splits:
 
 
 def _arrays(place: Path, known: Source) -> Splits:
-    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
+    """The same from a NumPy archive of bytes: ``train_images``, ``train_labels`` and ``test_…``.
 
     An image may be a row of pixels, or colours × rows × columns.
     """
@@ -360,7 +378,7 @@ def _arrays(place: Path, known: Source) -> Splits:
 
 
 def _rows(images: Tensor) -> Tensor:
-    """(examples, pixels) float32 of images of any shape: their bytes, in their order, are what was checked."""
+    """(examples, pixels) float32 of images of any shape, in the order of the checked bytes."""
     return images.flatten(1).to(torch.float32)
 
 
@@ -384,7 +402,7 @@ def _kept_whitening(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_whitening(path: Path) -> tuple[Tensor, Tensor] | None:
-    """The mean (pixels,) and the matrix (pixels, pixels) in a file of the cache; None where it is damaged or missing.
+    """The mean (pixels,) and matrix (pixels, pixels) in the cache; None if damaged or missing.
 
     Its content is compared with its hash, which stands in it.
     """
@@ -406,17 +424,16 @@ def _hash_of(*tensors: Tensor) -> str:
 
 
 def _batch(path: Path, expected: str) -> tuple[Tensor, Tensor]:
-    """One of CIFAR's pickles: images (examples, pixels) and labels, read only if it is the official one."""
+    """One of CIFAR's pickles: images (examples, pixels) and labels; only the official is read."""
     content = path.read_bytes()
-    _require(
-        hashlib.sha256(content).hexdigest(), expected, path
-    )  # of the very bytes that are unpickled: they run code
+    # of the very bytes that are unpickled: they run code
+    _require(hashlib.sha256(content).hexdigest(), expected, path)
     batch = pickle.loads(content, encoding="bytes")
     return torch.from_numpy(batch[b"data"]).to(torch.float32), torch.tensor(batch[b"labels"])
 
 
 def _unpack(archive: Path, known: Source, place: Path) -> None:
-    """The known files out of an archive, each checked before it takes its name; the archive is removed."""
+    """The known files of an archive, each checked before it is named; the archive is removed."""
     with tarfile.open(archive) as packed:
         for file, expected in known.files.items():
             member = packed.extractfile(f"{known.folder}/{file}")
@@ -445,8 +462,7 @@ def _require(found: str, expected: str, path: Path) -> None:
     if found != expected:
         msg = (
             f"{str(path)!r} is damaged or another file: expected SHA-256 {expected[:12]}…, got "
-            f"{found[:12]}…. "
-            "Delete it and fetch it again."
+            f"{found[:12]}…. Delete it and fetch it again."
         )
         raise ravine.InputError(msg)
 
@@ -481,7 +497,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _idx(path: Path, dims: int) -> np.ndarray:
-    """Unsigned bytes in the idx format: two zero bytes, the type 8, the number of dims, each size, the data."""
+    """Unsigned bytes as idx: two zero bytes, the type 8, the count of dims, each size, the data."""
     content = _unpacked(path)
     head = content[4 : 4 + 4 * dims].ljust(4 * dims, b"\0")
     sizes = np.frombuffer(head, ">u4").tolist()

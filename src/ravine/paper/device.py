@@ -1,4 +1,4 @@
-"""Where a training and a measurement run: the device, its random generator, and the precision of products."""
+"""Where a training and a measurement run: the device, its random generator, its precision."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def drawing(seed: int, device: torch.device = CPU) -> Iterator[None]:
 
 @contextlib.contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """Products of float32 numbers in TF32, where the card has it and it is asked for, or else in nothing less.
+    """Products of float32 numbers in TF32 if the card has it and it is asked for, else no less.
 
     Without TF32 it is off for convolutions too, where torch has it on by default.
 
@@ -162,7 +162,7 @@ def products(precision: Precision) -> Iterator[None]:
 
 @contextlib.contextmanager
 def computing(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Forward passes in a precision: "float32" (and nothing less), "tf32", or "bf16", which is autocast.
+    """Forward passes in "float32" (and nothing less), "tf32", or "bf16", which is autocast.
 
     Args:
         precision: of matrix products and convolutions.
@@ -221,7 +221,7 @@ def in_words(precision: Precision, device: torch.device) -> str:
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """A model on a device; kernels of convolutions on a CUDA card as it reads them fastest, channels last."""
+    """A model on a device; on a CUDA card with convolutions' kernels channels last, its fastest."""
     there = model.to(device)
     if device.type == "cuda":
         for tensor in there.parameters():

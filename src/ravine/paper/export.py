@@ -1,4 +1,4 @@
-"""What leaves a machine that is lent for minutes: results in one archive, solutions in pieces, a log."""
+"""What leaves a machine lent for minutes: results in an archive, solutions in pieces, a log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Log:
 
 
 def export(folder: Path, study: Study, figures: Iterable[Path], lines: Sequence[str]) -> list[Path]:
-    """Write what a study made, small enough to be carried away: ``results.zip``, solutions in pieces, ``log.txt``.
+    """Write what a study made, to be carried away: ``results.zip``, solutions in pieces, a log.
 
     The archive holds measurements and histories as ``.nc``, recipes and outcomes as JSON, and
     pictures as PNG. A solution θ_f is cut into pieces of 15 MB, six for all of them together; one
@@ -122,7 +122,10 @@ def unpack(folder: Path, out: Path) -> list[Path]:
     except ravine.InputError:
         raise
     except Exception as problem:  # damaged bytes: zipfile raises whatever they make it raise
-        msg = f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({type(problem).__name__}: {problem})"
+        msg = (
+            f"{str(archive)!r} cannot be unpacked into {str(out)!r} ({type(problem).__name__}: "
+            f"{problem})"
+        )
         raise ravine.InputError(msg) from problem
     solutions = {f"{name}/{_SOLUTION}": _joined(folder, known) for name, known in contents.items()}
     for name, content in {**held, **solutions}.items():
@@ -184,7 +187,10 @@ def _joined(folder: Path, known: dict[str, Any]) -> bytes:
     """A solution of its pieces."""
     lacking = [piece for piece in known["pieces"] if not _is_there(folder / piece)]
     if lacking:
-        msg = f"{str(folder)!r} lacks {lacking[0][:80]} ({len(lacking)} of {len(known['pieces'])} pieces)"
+        msg = (
+            f"{str(folder)!r} lacks {lacking[0][:80]} ({len(lacking)} of {len(known['pieces'])} "
+            "pieces)"
+        )
         raise ravine.InputError(msg)
     content = b"".join((folder / piece).read_bytes() for piece in known["pieces"])
     if hashlib.sha256(content).hexdigest() != known["sha256"]:

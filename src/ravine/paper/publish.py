@@ -19,7 +19,7 @@ from ravine.plot import Figure
 
 
 def publish(name: str, study: Study, plotlyjs: str = "inline") -> tuple[Path, list[claims.Finding]]:
-    """Make a figure and write it: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
+    """Make a figure: ``<name>.png``, ``.pdf``, ``.html``, ``report.html`` and ``outcome.json``.
 
     Without plotly the two pages are left out, and that is said.
 
@@ -83,7 +83,7 @@ def _outcomes(names: Collection[str], studies: Sequence[Study]) -> dict[str, Out
 
 
 def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
-    """Write the evidence: ``README.md`` with every figure that was run, its picture, and ``claims.json``.
+    """Write the evidence: ``README.md`` with each figure that was run, and ``claims.json``.
 
     Args:
         folder: to write into.
@@ -118,14 +118,15 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
     return [page, numbers, *written]
 
 
-#: What stands at the end of a page, if it is in the folder: figures whose measurements were not kept.
+#: What stands at the end of a page, if it is in the folder:
+#: figures whose measurements were not kept.
 EARLIER: Final = "earlier.md"
 
 _INTRODUCTION: Final = (
-    "# The paper's figures, made again\n\n"
-    "Written by `ravine paper check --docs`: every number on this page is computed, by the commands "
-    "beside the figures. The sentences are those of Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); "
-    "the thresholds stand with their reasons in `src/ravine/paper/claims/`.\n"
+    "# The paper's figures, made again\n\nWritten by `ravine paper check --docs`: every number on "
+    "this page is computed, by the commands beside the figures. The sentences are those of "
+    "Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the thresholds stand with their reasons in "
+    "`src/ravine/paper/claims/`.\n"
 )
 
 
@@ -136,10 +137,10 @@ def _counted(findings: Sequence[claims.Finding]) -> str:
     return (
         f"Of {len(findings)} sentences and readings that can be tested, {counts['holds']} hold, "
         f"{counts['does not hold']} do not, {counts['undecided']} are undecided, and "
-        f"{counts['not run']} are not run in the paper's own configuration. Of those, {sum(arms.values())} "
-        f"were asked of a smaller or shorter arm: {beside}. That stands beside the sentence and "
-        "decides nothing about the paper's network. Bounds are one-sided at 95 % each; a claim holds, "
-        "or does not, where a bound says so.\n"
+        f"{counts['not run']} are not run in the paper's own configuration. Of those, "
+        f"{sum(arms.values())} were asked of a smaller or shorter arm: {beside}. That stands "
+        "beside the sentence and decides nothing about the paper's network. Bounds are one-sided "
+        "at 95 % each; a claim holds, or does not, where a bound says so.\n"
     )
 
 
@@ -225,8 +226,8 @@ def _standing(outcome: Outcome, variant: str) -> str:
     stopped = [run.stopped for run in outcome.runs if run.stopped]
     why = f" The training is not at its end: {stopped[0]}." if stopped else ""
     return (
-        f"a smaller or shorter arm, which decides nothing about the paper's network. {took}.{why} The "
-        f"paper's own: `ravine paper run {outcome.name} --profile full`."
+        f"a smaller or shorter arm, which decides nothing about the paper's network. {took}.{why} "
+        f"The paper's own: `ravine paper run {outcome.name} --profile full`."
     )
 
 

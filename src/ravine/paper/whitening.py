@@ -1,4 +1,4 @@
-"""Preprocessing of images: global contrast normalisation, then whitening that keeps them images (ZCA)."""
+"""Preprocessing of images: contrast normalisation, then a whitening that keeps images (ZCA)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 NORM = 55.0
 BIAS = 0.1
 
-_AT_ONCE = 5_000  # images; the sums are in float64, and all of them at once would not fit beside the images
+#: Images; the sums are in float64, and all of them at once would not fit beside the images.
+_AT_ONCE = 5_000
 
 
 def contrast_normalised(images: Tensor) -> Tensor:

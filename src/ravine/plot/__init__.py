@@ -1,8 +1,8 @@
 """Drawings of results: a figure is data first, then rendered.
 
-``line``, ``lines``, ``barriers``, ``surface``, ``path`` and ``soup`` turn results into a ``Figure``;
-``Figure.save`` writes it for a paper (PDF, SVG, PNG) or for a browser (HTML). matplotlib and Plotly
-are imported only when something is rendered.
+``line``, ``lines``, ``barriers``, ``surface``, ``path`` and ``soup`` turn results into a
+``Figure``; ``Figure.save`` writes it for a paper (PDF, SVG, PNG) or for a browser (HTML).
+matplotlib and Plotly are imported only when something is rendered.
 """
 
 from ravine.plot.connections import barriers, end_changes

@@ -30,7 +30,7 @@ def barriers(
     split: str | None = None,
     kind: BarrierKind = "end",
 ) -> Figure:
-    """The barriers on several lines: the checkpoint × checkpoint matrix, a curve, or one mark a line.
+    """The barriers on several lines: the checkpoint × checkpoint matrix, a curve, or marks.
 
     Args:
         result: of several lines. For all ``pairs`` of some points it is drawn as a matrix; where
@@ -80,7 +80,8 @@ def end_changes(result: xr.Dataset, quantity: str | None = None) -> Figure:
         quantity: which; None draws all of them, the loss first.
 
     Returns:
-        The figure; one panel a quantity, the largest change of the first on top. Bars are simultaneous 95 % bounds.
+        The figure; one panel a quantity, the largest change of the first on top. Bars are
+        simultaneous 95 % bounds.
 
     Raises:
         InputError: the lines share no end, or there is no such quantity.
@@ -100,7 +101,8 @@ def end_changes(result: xr.Dataset, quantity: str | None = None) -> Figure:
     free = "end" if shared == "start" else "start"
     caption = (
         f"J at each line's {free} minus J at the {shared} that all share, on the examples of "
-        f"{listed([with_count(result, split) for split in splits])}. Bars: simultaneous 95 % bounds."
+        f"{listed([with_count(result, split) for split in splits])}. Bars: simultaneous 95 % "
+        "bounds."
     )
     return Figure(
         tuple(panels),

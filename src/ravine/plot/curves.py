@@ -217,14 +217,13 @@ def _panel(traces: Sequence[_Trace], y_label: str, scale: Scale | None = None) -
 
 
 def _band(trace: _Trace, style: int, *, log: bool) -> Band:
-    """On a log axis the band of log J, whose standard error is that of J over J: it looks as wide above as below."""
+    """On a log axis the band of log J, whose standard error is J's over J: even on both sides."""
     if log:
         relative = trace.stderr / np.where(trace.values > 0, trace.values, np.nan)
         factor = np.exp(np.minimum(BAND * relative, 23.0))  # ten decades are off any axis
         return Band(trace.alpha, trace.values / factor, trace.values * factor, style)
-    with np.errstate(
-        invalid="ignore", over="ignore"
-    ):  # infinite values are looked for where it is drawn
+    # infinite values are looked for where it is drawn
+    with np.errstate(invalid="ignore", over="ignore"):
         return Band(
             trace.alpha,
             trace.values - BAND * trace.stderr,
@@ -248,7 +247,7 @@ def _curve(trace: _Trace, style: int, named: bool) -> list[Layer]:
 
 
 def _crosses(traces: Sequence[_Trace]) -> list[Layer]:
-    """One cross for each place at the top or the bottom edge, whatever number of curves is lost there."""
+    """One cross for each place at the top or bottom edge, however many curves are lost there."""
     lost: dict[tuple[float, float], list[str]] = {}
     for trace in traces:
         for i in np.flatnonzero(~np.isfinite(trace.heights)):
@@ -279,8 +278,8 @@ def spans_decades(values: np.ndarray) -> bool:
 def _reading(panels: Sequence[Panel]) -> str:
     """How to read what is drawn; only what is in these panels."""
     words = [
-        f"Bands: ± {BAND:g} standard errors. All points share their examples, so paired differences "
-        "have smaller errors than the bands suggest."
+        f"Bands: ± {BAND:g} standard errors. All points share their examples, so paired "
+        "differences have smaller errors than the bands suggest."
     ]
     logs = [panel.y.label for panel in panels if panel.y.scale == "log"]
     if logs:

@@ -38,8 +38,8 @@ class Figure:
         >>> panel = Panel(Axis("x"), Axis("height (m)"), (Curve(x, x**2, label="parabola"),))
         >>> Figure((panel,)).save("figure.gif")
         Traceback (most recent call last):
-        ravine.errors.InputError: cannot save a figure as 'figure.gif': expected a name that ends in .png, .pdf,
-        .svg or .html
+        ravine.errors.InputError: cannot save a figure as 'figure.gif': expected a name that ends
+        in .png, .pdf, .svg or .html
     """
 
     panels: tuple[Panel, ...]
@@ -92,7 +92,7 @@ class Figure:
         return self._encoded("png")
 
     def _repr_html_(self) -> str:
-        """For a notebook: the picture with its caption, which needs no script and is kept in the file."""
+        """For a notebook: the picture with its caption; it needs no script and stays in it."""
         picture = base64.b64encode(self._encoded("png")).decode()
         words = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
         source = f"data:image/png;base64,{picture}"

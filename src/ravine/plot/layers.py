@@ -1,4 +1,4 @@
-"""What a figure says, as plain data: panels of layers on two axes. The renderers decide its looks."""
+"""What a figure says, as plain data: panels of layers. Renderers decide its looks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def nice_step(least: float) -> float:
         (0.2, 5.0)
     """
     decade = 10.0 ** np.floor(np.log10(least))
+    # least may be above a step by rounding alone: 3 · 0.1 > 0.3
     return float(
         next(step * decade for step in (1, 2, 2.5, 5, 10) if step * decade >= least * (1 - 1e-9))
     )
@@ -40,7 +41,7 @@ class Axis:
     names: tuple[str, ...] = ()
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """The values on the axis's own scale: their decimal logarithm on a log axis, NaN where there is none.
+        """The values on the axis's own scale: on a log axis log10, NaN where there is none.
 
         Examples:
             >>> Axis("loss", "log").scaled(np.array([0.01, 1000.0]))
@@ -51,7 +52,7 @@ class Axis:
         return np.where(np.isfinite(scaled), scaled, np.nan)
 
     def ticks(self, most: int = 7) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Places on the scale of ``scaled`` and what stands there, for a renderer that knows no logarithms."""
+        """Places on the scale of ``scaled``, and what stands there: no logarithms are needed."""
         low, high = self.scaled(np.array(self.limits or (0.0, 1.0)))
         if self.scale == "linear":
             step = nice_step((high - low) / most)
@@ -162,7 +163,7 @@ class Markers:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A quantity over a plane: colours and contour lines, or a surface where the panel is seen from the side.
+    """A quantity over a plane: colours and contour lines, or a surface seen from the side.
 
     Attributes:
         x: positions, shape (columns,), ascending.

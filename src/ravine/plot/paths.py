@@ -16,7 +16,7 @@ from ravine.result import schema
 
 
 def path(result: xr.Dataset) -> Figure:
-    """Distance from the slice against distance along it, one mark a snapshot, and where a random walk would be.
+    """Distance from the slice against distance along it: a mark a snapshot, and a random walk's.
 
     Args:
         result: what ``project`` returned, or its saved file opened.

@@ -19,7 +19,8 @@ def soup(history: xr.Dataset) -> Figure:
         history: of a soup, as ``ravine.soup(…).history`` has it.
 
     Returns:
-        The figure. A dot is a step that was taken, a cross one that was not; bars are the bounds that decided.
+        The figure. A dot is a step that was taken, a cross one
+        that was not; bars are the bounds that decided.
 
     Raises:
         InputError: it is no history of a soup.
@@ -53,7 +54,15 @@ def soup(history: xr.Dataset) -> Figure:
     for symbol, label, chosen in (("dot", "taken", accepted), ("cross", "left out", ~accepted)):
         if chosen.any():
             hover = tuple(text for text, one in zip(told, chosen, strict=True) if one)
-            layers.append(Markers(x[chosen], place[chosen], label, symbol, hover=hover))  # pyright: ignore[reportArgumentType]
+            layers.append(
+                Markers(
+                    x[chosen],
+                    place[chosen],
+                    label,
+                    symbol,  # pyright: ignore[reportArgumentType]
+                    hover=hover,
+                )
+            )
     names = tuple(str(name) for name in reversed(shown["step"].values))
     label = f"{axis_label(history, 'value')} on {history.attrs['select']}"
     said = f"change in {label}" if is_compared else label

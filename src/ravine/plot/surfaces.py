@@ -47,7 +47,7 @@ def surface(
     split: str | None = None,
     view: Literal["flat", "3d"] = "flat",
 ) -> Figure:
-    """A figure of a plane: colours with contour lines, or the surface from the side, with its corners named.
+    """A figure of a plane: colours with contour lines, or the surface, with its corners named.
 
     Args:
         plane: a result with the dims ``alpha`` and ``beta``, from ``evaluate``, ``resolve`` or
@@ -77,7 +77,11 @@ def surface(
         >>> height = np.add.outer(np.linspace(0, 1, 4) ** 2, np.linspace(0, 2, 5))[..., None]
         >>> plane = xr.Dataset(
         ...     {"loss": (dims, height, {"units": "nats"}), "loss_stderr": (dims, 0 * height)},
-        ...     coords={"alpha": np.linspace(0, 1, 4), "beta": np.linspace(0, 2, 5), "split": ["train"]},
+        ...     coords={
+        ...         "alpha": np.linspace(0, 1, 4),
+        ...         "beta": np.linspace(0, 2, 5),
+        ...         "split": ["train"],
+        ...     },
         ...     attrs={"schema_version": 1},
         ... )
         >>> figure = surface(plane)
@@ -114,14 +118,15 @@ def surface(
         policies(measured),
         _geometry_words(measured, panel.aspect),
         f"Contour lines are {_step_words(field, z)} apart.",
-        "" if smooth or not is_resolved(measured) else _unresolved_words(measured),
-        _path_words(path, x, y),
-        "" if path is None else "Dashed: the straight line.",
-        ""
-        if own is None
-        else "Uprights join each snapshot's own value to the plane's at its projection.",
-        "Crosses: measured and not finite." if not np.isfinite(field.z).all() else "",
     ]
+    if is_resolved(measured) and not smooth:
+        words.append(_unresolved_words(measured))
+    if path is not None:
+        words += [_path_words(path, x, y), "Dashed: the straight line."]
+    if own is not None:
+        words.append("Uprights join each snapshot's own value to the plane's at its projection.")
+    if not np.isfinite(field.z).all():
+        words.append("Crosses: measured and not finite.")
     return Figure((panel,), title=title(measured), caption=" ".join(filter(None, words)))
 
 
@@ -186,9 +191,8 @@ def _trail(path: xr.Dataset, field: Field, quantity: str, split: str) -> Curve:
     ]
     if missing:
         msg = (
-            f"a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks "
-            f"{' and '.join(missing)} and "
-            f"has {sorted(map(str, path.variables))}"
+            "a path on a plane needs 'alpha' and 'beta' with the one dim 'step'; it lacks "
+            f"{' and '.join(missing)} and has {sorted(map(str, path.variables))}"
         )
         raise InputError(msg)
     x, y = (path[name].values.astype(float) for name in ("alpha", "beta"))
@@ -258,7 +262,7 @@ def _aspect(plane: xr.Dataset) -> float | None:
 
 
 def _facing(field: Field) -> tuple[int, int]:
-    """The lowest corner of the drawn rectangle: from there the others do not hide what lies between."""
+    """The lowest corner of the drawn rectangle: from there no other hides what lies between."""
     corners = field.z[np.ix_((0, -1), (0, -1))]
     i, j = divmod(int(np.argmin(np.nan_to_num(corners, nan=np.inf))), 2)
     return 2 * i - 1, 2 * j - 1
@@ -293,9 +297,7 @@ def _unresolved_words(plane: xr.Dataset) -> str:
     )
 
 
-def _path_words(path: xr.Dataset | None, x: Axis, y: Axis) -> str:
-    if path is None:
-        return ""
+def _path_words(path: xr.Dataset, x: Axis, y: Axis) -> str:
     said = ["The path is projected on the plane"]
     if "residual" in path:
         said.append(f"its points lie up to {float(path['residual'].max()):.3g} off it")

@@ -1,1 +1,1 @@
-"""Points of parameter space: checkpoints read, slices through them, and the runs that lead from one to another."""
+"""Points of parameter space: checkpoints, slices through them, and the runs between them."""

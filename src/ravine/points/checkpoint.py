@@ -1,4 +1,4 @@
-"""Checkpoints: a module, a state dict or a file, read as named tensors, and two of them made to agree.
+"""Checkpoints: a module, state dict or file as named tensors, and two of them made to agree.
 
 Files are mapped into memory, not read: a tensor's bytes come from disk when something looks at
 them. No file is ever allowed to run code.
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, source: Any) -> Checkpoint:
-        """Read a module, a mapping of tensors, a checkpoint dict, a file, a folder, or a model of the Hub.
+        """Read a module, a mapping of tensors, a checkpoint dict, a file, a folder, or the Hub's.
 
         Args:
             source: an ``nn.Module`` (wrappers such as DDP, ``AveragedModel`` and ``torch.compile``
@@ -98,7 +98,9 @@ class Checkpoint:
         }
 
     def require_files(self) -> None:
-        """Raise if a file that tensors are mapped from was written over; reading beyond its end kills the process.
+        """Raise if a file that tensors are mapped from was written over.
+
+        Reading beyond its end kills the process.
 
         Raises:
             InputError: naming the file.
@@ -107,7 +109,7 @@ class Checkpoint:
             file.require_same()
 
     def require_unchanged(self) -> None:
-        """Raise if a tensor, or the file that it is mapped from, has been changed in place since it was read.
+        """Raise if a tensor, or the file that it is mapped from, has changed since it was read.
 
         Raises:
             InputError: naming the tensor or the file, or a tensor without values (on the meta
@@ -118,15 +120,17 @@ class Checkpoint:
         self.require_files()
         empty = [name for name, tensor in self.params.items() if tensor.is_meta]
         if empty:
-            msg = f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta device)"
+            msg = (
+                f"{self.label} has names and shapes only, no values ({empty[0]!r} is on the meta "
+                "device)"
+            )
             raise InputError(msg)
         for name, version in self.versions.items():
             if version_of(self.tensors[name]) != version:
                 msg = (
                     f"{self.label} has changed since it was read (at {name!r}): a module and its "
-                    "state_dict() "
-                    "are live. Take a copy, copy.deepcopy(model.state_dict()), before training "
-                    "goes on."
+                    "state_dict() are live. Take a copy, copy.deepcopy(model.state_dict()), before "
+                    "training goes on."
                 )
                 raise InputError(msg)
 
@@ -160,8 +164,7 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     if reference.adapter is not None:
         msg = (
             f"{reference.label} is an adapter, a change to a base model and no point by itself. "
-            "Give the base first: "
-            "Line(base, adapter)."
+            "Give the base first: Line(base, adapter)."
         )
         raise InputError(msg)
     if other.adapter is not None:
@@ -195,7 +198,10 @@ def _same_names(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _nearest_names(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """``other`` under the names by which it differs least; of equals, those with the least taken out of them."""
+    """``other`` under the names that differ least.
+
+    Of equals, those with the least taken out of them.
+    """
     best, least = other, _apart(reference, other)
     for wrappers in LEVELS[1:]:
         candidate = _without(wrappers, reference, other) if least else None
@@ -208,7 +214,7 @@ def _nearest_names(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
 def _without(
     wrappers: frozenset[str], reference: Checkpoint, other: Checkpoint
 ) -> Checkpoint | None:
-    """``other`` under the reference's names, where both are the same without their wrappers' parts."""
+    """``other`` under the reference's names, if both are the same without wrappers' parts."""
     theirs, own = (by_plain_name(point.tensors, wrappers) for point in (reference, other))
     if theirs is None or own is None:
         return None
@@ -222,7 +228,7 @@ def _without(
 
 
 def _require_one_copy(point: Checkpoint, names: list[str], front: str) -> None:
-    """Refuse to leave out what is a second copy of the model: an average, a teacher, an older one."""
+    """Refuse to leave out a second copy of the model: an average, a teacher, an older one."""
     others = [found for found in copies(names, point.tensors) if found != front]
     if others:
         listed = ", ".join(repr(found.rstrip(".")) for found in (front, *others))
@@ -246,7 +252,10 @@ def _advice(reference: Checkpoint, other: Checkpoint) -> str:
 
 
 def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
-    """With a tied tensor under each of its names, where it has one of them; and with the buffers that either knows."""
+    """With a tied tensor under each of its names, where one is there.
+
+    And with the buffers that either of the two knows.
+    """
     tensors, ties = dict(checkpoint.tensors), reference.ties
     for alias, name in ties.items():
         if name not in tensors and alias in tensors:
@@ -283,7 +292,10 @@ def differences(reference: Checkpoint, other: Checkpoint) -> Iterator[str]:
         elif is_float(found) != is_float(tensor):
             yield f"type at {name!r}: {tensor.dtype} and {found.dtype}"
         elif name in coded and not same_values(tensor, found):
-            yield f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save them"
+            yield (
+                f"quantised weights at {name!r}: codes cannot be mixed; dequantise both, and save "
+                "them"
+            )
     for owner, group in (("the first", reference), ("the second", other)):
         mate = other if group is reference else reference
         for alias, name in group.ties.items():
@@ -325,7 +337,7 @@ def _rename(checkpoint: Checkpoint, names: dict[str, str]) -> Checkpoint:
     )
 
 
-# --- sources ---------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------
 
 
 def _from_module(module: nn.Module) -> Checkpoint:
@@ -345,7 +357,8 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
 
     Args:
         source: as ``Checkpoint.read`` takes it.
-        settled: whether nobody writes there any more, so that files may be mapped that were written lately.
+        settled: whether nobody writes there any more, so that
+            files may be mapped that were written lately.
 
     Raises:
         InputError: as ``Checkpoint.read``.
@@ -363,7 +376,7 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
 def _named(
     mapping: Mapping[Any, Any], label: str, wanted: str = "", *, from_file: bool = False
 ) -> dict[str, Tensor]:
-    """The state dict in a mapping; of a stranger's file, only if it is not far larger than the file."""
+    """The state dict in a mapping; a stranger's only if not far larger than its file."""
     chosen = states.chosen(mapping, label, wanted)
     named = {str(name): tensor for name, tensor in chosen.items()}
     if len(named) < len(chosen):

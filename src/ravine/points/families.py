@@ -1,4 +1,4 @@
-"""Families of lines with ends in common: all pairs, two runs step by step, one group of parameters at a time."""
+"""Families of lines with ends in common: all pairs, two runs by step, one group at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def pairs(points: Mapping[str, Any] | Sequence[Any]) -> dict[str, Line]:
 
     Examples:
         >>> import torch
-        >>> list(pairs({"a": {"w": torch.zeros(2)}, "b": {"w": torch.ones(2)}, "c": {"w": -torch.ones(2)}}))
+        >>> values = {"a": 0.0, "b": 1.0, "c": -1.0}
+        >>> points = {name: {"w": torch.tensor([value])} for name, value in values.items()}
+        >>> list(pairs(points))
         ['a – b', 'a – c', 'b – c']
     """
     named = {name: Checkpoint.read(point) for name, point in _named(points).items()}
@@ -99,8 +101,7 @@ def between_runs(one: Any, other: Any) -> dict[str, Line]:
         )
         msg = (
             f"the runs in {str(runs[0].folder)!r} and {str(runs[1].folder)!r} {what}; steps "
-            f"{_few(runs[0].steps)} and "
-            f"{_few(runs[1].steps)}"
+            f"{_few(runs[0].steps)} and {_few(runs[1].steps)}"
         )
         raise InputError(msg)
     return lines
@@ -112,7 +113,7 @@ def by_group(
     *,
     hold: Hold = "start",
 ) -> dict[str, Line]:
-    """The lines on which only some of the parameters move, the rest held at one end: by layer, by kind.
+    """The lines on which only some parameters move, the rest held at one end: by layer, by kind.
 
     Args:
         line: between which two points.
@@ -153,7 +154,10 @@ def by_group(
                 "so nothing moves"
             )
             raise InputError(msg)
-        base, source = (line.start, line.end) if hold == "start" else (line.end, line.start)
+        if hold == "start":
+            base, source = line.start, line.end
+        else:
+            base, source = line.end, line.start
         mixed = replace(
             base,
             tensors={

@@ -1,4 +1,4 @@
-"""Inspect: the pre-flight of a line. What are these two checkpoints, and may one walk from one to the other?"""
+"""Inspect: what are two checkpoints, and may one walk from one to the other?"""
 
 from __future__ import annotations
 

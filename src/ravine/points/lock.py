@@ -20,9 +20,10 @@ _NAME: Final = "trajectory.lock"
 
 
 class FolderLock:
-    """Held by a process as long as one of its recorders lives, and let go of when it ends, however it ends.
+    """Held by a process while one of its recorders lives; let go of however it ends.
 
-    A record lock (``lockf``): it reaches over network file systems, and forked workers do not inherit it.
+    A record lock (``lockf``): it reaches over network file
+    systems, and forked workers do not inherit it.
     """
 
     _held: Final[weakref.WeakValueDictionary[Path, FolderLock]] = weakref.WeakValueDictionary()
@@ -68,8 +69,8 @@ def _locked(path: Path) -> IO[str]:
             owner = file.read().strip() or "another process"
             file.close()
             msg = (
-                f"{owner} records into {str(path.parent)!r} already. Choose another folder for this "
-                "training."
+                f"{owner} records into {str(path.parent)!r} already. Choose another folder for "
+                "this training."
             )
             raise InputError(msg) from problem
         if is_current:  # else its owner took it away in between
@@ -93,8 +94,7 @@ def _lock(file: IO[str]) -> None:
 
 def _let_go(file: IO[str], path: Path, owner: int) -> None:
     if owner == os.getpid():
-        with contextlib.suppress(
-            OSError
-        ):  # Windows takes no open file away; without its lock it does no harm
+        # Windows takes no open file away; without its lock it does no harm
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     file.close()

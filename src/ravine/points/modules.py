@@ -27,7 +27,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # pyright: ignore[reportAssignmentType]  torch.compile's OptimizedModule
+            # torch.compile's OptimizedModule
+            model = model._orig_mod  # pyright: ignore[reportAssignmentType]
         else:
             return model
 
@@ -36,7 +37,8 @@ def tensors_of(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], fr
     """A module's tensors by name, its ties (alias → name), and which of them are no parameters.
 
     Raises:
-        InputError: a parameter has no shape yet, or only a part of it is in this process and it cannot be gathered.
+        InputError: a parameter has no shape yet, or only a part of it
+            is in this process and it cannot be gathered.
     """
     if is_fsdp(module):
         return _gathered(module)
@@ -86,7 +88,7 @@ def _require_whole(name: str, tensor: Tensor, owner: str) -> None:
     if is_lazy(tensor):
         msg = f"{owner} has parameters without a shape yet ({name!r}); run it once first"
         raise InputError(msg)
-    if hasattr(tensor, "ds_shape") and tensor.shape != tensor.ds_shape:  # pyright: ignore[reportAttributeAccessIssue]
+    if tensor.shape != getattr(tensor, "ds_shape", tensor.shape):
         msg = (
             f"{owner} is sharded by DeepSpeed ZeRO-3: of {name!r} this process has "
             f"{tuple(tensor.shape)}. Use it in every process inside "
@@ -107,7 +109,7 @@ def is_fsdp(module: nn.Module) -> bool:
 
 
 def _gathered(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], frozenset[str]]:
-    """All of a module that FSDP sharded, by torch's own gathering; every process has to take part."""
+    """All of a module that FSDP sharded, by torch's own gathering; each process takes part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True)

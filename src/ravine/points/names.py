@@ -1,8 +1,8 @@
 """Names: what wrappers add to a parameter's name, and two sets of names made to agree.
 
-DDP, FSDP, ``torch.compile``, activation checkpointing, averaging and Lightning each put a name of their own into the
-names of what they wrap: in front, or in the middle where they wrap a part. Nothing is stripped unless that makes two
-sets of names agree.
+DDP, FSDP, ``torch.compile``, activation checkpointing, averaging and Lightning each put a name of
+their own into the names of what they wrap: in front, or in the middle where they wrap a part.
+Nothing is stripped unless that makes two sets of names agree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-#: No module of an architecture bears these; the wrappers' own ``state_dict()`` leaves most of them out.
+#: No module of an architecture bears these; the wrappers'
+#: own ``state_dict()`` leaves most of them out.
 PRIVATE: Final = frozenset(
     {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module"}
 )

@@ -13,13 +13,15 @@ from ravine.errors import InputError
 from ravine.points.modules import is_lazy
 from ravine.points.params import is_float
 
-#: How the tools that quantise call what they store: GPTQ and AWQ, bitsandbytes, compressed-tensors, MXFP4.
+#: How the tools that quantise call what they store: GPTQ and
+#: AWQ, bitsandbytes, compressed-tensors, MXFP4.
 _CODES: Final = re.compile(
     r"(?:^|[._])(?:qweight|qzeros|SCB|weight_format|quant_map|quant_state|weight_packed"
     r"|_packed_params)(?:$|[._])|_blocks$|\.absmax$"
 )
 
-#: Bytes that a file's tensors may have beyond what it stores (``expand``), as some models' buffers do.
+#: Bytes that a file's tensors may have beyond what it
+#: stores (``expand``), as some models' buffers do.
 _SPREAD: Final = 1 << 26
 
 
@@ -27,21 +29,22 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
     """Refuse tensors that no arithmetic of points takes.
 
     Raises:
-        InputError: one is sparse, nested, packed, quantised by torch, without a shape, or float8 with a scale.
+        InputError: one is sparse, nested, packed, quantised by
+            torch, without a shape, or float8 with a scale.
     """
     unusual = [name for name, tensor in tensors.items() if _is_unusual(tensor)]
     if unusual:
         msg = (
-            f"{label} holds sparse, nested, packed, quantised or uninitialised tensors, which have no line: "
-            f"{', '.join(unusual[:5])}"
+            f"{label} holds sparse, nested, packed, quantised or uninitialised tensors, which have "
+            f"no line: {', '.join(unusual[:5])}"
         )
         raise InputError(msg)
 
     scaled = [name for name, tensor in tensors.items() if _is_scaled(name, tensor, tensors)]
     if scaled:
         msg = (
-            f"{label} holds float8 weights with scales beside them ({scaled[0]!r}, {len(scaled)} in "
-            "all), whose product is the weight. Multiply them out, and save that."
+            f"{label} holds float8 weights with scales beside them ({scaled[0]!r}, {len(scaled)} "
+            "in all), whose product is the weight. Multiply them out, and save that."
         )
         raise InputError(msg)
 
@@ -63,7 +66,7 @@ def codes(tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def lifted(tensor: Tensor) -> Tensor:
-    """The tensor in a type that arithmetic knows, with the same values: float8 as float32, and nothing pending.
+    """The tensor in a type that arithmetic knows, same values: float8 as float32, none pending.
 
     Examples:
         >>> lifted(torch.tensor([0.5]).to(torch.float8_e4m3fn))
@@ -75,7 +78,7 @@ def lifted(tensor: Tensor) -> Tensor:
 
 
 def require_bounded(tensors: Mapping[str, Tensor], label: str) -> None:
-    """Refuse a file's tensors that claim far more elements than it stores: a kilobyte may ask for a terabyte.
+    """Refuse a file's tensors that claim far more than it stores: a kilobyte may ask for terabytes.
 
     Raises:
         InputError: naming the largest.

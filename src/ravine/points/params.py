@@ -30,7 +30,7 @@ def is_float(tensor: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor's elements in order, flat, at most 1 Mi at a time; of a shared one, this process's."""
+    """The tensor's elements in order, flat, 1 Mi at a time; of a shared one, this process's."""
     return iter(local(tensor).detach().reshape(-1).split(_PIECE))
 
 
@@ -71,9 +71,8 @@ def combine(points: Sequence[Tensor], coefficients: Sequence[float], out: Tensor
         return _combined(
             [point.to(out.device, dtype) for point in points], coefficients, out, dtype
         )
-    for part, *parts in zip(
-        out.view(-1).split(_PIECE), *map(pieces, points), strict=True
-    ):  # no copy of a whole point
+    # no copy of a whole point
+    for part, *parts in zip(out.view(-1).split(_PIECE), *map(pieces, points), strict=True):
         _combined([piece.to(out.device, dtype) for piece in parts], coefficients, part, dtype)
     return out
 
@@ -130,7 +129,7 @@ def distance(start: Params, end: Params) -> float:
 
 
 def gram(points: Sequence[Params]) -> np.ndarray:
-    """Inner products of the differences from the first point, summed in float64: lengths and angles of a slice.
+    """Inner products of differences from the first point, in float64: lengths and angles.
 
     Args:
         points: all with the same names and shapes.
@@ -139,7 +138,8 @@ def gram(points: Sequence[Params]) -> np.ndarray:
         (points − 1, points − 1), in the parameters' own unit squared.
 
     Examples:
-        >>> gram([{"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([4.0, 1.0])}, {"w": torch.tensor([3.0, 2.0])}])
+        >>> places = [1.0, 1.0], [4.0, 1.0], [3.0, 2.0]
+        >>> gram([{"w": torch.tensor(place)} for place in places])
         array([[9., 6.],
                [6., 5.]])
     """
@@ -167,7 +167,7 @@ def exact(tensor: Tensor) -> Tensor:
 
 
 def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and (points, elements) in float64, 2 MiB at a time (a cache's size); complex numbers as pairs."""
+    """Name and (points, elements) in float64, 2 MiB (a cache) at a time; complex as pairs."""
     for name in names:
         for parts in zip(*(pieces(point[name]) for point in points), strict=True):
             few = max((1 << 18) // len(points), 1)
@@ -185,7 +185,8 @@ def content_hash(tensors: Params) -> str:
     A tensor that several processes share is put together for it, one tensor at a time.
 
     Examples:
-        >>> a, b = {"w": torch.zeros(2), "b": torch.ones(1)}, {"b": torch.ones(1), "w": torch.zeros(2)}
+        >>> a = {"w": torch.zeros(2), "b": torch.ones(1)}
+        >>> b = {"b": torch.ones(1), "w": torch.zeros(2)}
         >>> content_hash(a) == content_hash(b)
         True
     """
@@ -207,7 +208,7 @@ def bytes_of(tensor: Tensor) -> np.ndarray:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often the tensor has been written to in place; 0 for inference tensors, which do not tell."""
+    """How often the tensor was written to in place; 0 for inference tensors, which do not tell."""
     tensor = local(tensor)
     return 0 if tensor.is_inference() else tensor._version
 
@@ -215,8 +216,8 @@ def version_of(tensor: Tensor) -> int:
 def all_finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinite.
 
-    One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked at. (The sum is ten
-    times as fast.)
+    One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked
+    at. (The sum is ten times as fast.)
     """
     return all(
         bool(torch.isfinite(piece.sum())) or bool(torch.isfinite(piece).all())

@@ -1,19 +1,23 @@
-"""Parts: what one process holds of a tensor that several share (a DTensor), and sums over all of them."""
+"""Parts: what a process holds of a tensor that several share (a DTensor), and sums over all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: The groups of processes over which a tensor is split; empty for one that each process holds whole.
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+#: The groups of processes over which a tensor is split;
+#: empty for one that each process holds whole.
 Owners = tuple[tuple[Any, int], ...]
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether it is one process's part of a tensor that several hold between them (a DTensor)."""
     return hasattr(tensor, "full_tensor")
 
@@ -25,12 +29,12 @@ def local(tensor: Tensor) -> Tensor:
         >>> local(torch.ones(2))
         tensor([1., 1.])
     """
-    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor with every process's part of it; each of them has to call this."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def owners(tensor: Tensor) -> Owners:

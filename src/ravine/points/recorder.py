@@ -1,7 +1,8 @@
 """Recording: a training run written to a folder while it trains.
 
-A trajectory is a folder: one safetensors file per snapshot and ``trajectory.json``, the manifest, which is rewritten
-(whole or not at all) after each snapshot. A kill loses at most the snapshot in hand.
+A trajectory is a folder: one safetensors file per snapshot and
+``trajectory.json``, the manifest, which is rewritten (whole or not at all)
+after each snapshot. A kill loses at most the snapshot in hand.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class TrajectoryRecorder:
             factor of 10.
 
     Raises:
-        InputError: the folder holds other checkpoints, ``every`` or ``per_decade`` is below 1, or both
-            are given.
+        InputError: the folder holds other checkpoints, ``every`` or
+            ``per_decade`` is below 1, or both are given.
 
     Examples:
         >>> import tempfile
@@ -105,7 +106,7 @@ class TrajectoryRecorder:
         self._shape: Checkpoint | None = None  # the first snapshot, for comparing names and shapes
 
     def record(self, step: int, model: Any) -> None:
-        """Keep the model's parameters (and buffers) as they are after ``step`` updates, if this step is wanted.
+        """Keep the model's parameters (and buffers) after ``step`` updates, if it is wanted.
 
         Args:
             step: optimiser updates so far, counted from 0; they must grow. The same step with the
@@ -124,7 +125,7 @@ class TrajectoryRecorder:
             self.keep(step, model)
 
     def keep(self, step: int, model: Any, *, late: bool = False) -> None:
-        """Keep this step whether or not ``every`` or ``per_decade`` ask for it; otherwise as ``record``.
+        """Keep this step, whatever ``every`` and ``per_decade`` ask; otherwise as ``record``.
 
         Args:
             step: as in ``record``.
@@ -270,7 +271,7 @@ def _is_first_process() -> bool:
 
 
 def _as_the_first_says(answer: bool, model: Any) -> bool:
-    """The first process's answer, where a model is split: all take part in gathering it, or none."""
+    """The first process's answer, if a model is split: all take part in gathering, or none."""
     if not (distributed.is_available() and distributed.is_initialized() and is_split(model)):
         return answer
     answers = [answer]
@@ -279,13 +280,13 @@ def _as_the_first_says(answer: bool, model: Any) -> bool:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """The tensor in host memory of its own, as safetensors wants it; copied only where it is not."""
+    """The tensor in host memory of its own, for safetensors; copied only if it is not."""
     local = tensor.detach().cpu().contiguous()
     return local.clone() if local.untyped_storage().nbytes() != local.nbytes else local
 
 
 class Pace:
-    """A recorder that is told of starts, steps, epochs and ends, and keeps the steps that were asked for.
+    """A recorder that is told of starts, steps, epochs and ends, and keeps the wanted steps.
 
     The first and the last step are always kept; between them every epoch, or the steps that
     ``every`` or ``per_decade`` name.
@@ -311,7 +312,7 @@ class Pace:
         self._split: bool | None = None  # not known before there is a model
 
     def takes_part(self, is_first: bool, model: Any) -> bool:
-        """Whether a process has to call: the first one, and all of them where the model is split between them."""
+        """Whether a process has to call: the first one, and all if the model is split."""
         if self._split is None:
             self._split = is_split(model)
         return is_first or self._split
@@ -326,9 +327,8 @@ class Pace:
         if step == 0 and recorded and recorded[-1] > 0:
             msg = (
                 f"{str(self.recorder.folder)!r} holds a run up to step {recorded[-1]}, and this "
-                "training starts anew. "
-                "Choose another folder, remove that one, or resume the training from its "
-                "checkpoint."
+                "training starts anew. Choose another folder, remove that one, or resume the "
+                "training from its checkpoint."
             )
             raise InputError(msg)
         if any(found > step for found in recorded):

@@ -19,7 +19,8 @@ from ravine.files import written_whole
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import all_finite, is_float, same_values
 
-#: More than this in one safetensors file of a folder begins another, as Hugging Face's libraries do.
+#: More than this in one safetensors file of a folder begins
+#: another, as Hugging Face's libraries do.
 _SHARD: Final = 5 * 10**9
 
 _TORCH: Final = (".pt", ".pth", ".bin", ".ckpt")
@@ -38,12 +39,14 @@ def save_checkpoint(
 
     Args:
         point: anything that an end of a ``Line`` may be: an average, a soup, an aligned checkpoint.
-        path: where to write. ``.safetensors`` is one file (a tied tensor is written under each name that ``like``
-            has); ``.pt``, ``.pth``, ``.bin`` and ``.ckpt`` are a state dict of ``torch.save``, in which ties stay
-            ties; a path without an ending is a folder as Hugging Face's libraries write it, ``model.safetensors``,
-            in shards with an index where it is large.
-        like: the checkpoint whose names, types and order to follow, such as the file that training began with; what
-            it holds beside parameters and the point lacks is copied from it. By default the point's own.
+        path: where to write. ``.safetensors`` is one file (a tied tensor is written
+            under each name that ``like`` has); ``.pt``, ``.pth``, ``.bin`` and ``.ckpt``
+            are a state dict of ``torch.save``, in which ties stay ties; a path without
+            an ending is a folder as Hugging Face's libraries write it,
+            ``model.safetensors``, in shards with an index where it is large.
+        like: the checkpoint whose names, types and order to follow, such as the file that training
+            began with; what it holds beside parameters and the point lacks is copied from it. By
+            default the point's own.
         dtype: of the floating-point parameters, in place of ``like``'s.
         shard_bytes: the most in one shard of a folder.
 
@@ -51,13 +54,15 @@ def save_checkpoint(
         The path.
 
     Raises:
-        InputError: the point does not fit ``like``, a value has no place in the type, or the file cannot be written.
+        InputError: the point does not fit ``like``, a value has no
+            place in the type, or the file cannot be written.
 
     Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> half = {"module.w": torch.zeros(2, dtype=torch.bfloat16)}
-        >>> saved = save_checkpoint({"w": torch.tensor([1.0, 2.0])}, folder / "soup.safetensors", like=half)
+        >>> soup = {"w": torch.tensor([1.0, 2.0])}
+        >>> saved = save_checkpoint(soup, folder / "soup.safetensors", like=half)
         >>> from safetensors.torch import load_file
         >>> load_file(saved)
         {'module.w': tensor([1., 2.], dtype=torch.bfloat16)}
@@ -86,7 +91,7 @@ def save_checkpoint(
 
 
 def _with_ties(model: Checkpoint) -> Checkpoint:
-    """With the ties that a format cannot say: matrices under two names with the same values, not all alike."""
+    """With the ties that a format cannot say: two matrices of equal values, not all alike."""
     ties = dict(model.ties)
     first: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in model.params.items():

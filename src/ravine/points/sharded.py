@@ -44,7 +44,8 @@ def sharded(source: Any, like: nn.Module) -> Checkpoint:
     Examples:
         >>> sharded({"weight": torch.zeros(1, 2)}, nn.Linear(2, 1, bias=False))
         Traceback (most recent call last):
-        ravine.errors.InputError: the model Linear is not sharded: call torch.distributed.fsdp.fully_shard(model) first
+        ravine.errors.InputError: the model Linear is not sharded:
+        call torch.distributed.fsdp.fully_shard(model) first
     """
     model = unwrap(like)
     require_shards(model)
@@ -100,22 +101,22 @@ def require_shards(model: nn.Module) -> None:
 
     gather(model)
     shared = {n: p for n, p in model.named_parameters() if is_sharded(p)}
-    meshes = {p.device_mesh for p in shared.values()}  # pyright: ignore[reportAttributeAccessIssue]
+    meshes = {p.device_mesh for p in shared.values()}
     if len(meshes) > 1:
         msg = (
-            f"the parameters of {name} are spread over {len(meshes)} device meshes, as a pipeline's "
-            "are; expected one mesh that holds every process"
+            f"the parameters of {name} are spread over {len(meshes)} device meshes, as a "
+            "pipeline's are; expected one mesh that holds every process"
         )
         raise InputError(msg)
     mesh = meshes.pop()
     if mesh.size() != dist.get_world_size():
         msg = (
-            f"the mesh of {name} has {mesh.size()} of the {dist.get_world_size()} processes; expected "
-            "all of them. Start as many processes as share the model."
+            f"the mesh of {name} has {mesh.size()} of the {dist.get_world_size()} processes; "
+            "expected all of them. Start as many processes as share the model."
         )
         raise InputError(msg)
     for parameter, tensor in shared.items():
-        if any(placed.is_partial() for placed in tensor.placements):  # pyright: ignore[reportAttributeAccessIssue]
+        if any(placed.is_partial() for placed in tensor.placements):
             msg = (
                 f"the parameter {parameter!r} is a sum that is still to be taken (Partial); "
                 "expected Shard or Replicate"
@@ -130,7 +131,7 @@ def gather(model: nn.Module) -> None:
 
 
 def settle(model: nn.Module) -> None:
-    """Put every parameter back into parts, also where an exception left a forward pass half done."""
+    """Put every parameter back into parts, even if an exception left a pass half done."""
     for module in _managed(model):
         state = module._get_fsdp_state()
         resting = type(state._training_state).IDLE

@@ -26,9 +26,8 @@ class Slice(Protocol):
     """What can be measured along: dims, corners, and the corners' coefficients at a coordinate."""
 
     dims: tuple[str, ...]
-    roles: tuple[
-        str, ...
-    ]  # what the corners are called; a result has the label and the hash of each under its name
+    # what the corners are called; a result has the label and the hash of each under its name
+    roles: tuple[str, ...]
 
     @property
     def corners(self) -> tuple[Checkpoint, ...]:
@@ -41,12 +40,12 @@ class Slice(Protocol):
         ...
 
     def geometry(self, between: np.ndarray) -> dict[str, float]:
-        """Lengths and angles, by their names in a result, from the ``params.gram`` of the corners."""
+        """Lengths and angles, by their names in a result, from the corners' ``params.gram``."""
         ...
 
 
 def roles_of(along: Slice) -> tuple[str, ...]:
-    """What a slice calls its corners; of one that does not say, the names of a line's or a plane's."""
+    """What a slice calls its corners; if it does not say, a line's or a plane's names."""
     count = len(along.corners)
     usual = {2: Line.roles, 3: Plane.roles}.get(count, tuple(f"corner{i}" for i in range(count)))
     return getattr(along, "roles", usual)
@@ -62,7 +61,7 @@ def bends(along: Slice) -> bool:
     origin = np.array(along.coefficients(*[0.0] * len(along.dims)))
     units = np.eye(len(along.dims))
     steps = np.array([along.coefficients(*unit) for unit in units.tolist()]) - origin
-    for place in (0.3, 0.5, -0.7, 1.9):
+    for place in (0.3, 0.5, -0.7, 1.9):  # inside the slice and beyond it, none of them a corner
         coordinates = place * np.linspace(1, 2, len(along.dims))
         found = np.array(along.coefficients(*coordinates.tolist()))
         if not np.allclose(found, origin + coordinates @ steps, rtol=1e-9, atol=1e-9):
@@ -120,7 +119,7 @@ class Line:
         return {"length": float(between[0, 0] ** 0.5)}
 
     def at(self, alpha: float) -> Params:
-        """The point at ``alpha``, computed fresh from the two ends, in at least float32 on the start's device.
+        """The point at ``alpha``, from the two ends, in at least float32, on the start's device.
 
         Args:
             alpha: position, dimensionless; 0 gives the start and 1 the end, bit for bit and in
@@ -176,9 +175,8 @@ class Plane:
         self.a = matched(self.origin, Checkpoint.read(a))
         self.b = matched(self.origin, Checkpoint.read(b))
         between = gram(corner_params(self.corners))
-        with np.errstate(
-            invalid="ignore"
-        ):  # a corner with NaN is refused by name when it is measured
+        # a corner with NaN is refused by name when it is measured
+        with np.errstate(invalid="ignore"):
             self._require_wide(between)
             found = self.geometry(between)
         self.lengths = (found["length_a"], found["length_b"])
@@ -220,19 +218,16 @@ class Plane:
                 labels = (getattr(self, one).label, getattr(self, other).label)
                 msg = (
                     f"the plane's corners {one} ({labels[0]}) and {other} ({labels[1]}) are the "
-                    "same point; expected "
-                    "three different ones. (A module and its state_dict() are live: take "
-                    "copy.deepcopy first.)"
+                    "same point; expected three different ones. (A module and its state_dict() are "
+                    "live: take copy.deepcopy first.)"
                 )
                 raise InputError(msg)
         sine = max(1 - ab**2 / (aa * bb), 0.0) ** 0.5
         if sine < _FLATTEST:
             msg = (
                 f"the plane's corners {', '.join(corner.label for corner in self.corners)} lie on "
-                "a line: the sine of "
-                f"the angle at the origin is {sine:.1e}; expected at least {_FLATTEST:g}. Walk it "
-                "with a Line, or "
-                "choose another corner."
+                f"a line: the sine of the angle at the origin is {sine:.1e}; expected at least "
+                f"{_FLATTEST:g}. Walk it with a Line, or choose another corner."
             )
             raise InputError(msg)
 

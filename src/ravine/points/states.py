@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from ravine.errors import InputError
 from ravine.points.params import is_float
 
-#: What training keeps beside the model, by how a word of its key begins: their tensors are no model's.
+#: What training keeps beside the model, by how a word of
+#: its key begins: their tensors are no model's.
 _BESIDE: Final = re.compile(
-    r"(?:^|[^a-z])(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"
+    r"(?:^|[^a-z])"
+    r"(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"
 )
 
-_DEEPEST: Final = 4
+_DEEPEST: Final = 4  # mappings one inside the other
 _MOST: Final = 64  # entries of a list that are looked into
 _SHOWN: Final = 8
 
@@ -27,8 +29,8 @@ def chosen(held: Mapping[Any, Any], label: str, wanted: str = "") -> Mapping[Any
     Args:
         held: a state dict, or a mapping that has some inside, as training scripts save them.
         label: where it came from, for messages.
-        wanted: which one: its key, keys joined by dots where it lies deeper, or the common beginning of its
-            names in a flat one. "" where there is one only.
+        wanted: which one: its key, keys joined by dots where it lies deeper, or the common
+            beginning of its names in a flat one. "" where there is one only.
 
     Returns:
         Names and tensors; entries that say nothing of parameters (``_extra_state``) are left out.
@@ -63,7 +65,10 @@ def chosen(held: Mapping[Any, Any], label: str, wanted: str = "") -> Mapping[Any
 
 
 def _containers(held: Any) -> Iterator[tuple[str, Any]]:
-    """Every state dict and what may hold one, by its place; each is looked into once, also one that holds itself."""
+    """Every state dict and what may hold one, by its place.
+
+    Each is looked into once, also one that holds itself.
+    """
     waiting, seen = [("", held, 0)], set[int]()
     while waiting:
         place, here, depth = waiting.pop(0)
@@ -86,9 +91,9 @@ def _require_none_beside(walked: list[tuple[str, Any]], label: str, first: str) 
         beside = [key for key, value in entries if isinstance(value, Tensor) and _is_weight(value)]
         if beside:
             msg = (
-                f"{label} holds tensors ({beside[0]!r}, {len(beside)} in all) beside the state dict "
-                f"{first!r}. If that is the one, name it: as a path 'FILE::{first}', as a mapping "
-                f"[{first!r}]."
+                f"{label} holds tensors ({beside[0]!r}, {len(beside)} in all) beside the state "
+                f"dict {first!r}. If that is the one, name it: as a path 'FILE::{first}', as a "
+                f"mapping [{first!r}]."
             )
             raise InputError(msg)
 

@@ -1,7 +1,8 @@
 """Steps: the number of updates, read from the names of a run's checkpoints.
 
-A name may hold an epoch, a metric, a seed, the size of the network and a date beside it. A number counts only where
-its word or its change from name to name says that it is the step; what stays ambiguous is refused.
+A name may hold an epoch, a metric, a seed, the size of the network and a date
+beside it. A number counts only where its word or its change from name to name
+says that it is the step; what stays ambiguous is refused.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ _UNITS: Final = {"k": 1_000, "K": 1_000, "M": 1_000_000}
 
 #: Words of a number, in small letters, that say what it is.
 _WORDS: Final = {
-    "step": {"step", "steps", "globalstep", "iter", "iters", "iteration", "iterations", "it", "update", "updates"},
+    "step": {
+        "step", "steps", "globalstep", "iter", "iters", "iteration", "iterations", "it", "update",
+        "updates",
+    },
     "epoch": {"epoch", "epochs", "ep", "e"},
     "other": {
-        "acc", "accuracy", "auc", "bleu", "bs", "dim", "err", "error", "f", "fid", "fold", "gpu", "layer", "layers",
-        "loss", "lr", "map", "metric", "miou", "node", "of", "part", "perplexity", "ppl", "psnr", "rank", "reward",
-        "run", "score", "seed", "shard", "trial", "top", "v", "val", "version", "wd", "worker",
+        "acc", "accuracy", "auc", "bleu", "bs", "dim", "err", "error", "f", "fid", "fold", "gpu",
+        "layer", "layers", "loss", "lr", "map", "metric", "miou", "node", "of", "part",
+        "perplexity", "ppl", "psnr", "rank", "reward", "run", "score", "seed", "shard", "trial",
+        "top", "v", "val", "version", "wd", "worker",
     },
-    "bare": {"", "ckpt", "checkpoint", "model", "net", "network", "params", "snapshot", "state", "weights"},
+    "bare": {
+        "", "ckpt", "checkpoint", "model", "net", "network", "params", "snapshot", "state",
+        "weights",
+    },
 }  # fmt: skip
 
 Kind = Literal["step", "epoch", "bare", "other"]
@@ -69,8 +77,8 @@ def steps_of(names: Sequence[str], said: Steps | None = None) -> dict[str, int]:
 
     Args:
         names: of a run's checkpoints, without their endings.
-        said: name → step, or a function from one to the other (None passes a name over), where the names do not
-            say it.
+        said: name → step, or a function from one to the other (None
+            passes a name over), where the names do not say it.
 
     Raises:
         InputError: the names leave open which number is the step, or it is no whole number from 0.
@@ -164,8 +172,8 @@ def _require_alike(found: Mapping[str, int], readings: Mapping[str, list[Reading
 
 
 _SAY: Final = (
-    "Say it: Trajectory.open(folder, steps={'a name without its ending': 100, ...}), or a function of "
-    "the name."
+    "Say it: Trajectory.open(folder, steps={'a name without its ending': 100, ...}), or a function "
+    "of the name."
 )
 
 

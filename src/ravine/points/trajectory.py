@@ -23,9 +23,8 @@ MANIFEST: Final = "trajectory.json"
 
 FORMAT: Final = "ravine trajectory"
 VERSION: Final = 1
-_RECORDED: Final = re.compile(
-    r"step-[0-9]{9,}\.safetensors"
-)  # what a kill may leave without a manifest
+# what a kill may leave without a manifest
+_RECORDED: Final = re.compile(r"step-[0-9]{9,}\.safetensors")
 _SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -45,7 +44,7 @@ class Snapshot:
 
 
 class Trajectory(Sequence[Checkpoint]):
-    """The points of one training run in the order of their steps; files are read when they are looked at.
+    """The points of a training run in the order of their steps; files are read when looked at.
 
     ``run[0]`` and ``run[-1]`` are checkpoints, fit for ``Line(run[0], run[-1])``; all are under the
     names of the first. ``Trajectory.open`` makes one from a folder.
@@ -79,7 +78,7 @@ class Trajectory(Sequence[Checkpoint]):
     def open(
         cls, folder: str | os.PathLike[str], *, steps: Steps | None = None, model: Any = None
     ) -> Trajectory:
-        """Open a folder that a ``TrajectoryRecorder`` wrote, or one of ordinary checkpoints with numbered names.
+        """Open a folder of a ``TrajectoryRecorder``, or one of checkpoints with numbered names.
 
         Args:
             folder: with ``trajectory.json``; or with checkpoints (``Checkpoint.read`` lists the
@@ -131,7 +130,7 @@ class Trajectory(Sequence[Checkpoint]):
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
-        """Neighbouring steps farther apart than most are, where the snapshots are evenly spaced: some may be lost.
+        """Neighbouring steps too far apart for evenly spaced snapshots: some may be lost.
 
         Examples:
             >>> steps = (0, 100, 200, 400, 500)

@@ -1,4 +1,4 @@
-"""One page that says what was measured, how, and what came out; needs no torch and no network to be read."""
+"""One page that says what was measured, how, and what came out; no torch, no network."""
 
 from ravine.report.document import write_report
 

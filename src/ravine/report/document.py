@@ -42,8 +42,8 @@ def write_report(
     Args:
         out: the folder to write into; made if need be. A report that is there is replaced, with the
             ``report-*.nc`` that belong to it.
-        results: measured lines and planes, projected runs and soups' histories, in the order in which
-            they are to stand.
+        results: measured lines and planes, projected runs and soups' histories, in the order in
+            which they are to stand.
         title: the page's heading; None takes the only result's title, or counts the results.
         tolerance: as in ``ravine.metrics.verdict``: the share of a curve's range up to which a rise
             is no bump.

@@ -1,4 +1,4 @@
-"""A slider over what was measured, as data for the page's script: its stops, what it reads out, what it marks."""
+"""A slider over what was measured, as the page's data: stops, readings, marks."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ class Mark:
     z: np.ndarray | None = None
     exact: bool = False
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        return {
+            "panel": self.panel,
+            "kind": self.kind,
+            "x": _numbers(self.x),
+            "y": list(map(_numbers, self.y)),
+            "z": None if self.z is None else _numbers(self.z),
+            "exact": self.exact,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Scrub:
@@ -81,24 +93,17 @@ class Scrub:
                 for reading in self.readings
             ],
             "against": self.against,
-            "marks": [
-                {
-                    "panel": mark.panel,
-                    "kind": mark.kind,
-                    "x": _numbers(mark.x),
-                    "y": [_numbers(heights) for heights in mark.y],
-                    "z": None if mark.z is None else _numbers(mark.z),
-                    "exact": mark.exact,
-                }
-                for mark in self.marks
-            ],
+            "marks": [mark.data for mark in self.marks],
             "drives": self.drives,
         }
         return embedded(data)
 
 
 def embedded(data: Any) -> Markup:
-    """JSON that can stand in a script element: "<" is in strings only, where the escape means the same."""
+    """JSON that can stand in a script element.
+
+    "<" is in strings only, where the escape means the same.
+    """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 

@@ -39,7 +39,9 @@ _MEANINGS: Final = {
     **PROVENANCE,
     "corners": "what the slice's corners are called",
     "curved": "whether the slice bends: 1, or 0 for a straight line or a plane",
-    "correction": "what is corrected between the ends: repair sets each unit's statistics to the ends'",
+    "correction": (
+        "what is corrected between the ends: repair sets each unit's statistics to the ends'"
+    ),
     "statistics_from": "the examples from which statistics were estimated at every point",
     "per_example": "the function that is measured for every example",
     "running_statistics": "how many layers have running statistics",
@@ -53,7 +55,9 @@ _MEANINGS: Final = {
     "judged_answer": "of the average against the best member, where nothing was chosen",
     "file": "where the average was written",
     "point_hash": "SHA-256 of the average's tensors",
-    "alignment": "which units were permuted, how far apart the points are then, and what stays in place",
+    "alignment": (
+        "which units were permuted, how far apart the points are then, and what stays in place"
+    ),
 }
 
 #: Said elsewhere on the page, or of no interest to its reader.
@@ -73,7 +77,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Points:
-    """The measured points: columns, some rows, how many are left out between them, and all of them to download."""
+    """The measured points: columns, some rows, how many are omitted, and a download of all."""
 
     columns: tuple[str, ...]
     first: tuple[tuple[str, ...], ...]
@@ -233,9 +237,8 @@ def _points(result: xr.Dataset) -> Points:
     mesh = np.meshgrid(*(ordered[dim].values for dim in dims), indexing="ij")
     coordinates = {dim: column.ravel() for dim, column in zip(dims, mesh, strict=True)}
     if "distance" in ordered.coords:
-        away = ordered["distance"].broadcast_like(
-            ordered["loss"].isel(split=0, drop=True)
-        )  # lines may share theirs
+        # lines may share theirs
+        away = ordered["distance"].broadcast_like(ordered["loss"].isel(split=0, drop=True))
         coordinates["distance"] = away.transpose(*dims).values.ravel()
     values = {}
     for quantity, split in itertools.product(quantities(result), ordered["split"].values):
@@ -266,23 +269,22 @@ def _table(
 ) -> Points:
     """Columns of numbers, and of values with their standard errors by (quantity, split)."""
     count = len(next(iter(coordinates.values())))
-    whole = count <= 2 * SHOWN_POINTS + 2
 
     def row(i: int) -> tuple[str, ...]:
         places = [_place(column[i]) for column in coordinates.values()]
         return (*places, *(_value(mean[i], stderr[i]) for mean, stderr in values.values()))
 
+    letters = {"alpha": "α", "beta": "β"}
+    heads = [letters.get(name, name.replace("_", " ")) for name in coordinates]
+    heads += [f"{split} {quantity}" for quantity, split in values]
+    first, last = range(SHOWN_POINTS), range(count - SHOWN_POINTS, count)
+    if count <= 2 * SHOWN_POINTS + 2:  # too few to be worth leaving some out
+        first, last = range(count), range(0)
     return Points(
-        columns=(
-            *(
-                {"alpha": "α", "beta": "β"}.get(name, name.replace("_", " "))
-                for name in coordinates
-            ),
-            *(f"{split} {quantity}" for quantity, split in values),
-        ),
-        first=tuple(row(i) for i in range(count if whole else SHOWN_POINTS)),
-        omitted=0 if whole else count - 2 * SHOWN_POINTS,
-        last=() if whole else tuple(row(i) for i in range(count - SHOWN_POINTS, count)),
+        columns=tuple(heads),
+        first=tuple(map(row, first)),
+        omitted=count - len(first) - len(last),
+        last=tuple(map(row, last)),
         count=count,
         href=_download(coordinates, values),
     )

@@ -1,4 +1,4 @@
-"""A table of measures as text to paste: LaTeX (booktabs), Markdown, or tab-separated for a spreadsheet."""
+"""A table of measures as text: LaTeX (booktabs), Markdown, or tab-separated."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def latex(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> str
     r"""A ``tabular`` with the rules of the package ``booktabs``.
 
     Examples:
-        >>> rows = [Measure("barrier (end)", "", (Cell(("0.2756",), "0.276 [0.244, 0.31]", "α = 0.49", ""),))]
+        >>> cell = Cell(("0.2756",), "0.276 [0.244, 0.31]", "α = 0.49", "")
+        >>> rows = [Measure("barrier (end)", "", (cell,))]
         >>> print(latex("loss", ["train"], rows))
         % loss; needs \usepackage{booktabs}
         \begin{tabular}{ll}
@@ -132,7 +133,7 @@ def markdown(title: str, splits: Sequence[str], measures: Sequence[Measure]) -> 
 
 
 def separated(splits: Sequence[str], measures: Sequence[Measure]) -> str:
-    """Numbers in full: for every split its value, standard error, bounds and place, with tabs between."""
+    """Numbers in full, with tabs between: value, standard error, bounds and place by split."""
     head = ["measure", *(f"{split}{part}" for split in splits for part in _PARTS)]
     rows = [[measure.name, *chain(*map(_parts, measure.cells))] for measure in measures]
     return "\n".join("\t".join(map(_on_one_line, row)) for row in [head, *rows])

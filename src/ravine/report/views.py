@@ -1,4 +1,4 @@
-"""What of a result is drawn on the page, and what its slider shows; results of one run or one line are linked."""
+"""What of a result is drawn on the page, and its slider; results of one run or line are linked."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def views_of(results: Sequence[xr.Dataset]) -> tuple[list[View], list[Scrub]]:
 
 
 def _of_one_pair(result: xr.Dataset) -> xr.Dataset:
-    """A result on one pair, aligned, with lines that are called by what was done; the pair is in its title."""
+    """A result on one pair, aligned, its lines called by what was done, the pair in its title."""
     names = [str(name) for name in result["line"].values] if "line" in result.dims else []
     if "alignment" not in result.attrs or not all(one.startswith(names[0]) for one in names):
         return result
@@ -118,7 +118,7 @@ def _scrub(view: View, views: Sequence[View]) -> Scrub:
     )
 
 
-# --- a line ----------------------------------------------------------------------------------------------
+# --- a line ---------------------------------------------------------------------------------------
 
 
 def _along(view: View, views: Sequence[View]) -> Scrub:
@@ -139,10 +139,10 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
         readings.append(
             Reading("distance from the start", tuple(_plain(d) for d in read["distance"].values))
         )
-    marks = [
-        Mark(panel, "rule", alpha, tuple(_column(read, name, split) for split in splits))
-        for (panel, _), name in zip(view.panels, quantities(read), strict=True)
-    ]
+    marks = []
+    for (panel, _), name in zip(view.panels, quantities(read), strict=True):
+        heights = tuple(_column(read, name, split) for split in splits)
+        marks.append(Mark(panel, "rule", alpha, heights))
     length = float(read.attrs.get("length") or np.nan)
     marks += [
         Mark(panel, "hint", alpha * length)
@@ -157,13 +157,13 @@ def _along(view: View, views: Sequence[View]) -> Scrub:
 
 
 def _read(result: xr.Dataset) -> xr.Dataset:
-    """Where the slider stops: at the measured points of a line, or as densely as a resolved one is drawn."""
+    """Where the slider stops: at a line's measured points, or as densely as it is drawn."""
     read = (densely(result) if is_resolved(result) else result).sortby("alpha")
     return read.isel(alpha=_few(read.sizes["alpha"], MOST_STOPS))
 
 
 def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[str, ...]:
-    """How far J is from that at α = 0, by the paired replicates: all points saw the same examples."""
+    """How far J is from that at α = 0, by paired replicates: all points saw the same examples."""
     one = read.sel(split=split)
     values = one[name].values
     with np.errstate(invalid="ignore", over="ignore"):
@@ -177,19 +177,24 @@ def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[st
             )
         else:
             stderr = np.full(len(values), np.nan)
-    return tuple(
-        ""
-        if place == home or not np.isfinite(change)
-        else f"{'+' if change > 0 else ''}{with_error(change, error)}"
-        for place, (change, error) in enumerate(zip(moved, stderr, strict=True))
-    )
+    texts = [_signed(change, error) for change, error in zip(moved, stderr, strict=True)]
+    texts[home] = ""
+    return tuple(texts)
 
 
-# --- several lines ---------------------------------------------------------------------------------------
+def _signed(change: float, stderr: float) -> str:
+    """A change with its sign and standard error; nothing where it is not finite."""
+    if not np.isfinite(change):
+        return ""
+    sign = "+" if change > 0 else ""
+    return f"{sign}{with_error(change, stderr)}"
+
+
+# --- several lines --------------------------------------------------------------------------------
 
 
 def _curves(result: xr.Dataset) -> tuple[Figure, ...]:
-    """The curves themselves, a panel for each quantity; of many lines those with the highest barriers."""
+    """The curves themselves, a panel a quantity; of many lines, those with the highest barriers."""
     shown = _told_apart(result)
     whole = result.sizes["line"]
     figures = [plot.lines(shown, name) for name in quantities(result)]
@@ -210,7 +215,7 @@ def _told_apart(result: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def _by_interest(result: xr.Dataset) -> list[str]:
-    """The lines whose free ends are furthest from the end that they share; else those with the highest barriers."""
+    """The lines that matter most, first: by the free end's change, or the barrier's height."""
     shared = shared_end(result)
     if shared is not None:
         split = str(result["split"].values[0])
@@ -234,15 +239,15 @@ def _along_all(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as 
         for label, curve in curves.items()
     ]
     panels = [panel for panel, _ in view.panels][-len(names) :]
-    marks = [
-        Mark(panel, "rule", alpha, tuple(_column(curve, name, split) for curve in curves.values()))
-        for panel, name in zip(panels, names, strict=True)
-    ]
+    marks = []
+    for panel, name in zip(panels, names, strict=True):
+        heights = tuple(_column(curve, name, split) for curve in curves.values())
+        marks.append(Mark(panel, "rule", alpha, heights))
     stops = Stops("α", tuple(_plain(place) for place in alpha))
     return Scrub(view.scrub, (stops,), tuple(readings), tuple(marks))
 
 
-# --- a plane ---------------------------------------------------------------------------------------------
+# --- a plane --------------------------------------------------------------------------------------
 
 
 def _over(view: View, views: Sequence[View]) -> Scrub:  # noqa: ARG001  as its siblings
@@ -274,11 +279,11 @@ def _height(values: np.ndarray, panel: Panel) -> np.ndarray | None:
     return lifted(values, panel.z) if panel.view == "3d" and panel.z is not None else None
 
 
-# --- a run -----------------------------------------------------------------------------------------------
+# --- a run ----------------------------------------------------------------------------------------
 
 
 def _through(view: View, views: Sequence[View]) -> Scrub:
-    """The snapshots of a run, in its own figure, on every plane that it was projected on, and on its line."""
+    """The snapshots of a run, in its own figure, and on its planes and its line."""
     run = view.result
     planes = [other for other in views if other.kind == "plane" and other.scrub == view.scrub]
     readings = _state(run, planes[0].result if planes else None)
@@ -337,7 +342,7 @@ def _state(run: xr.Dataset, plane: xr.Dataset | None) -> tuple[Reading, ...]:
 
 
 def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[str, ...]:
-    """J where the snapshot is projected to, read off the plane: another number where the run left the plane."""
+    """J where the snapshot is projected to, read off the plane: its own J is another number."""
     if name not in plane or split not in plane["split"].values:
         return ()
     one = plane.sel(split=split).sortby(["alpha", "beta"])
@@ -351,7 +356,7 @@ def _below(run: xr.Dataset, plane: xr.Dataset, name: str, split: str) -> tuple[s
     )
 
 
-# --- what belongs together -------------------------------------------------------------------------------
+# --- what belongs together ------------------------------------------------------------------------
 
 
 def _same(one: xr.Dataset, other: xr.Dataset, corners: tuple[str, ...]) -> bool:
@@ -372,7 +377,7 @@ def _lies_on(path: xr.Dataset, plane: xr.Dataset) -> bool:
     return known and _same(path, plane, ("origin", "a", "b"))
 
 
-# --- numbers ---------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def _few(count: int, most: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Axes: where on each dim of a slice, as a caller says it. No torch here, since a saved result is read this way too."""
+"""Axes: where on each dim of a slice. No torch here: saved results are read this way too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ravine.errors import InputError
 
 
 def read_axes(at: Any, dims: Sequence[str]) -> dict[str, np.ndarray]:
-    """The positions on every axis, checked: finite numbers, each once, in the order in which they were given.
+    """The positions on every axis, checked: finite, each once, in the order given.
 
     Args:
         at: dim → a number or a sequence of numbers; for a single dim also those alone.
@@ -79,9 +79,8 @@ def _pair(given: Any) -> tuple[float, float]:
 
 def _positions(given: Any, dim: str, name: str) -> np.ndarray:
     try:
-        array = np.asarray(
-            given.detach().cpu() if hasattr(given, "detach") else given
-        )  # a tensor's own way out
+        # a tensor's own way out
+        array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
         if array.dtype.kind not in "iufb":
             raise TypeError
         positions = np.atleast_1d(array.astype(np.float64))

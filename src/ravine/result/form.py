@@ -1,7 +1,7 @@
 """Form: whether what a file holds has the parts of a result, each of its shape and kind.
 
-A file from a stranger, or from a disk that failed, can be sound as netCDF and yet hold anything at all. What is
-looked at here is what the sentences, figures and tables take for granted.
+A file from a stranger, or from a disk that failed, can be sound as netCDF and yet hold anything at
+all. What is looked at here is what the sentences, figures and tables take for granted.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from ravine.result.schema import CORNERS, PROVENANCE, kind_of, quantities
 _NUMBERS: Final = frozenset(
     {
         "allowed_error", "cosine", "curved", "judged_difference", "judged_lower", "judged_stderr",
-        "judged_upper", "largest_gap", "length", "length_a", "length_b", "level", "level_share", "looks", "resolved",
-        "running_statistics", "seed", "stderr_asked", "stderr_reached", "tolerance", "wall_seconds",
+        "judged_upper", "largest_gap", "length", "length_a", "length_b", "level", "level_share",
+        "looks", "resolved", "running_statistics", "seed", "stderr_asked", "stderr_reached",
+        "tolerance", "wall_seconds",
     }
 )  # fmt: skip
 #: Attributes that are texts, beside those of ``PROVENANCE`` and ``CORNERS`` that are no numbers.
 _TEXTS: Final = frozenset(
     {
-        "corners", "correction", "drive", "file", "judge", "judged_answer", "judged_reason", "method", "per_example",
-        "quantity", "reused", "rule", "select", "statistics_from", "title",
+        "corners", "correction", "drive", "file", "judge", "judged_answer", "judged_reason",
+        "method", "per_example", "quantity", "reused", "rule", "select", "statistics_from", "title",
     }
 )  # fmt: skip
 #: Attributes of either kind: a number, or words where each line has its own.
@@ -55,8 +56,8 @@ _PERHAPS_STEPS: Final = ("beta", "null_alpha", "null_residual", "step_cosine")
 _WALKS: Final = ("captured", "captured_squares", "directness", "max_residual")
 _TRIES: Final = ("accepted", "difference", "lower", "stderr", "upper", "value")
 _SOUP: Final = (
-    "judge", "judged_answer", "judged_difference", "judged_lower", "judged_stderr", "judged_upper", "method",
-    "quantity", "rule", "select", "tolerance",
+    "judge", "judged_answer", "judged_difference", "judged_lower", "judged_stderr", "judged_upper",
+    "method", "quantity", "rule", "select", "tolerance",
 )  # fmt: skip
 _ANSWERS: Final = ("better", "worse", "tied", "undecided")
 
@@ -86,7 +87,7 @@ def _problems(result: xr.Dataset) -> Iterator[str]:
         yield from _of_curves(result, kind)
 
 
-# --- attributes -------------------------------------------------------------------------------------
+# --- attributes -----------------------------------------------------------------------------------
 
 
 def _of_attributes(result: xr.Dataset, kind: str) -> Iterator[str]:
@@ -129,7 +130,7 @@ def _is_object(text: Any) -> bool:
         return False
 
 
-# --- variables ----------------------------------------------------------------------------------------
+# --- variables ------------------------------------------------------------------------------------
 
 
 def _of_curves(result: xr.Dataset, kind: str) -> Iterator[str]:
@@ -201,20 +202,26 @@ def _of_a_soup(result: xr.Dataset) -> Iterator[str]:
     yield from _shaped(result, ["member_value", "weight"], ("member",))
     yield from _shaped(result, ["member", "member_hash"], ("member",), "U")
     if result.attrs["judged_answer"] not in _ANSWERS:
-        yield f"the answer is {result.attrs['judged_answer'][:40]!r}; expected one of {', '.join(_ANSWERS)}"
+        yield (
+            f"the answer is {result.attrs['judged_answer'][:40]!r}; expected one of "
+            f"{', '.join(_ANSWERS)}"
+        )
 
 
 def _shaped(
     result: xr.Dataset, names: Iterable[str], dims: Sequence[str], kinds: str = "biuf"
 ) -> Iterator[str]:
-    """What is wrong with variables of these dims, in any order, and of one of these kinds of type."""
+    """What is wrong with variables of these dims, in any order, and of these kinds of type."""
     for name in names:
         if name not in result.variables:
             yield f"{name!r} is missing"
             return
         found = result.variables[name]
         if sorted(map(str, found.dims)) != sorted(dims):
-            yield f"{name!r} has the dims {', '.join(map(str, found.dims))}; expected {', '.join(dims)}"
+            yield (
+                f"{name!r} has the dims {', '.join(map(str, found.dims))}; expected "
+                f"{', '.join(dims)}"
+            )
             return
         if found.dtype.kind not in kinds and not (kinds == "U" and _holds_texts(found.values)):
             yield f"{name!r} is of the type {found.dtype}"

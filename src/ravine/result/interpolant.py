@@ -1,4 +1,4 @@
-"""Reading a resolved result between its points: polynomial interpolants, from the saved result alone.
+"""A resolved result between its points: polynomial interpolants, from the saved result.
 
 A resolved line holds *pieces*, each with the degree of an interpolant through Leja points, which are
 among the measured ones (Chebyshev points in results of earlier versions); a resolved plane is one
@@ -26,7 +26,7 @@ from ravine.result.schema import dims_of
 
 
 def chebyshev_points(low: float, high: float, degree: int) -> np.ndarray:
-    """(degree + 1,) ascending points (low + high)/2 − (high − low)/2 · cos(πk/degree), both ends exactly.
+    """(degree + 1,) ascending (low + high)/2 − (high − low)/2 · cos(πk/degree), both ends exact.
 
     Doubling the degree keeps every point.
 
@@ -254,7 +254,10 @@ def is_resolved(result: xr.Dataset) -> bool:
 
 
 def is_surface(plane: xr.Dataset, quantity: str) -> bool:
-    """Whether a quantity of a plane may be read between its points: what drove the refinement, and it, resolved."""
+    """Whether a quantity of a plane may be read between its points.
+
+    What drove the refinement, and the quantity itself, must be resolved.
+    """
     whole = is_resolved(plane) and plane.attrs.get("resolved") == 1
     return whole and plane[quantity].attrs.get("resolved", 1) == 1
 

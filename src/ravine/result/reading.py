@@ -24,10 +24,11 @@ def reconstruct(result: xr.Dataset, at: Any) -> xr.Dataset:
 
     Returns:
         A result at those points, with ``q_misfit`` (slice dims…, split) for every quantity: the
-        largest error that was measured on the piece which the value was read from, or if that is more, how far
-        the value lies outside the range of the two measured points beside it: no extremum is made up. Where a
-        piece is not finite or did not resolve, NaN. A count of examples, such as ``error``, is read along
-        straight lines between measured points, and its misfit is the step between them.
+        largest error that was measured on the piece which the value was read from, or if that is
+        more, how far the value lies outside the range of the two measured points beside it: no
+        extremum is made up. Where a piece is not finite or did not resolve, NaN. A count of
+        examples, such as ``error``, is read along straight lines between measured points, and its
+        misfit is the step between them.
 
     Raises:
         InputError: the result was not resolved, or a point lies outside its interval.
@@ -102,10 +103,10 @@ def _as_measured(
     out: Mapping[str, np.ndarray],
     errors: np.ndarray,
 ) -> None:
-    """Put measured values where points were measured, and straight lines between them where no interpolant holds.
+    """Put measured values at measured points; straight lines where no interpolant holds.
 
-    A count of examples is a staircase, and on a piece that did not resolve nothing is known between two points:
-    a line between them leaves neither's range.
+    A count of examples is a staircase, and on a piece that did not resolve nothing is known between
+    two points: a line between them leaves neither's range.
 
     Args:
         result: the resolved line, in order.
@@ -149,7 +150,7 @@ def _as_measured(
 
 
 def densely(result: xr.Dataset, points: int = 601) -> xr.Dataset:
-    """A resolved result at many evenly spaced points, and at those that were measured: to draw it, or to search it."""
+    """A resolved result at many even points, and at the measured ones: to draw or search it."""
     patches, axes = patches_of(result), {}
     for number, dim in enumerate(dims_of(result)):
         low, high = patches[0].pieces[number].low, patches[-1].pieces[number].high
@@ -165,7 +166,7 @@ def _homes(patches: Sequence[Patch], axis: int, places: np.ndarray) -> np.ndarra
 
 
 def _chosen(result: xr.Dataset, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every split, whether the logarithm is interpolated on a patch, and the largest error that was measured."""
+    """For every split, whether a patch interpolates the logarithm, and its largest error."""
     logs, misfits = result[f"{name}_log"].values, result[f"{name}_misfit"].values
     return (
         (logs, misfits.max(axis=0)) if "check" in result.dims else (logs[number], misfits[number])
@@ -180,7 +181,7 @@ def _read(
     *,
     log: bool,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """A quantity on one split with its parts, which follow its scale where the logarithm is interpolated."""
+    """A quantity on one split with its parts, which follow its scale if that is the logarithm."""
     mean = values[name]
     read = patch.read(mean, places, log=log)
     yield name, read
@@ -189,16 +190,20 @@ def _read(
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
         found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
+        # an interpolant may swing below 0
         yield (
             key,
             found if key.endswith("_replicates") else found.clip(min=0),
-        )  # an interpolant may swing below 0
+        )
 
 
 def _distance(
     result: xr.Dataset, axes: Mapping[str, np.ndarray], patches: Sequence[Patch]
 ) -> np.ndarray:
-    """Distance from the slice's first corner: from its lengths and angle, or of one that bends as it was measured."""
+    """Distance from the slice's first corner, from its lengths and angle.
+
+    Of a slice that bends, as it was measured.
+    """
     attrs = result.attrs
     if attrs.get("curved", 0):
         return _read_distance(result, axes, patches)
@@ -237,7 +242,7 @@ def _parts(name: str) -> list[str]:
 
 
 def critical_points(curve: xr.Dataset, quantity: str, split: str) -> np.ndarray:
-    """Where the interpolant of one quantity on one split is stationary or bends: roots of its two derivatives."""
+    """Where one quantity's interpolant is stationary or bends: roots of its two derivatives."""
     curve = curve.sortby("alpha")
     values = curve[quantity].sel(split=split).values
     return np.array(sorted(_roots(curve, values)))

@@ -1,4 +1,4 @@
-"""The result of a measurement: an xarray Dataset with a schema, its file, and nothing that needs torch.
+"""The result of a measurement: a Dataset with a schema, and its file; nothing needs torch.
 
 Schema, version 1 ----------------- A *quantity* is anything measured per example; ``loss`` always
 is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset holds
@@ -9,9 +9,9 @@ is one, ``error`` (0-1) often another. For every quantity ``q`` the Dataset hold
   minus ``q``. The halves are the same at every point, so the spread over ``replicate`` of *any*
   function of the curve (a difference, a barrier, the position of a minimum) is that function's
   standard error, pairing included. The examples fall into 256 random groups (whole clusters, within
-  strata), and the halves are balanced over them: the mean square over the replicates is the variance
-  of a difference between points, without a sampling error of its own: McCarthy 1969. Version 1 had 64
-  halves drawn at random;
+  strata), and the halves are balanced over them: the mean square over the replicates is the
+  variance of a difference between points, without a sampling error of its own: McCarthy 1969.
+  Version 1 had 64 halves drawn at random;
 - ``q_noise_floor`` (slice dims…, split): how far floating-point rounding alone moves ``q``;
 
 and ``n_examples`` and ``n_units`` (split): how many values, and how many independent draws they
@@ -21,10 +21,10 @@ coordinate ``distance`` (slice dims…) is the Euclidean length from the start o
 infinity in ``q`` means *computed, and not finite*; a point that was not computed is absent.
 Attributes carry the provenance (see ``PROVENANCE``).
 
-A curve on a part of the examples has ``examples_of``, JSON: split → how many there are. Where a question chose
-the part, ``asked`` is it (JSON), ``looks`` how many parts were looked at, and ``level_share`` what share of a level is
-left to each; where a standard error did, ``stderr_asked`` and ``stderr_reached``. ``allowed_error`` is an interpolation
-error that was allowed anyway.
+A curve on a part of the examples has ``examples_of``, JSON: split → how many there are. Where a
+question chose the part, ``asked`` is it (JSON), ``looks`` how many parts were looked at, and
+``level_share`` what share of a level is left to each; where a standard error did, ``stderr_asked``
+and ``stderr_reached``. ``allowed_error`` is an interpolation error that was allowed anyway.
 
 ``corners`` names the slice's corners in order; the label and the hash of each stand under its name
 (``start``, ``start_hash``). ``curved`` is 1 for a slice that bends, whose distances are not
@@ -47,8 +47,8 @@ make:
 - a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
   measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every
   quantity ``q_checked`` (check, split), the measured value, ``q_misfit`` (check, split), how far
-  the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says whether
-  its own interpolant is good; the result's speaks of those in ``drive``.
+  the interpolant is from it, and ``q_log`` (split). A quantity's attribute ``resolved`` says
+  whether its own interpolant is good; the result's speaks of those in ``drive``.
 
 A soup's history is a result too, with no curve: what was tried (``step``) and the members
 (``member``), as ``ravine.soup`` describes it.
@@ -132,7 +132,8 @@ def quantities(result: xr.Dataset) -> list[str]:
     """Names of the measured quantities, ``loss`` first.
 
     Examples:
-        >>> quantities(xr.Dataset({"error": 0.0, "error_stderr": 0.0, "loss": 0.0, "loss_stderr": 0.0}))
+        >>> names = ["error", "error_stderr", "loss", "loss_stderr"]
+        >>> quantities(xr.Dataset(dict.fromkeys(names, 0.0)))
         ['loss', 'error']
     """
     names = [str(name) for name in result.data_vars if f"{name}_stderr" in result.data_vars]
@@ -162,7 +163,9 @@ def unit_of(result: xr.Dataset, quantity: str) -> str:
 
 
 def kind_of(result: xr.Dataset) -> str:
-    """What a result is of: "line", "lines", "plane", "path", a run projected onto a slice, or "soup", its history.
+    """What a result is of: "line", "lines", "plane", "path" or "soup".
+
+    A "path" is a run projected onto a slice, a "soup" its history.
 
     Examples:
         >>> kind_of(xr.Dataset({"residual": ("step", [0.0, 1.0])}))
@@ -215,12 +218,13 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
         history: whether a soup's history will do, which has no curve.
 
     Raises:
-        InputError: not a ravine result, one of a newer schema, or a history where a curve is needed.
+        InputError: not a ravine result, one of a newer schema,
+            or a history where a curve is needed.
     """
     if not isinstance(result, xr.Dataset):
         msg = (
-            "expected a ravine result, an xarray Dataset as evaluate, resolve and open_result return it; got "
-            f"{type(result).__name__}"
+            "expected a ravine result, an xarray Dataset as evaluate, resolve and open_result "
+            f"return it; got {type(result).__name__}"
         )
         raise InputError(msg)
     version = result.attrs.get("schema_version")
@@ -234,9 +238,8 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
     if version is None or not (measured or kind_of(result) in ("path", "soup")):
         msg = (
             "this Dataset is not a ravine result: expected the attribute 'schema_version', and the "
-            "variable 'loss' "
-            "with the dim 'split' or the variable 'residual' with the dim 'step'; got variables "
-            f"{sorted(map(str, result.data_vars))}"
+            "variable 'loss' with the dim 'split' or the variable 'residual' with the dim 'step'; "
+            f"got variables {sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
     if not str(version).isdecimal() or int(version) > SCHEMA_VERSION:

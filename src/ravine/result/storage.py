@@ -73,7 +73,7 @@ def _decoded(source: Path | io.BytesIO) -> xr.Dataset:
 
 
 def _readable(result: xr.Dataset) -> xr.Dataset:
-    """The result with attributes that can be written as UTF-8, as a title from a file name may not."""
+    """The result with attributes that UTF-8 can hold; a title from a file name may not be."""
     texts = {name: text for name, text in result.attrs.items() if isinstance(text, str)}
     mended = {name: text.encode("utf-8", "replace").decode("utf-8") for name, text in texts.items()}
     return result.assign_attrs(mended)
@@ -149,8 +149,8 @@ def _require_harmless(source: Path) -> None:
     most = _MOST_DENSE * source.stat().st_size + _ALWAYS_READ
     if declared > most:
         msg = (
-            f"{str(source)!r} says that it holds {declared:.3g} bytes, more than a file of its size "
-            "can; it is damaged"
+            f"{str(source)!r} says that it holds {declared:.3g} bytes, more than a file of its "
+            "size can; it is damaged"
         )
         raise InputError(msg)
 

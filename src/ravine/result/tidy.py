@@ -15,8 +15,8 @@ def to_dataframe(result: xr.Dataset) -> pd.DataFrame:
         result: of a line, several, a plane or a path.
 
     Returns:
-        One row for each point, split and quantity: the coordinates, ``quantity``, ``value``, ``stderr`` and
-        ``noise_floor``. A path without an objective has one row for each step.
+        One row for each point, split and quantity: the coordinates, ``quantity``, ``value``,
+        ``stderr`` and ``noise_floor``. A path without an objective has one row for each step.
 
     Raises:
         InputError: not a ravine result.

@@ -1,4 +1,4 @@
-"""Trial: a file is first read by another process, with limits, because HDF5 cannot be trusted with one that is damaged.
+"""Trial: another process reads a file first, with limits; HDF5 fails on damaged ones.
 
 One changed byte can make the library go round for ever, where not even Ctrl-C reaches it, or take
 all memory. What does this in the other process costs that process, and the file is refused. The
@@ -74,7 +74,10 @@ class Trial:
             answer = ""
         if not answer:
             self.end()
-            return f"reading it takes more than {seconds:.0f} seconds, or more memory than there is use for"
+            return (
+                f"reading it takes more than {seconds:.0f} seconds, or more memory than there is "
+                "use for"
+            )
         return json.loads(answer)
 
     def end(self) -> None:
@@ -95,7 +98,7 @@ _RUNNING: list[Trial] = []
 
 
 def wrong_with(path: Path) -> str:
-    """What is wrong with an HDF5 file, found out by reading all of it elsewhere; "" where nothing is.
+    """What is wrong with an HDF5 file, after reading all of it elsewhere; "" if nothing.
 
     Args:
         path: of a file that is there.
@@ -122,7 +125,7 @@ def _identity(path: Path) -> tuple[Any, ...]:
     return str(path.absolute()), about.st_ino, about.st_size, about.st_mtime_ns
 
 
-# --- the other process --------------------------------------------------------------------------------------------
+# --- the other process ----------------------------------------------------------------------------
 
 
 def _read_all(path: str) -> None:

@@ -1,4 +1,4 @@
-"""Code: a hash of what a function or an object does, by content: its bytecode, and all that it refers to."""
+"""Code: a hash of what a function or object does: its bytecode and all that it refers to."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _NOT_OF_THE_MODULE: Final = ("training", "_parameters", "_modules", "_buffers")
 def code_hash(*things: Any) -> str:
     """A hash of functions, classes and objects by what they do and hold.
 
-    Functions count with their bytecode, constants, defaults, closures and the globals that they name, as far as these
-    lie in modules of the user's own; what an installed library provides counts with its name and the library's
-    version. Modules count with their classes, their attributes and their buffers; their parameters do not count, but
-    for names, shapes and types.
+    Functions count with their bytecode, constants, defaults, closures and the globals that they
+    name, as far as these lie in modules of the user's own; what an installed library provides
+    counts with its name and the library's version. Modules count with their classes, their
+    attributes and their buffers; their parameters do not count, but for names, shapes and types.
 
     Args:
         things: in order.
@@ -55,7 +55,8 @@ def code_hash(*things: Any) -> str:
     Examples:
         >>> def scaled(factor):
         ...     return lambda x: factor * x
-        >>> code_hash(scaled(2)) == code_hash(scaled(2)), code_hash(scaled(2)) == code_hash(scaled(3))
+        >>> double = code_hash(scaled(2))
+        >>> double == code_hash(scaled(2)), double == code_hash(scaled(3))
         (True, False)
     """
     reading = _Reading()
@@ -228,10 +229,10 @@ class _Reading:
         except Exception as problem:
             where = f"{kind.__module__}.{kind.__qualname__}"
             msg = (
-                f"the loss or the model refers to an object of type {where}, whose content cannot be read "
-                f"({type(problem).__name__}), so a store cannot tell whether it has changed. Give "
-                "Objective(..., version='1'), and another version whenever the code changes; or use no "
-                "store."
+                f"the loss or the model refers to an object of type {where}, whose content cannot "
+                f"be read ({type(problem).__name__}), so a store cannot tell whether it has "
+                "changed. Give Objective(..., version='1'), and another version whenever the code "
+                "changes; or use no store."
             )
             raise InputError(msg) from problem
         self._several(kept if isinstance(kept, tuple) else (kept,))
@@ -297,6 +298,6 @@ def _release(name: str) -> str:
 
 
 def _names_of_distribution(top: str) -> Iterator[str]:
-    """What the package that a module is in may be called; a look through all that is installed takes long."""
+    """What the package of a module may be called; to look through all packages takes long."""
     yield top
     yield from packages_distributions().get(top, ())

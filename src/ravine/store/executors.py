@@ -1,4 +1,4 @@
-"""Executors: a measurement's orders handed to workers, and handed out again when a worker is lost."""
+"""Executors: orders handed to workers, and handed out again when a worker is lost."""
 
 from __future__ import annotations
 
@@ -52,25 +52,29 @@ _UNKNOWN: Final = 4  # workers of an executor that does not say how many it has
 class Workers:
     """Processes that measure, and how they are used: for ``executor=``.
 
-    A number of workers is as many processes on this machine, which are started when they are first needed and end with
-    the ``with`` block, or with the one measurement that it was given to. An executor of another library stays the
-    caller's. Every worker builds the objective once, and keeps it, its data and its copy of the model.
+    A number of workers is as many processes on this machine, which are started when they are first
+    needed and end with the ``with`` block, or with the one measurement that it was given to. An
+    executor of another library stays the caller's. Every worker builds the objective once, and
+    keeps it, its data and its copy of the model.
 
     Args:
         executor: a number of processes, or what has the interface of ``concurrent.futures``: a
-            ``ProcessPoolExecutor`` (spawn), ``dask.distributed``'s ``Client.get_executor()``, an executor of
-            ``submitit``, ``ravine.integrations.ray.RayExecutor``.
-        threads: of PyTorch in each worker. The numbers are those of one process with as many, bit for bit.
-        devices: of the processes, in turn, such as ``["cuda:0", "cuda:1"]``, where ``executor`` is a number. By default
-            where the objective is; of several GPUs each in turn.
+            ``ProcessPoolExecutor`` (spawn), ``dask.distributed``'s ``Client.get_executor()``, an
+            executor of ``submitit``, ``ravine.integrations.ray.RayExecutor``.
+        threads: of PyTorch in each worker. The numbers are those
+            of one process with as many, bit for bit.
+        devices: of the processes, in turn, such as ``["cuda:0", "cuda:1"]``, where ``executor`` is
+            a number. By default where the objective is; of several GPUs each in turn.
         count: how many workers there are, where the executor does not say.
-        seconds: about how long a worker is given work for at once; by default 1, and 600 for submitit, where every
-            piece of work is a job that waits in a queue. No more than that is lost with a worker.
-        patience: seconds that are waited while there is no worker at all, as far as the executor tells (Dask does).
-            More for a cluster whose workers wait in a queue.
+        seconds: about how long a worker is given work for at once; by default 1,
+            and 600 for submitit, where every piece of work is a job that waits in
+            a queue. No more than that is lost with a worker.
+        patience: seconds that are waited while there is no worker at all, as far as the executor
+            tells (Dask does). More for a cluster whose workers wait in a queue.
 
     Raises:
-        InputError: it is no such executor, or its processes are made by fork, after which PyTorch's threads hang.
+        InputError: it is no such executor, or its processes are made
+            by fork, after which PyTorch's threads hang.
 
     Examples:
         >>> Workers(4).count
@@ -291,10 +295,11 @@ class _Desk:
         self._send(_Task(number, pickle.dumps(order), what))
 
     def finished(self, *, wait: bool) -> list[tuple[int, Done]]:
-        """What was finished since it was last asked; at least one order, if it waits and there is one.
+        """What was finished since it was last asked; if it waits and there is any, at least one.
 
         Raises:
-            InputError: workers are lost again and again, all of them are gone, or an order cannot be measured.
+            InputError: workers are lost again and again, all of them
+                are gone, or an order cannot be measured.
         """
         found: list[tuple[int, Done]] = []
         watch = _Watch(self._workers)
@@ -335,14 +340,19 @@ class _Desk:
     def _given_up(self, task: _Task, problem: BaseException) -> InputError:
         said = f"{type(problem).__name__}: {problem}".rstrip(": ")
         if self._workers.has_answered:
-            advice = "Does it need more memory than there is? Fewer workers at a time leave more to each."
+            advice = (
+                "Does it need more memory than there is? Fewer workers at a time leave more to "
+                "each."
+            )
         else:
             advice = (
-                "None has answered yet. A script that starts processes needs if __name__ == '__main__': around what "
-                "it does; and workers need ravine, and what builds the objective."
+                "None has answered yet. A script that starts processes needs if __name__ == "
+                "'__main__': around what it does; and workers need ravine, and what builds the "
+                "objective."
             )
         return InputError(
-            f"the workers were lost {task.lost} times in a row while they measured {task.what} ({said}). {advice}"
+            f"the workers were lost {task.lost} times in a row while they measured {task.what} "
+            f"({said}). {advice}"
         )
 
     def _send(self, task: _Task, *, tell: bool = False) -> None:
@@ -400,9 +410,10 @@ class _Watch:
             self._alone_since = now
         elif now - self._alone_since >= patience:
             msg = (
-                f"the executor has had no worker for {patience:.0f} seconds, and there is work left. Start workers and "
-                "run the same again (with store=, what was measured is kept); if they wait in a queue, give more "
-                "patience: Workers(executor, patience=3600)."
+                f"the executor has had no worker for {patience:.0f} seconds, and there is work "
+                "left. Start workers and run the same again (with store=, what was measured is "
+                "kept); if they wait in a queue, give more patience: Workers(executor, "
+                "patience=3600)."
             )
             raise InputError(msg)
 
@@ -431,7 +442,7 @@ def _raised(failed: Failed) -> BaseException:
 
 
 def _key_of(objective: str, request: Request) -> str:
-    """What a request is called: by content, so that a second one like it finds what workers keep of the first."""
+    """A request's name, by content: a second one like it finds what workers keep of the first."""
     setup = request.setup
     policies = [repr(getattr(setup, name)) for name in POLICIES]
     splits = [split.name for split in setup.splits]
@@ -454,7 +465,8 @@ def _sent(source: Any) -> bytes:
         InputError: it cannot be sent.
     """
     try:
-        import cloudpickle as pickler  # it comes with Dask, Ray and submitit, and takes functions of a notebook
+        # it comes with Dask, Ray and submitit, and takes functions of a notebook
+        import cloudpickle as pickler
     except ImportError:
         pickler = pickle
     try:
@@ -462,13 +474,14 @@ def _sent(source: Any) -> bytes:
     except Exception as problem:
         what = "function that builds the objective" if isinstance(source, Origin) else "objective"
         msg = (
-            f"the {what} cannot be sent to workers ({type(problem).__name__}: {problem}). Give it by the name of "
-            "the function that builds it, which they then call: ravine.load_objective('file.py:function')."
+            f"the {what} cannot be sent to workers ({type(problem).__name__}: {problem}). Give it "
+            "by the name of the function that builds it, which they then call: "
+            "ravine.load_objective('file.py:function')."
         )
         raise InputError(msg) from problem
 
 
-# --- executors -------------------------------------------------------------------------------------------
+# --- executors ------------------------------------------------------------------------------------
 
 
 def _processes(count: int, devices: Sequence[str] | None) -> futures.ProcessPoolExecutor:
@@ -517,22 +530,25 @@ def _require_executor(executor: Any) -> None:
         raise InputError(msg)
     if not isinstance(executor, int) and not callable(getattr(executor, "submit", None)):
         msg = (
-            "executor must be a number of processes, or have the interface of concurrent.futures (a method submit): "
-            "a ProcessPoolExecutor, a Client of dask.distributed, an executor of submitit, "
-            f"ravine.integrations.ray.RayExecutor; got {type(executor).__name__}"
+            "executor must be a number of processes, or have the interface of concurrent.futures "
+            "(a method submit): a ProcessPoolExecutor, a Client of dask.distributed, an executor "
+            f"of submitit, ravine.integrations.ray.RayExecutor; got {type(executor).__name__}"
         )
         raise InputError(msg)
     is_pool = isinstance(executor, futures.ProcessPoolExecutor)
     if is_pool and vars(executor)["_mp_context"].get_start_method() == "fork":
         msg = (
-            "the executor makes its processes by fork, after which PyTorch's threads may hang: give "
-            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or the number of processes"
+            "the executor makes its processes by fork, after which PyTorch's threads may hang: "
+            "give ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or the "
+            "number of processes"
         )
         raise InputError(msg)
     if isinstance(executor, futures.ThreadPoolExecutor):
         msg = (
-            "the executor's workers are threads, which share one process and measure nothing at the same time: give a "
-            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or the number of processes"
+            "the executor's workers are threads, which share one process and measure nothing at "
+            "the same time: give a "
+            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')), or the number "
+            "of processes"
         )
         raise InputError(msg)
 

@@ -57,8 +57,8 @@ def require_keepable(setup: Setup) -> None:
     """
     if setup.is_stateful:
         msg = (
-            "per_example carries state from batch to batch, so there are no parts of the measurement "
-            "that a store could keep: use store=None (--store none)"
+            "per_example carries state from batch to batch, so there are no parts of the "
+            "measurement that a store could keep: use store=None (--store none)"
         )
         raise InputError(msg)
     if not setup.check_data and setup.version is None:
@@ -81,7 +81,7 @@ def why_not(setup: Setup) -> str:
 
 
 def point_key(subject: Subject, number: int) -> list[Any]:
-    """What a point is made of: its corners' contents and their shares, in whatever slice it lies."""
+    """What a point is made of: its corners' contents and shares, in whatever slice it lies."""
     coefficients = subject.points.coefficients[number]
     shares = [(subject.hashes[i], coefficients[i].hex()) for i in support_of(coefficients)]
     statistics = subject.points.statistics
@@ -101,7 +101,7 @@ def _deciding(subject: Subject) -> Any:
 
 
 def _code(setup: Setup) -> str:
-    """The code of the loss and of the model, or the version where that is given for what cannot be read."""
+    """The code of the loss and the model, or the version given for what cannot be read."""
     grouping = (setup.grouping.clusters, setup.grouping.strata)
     try:
         return code_hash(setup.per_example, setup.model, grouping)
@@ -111,9 +111,9 @@ def _code(setup: Setup) -> str:
         if isinstance(problem, InputError):
             raise
         msg = (
-            "the loss or the model refers to more than can be hashed, so a store cannot tell whether "
-            "it has changed. Give Objective(..., version='1'), and another version whenever the "
-            "code changes; or use no store."
+            "the loss or the model refers to more than can be hashed, so a store cannot tell "
+            "whether it has changed. Give Objective(..., version='1'), and another version "
+            "whenever the code changes; or use no store."
         )
         raise InputError(msg) from problem
 

@@ -172,8 +172,9 @@ class Ledger:
             yield
         except sqlite3.Error as problem:
             msg = (
-                f"the store {str(self.path)!r} cannot be used ({problem}). What was written to it before is kept: "
-                "make room or mend the disk and run the same again, or choose another store."
+                f"the store {str(self.path)!r} cannot be used ({problem}). What was written to it "
+                "before is kept: make room or mend the disk and run the same again, or choose "
+                "another store."
             )
             raise InputError(msg) from problem
 
@@ -208,7 +209,7 @@ class Keeper:
         return plan
 
     def unseen(self, split: str) -> list[tuple[int, ...]]:
-        """Sets of corners that points lie between, and of which no values have been seen by this ledger."""
+        """Sets of corners that points lie between and of which this ledger has seen no values."""
         supports = sorted({support_of(point) for point in self.subject.points.coefficients})
         return [one for one in supports if self._place(split, one) not in self.ledger.values]
 
@@ -342,7 +343,8 @@ def clean(path: str | os.PathLike[str], objective: str | None = None) -> int:
 
 _CONTENTS: Final = """
 SELECT objectives.key, said, count(DISTINCT point), sum(length(sums)), min(made), max(made)
-FROM objectives JOIN tiles ON tiles.objective = objectives.key GROUP BY objectives.key ORDER BY max(made)
+FROM objectives JOIN tiles ON tiles.objective = objectives.key
+GROUP BY objectives.key ORDER BY max(made)
 """
 
 

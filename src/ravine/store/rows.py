@@ -1,4 +1,4 @@
-"""Rows: the sums of one point over one block as bytes, and back; a row that was damaged is no row."""
+"""Rows: the sums of a point over a block as bytes, and back; a damaged row is no row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers: what runs in another process. It builds the objective once, keeps it, and measures order after order."""
+"""Workers: what runs in another process, with an objective that it built once and keeps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ _LOCK: Final = threading.Lock()
 _OBJECTIVES: Final[OrderedDict[str, Objective]] = OrderedDict()
 _SEATS: Final[OrderedDict[str, Seat]] = OrderedDict()
 
-#: Of an objective: what a copy that was made of it in the caller (``with_buffers``, ``on``) may have changed.
+#: Of an objective: what a copy that was made of it in the
+#: caller (``with_buffers``, ``on``) may have changed.
 POLICIES: Final = (
     "dropout",
     "buffers",
@@ -128,9 +129,10 @@ def work(call: Call) -> Done | Lacking | Failed:
     try:
         if call.caller == this_process():
             msg = (
-                "executor= has workers that are threads of the calling process, which measure nothing at the same "
-                "time: give one whose workers are processes, such as "
-                "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) or LocalCluster(processes=True)"
+                "executor= has workers that are threads of the calling process, which measure "
+                "nothing at the same time: give one whose workers are processes, such as "
+                "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) or "
+                "LocalCluster(processes=True)"
             )
             raise InputError(msg)  # noqa: TRY301  as every other problem
         if call.versions != versions():
@@ -222,8 +224,8 @@ class Told:
         strange = [name for name in self.splits if name not in known]
         if strange:
             msg = (
-                f"a worker's objective has the splits {list(known)}, and the caller's has {strange[0]!r} too: what "
-                "builds it has to give the same one in every process"
+                f"a worker's objective has the splits {list(known)}, and the caller's has "
+                f"{strange[0]!r} too: what builds it has to give the same one in every process"
             )
             raise InputError(msg)
         device = torch.device(device_of(self.device, _SELF.number, _SELF.devices))
@@ -234,7 +236,7 @@ class Told:
 
 
 def _readable(split: Split) -> Split:
-    """The split, read by this process alone where it may have no children, as a worker of Dask may not."""
+    """The split, read by this process alone if it may have no children, as a Dask worker."""
     loader = split.source
     if not current_process().daemon or not isinstance(loader, DataLoader) or not loader.num_workers:
         return split
@@ -277,7 +279,7 @@ def _said(problem: Exception) -> str:
     return f"{type(problem).__name__}: {problem}"
 
 
-# --- processes of ravine's own -------------------------------------------------------------------------
+# --- processes of ravine's own --------------------------------------------------------------------
 
 
 def begin(numbers: Any, devices: Sequence[str] | None) -> None:
@@ -314,7 +316,8 @@ def device_of(
     Examples:
         >>> [device_of("cpu", number, ["cuda:0", "cuda:1"]) for number in range(3)]
         ['cuda:0', 'cuda:1', 'cuda:0']
-        >>> [device_of("cuda:0", number, None, lambda: 2) for number in range(3)]  # one worker for each GPU
+        >>> # one worker for each GPU
+        >>> [device_of("cuda:0", number, None, lambda: 2) for number in range(3)]
         ['cuda:0', 'cuda:1', 'cuda:0']
         >>> device_of("cpu", 1, None)
         'cpu'

@@ -1,1 +1,1 @@
-"""Studies: published measurements made again, at sizes that a desk can do, each number beside the published one."""
+"""Studies: published measurements made again, at a desk's size, beside the published numbers."""

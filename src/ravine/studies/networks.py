@@ -47,7 +47,7 @@ def cnn(side: int, channels: int, width: int) -> nn.Sequential:
 def trained(
     model: nn.Module, data: tuple[Tensor, Tensor], seed: int, epochs: int, file: Path
 ) -> Path:
-    """Train a network, or find it trained: Adam at 1e-3, a cosine to 0, batches of 500 or a tenth of the data.
+    """Train a network, or find it trained: Adam at 1e-3, a cosine to 0, batches of up to 500.
 
     Args:
         model: whose parameters are drawn anew.

@@ -1,4 +1,4 @@
-"""Study: pairs of networks trained from different seeds, and the barrier between them, raw, aligned and repaired."""
+"""Study: pairs of networks from different seeds, and their barrier: raw, aligned, repaired."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def plan_of(name: str, profile: str) -> Plan:
     """The plan of a study.
 
     Args:
-        name: "rebasin" (MLPs: weight matching, and the trend with width) or "repair" (a BatchNorm network).
+        name: "rebasin" (MLPs: weight matching, and the trend with
+            width) or "repair" (a BatchNorm network).
         profile: "quick" (digits of 8 × 8, a minute) or "desk" (MNIST or CIFAR-10, within an hour).
 
     Raises:

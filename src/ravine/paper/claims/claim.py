@@ -23,11 +23,11 @@ class Claim:
         sentence: the paper's words.
         figure: whose measurements decide it; "" if none does.
         asks: what number is looked at.
-        found: finds it, with its bounds, in the figure's outcome; given the outcomes of the figures ``beside`` too, by
-            name, where there are any.
+        found: finds it, with its bounds, in the figure's outcome; given the outcomes of the figures
+            ``beside`` too, by name, where there are any.
         bound: "at most" or "at least" …
-        threshold: … this much is what the sentence amounts to; None where it is the one threshold for what counts as a
-            bump on the curve in question.
+        threshold: … this much is what the sentence amounts to; None where it is the one threshold
+            for what counts as a bump on the curve in question.
         reason: why that threshold; for a claim without a figure, what deciding it would take.
         beside: figures that it is compared with.
         ends: whether it is about how a training ends, of which one that was stopped says nothing.
@@ -84,7 +84,8 @@ class Finding:
         found: its number; None where the figure was not run.
         profile: of the measurements; "" where there are none.
         seeds: of the trainings behind it.
-        scaled: whether a training is smaller or shorter than the paper's own. It decides nothing about that.
+        scaled: whether a training is smaller or shorter than the
+            paper's own. It decides nothing about that.
     """
 
     claim: Claim
@@ -105,7 +106,7 @@ class Finding:
 
     @property
     def arm(self) -> Status | None:
-        """The answer of a smaller or shorter arm, which stands beside the claim; None where there is none."""
+        """A smaller or shorter arm's answer, which stands beside the claim; None without one."""
         return self.answer if self.scaled and self.answer != "not run" else None
 
     @property
@@ -121,7 +122,7 @@ class Finding:
 
     @property
     def threshold(self) -> float:
-        """What the number is compared with; NaN where that comes from measurements that were not made."""
+        """What the number is compared with; NaN if that takes measurements not made."""
         if self.claim.threshold is not None:
             return self.claim.threshold
         return np.nan if self.found is None else self.found.threshold
@@ -132,8 +133,8 @@ class Finding:
 
         Examples:
             >>> from ravine.paper.claims.found import estimated
-            >>> claim = Claim("half", "§1", "…", "fig1", "a number", lambda outcome: estimated(0.25, 0.1), "at most",
-            ...               0.5, "…")
+            >>> found = lambda outcome: estimated(0.25, 0.1)
+            >>> claim = Claim("half", "§1", "…", "fig1", "a number", found, "at most", 0.5, "…")
             >>> Finding(claim, claim.found(None)).verdict
             'a number: 0.25 [0.0843, 0.416] (holds if at most 0.5)'
         """
@@ -158,7 +159,7 @@ class Finding:
 
     @property
     def words(self) -> str:
-        """The answer, with what it is of: the paper's network or a smaller arm; others or these examples."""
+        """The answer, and what it is of: the paper's network or a smaller arm; which examples."""
         said = f"{self.status} (this arm: {self.arm})" if self.arm else self.status
         if self.here is None or self.here == self.answer:
             return said
@@ -195,9 +196,9 @@ def as_json(findings: Iterable[Finding], **about: Any) -> str:
         about: what else the file says, such as the profile.
 
     Returns:
-        The text, one claim an object. ``status`` is of the paper's own configuration, ``arm`` of a smaller or shorter
-        one that was run instead; ``examples`` is the answer for these examples alone, where ``scope`` is
-        "population". A number or a bound that is not known is null.
+        The text, one claim an object. ``status`` is of the paper's own configuration, ``arm`` of a
+        smaller or shorter one that was run instead; ``examples`` is the answer for these examples
+        alone, where ``scope`` is "population". A number or a bound that is not known is null.
     """
     return (
         json.dumps(

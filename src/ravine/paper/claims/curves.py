@@ -33,14 +33,15 @@ def inner(curve: xr.Dataset) -> metrics.Profile:
 
 
 def bump(profile: metrics.Profile, outcome: Outcome | None = None) -> float:
-    """What counts as a bump: the one threshold of ``ravine.metrics``, at most a thousandth of what training gained.
+    """What counts as a bump: ``ravine.metrics``'s threshold, at most a thousandth of the gain.
 
-    The second part binds where a line starts far above the network's own start: a thousandth of that height may be more
-    than all that training had to gain.
+    The second part binds where a line starts far above the network's own start: a thousandth of
+    that height may be more than all that training had to gain.
 
     Args:
         profile: the curve.
-        outcome: of the figure; None where the line leads from the network's own start to its solution.
+        outcome: of the figure; None where the line leads from
+            the network's own start to its solution.
 
     Returns:
         A height in nats, never below the noise floor.
@@ -59,7 +60,7 @@ def gained(outcome: Outcome) -> float:
     return float(loss[0] - loss.min())
 
 
-# --- obstacles -------------------------------------------------------------------------------------------
+# --- obstacles ------------------------------------------------------------------------------------
 
 
 def rises(curve: xr.Dataset, outcome: Outcome | None = None) -> Found:
@@ -89,7 +90,10 @@ def barriers(curve: xr.Dataset, outcome: Outcome | None = None) -> Found:
 
 
 def one_valley(curve: xr.Dataset, outcome: Outcome) -> Found:
-    """How far a curve is from one valley with its bottom at α = 1: its highest hump, or how far it goes below J(1)."""
+    """How far a curve is from one valley with its bottom at α = 1.
+
+    Its highest hump, or how far it goes below J(1).
+    """
     profile = train(curve)
     threshold = bump(profile, outcome)
     hump = decided(upside_down(profile), "minimum", threshold)
@@ -99,7 +103,10 @@ def one_valley(curve: xr.Dataset, outcome: Outcome) -> Found:
 
 
 def hidden(curves: Mapping[str, xr.Dataset]) -> Found:
-    """The worst that can hide between points, over what counts as a bump; not known where a piece did not resolve."""
+    """The worst that can hide between points, over what counts as a bump.
+
+    It is not known where a piece did not resolve.
+    """
     worst_known, unresolved = 0.0, []
     for name, curve in curves.items():
         profile = train(curve)
@@ -122,7 +129,7 @@ def bumps(curve: xr.Dataset) -> Found:
 
 
 def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
-    """Where the tops are that must be climbed by more than ``least`` and descended from by more than that.
+    """Where the tops are that take a climb, and then a descent, of more than ``least``.
 
     Examples:
         >>> x = np.linspace(0, 1, 101)
@@ -142,13 +149,14 @@ def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
     return found
 
 
-# --- shape -----------------------------------------------------------------------------------------------
+# --- shape ----------------------------------------------------------------------------------------
 
 
 def above_hull(curve: xr.Dataset, start: float = 0.0) -> Found:
-    """How far the training loss stands above its lower convex hull on [start, 1], over its range on [0, 1].
+    """How far the training loss is above its lower hull on [start, 1], over its range on [0, 1].
 
-    0 for a convex curve; a step from 1 to 0 halfway stands 1/2 above. Noise makes it larger; corrected for that.
+    0 for a convex curve; a step from 1 to 0 halfway stands 1/2
+    above. Noise makes it larger; corrected for that.
     """
     whole = inner(curve)
     extent = float(np.ptp(whole.value))
@@ -227,7 +235,7 @@ def resolved(profile: metrics.Profile) -> bool:
 
 
 def line_search_regret(curve: xr.Dataset, steps: tuple[float, float] = (0.05, 0.25)) -> Found:
-    """What a coarse line search leaves: it walks in equal steps until the training loss rises, and keeps the best.
+    """What a coarse line search leaves: equal steps until the training loss rises, the best kept.
 
     Returns:
         The worst excess over the lowest loss of the line, for any step length between the two, as a
@@ -253,7 +261,7 @@ def _regret(alpha: np.ndarray, value: np.ndarray, steps: tuple[float, float]) ->
     return max(left) / (start - lowest)
 
 
-# --- values ----------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def start_above(curve: xr.Dataset, level: float) -> Found:
@@ -266,7 +274,7 @@ def start_above(curve: xr.Dataset, level: float) -> Found:
 
 
 def separation(outcome: Outcome) -> Found:
-    """Validation above training loss at the solution, over the range of the training loss in [0.99, 1]."""
+    """Validation above training loss at the solution, over the latter's range in [0.99, 1]."""
     whole, window = outcome.results["whole"], train(outcome.results["end"])
     extent = float(np.ptp(window.value))
     at_end = {
@@ -280,7 +288,10 @@ def separation(outcome: Outcome) -> Found:
 
 
 def ends_of_minima(curve: xr.Dataset) -> Found:
-    """How far below the two solutions the bottoms of their valleys lie, in nats; there must be a barrier between."""
+    """How far below the two solutions the bottoms of their valleys lie, in nats.
+
+    There must be a barrier between them.
+    """
     profile = train(curve)
     doubt = 2 * float(profile.doubt.max())
     found = measured(profile, _below_the_ends, doubt, subadditive=False)

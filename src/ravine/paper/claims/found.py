@@ -1,7 +1,8 @@
-"""What was found of a sentence: a number between bounds, and whether it is of these examples or of others like them.
+"""What was found of a sentence: a number between bounds, and which examples it speaks of.
 
-The rules are those of ``ravine.metrics.decide``: each bound is one-sided and wrong in at most one case of twenty, what
-is not known makes no bound, and an answer that neither bound gives is *undecided*.
+The rules are those of ``ravine.metrics.decide``: each bound is one-sided
+and wrong in at most one case of twenty, what is not known makes no bound,
+and an answer that neither bound gives is *undecided*.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _GROUPS: Final = 256
 #: As ``metrics.decide`` has it: of fewer, nothing is said of others.
 _FEWEST: Final = 10
 
-#: A maximum of noise grows with the noise itself, by √2 where a replicate adds as much again: so its bias is this many
-#: times what the replicates show of it, at most.
+#: A maximum of noise grows with the noise itself, by √2 where a replicate adds as much again: so
+#: its bias is this many times what the replicates show of it, at most.
 _BIAS: Final = 1 / (2**0.5 - 1)
 
 
@@ -42,8 +43,8 @@ class Found:
         number: NaN where there is none.
         lower: one-sided bound; NaN where none is known.
         upper: the same from above.
-        scope: "population": bounds of what other examples, drawn like these, would give; "examples": of these alone;
-            "run": of this training, where no examples come in.
+        scope: "population": bounds of what other examples, drawn like these, would give;
+            "examples": of these alone; "run": of this training, where no examples come in.
         threshold: what it is compared with, where the claim has no threshold of its own.
         status: where the bounds alone do not say it; "" where they do.
         remark: what stands beside it: why it is undecided, or its null.
@@ -67,7 +68,8 @@ class Found:
             threshold: … this much.
 
         Examples:
-            >>> [Found(0.5, low, high).answers("at most", 1.0) for low, high in ((0, 1), (0, 2), (1.5, 2))]
+            >>> bounds = (0, 1), (0, 2), (1.5, 2)
+            >>> [Found(0.5, low, high).answers("at most", 1.0) for low, high in bounds]
             ['holds', 'undecided', 'does not hold']
             >>> Found(0.5, float("nan"), float("nan")).answers("at most", 1.0)
             'undecided'
@@ -136,7 +138,8 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**
     Args:
         value: the number.
         stderr: NaN where it is not known.
-        doubt: what rounding, interpolation and the spacing of points may do to it; inf where that is not known.
+        doubt: what rounding, interpolation and the spacing of points
+            may do to it; inf where that is not known.
         units: independent examples, or clusters.
 
     Examples:
@@ -151,7 +154,7 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**
 
 
 def _times(units: int) -> float:
-    """How many standard errors a bound is away: more for few examples, as ``metrics.decide`` has it.
+    """How many standard errors a bound is away, as ``metrics.decide`` has it: more of few examples.
 
     An error is of 256 groups of examples at most, and tails may be above the normal's.
     """
@@ -176,14 +179,15 @@ def measured(
     *,
     subadditive: bool = True,
 ) -> Found:
-    """A measure of a curve that noise makes larger, as it does a distance or a maximum; corrected for that.
+    """A measure of a curve that noise makes larger, as a distance or a maximum; corrected for that.
 
     Args:
         profile: the curve.
         measure: (alpha, value) → the number.
         doubt: as in ``estimated``.
-        subadditive: whether the measure of a sum of two curves is at most the sum of theirs, as it is for the largest
-            of some differences. Then the curve's own is at least what was measured less that of the noise alone.
+        subadditive: whether the measure of a sum of two curves is at most the sum of theirs, as it
+            is for the largest of some differences. Then the curve's own is at least what was
+            measured less that of the noise alone.
 
     Returns:
         The number less the bias that the replicates show. The upper bound takes nothing off for it.
@@ -202,9 +206,8 @@ def measured(
     below = margin + _BIAS * bias
     if subadditive:
         every = profile.replicates[:, 1:] if profile.balanced else profile.replicates
-        alone = [
-            measure(profile.alpha, column) for column in every.T
-        ]  # a quantile needs more than an error does
+        # a quantile needs more than an error does
+        alone = [measure(profile.alpha, column) for column in every.T]
         few = _times(profile.units) / float(stats.norm.isf(LEVEL))
         below = few * float(np.quantile(alone, 1 - LEVEL, method="higher"))
     return Found(
@@ -213,7 +216,7 @@ def measured(
 
 
 def worst(found: Iterable[Found]) -> Found:
-    """The largest of several numbers that are all to be small: known from above only where each is."""
+    """The largest of numbers that should all be small: known from above only where each is."""
     every = list(found)
     top = max(every, key=lambda one: -np.inf if np.isnan(one.number) else one.number)
     lower = np.array([one.lower for one in every])
@@ -228,7 +231,7 @@ def worst(found: Iterable[Found]) -> Found:
 
 
 def least(found: Iterable[Found]) -> Found:
-    """The smallest of several numbers that are all to be large: known, and from below, only where each is."""
+    """The smallest of numbers that should all be large: known, from below, only where each is."""
     every = list(found)
     uppers = [one.upper for one in every if not math.isnan(one.upper)]
     inner = [one.here for one in every if one.here is not None]
@@ -249,7 +252,8 @@ def given(gate: Found, then: Found, otherwise: str) -> Found:
         otherwise: in words, where it is not there.
 
     Returns:
-        ``then`` where the thing is shown; undecided where it is not known; not run where it is excluded.
+        ``then`` where the thing is shown; undecided where it is
+        not known; not run where it is excluded.
     """
     there = gate.answers("at least", gate.threshold)
     here = None

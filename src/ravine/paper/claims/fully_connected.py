@@ -34,13 +34,16 @@ from ravine.paper.figures.seeds import lines_of, paths_of
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
-_NO_BUMP: Final = "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise floor"
+_NO_BUMP: Final = (
+    "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise "
+    "floor"
+)
 _GAINED: Final = "; a random start lies so high that it is a thousandth of what training gained"
 _CONVEX: Final = "ours: a convex curve has 0, a step halfway 0.5"
 
 
 def mistakes(outcome: Outcome) -> Found:
-    """Errors of every seed on the test part of MNIST, after the last phase, beside the paper's 94."""
+    """Errors of every seed on MNIST's test part, after the last phase, beside the paper's 94."""
     counts = [float(run.test_errors[-1]) for run in outcome.runs if run.recipe.data == "mnist"]
     if not counts:
         return missing("on other data than MNIST the count means nothing")
@@ -52,8 +55,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "maxout-no-obstacle",
         "abstract, §3 and figure 1",
         "on a straight path from initialization to solution, a variety of state of the art neural "
-        "networks never "
-        "encounter any significant obstacles",
+        "networks never encounter any significant obstacles",
         "fig1",
         "largest rise of J on [0, 1] in nats, maxout, no masks",
         lambda o: rises(o.results["deterministic"]),
@@ -174,7 +176,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§2",
         "the objective function has a simple, approximately convex shape along this cross-section",
         "seeds",
-        "how far J stands above its lower convex hull on [0, 1], over its range, the most of all seeds",
+        (
+            "how far J stands above its lower convex hull on [0, 1], over its range, the most of "
+            "all seeds"
+        ),
         lambda o: worst(map(above_hull, lines_of(o))),
         "at most",
         0.05,
@@ -189,8 +194,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: least(map(captured, paths_of(o))),
         "at least",
         0,
-        "2/3 is what a line captures of any random walk: only what is beyond that says something of "
-        "learning",
+        "2/3 is what a line captures of any random walk: only what is beyond that says something "
+        "of learning",
     ),
     *(
         Claim(
@@ -240,11 +245,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "fine-masks",
         "§3",
         "the choice of dropout mask has a large enough effect on the objective function to cause "
-        "visible bumpiness at "
-        "this resolution",
+        "visible bumpiness at this resolution",
         "fig3",
-        "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than what "
-        "counts as a bump",
+        "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than "
+        "what counts as a bump",
         lambda o: bumps(o.results["masks"]),
         "at least",
         2,
@@ -304,7 +308,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "figure 4",
         "we find no local minima besides the SGD solution",
         "fig4",
-        "at the original's 20 values of α: highest hump of J, or how far J goes below J(1), in nats",
+        (
+            "at the original's 20 values of α: highest hump of J, or how far J goes below J(1), in "
+            "nats"
+        ),
         lambda o: one_valley(o.results["random coarse"], o),
         "at most",
         None,
@@ -331,18 +338,17 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: captured(o.results["path"]),
         "at least",
         0,
-        "2/3 is what a line captures of any random walk: only what is beyond that says something of "
-        "learning",
+        "2/3 is what a line captures of any random walk: only what is beyond that says something "
+        "of learning",
     ),
     Claim(
         "same-shape",
         "§3",
         "These plots are practically guaranteed to have more or less the same shape for almost any "
-        "kind of exploration "
-        "of a high dimensional space, including random walks",
+        "kind of exploration of a high dimensional space, including random walks",
         "fig5",
-        "how near the residuals are to a straight run's and not to a random walk's at the same α: 0 "
-        "is a walk, 1 a straight run",
+        "how near the residuals are to a straight run's and not to a random walk's at the same α: "
+        "0 is a walk, 1 a straight run",
         lambda o: walk_or_line(o.results["path"]),
         "at most",
         0.5,

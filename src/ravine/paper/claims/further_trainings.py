@@ -1,4 +1,4 @@
-"""The sentences that take trainings of their own: a higher rate, no dropout, and pairs that part."""
+"""The sentences that take trainings of their own: a higher rate, no dropout, pairs that part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ravine.paper.claims.found import Found, estimated, given, least, missing
 from ravine.paper.figures.branches import APART, FACTORS, INITIAL, RAISED, epoch_of, parted, raised
 from ravine.paper.figures.study import Outcome
 
-#: Epochs in which essentially all is learnt, after which a higher rate is asked about: as in figure 1.
+#: Epochs in which essentially all is learnt, after which a
+#: higher rate is asked about: as in figure 1.
 FIRST: Final = 5
 
 
@@ -64,7 +65,7 @@ def error_at_higher_rate(outcome: Outcome) -> Found:
 
 
 def speed_at_higher_rate(outcome: Outcome) -> Found:
-    """J after an epoch at three or ten times the rate less J after one at the rate itself, at least."""
+    """J after an epoch at three or ten times the rate less J after one at the rate, at least."""
     lines = _raised(outcome)
     ends = {key: _end(line) for key, line in lines.items()}
     found = least(
@@ -87,7 +88,7 @@ def _changes(outcome: Outcome, lines: dict[tuple[int, float], xr.Dataset]) -> st
 
 
 def overfits(outcome: Outcome) -> Found:
-    """How far validation J rises from its lowest to the end, while J of the training examples falls."""
+    """How far validation J rises from its lowest to the end, while the training J falls."""
     line = outcome.results["from the lowest"]
     trained = change(train(line))
     found = change(metrics.Profile.of(line, split="valid"))
@@ -98,7 +99,7 @@ def overfits(outcome: Outcome) -> Found:
 
 
 def gone_when_parted(outcome: Outcome) -> Found:
-    """The share of the barrier between other starts that pairs do not have that part after the first epoch."""
+    """The share of the barrier between other starts that pairs lack if they part after an epoch."""
     whole = barriers(outcome.results[APART])
     profile = outcome.runs[0].recipe.profile
     left = barriers(outcome.results[parted(INITIAL[profile])])
@@ -126,7 +127,10 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     Claim(
         "higher-rate",
         "figure 1",
-        "A higher learning rate results in increasing error, because some directions are still uphill",
+        (
+            "A higher learning rate results in increasing error, because some directions are still "
+            "uphill"
+        ),
         "higher-rate",
         "what an epoch at ten times the rate adds to J of the training examples, the least of the "
         "epochs after the fifth from which it was tried, in nats",
@@ -152,8 +156,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§3",
         "Maxout tends to overfit on MNIST if used without dropout",
         "overfitting",
-        "how far J of the validation examples rises from its lowest to the end of training, in nats; "
-        "not run where J of the training examples does not fall there",
+        "how far J of the validation examples rises from its lowest to the end of training, in "
+        "nats; not run where J of the training examples does not fall there",
         overfits,
         "at least",
         0,

@@ -1,4 +1,4 @@
-"""The numbers of the two obstacles that the paper found: figure 6's barrier, and figure 7's second minimum."""
+"""The numbers of the paper's two obstacles: figure 6's barrier, figure 7's second minimum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ravine.paper.figures.mpdbm_plane import nearest_as_drawn
 from ravine.paper.figures.second_minima import closest_approach
 from ravine.paper.figures.study import Outcome
 
-# --- figure 6 --------------------------------------------------------------------------------------------
+# --- figure 6 -------------------------------------------------------------------------------------
 
 
 def near_barrier(near: metrics.Profile) -> Found:
@@ -31,7 +31,7 @@ def barrier_within(near: metrics.Profile, end: float = NEAR) -> Found:
 
 
 def second_barrier(near: metrics.Profile, whole: metrics.Profile) -> Found:
-    """The largest rise after the first barrier's top, in nats: read from the zoom as far as that goes."""
+    """The largest rise after the first barrier's top, in nats, from the zoom as far as it goes."""
     threshold = bump(whole)
     part = after_the_top(near, whole.between(0, 1))
     return given(near_barrier(near), decided(part, "rise", threshold), _NONE)
@@ -48,7 +48,10 @@ def after_the_top(near: metrics.Profile, whole: metrics.Profile) -> metrics.Prof
 
 
 def barrier_width(near: metrics.Profile) -> Found:
-    """From the barrier's foot to where J is back at that level, in α; known from below only where it is not back."""
+    """From the barrier's foot to where J is back at that level, in α.
+
+    Known from below only where it is not back.
+    """
     rise = metrics.rise_of(near)
     spacing = near.spacing_at(rise.foot + rise.width.value) if np.isfinite(rise.foot) else 0.0
     doubt = spacing if resolved(near) else np.inf
@@ -69,11 +72,11 @@ def barrier_height(near: metrics.Profile, whole: metrics.Profile, share: float) 
 _NONE = "there is no barrier"
 
 
-# --- figure 7 --------------------------------------------------------------------------------------------
+# --- figure 7 -------------------------------------------------------------------------------------
 
 
 def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Found:
-    """How deep a local minimum on [low, high] is, on either side of the lowest point from the start on, in nats.
+    """How deep a local minimum on [low, high] is, in nats, beside the lowest point's valley.
 
     What counts as a minimum is what would on [0, 1].
     """
@@ -85,7 +88,10 @@ def second_minimum(curve: xr.Dataset, low: float = 0.0, high: float = 1.0) -> Fo
 
 
 def _sides(curve: xr.Dataset, low: float, high: float) -> list[metrics.Profile]:
-    """[low, high] on either side of the lowest point from the start on, whose valley is the solution's own."""
+    """[low, high] to the left and to the right of the lowest point from the start on.
+
+    That point is the bottom of the solution's own valley.
+    """
     profile = train(curve)
     onward = profile.between(0, max(high, 1.0))
     lowest = float(onward.alpha[int(np.argmin(onward.value))])
@@ -108,8 +114,8 @@ def placed_minimum(curve: xr.Dataset, part: tuple[float, float]) -> Found:
     profile, solution = train(curve), train(curve).between(1, 1)
     value = float(np.interp(place, profile.alpha, profile.value))
     said = (
-        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; the "
-        f"error there is {_error(curve, place).number:.2g}"
+        f"at α = {place:.3g}, where J is {value:.3g}, and {float(solution.value[0]):.3g} at α = 1; "
+        f"the error there is {_error(curve, place).number:.2g}"
     )
     return replace(found, remark="; ".join(filter(None, [said, found.remark])))
 
@@ -138,7 +144,7 @@ def passed_at(outcome: Outcome) -> Found:
 
 
 def passed_left(outcome: Outcome) -> Found:
-    """The same of a minimum to the left of the start that is cut to the caps, seen from that line."""
+    """The same of a minimum to the left of the start cut to the caps, seen from that line."""
     low, high = LEFT
     line, path = outcome.results[CUT], outcome.results["path"]
     place = second_place(line, low, high)

@@ -29,7 +29,10 @@ from ravine.paper.figures.mpdbm_measures import CUT, RAW, WIDE, performance
 from ravine.paper.figures.study import Outcome
 
 #: Why a threshold is the one of ``metrics.threshold_of``.
-_NO_BUMP: Final = "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise floor"
+_NO_BUMP: Final = (
+    "a thousandth of the curve's range, as Lucas et al. 2021 call a line monotone, or the noise "
+    "floor"
+)
 _CONVEX: Final = "ours: a convex curve has 0, a step halfway 0.5"
 
 _FAR: Final = "ours: as far as what counts as straying from the line elsewhere"
@@ -46,7 +49,8 @@ READINGS: Final = (
 #: What is not very tall: ours, a twentieth of the whole fall.
 TALL: Final = 0.05
 
-#: The other networks, by figure, and the names of their lines: what the MP-DBM is said to be less convex than.
+#: The other networks, by figure, and the names of their lines:
+#: what the MP-DBM is said to be less convex than.
 OTHERS: Final[dict[str, dict[str, str]]] = {
     "fig1": {"maxout": "deterministic"},
     "fig2": {"sigmoid": "sigmoid", "ReLU": "relu"},
@@ -56,7 +60,7 @@ OTHERS: Final[dict[str, dict[str, str]]] = {
 
 
 def more_non_convex(outcome: Outcome, others: Mapping[str, Outcome]) -> Found:
-    """How much farther above its hull the MP-DBM's line stands than the farthest of the other networks' lines."""
+    """How much farther above its hull the MP-DBM's line is than any other network's line."""
     lines = {
         network: others[figure].results[name]
         for figure, named in OTHERS.items()
@@ -111,8 +115,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 6",
         "we find that there is a single barrier in the objective function",
         "fig6",
-        "largest rise of J after the top of that barrier, up to α = 1, in nats; not run where there "
-        "is no barrier",
+        "largest rise of J after the top of that barrier, up to α = 1, in nats; not run where "
+        "there is no barrier",
         lambda o: second_barrier(train(o.results["near"]), train(o.results["whole"])),
         "at most",
         None,
@@ -171,8 +175,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "a secondary local minimum with high error",
         "fig7",
-        "share of training images given another label at the second minimum to the left of the start "
-        "that is cut to the caps; not run where there is none",
+        "share of training images given another label at the second minimum to the left of the "
+        "start that is cut to the caps; not run where there is none",
         lambda o: error_there(o.results[CUT], LEFT),
         "at least",
         0.5,
@@ -183,8 +187,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "Here we find a secondary local minimum with high error",
         "fig7-small",
-        f"depth of the second minimum of J on [{LEFT[0]:g}, 0], {CUT} in nats per pixel, a machine of "
-        "150 and 250 units; the least of three seeds",
+        f"depth of the second minimum of J on [{LEFT[0]:g}, 0], {CUT} in nats per pixel, a machine "
+        "of 150 and 250 units; the least of three seeds",
         lambda o: least(placed_minimum(line, LEFT) for line in o.results.values()),
         "at least",
         None,
@@ -206,8 +210,8 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§4 and figure 7",
         "SGD passed far enough around the anomaly to avoid having it affect learning",
         "fig7",
-        "nearest that any snapshot came to the second minimum on [0, 1], over the line's length; not "
-        "run where there is none",
+        "nearest that any snapshot came to the second minimum on [0, 1], over the line's length; "
+        "not run where there is none",
         passed_at,
         "at least",
         0.1,
@@ -299,8 +303,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "lstm-one-valley",
         "§4 and figure 8",
         "the exotic features of non-convex optimization do not appear to cause difficulty even for "
-        "recurrent models of "
-        "sequences",
+        "recurrent models of sequences",
         "fig8",
         "highest hump of J at the original's 20 values of α, on beyond the solution, in nats per "
         "word",

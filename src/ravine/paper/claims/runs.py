@@ -30,7 +30,7 @@ def learnt(outcome: Outcome, epochs: int) -> Found:
 
 
 def epochs_in_the_flat(outcome: Outcome) -> Found:
-    """The share of epochs that end with the training objective within a tenth of its fall from the bottom."""
+    """The share of epochs that end with training's objective within a tenth of its fall."""
     objective = _objective(outcome.runs[0])
     if outcome.runs[0].recipe.is_lean:  # what was not watched lies between its neighbours
         epochs, seen = np.arange(len(objective)), np.isfinite(objective)
@@ -48,8 +48,9 @@ def _objective(run: training.Run) -> np.ndarray:
 def beside_count(counts: Sequence[float], published: int) -> Found:
     """How many more errors there are than the published ones, of so many trainings on average.
 
-    Either count is binomial, and the published one is of a single training. Both are of the same examples, some of
-    which are hard for every network; so their difference scatters by no more than that of independent counts.
+    Either count is binomial, and the published one is of a single training. Both are of the same
+    examples, some of which are hard for every network; so their difference scatters by no more than
+    that of independent counts.
 
     Args:
         counts: of errors, one for each seed.
@@ -82,7 +83,7 @@ def share_wrong(error: float, count: int) -> Found:
     return Found(error, lower, upper, "population", here=exactly(error, "examples"))
 
 
-# --- the path --------------------------------------------------------------------------------------------
+# --- the path -------------------------------------------------------------------------------------
 
 
 def strayed(path: xr.Dataset) -> Found:
@@ -91,7 +92,7 @@ def strayed(path: xr.Dataset) -> Found:
 
 
 def captured(path: xr.Dataset, about: float = 2 / 3, within: float = 0.1) -> Found:
-    """What the line captures of the run beyond what it would of a random walk, where it is about as much as is said.
+    """What the line captures beyond a random walk's share, where it is about what is said.
 
     Args:
         path: the run, projected on the line.
@@ -99,8 +100,9 @@ def captured(path: xr.Dataset, about: float = 2 / 3, within: float = 0.1) -> Fou
         within: how far off it may be.
 
     Returns:
-        L/(L + largest residual), the run's less the walk's: of the walk with the run's own step correlation where that
-        is known. A random walk has 0, but for its scatter: the bounds are those of walks in as many directions.
+        L/(L + largest residual), the run's less the walk's: of the walk with the run's own step
+        correlation where that is known. A random walk has 0, but for its scatter: the bounds are
+        those of walks in as many directions.
     """
     run = float(path["captured"].sel(walk="run"))
     null, scatter, which = _null(path)
@@ -122,11 +124,12 @@ def _null(path: xr.Dataset) -> tuple[float, float, str]:
 
 
 def walk_or_line(path: xr.Dataset) -> Found:
-    """How much nearer a run's residuals are to a straight line's than to a random walk's at the same α.
+    """How much nearer a run's residuals are to a straight line's than to a random walk's.
 
     Returns:
-        The root mean square distance from the walk, over the sum of that and the one from the line: 0 for a random walk
-        in very many dimensions, 1 for a run along the line; 1/2 is as near to the one as to the other.
+        The root mean square distance from the walk, over the sum of that and the one from the line:
+        0 for a random walk in very many dimensions, 1 for a run along the line; 1/2 is as near to
+        the one as to the other.
     """
     residual = path["residual"].values / float(path.attrs["length"])
     last = int(np.argmin(np.hypot(path["alpha"].values - 1, residual)))  # the line's end

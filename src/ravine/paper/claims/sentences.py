@@ -1,7 +1,7 @@
-"""The sentences of the paper that can be tested, each as one number beside a threshold and the reason for it.
+"""The sentences of the paper that can be tested, each as a number, a threshold, and its reason.
 
-A claim holds, does not hold, or is undecided, by a comparison that is fixed here and by the bounds of the number;
-nobody judges by eye.
+A claim holds, does not hold, or is undecided, by a comparison that is fixed here and by the bounds
+of the number; nobody judges by eye.
 """
 
 from __future__ import annotations

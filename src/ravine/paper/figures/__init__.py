@@ -1,4 +1,4 @@
-"""The paper's figures: for each one a function from a study to what was measured, and how it is drawn.
+"""The paper's figures: each a function from a study to what was measured, and its drawing.
 
 A new figure is one more function in a module here, and its name in ``FIGURES``.
 """

@@ -69,9 +69,9 @@ def higher_rate(study: Study) -> Outcome:
         tuple(panels),
         "A higher learning rate from mid-run, maxout on MNIST",
         "The deterministic objective of the training examples along the straight line from the "
-        "parameters before (0) to those after (1) one epoch of training with dropout, at 1, 3 and 10 "
-        "times the learning rate that the training has there. Where a curve ends above its start, "
-        f"that epoch has increased the error. {described(trunk)}",
+        "parameters before (0) to those after (1) one epoch of training with dropout, at 1, 3 and "
+        "10 times the learning rate that the training has there. Where a curve ends above its "
+        f"start, that epoch has increased the error. {described(trunk)}",
     )
     return Outcome("higher-rate", figure, results, tuple(runs))
 
@@ -125,8 +125,8 @@ def parting(study: Study) -> Outcome:
         "Pairs of trainings that part, maxout on MNIST",
         "Left: the deterministic objective of the training examples between the solutions of two "
         "trainings that share their first k updates and then have another order and other masks. "
-        f"{APART.capitalize()} have other initial parameters too. Right: the barrier, how far J rises "
-        f"above the higher end, with bounds at 95 % each. {_answers(results)} "
+        f"{APART.capitalize()} have other initial parameters too. Right: the barrier, how far J "
+        f"rises above the higher end, with bounds at 95 % each. {_answers(results)} "
         f"{described(trunk)}",
     )
     return Outcome("parting", figure, results, tuple(runs))
@@ -193,22 +193,22 @@ def _barriers(results: dict[str, xr.Dataset], epoch: float) -> Panel:
 
 
 def overfitting(study: Study) -> Outcome:
-    """The maxout network without dropout: J on training and on validation examples, beside the one with dropout."""
+    """The maxout network without dropout: training and validation J, beside the one with it."""
     plain, masked = study.trained("maxout-plain-mnist"), study.trained("maxout-mnist")
     results = {"from the lowest": _from_lowest(study, plain)}
     panels = (_losses(plain, "without dropout"), _losses(masked, "with dropout"))
     figure = Figure(
         panels,
         "Maxout on MNIST without dropout",
-        "The deterministic objective on training and validation examples, after each epoch in which "
-        "it was watched. Without dropout it goes on falling on the training examples long after it "
-        f"has begun to rise on the others. {described(plain)} {described(masked)}",
+        "The deterministic objective on training and validation examples, after each epoch in "
+        "which it was watched. Without dropout it goes on falling on the training examples long "
+        f"after it has begun to rise on the others. {described(plain)} {described(masked)}",
     )
     return Outcome("overfitting", figure, results, (plain, masked))
 
 
 def _from_lowest(study: Study, run: training.Run) -> xr.Dataset:
-    """J from an earlier snapshot, nearest to the lowest validation loss (α = 0), to the last one (α = 1)."""
+    """J from a snapshot near the lowest validation loss (α = 0) to the last one (α = 1)."""
 
     def measure() -> xr.Dataset:
         first = run.history.isel(record=np.flatnonzero(run.history["phase"].values == 1))

@@ -31,25 +31,31 @@ WINDOW: Final = 0.2
 TOLERANCE: Final = 1e-5
 
 #: Points of each resolved curve, at most, and with masks. J itself takes fewer than 129; the error
-#: rate, of which nothing is read here, is a step function of α, steepest where the network says next
-#: to nothing. ``full`` is for one large GPU: a point of all 50,000 images takes 73 TFLOP in float32,
-#: and all curves together took an H100 80 seconds; with 25 points a part of the line did not resolve.
+#: rate, of which nothing is read here, is a step function of α, steepest where the network says
+#: next to nothing. ``full`` is for one large GPU: a point of all 50,000 images takes 73 TFLOP in
+#: float32, and all curves together took an H100 80 seconds; with 25 points a part of the line did
+#: not resolve.
 MOST: Final[dict[Profile, int]] = {"quick": 129, "desk": 33, "full": 65}
 MASKED: Final[dict[Profile, int]] = {"quick": 21, "desk": 21, "full": 11}
 
-#: How standard errors take the examples to be drawn, where each class has as many: told apart from measurements that
-#: were made before there were strata.
+#: How standard errors take the examples to be drawn, where each class has as many: told apart
+#: from measurements that were made before there were strata.
 _DRAWN: Final = "by class"
 
 #: What a profile changed of the paper's experiment, to stand beside the figure.
 CHANGED: Final[dict[Profile, str]] = {
     "full": "",
-    "desk": "This is a scaled arm: a twelfth of the channels and units (8, 16, 16, 40), a quarter of the examples, "
-    "30 epochs; above the first layer initial intervals 8 times as wide, because the paper's ± 0.005 "
-    "lets no signal through layers so narrow; 0.8 of the hidden numbers kept by dropout, not 0.5; "
-    "kernels learn at 0.2 of the rate, not at 0.05. So the height of its barrier is not the paper's.",
-    "quick": "This is a toy on 8 × 8 digits, to try the code: channels 8, 12, 12, small kernels, initial intervals 20 "
-    "and 40 times as wide. It says nothing about the paper's network.",
+    "desk": (
+        "This is a scaled arm: a twelfth of the channels and units (8, 16, 16, 40), a quarter of "
+        "the examples, 30 epochs; above the first layer initial intervals 8 times as wide, because "
+        "the paper's ± 0.005 lets no signal through layers so narrow; 0.8 of the hidden numbers "
+        "kept by dropout, not 0.5; kernels learn at 0.2 of the rate, not at 0.05. So the height of "
+        "its barrier is not the paper's."
+    ),
+    "quick": (
+        "This is a toy on 8 × 8 digits, to try the code: channels 8, 12, 12, small kernels, "
+        "initial intervals 20 and 40 times as wide. It says nothing about the paper's network."
+    ),
 }
 
 
@@ -69,7 +75,7 @@ class Barrier:
 
     @property
     def end(self) -> float:
-        """α from which on J is back at its foot's level; NaN where it is not, or where these examples show no rise."""
+        """α from which on J is back at its foot's level; NaN if never, or if no rise is shown."""
         if self.here.answer != "shown" or not self.rise.returns:
             return np.nan
         return self.rise.foot + self.rise.width.value
@@ -149,9 +155,9 @@ def fig6(study: Study) -> Outcome:
         panels,
         "Figure 6: a convolutional maxout network on CIFAR-10",
         "The deterministic objective from initial (α = 0) to final parameters (α = 1), resolved; "
-        "points are the original experiment's 20 values of α. Near the initial point, by all of the "
-        f"{int(near['n_examples'].values[0]):,} training examples: {plain}. With dropout, by the same "
-        f"masks at every α: {noisy}. {said_of_biases(near, biases)} "
+        "points are the original experiment's 20 values of α. Near the initial point, by all of "
+        f"the {int(near['n_examples'].values[0]):,} training examples: {plain}. With dropout, by "
+        f"the same masks at every α: {noisy}. {said_of_biases(near, biases)} "
         f"{CHANGED[study.profile]} {described(run)}",
     )
     results = {
@@ -165,7 +171,7 @@ def fig6(study: Study) -> Outcome:
 
 
 def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
-    """J of the output biases alone, on the way from 0 to those of the solution: logits α b, whatever the image."""
+    """J of the output biases alone, on the way from 0 to the solution's: logits α b, any image."""
     network: Any = run.recipe.network
     task: Any = study.task(run)
     _, labels = task.trained_on[0]
@@ -189,7 +195,10 @@ def _of_biases(study: Study, run: training.Run) -> xr.Dataset:
 
 
 def _beside(near: xr.Dataset, biases: xr.Dataset) -> Panel:
-    """What J adds to J(0), beside what the output biases alone add, and would with as many examples of each class."""
+    """What J adds to J(0), beside what the output biases alone add.
+
+    And what they would add with as many examples of each class.
+    """
     profile = metrics.Profile.of(near, split="train")
     alpha = biases["alpha"].values
     alone = biases["loss"].sel(split="train").values
@@ -213,10 +222,10 @@ def said_of_biases(near: xr.Dataset, biases: xr.Dataset) -> str:
     adds = float(np.interp(at, biases["alpha"].values, alone) - alone[0])
     there = float(np.interp(at, profile.alpha, profile.value) - profile.value[0])
     return (
-        "Near the start the output biases b alone, logits α b whatever the image, would make J rise: "
-        "with as many examples of each class by ½ α² Var(b), where Var(b) = "
-        f"{float(biases.attrs['variance']):.3g}. At α = {at:.3g} they alone would add {adds:.2g} nats, "
-        f"and J is {there:+.2g} from J(0): the rest of the network takes away the difference."
+        "Near the start the output biases b alone, logits α b whatever the image, would make J "
+        "rise: with as many examples of each class by ½ α² Var(b), where Var(b) = "
+        f"{float(biases.attrs['variance']):.3g}. At α = {at:.3g} they alone would add {adds:.2g} "
+        f"nats, and J is {there:+.2g} from J(0): the rest of the network takes away the difference."
     )
 
 
@@ -229,7 +238,10 @@ def _resolved(
     splits: tuple[str, ...],
     tolerance: float,
 ) -> xr.Dataset:
-    """J on [0, end], at so many points as the profile pays for; what is left unresolved is said in the result."""
+    """J on [0, end], at as many points as the profile pays for.
+
+    What is left unresolved is said in the result.
+    """
     most = MOST[study.profile]
 
     def measure() -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Deep linear networks: the paper's shapes where each of them has a closed form (the analysis of its later version).
+"""Deep linear networks: the paper's shapes where each has a closed form (its later version).
 
 Nothing here takes training of length, so all profiles are the same.
 """
@@ -46,7 +46,10 @@ FIRST_STRENGTH: Final = 1e-3
 
 
 def linear_lines(study: Study) -> Outcome:
-    """Lines whose J is known: from the saddle, from starts near and far, between solutions; and three of matrices."""
+    """Lines whose J is known: from the saddle, from starts near and far, between solutions.
+
+    And three lines of matrices.
+    """
     end = linear.flow_end(*SMALL)
     s, t, other = SOLUTIONS
     known: dict[str, _Known] = {
@@ -101,28 +104,22 @@ def linear_lines(study: Study) -> Outcome:
         panels,
         "Deep linear networks: lines with a closed form",
         "Lines are resolved from what ravine measures on torch models, dots are closed forms. A "
-        "chain of d weights is "
-        "(αᵈ − 1)² from the saddle at the origin: flat at first, the flatter the deeper, with one "
-        "minimum. From "
-        f"{SMALL} and from {LARGE}, far away, the line to a solution meets no barrier. Between the "
-        "solutions (2, ½) "
-        "and (½, 2), which lie on one curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) "
-        "= 0.316; between "
-        "(½, 2) and its negative the line crosses the saddle, of height 1. Largest error at 201 "
-        "values of α, over each "
-        f"curve's largest value: {max(errors.values()):.0e}. Matrices of widths "
-        f"{'–'.join(map(str, WIDTHS))} on "
-        f"{EXAMPLES} examples: from a small start and from a random point to a solution, and "
-        "between two solutions "
-        "that (G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins without any loss. J is a polynomial of degree 6: 7 of "
-        "its values give the "
-        f"other 194 to {max(misfits):.0e} of the largest.",
+        "chain of d weights is (αᵈ − 1)² from the saddle at the origin: flat at first, the flatter "
+        f"the deeper, with one minimum. From {SMALL} and from {LARGE}, far away, the line to a "
+        "solution meets no barrier. Between the solutions (2, ½) and (½, 2), which lie on one "
+        "curve of solutions, there is a barrier of (s − t)⁴/(16s²t²) = 0.316; between (½, 2) and "
+        "its negative the line crosses the saddle, of height 1. Largest error at 201 values of α, "
+        f"over each curve's largest value: {max(errors.values()):.0e}. Matrices of widths "
+        f"{'–'.join(map(str, WIDTHS))} on {EXAMPLES} examples: from a small start and from a "
+        "random point to a solution, and between two solutions that (G₁W₁, G₂W₂G₁⁻¹, W₃G₂⁻¹) joins "
+        "without any loss. J is a polynomial of degree 6: 7 of its values give the other 194 to "
+        f"{max(misfits):.0e} of the largest.",
     )
     return Outcome("linear-lines", figure, results | matrices, ())
 
 
 def linear_plane(study: Study) -> Outcome:
-    """J over two weights: the saddle, the curve of solutions, gradient descent, and two straight lines."""
+    """J over two weights: the saddle, the solutions, gradient descent, and two straight lines."""
     reach = 2.0
     plane = study.kept("linear-plane", (reach,), lambda: _plane(reach))
     start, ends = SMALL, linear.flow_end(*SMALL)
@@ -162,14 +159,11 @@ def linear_plane(study: Study) -> Outcome:
         (panel,),
         "Two weights: J = (w₁w₂ − 1)²",
         f"Every value is measured, within {error:.0e} of the closed form; below {_FLOOR:g} it is "
-        "drawn as that. "
-        "Dotted: the curve of solutions w₁w₂ = 1, in two branches. Solid: gradient descent from "
-        "the start, which bends "
-        "along its hyperbola of constant w₁² − w₂²; the gradient flow's end there is known, and "
-        "the descent ends "
-        f"{miss:.0e} from it, with steps of {RATE:g}. Dashed: the straight line that it did not "
-        "take, and the one "
-        "between two solutions, which leaves the curve that joins them. At the saddle J is 1.",
+        "drawn as that. Dotted: the curve of solutions w₁w₂ = 1, in two branches. Solid: gradient "
+        "descent from the start, which bends along its hyperbola of constant w₁² − w₂²; the "
+        f"gradient flow's end there is known, and the descent ends {miss:.0e} from it, with steps "
+        f"of {RATE:g}. Dashed: the straight line that it did not take, and the one between two "
+        "solutions, which leaves the curve that joins them. At the saddle J is 1.",
     )
     return Outcome("linear-plane", figure, {"plane": plane, "path": path}, ())
 
@@ -213,20 +207,17 @@ def linear_dynamics(study: Study) -> Outcome:
         "Saxe's dynamics of a deep linear network",
         "A network of widths 4–3–5 learns a matrix of singular values "
         f"{' and '.join(f'{s:g}' for s in STRENGTHS)} from whitened inputs, both modes at "
-        f"{FIRST_STRENGTH:g} at first. "
-        "Lines: the recorded run, projected on the plane that the two modes span, of which it "
-        "leaves "
-        f"{residual:.0e} of its displacement; a coordinate's square is the mode's strength. Dots: "
-        f"u(t) = s e^(2st)/(e^(2st) − 1 + s/u₀), and J = Σ(s − u)². The strengths "
-        f"differ by {error:.0e} at most, and by half as much with half the "
+        f"{FIRST_STRENGTH:g} at first. Lines: the recorded run, projected on the plane that the "
+        f"two modes span, of which it leaves {residual:.0e} of its displacement; a coordinate's "
+        "square is the mode's strength. Dots: u(t) = s e^(2st)/(e^(2st) − 1 + s/u₀), and J = Σ(s − "
+        f"u)². The strengths differ by {error:.0e} at most, and by half as much with half the "
         "learning rate: the formula is of the flow. J falls in two steps, with a plateau before "
-        "each: strong "
-        "modes first.",
+        "each: strong modes first.",
     )
     return Outcome("linear-dynamics", figure, {"path": path}, ())
 
 
-# --- measured --------------------------------------------------------------------------------------------
+# --- measured -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -319,7 +310,7 @@ def _matrix_curves(study: Study) -> dict[str, xr.Dataset]:
 
 
 def _polynomial_misfit(curve: xr.Dataset) -> float:
-    """How far J is from the polynomial of degree 2d through 2d + 1 of its values, over the largest value."""
+    """How far J is from the degree-2d polynomial through 2d + 1 of its values, relatively."""
     alpha, value = curve["alpha"].values, curve["loss"].values[:, 0]
     degree = 2 * (len(WIDTHS) - 1)
     nodes = np.round(
@@ -349,7 +340,7 @@ def _descent(start: tuple[float, float], time: float = 12.0) -> xr.Dataset:
 
 
 def _modes() -> xr.Dataset:
-    """A balanced, aligned start that learns two modes, recorded and projected on the plane of the two."""
+    """A balanced, aligned start that learns two modes, projected on the plane of the two."""
     inputs, targets, plane, start = mode_problem(STRENGTHS, FIRST_STRENGTH)
     return _recorded((4, 3, 5), start, inputs, targets, plane, time=6.0)
 
@@ -403,7 +394,7 @@ def _recorded(
         return path.assign(objective=("step", [J(snapshot)["data"] for snapshot in run]))
 
 
-# --- drawn -----------------------------------------------------------------------------------------------
+# --- drawn ----------------------------------------------------------------------------------------
 
 _FLOOR: Final = 1e-3
 _MATRICES_TITLE: Final = "matrices: small, random (dashed); solutions (dotted)"

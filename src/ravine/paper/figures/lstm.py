@@ -38,7 +38,10 @@ PUBLISHED: Final = {"lstm-small-ptb": 115.0, "lstm-medium-ptb": 82.7, "lstm-larg
 
 
 def fig8(study: Study) -> Outcome:
-    """The LSTM's line, resolved and on beyond the solution, with masks where it has any, beside its learning curve."""
+    """The LSTM's line, resolved, on beyond the solution, beside its learning curve.
+
+    With masks too, where it has any.
+    """
     run = study.trained(SIZES[study.profile])
     fine = study.curve(
         "fig8-deterministic",
@@ -71,13 +74,10 @@ def fig8(study: Study) -> Outcome:
         (*panels, learning_curve(run)),
         "Figure 8: from initialisation to solution, LSTM on the Penn Treebank",
         "J in nats per word along the line from initial (α = 0) to final parameters (α = 1): over "
-        "the whole text, read "
-        f"as {run.recipe.batch_size} streams with the state carried from window to window, one for "
-        "every α. On [0, 1] "
-        f"it is resolved; points are the original experiment's 20 values of α.{masks} Standard "
-        "errors count words as "
-        f"independent. {perplexities(run)} The paper does not say how large its LSTM was, nor "
-        "which α it drew. "
+        f"the whole text, read as {run.recipe.batch_size} streams with the state carried from "
+        "window to window, one for every α. On [0, 1] it is resolved; points are the original "
+        f"experiment's 20 values of α.{masks} Standard errors count words as independent. "
+        f"{perplexities(run)} The paper does not say how large its LSTM was, nor which α it drew. "
         f"{described(run)}",
     )
     return Outcome("fig8", figure, results, (run,))
@@ -89,7 +89,7 @@ def per_word(drawn: Panel) -> Panel:
 
 
 def perplexities(run: training.Run) -> str:
-    """The solution's perplexities in words, beside the published one where the text is the published one's."""
+    """The solution's perplexities in words, beside the published one if the text is that one."""
     at_solution = run.history["perplexity"].values[run.history["step"].values == run.best_step][0]
     valid = dict(zip(run.history["split"].values, at_solution, strict=True))["valid"]
     test = run.test["perplexity"][0]
@@ -98,7 +98,7 @@ def perplexities(run: training.Run) -> str:
 
 
 def beside_published(run: training.Run) -> float:
-    """The test part's perplexity over the published one; NaN for another text, or for a part of the training."""
+    """The test part's perplexity over the published one; NaN for another text or part of it."""
     if not is_whole(run):
         return math.nan
     return run.test["perplexity"][0] / PUBLISHED[run.recipe.name]

@@ -31,12 +31,16 @@ CROSS_POINTS: Final = 257
 RANDOM_POINT: Final = (1, 2, 3)
 
 
-#: Other seeds of the training, whose errors are counted where it was done: `ravine paper train --seed`.
+#: Other seeds of the training, whose errors are counted
+#: where it was done: `ravine paper train --seed`.
 OTHER_SEEDS: Final = range(1, 10)
 
 
 def fig1(study: Study) -> Outcome:
-    """The maxout network's line, on beyond the solution, without masks and with, beside its learning curve."""
+    """The maxout network's line, on beyond the solution, beside its learning curve.
+
+    Without masks and with.
+    """
     run = study.trained("maxout-mnist")
     others = study.done("maxout-mnist", OTHER_SEEDS)
     to = float(COARSE[-1])
@@ -62,18 +66,14 @@ def fig1(study: Study) -> Outcome:
         panels,
         "Figure 1: from initialisation to solution, maxout on MNIST",
         "The objective along the line from initial (α = 0) to final parameters (α = 1), and its "
-        "learning curve. The "
-        "first row is the original's figure, at its 20 values of α; without dropout the line "
-        "between them is resolved. "
-        f"{counted([run, *others])} {described(run)}",
+        "learning curve. The first row is the original's figure, at its 20 values of α; without "
+        f"dropout the line between them is resolved. {counted([run, *others])} {described(run)}",
     )
     results = {"deterministic": plain, "coarse": coarse, "fixed masks": fixed, "fresh masks": drawn}
     remark = (
         "The original shows the objective as it was trained, with fresh masks at every α: the "
-        "first row. The second "
-        "is ours. Initialisation, order and masks come from other random streams than the "
-        "original's, so the "
-        "counts of errors need not agree."
+        "first row. The second is ours. Initialisation, order and masks come from other random "
+        "streams than the original's, so the counts of errors need not agree."
     )
     return Outcome("fig1", figure, results, (run,), remark)
 
@@ -106,15 +106,13 @@ def fig2(study: Study) -> Outcome:
         tuple(panels),
         "Figure 2: sigmoid and ReLU networks on MNIST",
         "The deterministic objective from initial (α = 0) to final parameters (α = 1) and beyond. "
-        "Points are the "
-        f"original experiment's 20 values of α. "
+        "Points are the original experiment's 20 values of α. "
         f"{' '.join(described(run) for run in runs.values())}",
     )
     remark = (
         "The paper does not say whether its sigmoid network was trained with dropout. This one "
-        "was: only the "
-        "activation is replaced. Both start at ln 10 exactly, because their last matrix starts at "
-        "0."
+        "was: only the activation is replaced. Both start at ln 10 exactly, because their last "
+        "matrix starts at 0."
     )
     return Outcome("fig2", figure, results, tuple(runs.values()), remark)
 
@@ -128,9 +126,8 @@ def fig3(study: Study) -> Outcome:
     results: dict[str, xr.Dataset] = {}
     for name, (low, high) in WINDOWS.items():
         splits = ("train", "valid") if name == "whole" else ("train",)
-        precise = (
-            None if name == "whole" else torch.float64
-        )  # what changes in a hundredth of the line is small
+        # what changes in a hundredth of the line is small
+        precise = None if name == "whole" else torch.float64
         at = np.linspace(low, high, FINE)
         title = f"ReLU without dropout, α in [{low:g}, {high:g}]"
         results[name] = study.curve(
@@ -170,17 +167,14 @@ def fig3(study: Study) -> Outcome:
         panels,
         "Figure 3: higher resolution, ReLU without dropout on MNIST",
         "The deterministic objective at 200 values of α in each window. Resolved, the largest "
-        "error of the "
-        f"interpolant at measured points that it does not go through, as a share of the window's "
-        f"range: {hidden}. "
-        f"{described(run)} The last two panels show why the paper went without dropout here. "
-        f"{described(masked)}",
+        "error of the interpolant at measured points that it does not go through, as a share of "
+        f"the window's range: {hidden}. {described(run)} The last two panels show why the paper "
+        f"went without dropout here. {described(masked)}",
     )
     remark = (
         "Two hundred values say nothing about what lies between them; the resolved windows do, by "
-        "the error at points "
-        "that the interpolant does not go through. The windows of a hundredth are measured in "
-        "float64."
+        "the error at points that the interpolant does not go through. The windows of a hundredth "
+        "are measured in float64."
     )
     return Outcome("fig3", figure, results, (run, masked), remark)
 
@@ -232,8 +226,7 @@ def fig4(study: Study) -> Outcome:
         panels,
         "Figure 4: looking for local minima, maxout on MNIST",
         "The deterministic objective between the solutions of two seeds, and from a point drawn "
-        "from N(0, 1) in every "
-        f"coordinate (α = 0) to a solution (α = 1). {described(one)}",
+        f"from N(0, 1) in every coordinate (α = 0) to a solution (α = 1). {described(one)}",
     )
     results = {
         "solutions": cross,
@@ -243,8 +236,7 @@ def fig4(study: Study) -> Outcome:
     }
     remark = (
         "The paper does not say how far beyond the solutions it looked; without that, an end of "
-        "the line cannot be "
-        "seen to be a minimum."
+        "the line cannot be seen to be a minimum."
     )
     return Outcome("fig4", figure, results, (one, other), remark)
 
@@ -265,15 +257,14 @@ def fig5(study: Study) -> Outcome:
     )
     remark = (
         "The original's figure has no null. A random walk with as many steps draws the grey curve, "
-        "and for it the line "
-        "captures exactly 2/3: the number alone says nothing about training. That training lies "
-        "inside does."
+        "and for it the line captures exactly 2/3: the number alone says nothing about training. "
+        "That training lies inside does."
     )
     return Outcome("fig5", figure, {"path": path}, (run,), remark)
 
 
 def random_point(recipe: recipes.Recipe) -> dict[str, torch.Tensor]:
-    """A point of parameter space with every coordinate from N(0, 1), in the order of the network's parameters."""
+    """A point with every coordinate from N(0, 1), in the order of the network's parameters."""
     stream = np.random.RandomState(RANDOM_POINT)  # noqa: NPY002  the original's generator
     shapes = {name: tensor.shape for name, tensor in recipe.network.build(0).named_parameters()}
     return {
@@ -291,7 +282,7 @@ def _zoomed(of: Panel, curve: xr.Dataset) -> Panel:
 
 
 def _misfit(curve: xr.Dataset) -> str:
-    """The largest error at the checks, over the range, of the training loss; and where it is not known."""
+    """The largest error of the training loss at the checks, over its range, and where unknown."""
     found = curve["loss_misfit"].sel(split="train").values
     unknown = int(np.isnan(found).sum())
     points = f"{curve.sizes['alpha']} points"

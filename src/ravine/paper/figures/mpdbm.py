@@ -47,7 +47,7 @@ DECADE: Final = 10.0
 
 
 def fig7(study: Study) -> Outcome:
-    """Left: the line, on beyond both ends, from the start as drawn and from the start cut to the caps."""
+    """Left: the line, on beyond both ends, from the start as drawn and cut to the caps."""
     run = study.trained(SIZES[study.profile])
     line, path = line_of(study, run), path_of(study, run)
     coarse = measured(
@@ -114,15 +114,15 @@ def fig7(study: Study) -> Outcome:
         f"{CHANGED[study.profile]} {described(run)}",
     )
     remark = (
-        "The paper says neither which range of α it drew nor which minimum it means. Each reading of "
-        "its sentence is decided for itself: between the start and the solution, and to the left of "
-        "the start, each from the start as it was drawn and from the start cut to the caps."
+        "The paper says neither which range of α it drew nor which minimum it means. Each reading "
+        "of its sentence is decided for itself: between the start and the solution, and to the "
+        "left of the start, each from the start as it was drawn and from the start cut to the caps."
     )
     return Outcome("fig7", figure, results | {"path": path}, (run,), remark)
 
 
 def left_minimum(curve: xr.Dataset) -> metrics.Decision:
-    """Whether J has a minimum to the left of its lowest point on [0, 1], by the height that would count there."""
+    """Whether J has a minimum left of its lowest point on [0, 1], by what counts there."""
     profile = metrics.Profile.of(curve, split="train")
     whole = profile.between(0, 1)
     lowest = float(whole.alpha[int(np.argmin(whole.value))])
@@ -144,7 +144,7 @@ def said_left(name: str, curve: xr.Dataset) -> str:
 
 
 def fig7_small(study: Study) -> Outcome:
-    """A small machine, by three seeds: the line on beyond both ends, from the start cut to the caps."""
+    """A small machine, three seeds: the line on beyond both ends, from starts cut to the caps."""
     runs = [study.trained(SMALL, seed) for seed in SEEDS]
     results = {
         of_seed(run.recipe.seed): wide_of(study, run, f"small-{run.recipe.seed}", CUT, cut=True)
@@ -162,7 +162,8 @@ def fig7_small(study: Study) -> Outcome:
         panels,
         "Figure 7: a small MP-DBM, which may have a second minimum",
         f"The multi-prediction objective on [{WIDE[0]:g}, {WIDE[1]:g}] along the line {CUT}, for a "
-        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} {described(runs[0])}",
+        f"machine of 150 and 250 hidden units on 2,000 images; three seeds. {words} "
+        f"{described(runs[0])}",
     )
     return Outcome("fig7-small", figure, results, tuple(runs))
 
@@ -199,7 +200,10 @@ def _zoomed(drawn: Panel, lines: Sequence[xr.Dataset]) -> Panel:
 
 
 def _errors(lines: dict[str, xr.Dataset], first: int = 0) -> Panel:
-    """The share of training images given another label, along wide lines; ``first`` is the first one's style."""
+    """The share of training images given another label, along wide lines.
+
+    ``first`` is the first one's style.
+    """
     curves = []
     for style, (name, line) in enumerate(lines.items(), start=first):
         profile = metrics.Profile.of(line, "error")

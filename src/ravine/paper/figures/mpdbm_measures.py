@@ -1,4 +1,4 @@
-"""What is measured of the MP-DBM: lines from two starts, training's path, and with how much effort."""
+"""What is measured of the MP-DBM: lines from two starts, training's path, and the effort."""
 
 from __future__ import annotations
 
@@ -68,10 +68,14 @@ WIDE_POINTS: Final = 71
 #: What a profile changed of the paper's experiment, to stand beside the figure.
 CHANGED: Final[dict[Profile, str]] = {
     "full": "",
-    "desk": "This is a scaled arm: a machine of 500 and 1,000 hidden units, not 2,087 and 3,200, on a tenth of the "
-    "images, for 24 epochs.",
-    "quick": "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing about the "
-    "paper's network.",
+    "desk": (
+        "This is a scaled arm: a machine of 500 and 1,000 hidden units, not 2,087 and 3,200, on a "
+        "tenth of the images, for 24 epochs."
+    ),
+    "quick": (
+        "This is a toy on 8 × 8 digits, to try the code: 60 and 90 hidden units. It says nothing "
+        "about the paper's network."
+    ),
 }
 
 UNIT: Final = "J (nats per pixel)"
@@ -115,7 +119,7 @@ def line_of(study: Study, run: training.Run) -> xr.Dataset:
 
 
 def wide_of(study: Study, run: training.Run, name: str, title: str, *, cut: bool) -> xr.Dataset:
-    """J and the error rate on beyond both ends, at evenly spaced points, both ends of the line among them."""
+    """J and the error rate on beyond both ends, at evenly spaced points, the ends among them."""
     at = np.linspace(*WIDE, WIDE_POINTS)
     return measured(study, run, name, f"MP-DBM, {title}", at=at, cut=cut)
 
@@ -154,7 +158,9 @@ def measured(
     splits: tuple[str, ...] = ("train",),
     **how: Any,
 ) -> xr.Dataset:
-    """J along a line, at some points or resolved, on as many examples as the profile spends; ``how`` as measured.
+    """J along a line, at some points or resolved, on the profile's examples.
+
+    ``how`` is as ``measured`` has it.
 
     With ``cut`` it is from the nearest start that the caps allow.
     """

@@ -73,7 +73,8 @@ def _on_plane(study: Study) -> _OnPlane:
     effort = EFFORT[study.profile]
     what = (run.identity, effort.on_plane)
 
-    # only where there is something to measure: what was carried here from elsewhere has no snapshots
+    # only where there is something to measure: what was
+    # carried here from elsewhere has no snapshots
     def plane() -> ravine.Plane:
         farthest = ravine.black_sheep(run.trajectory, ravine.Line(*ends_of(run)))
         return ravine.Plane(run.start, run.solution, farthest)
@@ -100,7 +101,7 @@ def _on_plane(study: Study) -> _OnPlane:
 
 
 def fig7_plane(study: Study) -> Outcome:
-    """Right: J on the plane of the line and the snapshot farthest from it, and training at its own J."""
+    """Right: J on the plane of the line and the snapshot farthest from it, with training's J."""
     seen = _on_plane(study)
     drawn = ravine.plot.surface(seen.plane, seen.path, view="3d")
     figure = Figure(
@@ -135,11 +136,11 @@ def fig7_path(study: Study) -> Outcome:
             _by_update(seen, seen.path["loss"].values, UNIT),
         ),
         "Figure 7: how training left the line, MP-DBM on MNIST",
-        "Above: the snapshots by their distance from the line, those of the first epoch marked; and J at "
-        "the snapshots, and on the line at the same α. Below: the same against the update, from the "
-        f"first one on. The first snapshot after the start, of update {int(seen.path['step'][1]):,}, is at "
-        f"α = {float(seen.path['alpha'][1]):.3g}: the first update cuts what feeds each unit to its cap. "
-        f"{seen.words(study)}",
+        "Above: the snapshots by their distance from the line, those of the first epoch marked; "
+        "and J at the snapshots, and on the line at the same α. Below: the same against the "
+        "update, from the first one on. The first snapshot after the start, of update "
+        f"{int(seen.path['step'][1]):,}, is at α = {float(seen.path['alpha'][1]):.3g}: the first "
+        f"update cuts what feeds each unit to its cap. {seen.words(study)}",
     )
     return Outcome("fig7-path", figure, seen.results, (seen.run,))
 
@@ -150,7 +151,7 @@ def _plane_panel(drawn: Panel, found: Sequence[Anomaly]) -> Panel:
 
 
 def _first_epoch(plane: xr.Dataset, path: xr.Dataset, run: training.Run) -> Panel:
-    """How far from the line each snapshot lies, over the line's length; those of the first epoch are marked."""
+    """How far from the line each snapshot lies, relatively; those of the first epoch are marked."""
     alpha, away = path["alpha"].values, off_line(plane, path)
     first = path["step"].values <= -(-run.recipe.train // run.recipe.batch_size)
     layers = (
@@ -200,7 +201,7 @@ def _by_update(seen: _OnPlane, values: np.ndarray, label: str) -> Panel:
 
 
 def nearest_as_drawn(plane: xr.Dataset, path: xr.Dataset, alpha: float) -> float:
-    """How near training comes to a point of the line on the two axes of the plane, whatever it is off the plane.
+    """How near training comes to a point of the line, seen on the two axes of the plane.
 
     Its start, which is on the line, does not count.
 
@@ -255,18 +256,16 @@ def detour(
             f"{between.size} {what} in between, and negative at {int((apart < 0).sum())} of them."
         )
     words.append(
-        f"{what.capitalize()} lie up to {off.max() / length:.2g} of the line's length off the plane, half "
-        "of them more than "
-        f"{np.median(off) / length:.2g}; their J differs from the plane's by "
-        f"{np.nanmax(np.abs(own - on_plane)):.2g} at most."
+        f"{what.capitalize()} lie up to {off.max() / length:.2g} of the line's length off the "
+        f"plane, half of them more than {np.median(off) / length:.2g}; their J differs from the "
+        f"plane's by {np.nanmax(np.abs(own - on_plane)):.2g} at most."
     )
     for one in found[:1]:
         away = np.hypot(from_line, alpha - one.alpha)[1:]
         words.append(
             f"The line has a second minimum at α = {one.alpha:.3g}; after its start training came "
-            "no nearer to it than "
-            f"{away.min():.2g} of the line's length, at {moments[1 + int(away.argmin())]}, and as "
-            "drawn no nearer than "
+            f"no nearer to it than {away.min():.2g} of the line's length, at "
+            f"{moments[1 + int(away.argmin())]}, and as drawn no nearer than "
             f"{nearest_as_drawn(plane, path, one.alpha):.2g}."
         )
     if not found:
@@ -296,8 +295,8 @@ def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarra
         beta: (places,).
 
     Returns:
-        (places,) from the interpolant where there is one, else by straight lines between measured points; NaN off the
-        plane.
+        (places,) from the interpolant where there is one, else by straight lines between measured
+        points; NaN off the plane.
     """
     inside = np.ones(len(alpha), bool)
     for dim, at in (("alpha", alpha), ("beta", beta)):
@@ -316,7 +315,7 @@ def heights(plane: xr.Dataset, alpha: np.ndarray, beta: np.ndarray) -> np.ndarra
 
 
 def _renamed(layers: Iterable[Layer], found: Sequence[Anomaly]) -> tuple[Layer, ...]:
-    """The marks are of the two ends, which are networks, and not of the corner that only spans the plane."""
+    """The marks are of the two ends, which are networks, not of the corner that spans the plane."""
 
     def renamed(layer: Layer) -> Layer:
         if not isinstance(layer, Markers) or not layer.names:

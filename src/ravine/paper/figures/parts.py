@@ -1,4 +1,4 @@
-"""What the figures have in common: curves as the paper draws them, the learning curve, the training in words."""
+"""What figures share: curves as the paper draws them, the learning curve, words of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def panel(
     quantity: str = "loss",
     label: str = "J (nats)",
 ) -> Panel:
-    """The loss as the paper draws it: on a linear axis if not said otherwise, without a dot at every point."""
+    """The loss as the paper draws it: on a linear axis by default, without a dot at every point."""
     drawn = ravine.plot.line(curve, quantity, scale=scale).panels[0]
     layers = tuple(
         layer for layer in drawn.layers if not isinstance(layer, Markers) or layer.symbol == "cross"
@@ -78,8 +78,7 @@ def described(run: training.Run) -> str:
     best = int(history["epoch"].values[(phase == 1) & (history["step"].values == run.best_step)][0])
     return (
         f"{recipe.name}, profile {recipe.profile}: {recipe.train:,} + {recipe.valid:,} examples, "
-        "the solution is epoch "
-        f"{best} of {epochs}; {run.tested}.{_circumstances(run)}"
+        f"the solution is epoch {best} of {epochs}; {run.tested}.{_circumstances(run)}"
     )
 
 

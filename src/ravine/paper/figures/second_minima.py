@@ -43,8 +43,7 @@ class Anomaly:
         """In words."""
         return (
             f"one of {self.quantity} ({self.split}, {self.curve}) at α = {self.alpha:.3g}, "
-            f"{self.value:.4g} high and "
-            f"{self.prominence:.2g} deep"
+            f"{self.value:.4g} high and {self.prominence:.2g} deep"
         )
 
 
@@ -76,7 +75,10 @@ def anomalies(
 
 
 def _anomalies(curves: dict[str, xr.Dataset], quantity: str, split: str) -> Iterator[Anomaly]:
-    """Of one quantity and split. What is lowest, a curve of a part of the line hears from the first of the whole."""
+    """Of one quantity and split.
+
+    What is lowest, a curve of a part of the line hears from the first of the whole.
+    """
     profiles = {name: metrics.Profile.of(curve, quantity, split) for name, curve in curves.items()}
     whole = next((part for part in profiles.values() if part.covers_both_ends), None)
     for name, part in profiles.items():
@@ -104,7 +106,7 @@ def closest_approach(path: xr.Dataset, alpha: float) -> tuple[float, int]:
 
 
 def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset]) -> str:
-    """What the search for a second minimum came to, in words: of J itself first, and then of what else was searched.
+    """What the search for a second minimum came to, in words: J itself first, then the rest.
 
     Args:
         found: by ``anomalies``.
@@ -118,8 +120,7 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
     others = [one for one in found if one.quantity != "loss"]
     words = [
         f"A second local minimum was looked for on [0, 1] ({', '.join(results)}; "
-        f"{', '.join(SEARCHED)}). "
-        f"J has {_counted(of_objective)}."
+        f"{', '.join(SEARCHED)}). J has {_counted(of_objective)}."
     ]
     if others:
         words.append(f"Of the rest, {_counted(others)}.")
@@ -127,9 +128,8 @@ def said(found: list[Anomaly], path: xr.Dataset, results: dict[str, xr.Dataset])
         nearest = (of_objective or others)[0]
         near, step = closest_approach(path, nearest.alpha)
         words.append(
-            f"After its start training came no nearer to the point of the line at α = "
-            f"{nearest.alpha:.3g} than "
-            f"{near:.2g} of the line's length, after {step:,} updates."
+            "After its start training came no nearer to the point of the line at α = "
+            f"{nearest.alpha:.3g} than {near:.2g} of the line's length, after {step:,} updates."
         )
     return " ".join(words)
 

@@ -1,4 +1,4 @@
-"""The maxout network by several seeds: what of Figures 1 and 5 is one run's, and what is every run's."""
+"""The maxout network by several seeds: what of Figures 1 and 5 holds for every run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PUBLISHED: Final = 94
 
 
 def seeds(study: Study) -> Outcome:
-    """The maxout network by several seeds: its lines, its paths, and its errors on the test part."""
+    """The maxout network by several seeds: its lines, its paths, and its test errors."""
     first = study.trained("maxout-mnist")
     runs = [first, *study.done("maxout-mnist", SEEDS[1:])]
     lines = {f"seed {run.recipe.seed}": _line(study, run) for run in runs}
@@ -34,14 +34,14 @@ def seeds(study: Study) -> Outcome:
     figure = Figure(
         panels,
         "Figures 1 and 5 by several seeds: maxout on MNIST",
-        "The deterministic training objective along the line of each seed, from its own initial (α = "
-        "0) to its own final parameters (α = 1); how far training strays from that line; and the "
+        "The deterministic training objective along the line of each seed, from its own initial (α "
+        "= 0) to its own final parameters (α = 1); how far training strays from that line; and the "
         "errors on the test part after the last phase, with the 95% interval of a binomial count. "
         f"{said(lines, paths, counts)} {described(first)}",
     )
     remark = (
-        "The original has one seed. Each seed has an initialisation, an order of examples and masks "
-        "of its own."
+        "The original has one seed. Each seed has an initialisation, an order of examples and "
+        "masks of its own."
     )
     return Outcome("seeds", figure, lines | paths, tuple(runs), remark)
 
@@ -67,8 +67,8 @@ def said(lines: dict[str, xr.Dataset], paths: dict[str, xr.Dataset], counts: np.
     return (
         f"Errors: {counts.mean():.1f} on average, from {counts.min():.0f} to {counts.max():.0f}; "
         f"{int((counts <= PUBLISHED).sum())} of {len(counts)} seeds make no more than the paper's "
-        f"{PUBLISHED}. On these examples a rise anywhere on the line is {answers}. The line captures "
-        f"from {min(shares):.3f} to {max(shares):.3f} of the runs."
+        f"{PUBLISHED}. On these examples a rise anywhere on the line is {answers}. The line "
+        f"captures from {min(shares):.3f} to {max(shares):.3f} of the runs."
     )
 
 

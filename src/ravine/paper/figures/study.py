@@ -1,4 +1,4 @@
-"""What every figure is made from: a study, which finds or makes trainings and measurements, and its outcome."""
+"""What figures are made from: a study, which finds or makes trainings, and its outcome."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ class Study:
         return self.trained_by(self.recipe(name, seed))
 
     def trained_by(self, recipe: Recipe) -> training.Run:
-        """The training by a recipe: found, or done now; once, so that a stopped one is not gone on with.
+        """The training by a recipe: found, or done now.
+
+        It is done once, so that a stopped one is not gone on with.
 
         Raises:
             NotThere: it is not there, and nothing is to be done.
@@ -112,7 +114,7 @@ class Study:
         return self.runs[found.folder]
 
     def trained_together(self, name: str, seeds: Sequence[int]) -> list[training.Run]:
-        """The trainings by a recipe of that name with these seeds, at once; done ones are left alone.
+        """The trainings by a recipe with these seeds, at once; done ones are left alone.
 
         Args:
             name: of the recipe.
@@ -316,12 +318,12 @@ class Outcome:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether a training is smaller or shorter than the paper's own: then it decides nothing about that."""
+        """Whether a training is smaller or shorter than the paper's: it decides nothing then."""
         return not all(map(is_whole, self.runs))
 
 
 def is_whole(run: training.Run) -> bool:
-    """Whether a training is by the paper's own recipe, in whatever leanness and precision, and has its solution.
+    """Whether a training is by the paper's recipe, lean or not, and has its solution.
 
     One that leaves another training is as whole as that one is, by its recipe.
     """

@@ -1,4 +1,4 @@
-"""The random-walk control: what a run that goes nowhere in particular looks like, seen from its line."""
+"""The random-walk control: a run that goes nowhere in particular, seen from its line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVERY: Final = 10  # steps from one snapshot to the next
 
 
 def random_walk(study: Study) -> Outcome:
-    """Walks of 1,000 unit-Gaussian steps in several dimensions, seen from the line to their 900th step."""
+    """Walks of 1,000 Gaussian steps in several dimensions, seen from the line to the 900th."""
     results = {
         f"{dimensions:,} dimensions": study.kept(
             f"random-walk-{dimensions}",
@@ -41,14 +41,11 @@ def random_walk(study: Study) -> Outcome:
         panels,
         "Control: random walks, seen from the line to a “solution”",
         f"{STEPS:,} steps, each drawn from N(0, 1) in every coordinate; step {SOLUTION} is called "
-        "the solution, and "
-        f"the line leads from the start to it. A dot is every {_EVERY}th step. Grey is the walk in "
-        "very many "
-        "dimensions: a semicircle with a tail straight up, whatever the steps. So this shape says "
-        "nothing about "
-        f"training, and neither does 2/3: the line captures {found} of the walks (L/(L + largest "
-        "residual)). Root "
-        f"mean square distance from the grey curve at the same step, over L: {apart}.",
+        f"the solution, and the line leads from the start to it. A dot is every {_EVERY}th step. "
+        "Grey is the walk in very many dimensions: a semicircle with a tail straight up, whatever "
+        "the steps. So this shape says nothing about training, and neither does 2/3: the line "
+        f"captures {found} of the walks (L/(L + largest residual)). Root mean square distance from "
+        f"the grey curve at the same step, over L: {apart}.",
     )
     return Outcome("random-walk", figure, results, ())
 
@@ -76,7 +73,7 @@ def walked(dimensions: int, seed: int = 0) -> xr.Dataset:
 
 
 def _apart(path: xr.Dataset) -> float:
-    """Root mean square distance between the walk and the null at the same steps, in both coordinates, over L."""
+    """Root mean square distance of the walk from the null at the same steps, over L."""
     away = path["residual"] - path["null_residual"]
     along = path["alpha"] - path["null_alpha"]
     return float(np.sqrt(((away / path.attrs["length"]) ** 2 + along**2).mean()))

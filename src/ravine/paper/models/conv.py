@@ -1,4 +1,4 @@
-"""The convolutional maxout network of Figure 6: 32 × 32 × 3 → 96×2 → 192×2 → 192×2 → 500×5 → 10, on CIFAR-10."""
+"""Figure 6's convolutional maxout network: 32 × 32 × 3 → 96×2 → 192×2 → 192×2 → 500×5 → 10."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class ConvNetwork:
-    """A classifier of images: convolutions, then fully connected layers as in ``layers``, maxout throughout.
+    """A classifier of images: convolutions, then full layers as in ``layers``, all of maxout.
 
     Attributes:
         channels: of an image.
@@ -59,7 +59,7 @@ class ConvNetwork:
     layers: tuple[Layer, ...]
 
     def build(self, seed: int) -> nn.Sequential:
-        """A new network with its initial parameters, drawn in the order of the layers from one seeded stream.
+        """A new network with its initial parameters, drawn layer by layer from one seeded stream.
 
         Args:
             seed: of the initial parameters.

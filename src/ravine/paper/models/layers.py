@@ -1,4 +1,4 @@
-"""Networks as data: a stack of layers in the conventions of pylearn2, which the paper's experiments ran on."""
+"""Networks as data: a stack of layers in pylearn2's conventions, which the paper used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Network:
     layers: tuple[Layer, ...]
 
     def build(self, seed: int) -> nn.Sequential:
-        """A new network with its initial parameters, drawn in the order of the layers from one seeded stream.
+        """A new network with its initial parameters, drawn layer by layer from one seeded stream.
 
         Args:
             seed: of the initial parameters.
@@ -91,7 +91,7 @@ class Network:
 
     @property
     def caps(self) -> dict[str, float]:
-        """Parameter name → the largest norm of any of its rows (one row feeds one unit or piece)."""
+        """Parameter name → the largest norm of any row; one row feeds one unit or piece."""
         return {f"layer{number}.weight": layer.cap for number, layer in enumerate(self.layers)}
 
     @property
@@ -106,7 +106,7 @@ class Network:
 
 
 class Dropout(nn.Module):
-    """While training, keeps each input with probability ``keep`` and multiplies what is kept by ``scale``.
+    """While training, keeps each input with probability ``keep``, and scales it by ``scale``.
 
     torch's own fixes scale = 1/keep; the paper's maxout recipe has keep 0.8 and scale 1 on the
     pixels. In evaluation mode the input passes untouched, whatever the scale.

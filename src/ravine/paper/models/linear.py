@@ -100,7 +100,9 @@ def descend(
     steps: int,
     recorder: ravine.TrajectoryRecorder,
 ) -> None:
-    """Gradient descent on half of J, θ ← θ − rate · ∂(J/2)/∂θ, recorded: as rate → 0, the flow in time rate · steps.
+    """Gradient descent on half of J, θ ← θ − rate · ∂(J/2)/∂θ, recorded.
+
+    As rate → 0 it is the flow in time rate · steps.
 
     Args:
         model: where it starts; moved.
@@ -122,7 +124,7 @@ def descend(
         recorder.record(step, model)
 
 
-# --- closed forms ----------------------------------------------------------------------------------------
+# --- closed forms ---------------------------------------------------------------------------------
 
 
 def two_weights(
@@ -173,7 +175,7 @@ def inflection(depth: int) -> float:
 
 
 def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
-    """J = (w₁w₂ − 1)² from the solution (s, 1/s) to the solution (t, 1/t): [α(1 − α)(s − t)²/(st)]².
+    """J = (w₁w₂ − 1)² on the line of solutions (s, 1/s) to (t, 1/t): [α(1 − α)(s − t)²/(st)]².
 
     Args:
         s: of the first, not 0.
@@ -184,14 +186,15 @@ def between_solutions(s: float, t: float, alpha: np.ndarray) -> np.ndarray:
         J, (points,): a barrier of (s − t)⁴/(16s²t²) at ½.
 
     Examples:
-        >>> float(between_solutions(2, 0.5, np.array(0.5))), float(between_solutions(1, -1, np.array(0.5)))
+        >>> middle = np.array(0.5)
+        >>> float(between_solutions(2, 0.5, middle)), float(between_solutions(1, -1, middle))
         (0.31640625, 1.0)
     """
     return (alpha * (1 - alpha) * (s - t) ** 2 / (s * t)) ** 2
 
 
 def flow_end(first: float, second: float) -> tuple[float, float]:
-    """Where the gradient flow of ½(w₁w₂ − 1)² ends: on the solutions, at the same c = w₁² − w₂² as it started.
+    """Where the flow of ½(w₁w₂ − 1)² ends: on the solutions, with its start's c = w₁² − w₂².
 
     The flow conserves c and the sign of w₁ + w₂, so w₁² = (c + √(c² + 4))/2 and w₂ = 1/w₁.
 
@@ -211,15 +214,14 @@ def flow_end(first: float, second: float) -> tuple[float, float]:
     """
     c = (first - second) * (first + second)
     root = np.sqrt(c * c + 4)
-    square = (
-        (c + root) / 2 if c >= 0 else 2 / (root - c)
-    )  # without taking the difference of two near numbers
+    # without taking the difference of two near numbers
+    square = (c + root) / 2 if c >= 0 else 2 / (root - c)
     end = float(np.copysign(np.sqrt(square), first + second))
     return end, 1 / end
 
 
 def mode_strength(strength: float, start: float, time: np.ndarray) -> np.ndarray:
-    """A mode's strength u under gradient flow from a balanced start: s e^{2st} / (e^{2st} − 1 + s/u₀).
+    """A mode's strength u under gradient flow from balance: s e^{2st}/(e^{2st} − 1 + s/u₀).
 
     Args:
         strength: s > 0, the singular value that the data ask for.

@@ -1,4 +1,4 @@
-"""The recurrent network of Figure 8: a word-level language model of two LSTM layers on the Penn Treebank."""
+"""Figure 8's recurrent network: a word-level model of two LSTM layers on the Penn Treebank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ State = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LSTM:
-    """A language model: words are embedded, go through LSTM layers, and out come logits of the next word.
+    """A language model: words are embedded, go through LSTM layers, and give the next's logits.
 
     Attributes:
         words: of the vocabulary.
@@ -43,7 +43,7 @@ class LSTM:
         return f"LSTM {self.layers} × {self.units}, {self.words:,} words"
 
     def build(self, seed: int) -> Words:
-        """A new network with its initial parameters, drawn in the order of their names' list from one seeded stream.
+        """A new network with its initial parameters, drawn from one stream in the names' order.
 
         Args:
             seed: of the initial parameters.

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 @dataclass(frozen=True)
 class MPDBM:
-    """A Boltzmann machine of pixels, two hidden layers and a label, trained to fill in what is dropped.
+    """A Boltzmann machine of pixels, two hidden layers and a label, trained to fill in gaps.
 
     Attributes:
         inputs: pixels per image.
@@ -48,11 +48,13 @@ class MPDBM:
 
     @property
     def row_caps(self) -> dict[str, float]:
-        """Parameter name → the largest norm of any of its rows (one row feeds one unit from below)."""
+        """Parameter name → the largest norm of any row; one row feeds one unit from below."""
         return dict(zip(("W1", "W2", "U"), self.caps, strict=True))
 
     def build(self, seed: int) -> Boltzmann:
-        """A new machine with its initial parameters, but for the pixels' biases, which are 0 until the data are seen.
+        """A new machine with its initial parameters.
+
+        The pixels' biases are 0 until the data are seen.
 
         Args:
             seed: of the initial parameters.
@@ -73,7 +75,9 @@ class MPDBM:
 
 
 class Boltzmann(nn.Module):
-    """Mean-field inference in the machine of energy −b_vᵀv − b1ᵀh1 − b2ᵀh2 − b_yᵀy − h1ᵀW1v − h2ᵀW2h1 − yᵀUh2.
+    """Mean-field inference in a deep Boltzmann machine with a label.
+
+    Its energy is −b_vᵀv − b1ᵀh1 − b2ᵀh2 − b_yᵀy − h1ᵀW1v − h2ᵀW2h1 − yᵀUh2.
 
     Each matrix has one row for every unit that it feeds from below: W1 (first, pixels), W2 (second,
     first), U (classes, second).

@@ -17,7 +17,7 @@ from ravine.paper.tasks.task import Task
 
 @singledispatch
 def task_for(network: Any, recipe: Recipe, parts: Splits) -> Task:
-    """What a network is trained for. ``task_for.register`` adds the task of another type of network.
+    """What a network is trained for. ``task_for.register`` adds another type of network's task.
 
     Args:
         network: as the recipe states it.

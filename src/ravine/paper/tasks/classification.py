@@ -13,7 +13,7 @@ import ravine
 from ravine.paper.data import Splits
 from ravine.paper.device import drawing
 from ravine.paper.recipe import Architecture, Recipe
-from ravine.paper.tasks.task import Dropout, Independent, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows, require_enough
 
 #: Examples per forward pass when nothing is learned: few on a CPU, for its caches; many elsewhere,
 #: where launching them is what takes the time.
@@ -26,7 +26,7 @@ class Classifier(Architecture, Protocol):
 
     @property
     def caps(self) -> Mapping[str, float]:
-        """Parameter name → the largest norm of any of its rows: of what feeds one unit, one piece, or one kernel."""
+        """Parameter name → the largest norm of any row: of what feeds a unit, piece, or kernel."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class Classifier(Architecture, Protocol):
 
 
 class Classification(Independent):
-    """Cross-entropy on labelled examples, which are shuffled anew each epoch; rows longer than their cap are cut to it.
+    """Cross-entropy on labelled examples, shuffled each epoch; rows longer than a cap are cut.
 
     Args:
         network: what is trained.
@@ -54,13 +54,8 @@ class Classification(Independent):
 
     def __init__(self, network: Classifier, recipe: Recipe, parts: Splits) -> None:
         inputs, labels = parts["train"]
+        require_enough(recipe, len(labels))
         both = recipe.train + recipe.valid
-        if len(labels) < both:
-            msg = (
-                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
-                f"got {len(labels)}"
-            )
-            raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
         self.rate_scales = network.rate_scales
@@ -101,7 +96,9 @@ class Classification(Independent):
         """
         cut_rows(params, self.network.caps)
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         examples = self.trained_on[phase]
         if split == "valid":
             inputs, labels = self.valid
@@ -142,7 +139,7 @@ class Classification(Independent):
 
 
 def is_balanced(labels: Tensor) -> bool:
-    """Whether a data set has as many examples of each class, by design: a draw of it could not have other counts.
+    """Whether a data set has as many examples of each class by design: then a draw of it has, too.
 
     Examples:
         >>> is_balanced(torch.tensor([1, 0, 0, 1])), is_balanced(torch.tensor([1, 0, 0]))

@@ -20,8 +20,6 @@ from ravine.paper.tasks.task import Dropout, Task
 
 #: Time steps in one forward pass when nothing is learned; of a single stream, so many more.
 _READ: Final = 35
-
-
 _READ_ALONE: Final = 1000
 
 
@@ -70,7 +68,9 @@ class LanguageModel(Task):
         self.watched = self.streams | {"train": streams(text["train"][: recipe.valid], many)}
         self.tested_on = text["test"][:, None]
 
-    def epoch(self, model: nn.Module, phase: int, order: torch.Generator) -> Iterator[Tensor]:  # noqa: D102
+    def epoch(  # noqa: D102
+        self, model: nn.Module, phase: int, order: torch.Generator
+    ) -> Iterator[Tensor]:
         state: State | None = None
         for words, following in windows(self.streams["train"], self.network.window):
             if len(words) == self.network.window:  # the original leaves a shorter last one out
@@ -78,7 +78,9 @@ class LanguageModel(Task):
                 state = end[0].detach(), end[1].detach()
                 yield next_word_loss(logits, following).sum() / following.shape[1]
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         watched = windows(self.watched[split], _READ)
         loss = objective = mean_loss(model.eval(), watched)
         if self.network.keep < 1:
@@ -101,7 +103,7 @@ class LanguageModel(Task):
     def objective(
         self, splits: Sequence[str], *, dropout: Dropout = "off", dtype: torch.dtype | None = None
     ) -> ravine.Objective:
-        """J as a function of the parameters: nats per word over a whole text, the state carried through.
+        """J as a function of the parameters: nats per word of a whole text, with the state carried.
 
         Args:
             splits: of "train" and "valid".
@@ -143,12 +145,15 @@ vars(per_word)["units"] = {"loss": "nats"}
 
 
 def next_word_loss(logits: Tensor, following: Tensor) -> Tensor:
-    """Cross-entropy of each next word: (time · streams,) from (time, streams, words) and (time, streams)."""
+    """Cross-entropy of each next word: (time · streams,) from logits and (time, streams).
+
+    The logits are (time, streams, words).
+    """
     return F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
 
 
 def mean_loss(model: nn.Module, stream: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Nats per word, the state carried through, in the mode that the model is in; summed in float64.
+    """Nats per word, the state carried through, in the model's mode; summed in float64.
 
     Args:
         model: a ``Words``.
@@ -191,7 +196,9 @@ def streams(words: Tensor, count: int) -> Tensor:
 
 
 def windows(stream: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Streams cut in time: words and those that follow them, each (time, streams); the last window may be shorter.
+    """Streams cut in time: words and those that follow, (time, streams).
+
+    The last window may be shorter.
 
     Args:
         stream: (time, streams).

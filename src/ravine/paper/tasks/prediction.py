@@ -16,7 +16,7 @@ from ravine.paper.device import drawing
 from ravine.paper.models import MPDBM
 from ravine.paper.models.mpdbm import Boltzmann
 from ravine.paper.recipe import Recipe
-from ravine.paper.tasks.task import Dropout, Independent, cut_rows
+from ravine.paper.tasks.task import Dropout, Independent, cut_rows, require_enough
 
 #: From the machine and a batch to quantities of each example.
 PerExample = Callable[[Any, Any], dict[str, Tensor]]
@@ -30,7 +30,7 @@ _READ: Final = 250
 def prediction_costs(
     model: Boltzmann, images: Tensor, labels: Tensor, dropped: Tensor, unlabelled: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the multi-prediction objective charges for each example: for its pixels, and for its label.
+    """What the multi-prediction objective charges each example: for its pixels and its label.
 
     Args:
         model: the machine.
@@ -47,11 +47,14 @@ def prediction_costs(
         A machine that knows nothing pays ln 2 for a pixel, and ln 10 once for a label.
 
         >>> from ravine.paper.models.mpdbm import Boltzmann
-        >>> blank = Boltzmann(MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5))
+        >>> recipe = MPDBM(4, (3, 2), 10, (1, 1), 0.0, (0.0, 0.0), (1.0, 1.0, 1.0), 5, 0.5)
+        >>> blank = Boltzmann(recipe)
         >>> images, one = torch.zeros(1, 4), torch.ones(1)
         >>> costs = prediction_costs(blank, images, torch.tensor([7]), one.expand(1, 4), one)
-        >>> [round(cost.item(), 4) for cost in costs], *(round(float(x), 4) for x in (np.log(2), np.log(10) / 4))
-        ([0.6931, 0.5756], 0.6931, 0.5756)
+        >>> [round(cost.item(), 4) for cost in costs]
+        [0.6931, 0.5756]
+        >>> round(float(np.log(2)), 4), round(float(np.log(10) / 4), 4)
+        (0.6931, 0.5756)
 
     References:
         pylearn2 @ af81e5c, ``costs/dbm.py`` (MultiPrediction).
@@ -118,7 +121,9 @@ vars(per_example)["units"] = vars(in_parts)["units"] | {"class_loss": "nats"}
 
 
 class Prediction(Independent):
-    """To predict dropped pixels and labels; masks, and the binary images that grey ones stand for, are drawn each time.
+    """To predict dropped pixels and labels.
+
+    Masks, and the binary images that grey ones stand for, are drawn each time.
 
     Training images are watched on the first of them, as many as there are to validate on;
     validation images are predicted as they are, grey. ``loss`` is J with one draw of masks and
@@ -136,13 +141,8 @@ class Prediction(Independent):
 
     def __init__(self, network: MPDBM, recipe: Recipe, parts: Splits) -> None:
         images, labels = parts["train"]
+        require_enough(recipe, len(labels))
         both = recipe.train + recipe.valid
-        if len(labels) < both:
-            msg = (
-                f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
-                f"got {len(labels)}"
-            )
-            raise ravine.InputError(msg)
         self.network = network
         self.recipe = recipe
         self.trained_on = images[: recipe.train], labels[: recipe.train]
@@ -157,11 +157,12 @@ class Prediction(Independent):
         self.fixed = {split: self.drawn(split, 0) for split in self.watched}
 
     def start(self, model: nn.Module) -> None:
-        """Give the pixels the biases at which each is as often black as it is among the training images.
+        """Give each pixel the bias at which it is as often black as among the training images.
 
         Args:
             model: a ``Boltzmann``.
         """
+        # a pixel that is never black, or always, would have an infinite bias
         share = self.trained_on[0].cpu().double().mean(0).clamp(1e-7, 1 - 1e-7)
         with torch.no_grad():
             model.get_parameter("b_v").copy_(share.logit())
@@ -187,13 +188,15 @@ class Prediction(Independent):
         """
         cut_rows(params, self.network.row_caps)
 
-    def monitor(self, model: nn.Module, split: str, phase: int, seed: int) -> dict[str, float]:  # noqa: D102
+    def monitor(  # noqa: D102
+        self, model: nn.Module, split: str, phase: int, seed: int
+    ) -> dict[str, float]:
         fixed = _means(model, self.fixed[split], per_example)
         fresh = _means(model, self.drawn(split, seed), alone)
         return {"objective": fresh["loss"], "loss": fixed["loss"], "error": fixed["error"]}
 
     def test(self, model: nn.Module) -> dict[str, float]:
-        """How many test images are given another label than theirs, by mean field and by the multi-inference trick.
+        """How many test images are labelled wrongly, by mean field and by multi-inference.
 
         Args:
             model: the outcome of a phase.
@@ -215,7 +218,7 @@ class Prediction(Independent):
     def objective(
         self, splits: Sequence[str], *, dropout: Dropout = "off", dtype: torch.dtype | None = None
     ) -> ravine.Objective:
-        """J as a function of the parameters, on the examples that are watched, with the draw that stays.
+        """J as a function of the parameters, on the watched examples, with the draw that stays.
 
         Args:
             splits: of "train" and "valid".

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ravine
+from ravine.paper.recipe import Recipe
 
 Dropout = Literal["off", "fixed", "resample"]
 
@@ -53,7 +54,7 @@ class Task(ABC):
             Scalars with a gradient.
         """
 
-    def constrain(self, params: Mapping[str, Tensor]) -> None:  # noqa: B027  many tasks have no constraint
+    def constrain(self, params: Mapping[str, Tensor]) -> None:  # noqa: B027  many have none
         """Put the parameters back, in place, to where they may be; called after every update.
 
         Args:
@@ -103,7 +104,7 @@ class Task(ABC):
 
 
 class Independent(Task):
-    """A task whose minibatches are sets of examples, each for itself: nothing is carried from one to the next.
+    """A task whose minibatches are sets of examples: nothing is carried from one to the next.
 
     So an update can be launched as one CUDA graph, and several seeds can be trained at once, their
     parameters stacked. ``constrain`` then sees the rows of all seeds as one tensor's: a constraint
@@ -112,7 +113,7 @@ class Independent(Task):
 
     @abstractmethod
     def batches(self, phase: int, order: torch.Generator) -> Iterator[Tensor]:
-        """The numbers of the examples of each minibatch of one epoch, in turn, on the data's device.
+        """The numbers of each minibatch's examples in one epoch, in turn, on the data's device.
 
         Args:
             phase: as in ``epoch``.
@@ -139,6 +140,24 @@ class Independent(Task):
         """The objective of each minibatch of one epoch, in turn."""
         for examples in self.batches(phase, order):
             yield self.minibatch(model, phase, examples)
+
+
+def require_enough(recipe: Recipe, there: int) -> None:
+    """Refuse data of which nothing would be left to validate on.
+
+    Args:
+        recipe: how many examples it takes.
+        there: how many there are.
+
+    Raises:
+        ravine.InputError: there are too few.
+    """
+    if there < recipe.train + recipe.valid:
+        msg = (
+            f"{recipe.name} takes {recipe.train} + {recipe.valid} examples of {recipe.data}; "
+            f"got {there}"
+        )
+        raise ravine.InputError(msg)
 
 
 def cut_rows(params: Mapping[str, Tensor], caps: Mapping[str, float]) -> None:

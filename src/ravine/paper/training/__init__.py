@@ -1,4 +1,4 @@
-"""The trainer: SGD as the recipes say, on any device, saved whole, resumed to the same bits, stopped by time."""
+"""The trainer: SGD as recipes say, on any device, resumed to the same bits, stopped by time."""
 
 from ravine.paper.training.course import restart, train, train_together
 from ravine.paper.training.deadline import Budget, Deadline

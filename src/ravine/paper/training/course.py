@@ -1,4 +1,4 @@
-"""The course of trainings: epochs and phases, saved on the way, until all are over or the time is up."""
+"""The course of trainings: epochs and phases, saved on the way, until they or the time end."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Course:
             self._save(together)
 
     def _stacked(self, together: Sequence[Training]) -> Stack:
-        """The stack of these trainings in their phase, which lasts as long as they stay together."""
+        """The stack of these trainings in their phase; it lasts while they stay together."""
         if self._stack is None or not self._stack.holds(together):
             self._stack = Stack(together)
         return self._stack
@@ -162,8 +162,8 @@ def train(
 
     Raises:
         ravine.InputError: the data or the device cannot be had, the folder is not this recipe's,
-            damaged, of another kind of device, or not writable, or the training that this one leaves
-            is not under ``out``.
+            damaged, of another kind of device, or not writable, or the training that this one
+            leaves is not under ``out``.
     """
     [run] = train_together([recipe], out, data, say, device=device, until=until, parts=parts)
     return run
@@ -179,11 +179,12 @@ def train_together(
     until: Deadline | None = None,
     parts: Splits | None = None,
 ) -> list[Run]:
-    """Several seeds of one recipe, trained at once: their parameters stacked, an update one computation for all.
+    """Several seeds of one recipe, trained at once: an update is one computation for all.
 
-    On a card five small networks take less than twice as long as one alone. Each has its own start, its own
-    order of examples and its own end, as if it were alone; masks come from one stream, so that on
-    no device the bits are those of a training for itself. What is done already is left alone.
+    On a card five small networks take less than twice as long as one alone. Each
+    has its own start, its own order of examples and its own end, as if it were
+    alone; masks come from one stream, so that on no device the bits are those of a
+    training for itself. What is done already is left alone.
 
     Args:
         recipes: that differ in their seeds alone.

@@ -57,14 +57,20 @@ def read(path: Path) -> xr.Dataset:
     except ravine.InputError:
         raise
     except Exception as problem:  # damaged bytes: the library raises whatever they make it raise
-        msg = f"{str(path)!r} is damaged ({type(problem).__name__}: {problem}). Copy it again, or train anew."
+        msg = (
+            f"{str(path)!r} is damaged ({type(problem).__name__}: {problem}). Copy it again, or "
+            "train anew."
+        )
         raise ravine.InputError(msg) from problem
     shapes = {name: history[name].dims for name in _ALONG if name in history.variables}
     numbers = all(history[name].dtype.kind in "iuf" for name in shapes)
     best = history.attrs.get("best_step")
     is_whole = shapes == dict.fromkeys(_ALONG, ("record",)) and history.sizes["record"] > 0
     if not is_whole or not numbers or not isinstance(best, int | np.integer):
-        msg = f"{str(path)!r} is no history of a training: expected {', '.join(_ALONG)} along 'record', and best_step"
+        msg = (
+            f"{str(path)!r} is no history of a training: expected {', '.join(_ALONG)} along "
+            "'record', and best_step"
+        )
         raise ravine.InputError(msg)
     return history
 

@@ -46,7 +46,7 @@ class State:
 
     @classmethod
     def read(cls, text: str) -> State:
-        """From JSON; also as it was when classification was the only task, and the CPU the only device."""
+        """From JSON; also from before there were other tasks than classification, and GPUs."""
         kept = json.loads(text)
         kept.setdefault("tests", [{"errors": count} for count in kept.get("test_errors", [])])
         kept.setdefault("generator", "cpu")
@@ -103,7 +103,8 @@ def restore(folder: Path, groups: Groups, generator: str) -> tuple[State, Stream
     try:
         with safe_open(path, framework="pt", device="cpu") as held:
             notes = held.metadata() or {}
-            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118  not a mapping
+            names = held.keys()
+            tensors = {name: held.get_tensor(name) for name in names}
         state = State.read(notes["state"])
         with torch.no_grad():
             for group, targets in groups.items():
@@ -111,7 +112,8 @@ def restore(folder: Path, groups: Groups, generator: str) -> tuple[State, Stream
                     target.copy_(tensors[f"{group}/{name}"])
         streams = Streams(tensors["random/order"], tensors["random/masks"])
     except (
-        SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, RecursionError,
+        SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
+        RecursionError,
     ) as problem:  # fmt: skip
         msg = f"{str(path)!r} is damaged ({problem}); delete it to train from the start"
         raise ravine.InputError(msg) from problem

@@ -31,7 +31,7 @@ class Run:
 
     @property
     def there(self) -> bool:
-        """Whether there is something to measure: it was trained to its end, or stopped by its budget."""
+        """Whether there is something to measure: trained to its end, or stopped by its budget."""
         return (self.folder / "history.nc").exists()
 
     @property
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def solved(self) -> bool:
-        """Whether phase 1 is at its end: then the solution is the recipe's, even if a budget ended phase 2."""
+        """Whether phase 1 is at its end: then the solution is the recipe's, come what may."""
         return self.done or bool((self.history["phase"].values > 1).any())
 
     @property
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """What its products were computed in, in words, and what that changes of J at the solution; "" for float32."""
+        """What its products were computed in, and what that changes of J; "" for float32."""
         attrs = self.history.attrs
         if "precision" not in attrs:
             return ""
@@ -115,7 +115,7 @@ class Run:
 
     @property
     def solution(self) -> Path:
-        """The parameters that phase 1 ends with, θ_f: its best epoch's, or its last; the recipe says which."""
+        """The parameters that phase 1 ends with, θ_f: its best epoch's or its last, as asked."""
         return self.folder / "solution.safetensors"
 
     @property
@@ -135,7 +135,7 @@ class Run:
 
     @property
     def test(self) -> dict[str, tuple[float, ...]]:
-        """What the test part said: quantity → its value for the solution, and for the outcome of phase 2."""
+        """What the test part said: quantity → its value for the solution, and for phase 2's end."""
         attrs = self.history.attrs
         return {
             name.removeprefix("test_"): tuple(np.atleast_1d(values).tolist())

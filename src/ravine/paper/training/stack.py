@@ -17,7 +17,7 @@ from ravine.paper.training.updates import Updates, as_graph
 
 
 class Stack:
-    """Trainings by one recipe that are at one place of its schedule, and take their epochs together.
+    """Trainings by one recipe, at one place of its schedule, that take their epochs together.
 
     The parameters and velocities of each become views into tensors that hold all of them, so that
     everything else (watching, recording, saving) is each training's own.

@@ -1,4 +1,4 @@
-"""One training in progress: SGD as its recipe says, on any device, saved whole and resumed to the same bits."""
+"""One training in progress: SGD by its recipe, on any device, resumed to the same bits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ravine.paper.training.watch import Watch, copy
 
 
 class Training:
-    """One training in progress: its model, its velocities, its random streams, and how to take an epoch.
+    """One training in progress: model, velocities, random streams, and how to take an epoch.
 
     Args:
         recipe: what to do.
@@ -119,7 +119,7 @@ class Training:
 
     @property
     def _launches(self) -> bool:
-        """Whether an update is launched whole: on a card, and where no number is needed between its parts."""
+        """Whether an update is launched whole: on a card, if no number is needed midway."""
         whole_update = isinstance(self.task, Independent) and self.phase.clip is None
         return whole_update and self.device.type == "cuda"
 
@@ -186,7 +186,7 @@ class Training:
     # --- the course of it ------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Note and record the start, or forget what was recorded after the state that is gone on from."""
+        """Note and record the start, or forget what was recorded after the resumed state."""
         state = self.state
         (self.folder / "history.nc").unlink(missing_ok=True)  # of a stop, which this goes on from
         if state.phase > 0 or state.done:
@@ -200,7 +200,10 @@ class Training:
         self.recorder.record(state.update, self.model)
 
     def end_epoch(self, began: float) -> str:
-        """Watch and record the model after an epoch that began then, by ``time.perf_counter``; say what was seen."""
+        """Watch and record the model after an epoch that began then; say what was seen.
+
+        ``began`` is by ``time.perf_counter``.
+        """
         self._note(began)
         if self.state.phase == 0 and not self._sparse:
             self.recorder.record(self.state.update, self.model)
@@ -239,7 +242,7 @@ class Training:
         self._note(time.perf_counter())
 
     def stop(self, about: str) -> str:
-        """Keep what there is, as the outcome of a run whose time, named ``about``, was spent; say why it stopped."""
+        """Keep what there is, as a run whose time, named ``about``, is spent; say what ended it."""
         state = self.state
         self.save()
         if state.phase == 0:
@@ -276,7 +279,7 @@ class Training:
     # --- what is watched -------------------------------------------------------------------------
 
     def _note(self, began: float) -> None:
-        """Monitor the model as it stands, and keep its parameters if it is what phase 1 would end with now."""
+        """Monitor the model, and keep its parameters if phase 1 would end with them now."""
         state = self.state
         noted: Row = {
             "phase": state.phase + 1,
@@ -306,7 +309,7 @@ class Training:
             self.recorder.keep(step, self.model, late=True)
 
     def _watch_solution(self) -> None:
-        """Watch the training examples at the solution, where the model stands, if that was left out."""
+        """Watch the training examples at the solution, where the model is, if they were not."""
         solution, rows = self._solution(), self.state.history
         if "train_objective" not in solution:
             place = next(place for place, row in enumerate(rows) if row is solution)

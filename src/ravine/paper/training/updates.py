@@ -1,4 +1,4 @@
-"""Updates of a card: one CUDA graph each, because for a small network launching is what takes the time."""
+"""Updates of a card: a CUDA graph each, since a small network's time goes into launching."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _TRIED: Final = 3
 
 
 def as_graph(compute: Callable[[], None]) -> Callable[[], None]:
-    """A CUDA graph of a computation; what is drawn in it comes from the card's generator at every launch.
+    """A CUDA graph of a computation.
+
+    What is drawn in it comes from the card's generator at every launch.
 
     Args:
-        compute: reads and writes the same tensors at every call, and never waits for the card. It is
-            called several times here.
+        compute: reads and writes the same tensors at every call, and never waits for the card. It
+            is called several times here.
 
     Returns:
         Launches it.
@@ -44,7 +46,9 @@ def as_graph(compute: Callable[[], None]) -> Callable[[], None]:
 
 
 class Updates:
-    """SGD's updates by fixed tensors: v ← momentum · v − rate · scale · g, θ ← θ + v, then the constraints.
+    """SGD's updates by fixed tensors: v ← momentum · v − rate · scale · g, θ ← θ + v.
+
+    Then the constraints.
 
     As ``Training.step`` takes them, but for the order in which numbers are rounded: rate and
     momentum are float32 here.

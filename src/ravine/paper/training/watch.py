@@ -61,7 +61,7 @@ class Watch:
             return self.task.test(self.model)
 
     def effect_of_precision(self) -> dict[str, Any]:
-        """J of the validation examples: as products were computed in training, and in float32; as attributes."""
+        """J of the validation examples, in training's precision and in float32; as attributes."""
         seed = stream(self.recipe.seed, "precision")
         rounded = self._monitored("valid", 0, seed, self.recipe.precision)
         exact = self._monitored("valid", 0, seed, "float32")

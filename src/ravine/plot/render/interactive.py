@@ -22,13 +22,15 @@ _GRID: Final = "rgba(128, 128, 128, 0.22)"
 
 
 def drawn(panels: Sequence[Panel]) -> go.Figure:
-    """The panels as Plotly's figure. Backgrounds are clear and inks are mid-grey, so it can lie on any page."""
+    """The panels as Plotly's figure.
+
+    Backgrounds are clear and inks are mid-grey, so it can lie on any page.
+    """
     if panels[0].z is not None:  # a field has its panel to itself
         panel = panels[0]
         sheet = interactive_field.drawn(panel, {"x": _axis(panel.x), "y": _axis(panel.y)})
-        left, bottom = (
-            (8, 8) if panel.view == "3d" else (64, 48)
-        )  # a box has its axes' words inside
+        # a box has its axes' words inside
+        left, bottom = (8, 8) if panel.view == "3d" else (64, 48)
         return _dressed(sheet).update_layout(
             plot_bgcolor=interactive_field.MISSING,
             hovermode="closest",
@@ -174,7 +176,7 @@ def _curve(curve: Curve, at: str) -> go.Scatter:
 
 
 def _band(band: Band, y: Axis) -> go.Scatter:
-    """One closed outline for each stretch without a gap: Plotly's own fill between two lines leaks over gaps."""
+    """One closed outline for each stretch without a gap: Plotly's own fill leaks over gaps."""
     outline_x: list[np.ndarray] = []
     outline_y: list[np.ndarray] = []
     low, high = y.drawable(band.low), y.drawable(band.high)

@@ -1,4 +1,4 @@
-"""Panels with a field, for the screen: Plotly's contours from above, or its surface from the side."""
+"""Panels with a field, for the screen: Plotly's contours, or its surface from the side."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
 
 
 def _short(values: np.ndarray) -> np.ndarray:
-    """As Plotly has it, rows of y; at half the size on the page where seven digits show the relief as well."""
+    """As Plotly has it, rows of y; half the size where seven digits show the relief as well."""
     rows = values.T
     with np.errstate(over="ignore", invalid="ignore"):
         short = rows.astype(np.float32)
@@ -171,9 +171,8 @@ def _trail(curve: Curve, z: Axis, *, side: bool) -> Iterator[go.Scatter | go.Sca
         marker = {"color": ink, "size": width + 2}
         if side:
             heights = lifted(curve.z, z)
-            line["dash"] = (
-                "dash" if dash(curve.style) and ink == INK else "solid"
-            )  # in 3-D it knows a few names only
+            # in 3-D it knows a few names only
+            line["dash"] = "dash" if dash(curve.style) and ink == INK else "solid"
             if ink == PAPER:
                 look["mode"] = "lines"  # its dots would lie over the black ones
             yield go.Scatter3d(

@@ -88,12 +88,11 @@ def scripts(plotlyjs: Plotlyjs = "inline") -> Markup:
 
 
 def policy(plotlyjs: Plotlyjs = "inline") -> str:
-    """The page's content security policy: the browser itself sees to it that nothing else is fetched."""
+    """The page's content security policy: the browser sees to it that nothing is fetched."""
     library = "" if _chosen(plotlyjs) == "inline" else f" {_CDN}"
     return (
         f"default-src 'none'; script-src 'unsafe-inline'{library}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 

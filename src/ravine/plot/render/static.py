@@ -170,9 +170,8 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
         case Markers():
             return _draw_markers(axes, layer, order)
         case Rule():
-            if (panel.x if layer.on == "x" else panel.y).shows(
-                layer.at
-            ):  # its word would stand beside the panel
+            # its word would stand beside the panel
+            if (panel.x if layer.on == "x" else panel.y).shows(layer.at):
                 _draw_rule(axes, layer)
             return None
         case Cells():
@@ -183,15 +182,15 @@ def _draw_layer(axes: Axes, panel: Panel, layer: Layer, order: int) -> Artist | 
 
 
 def _draw_markers(axes: Axes, layer: Markers, order: int) -> Artist:
-    cross = layer.symbol == "cross"
+    look: dict[str, Any] = {"marker": "o", "markersize": 2.6, "markeredgewidth": 0}
+    if layer.symbol == "cross":
+        look = {"marker": "x", "markersize": 5, "markeredgewidth": 1.2}
     (marks,) = axes.plot(
         layer.x,
         layer.y,
         linestyle="none",
-        marker="x" if cross else "o",
-        markersize=5 if cross else 2.6,
-        markeredgewidth=1.2 if cross else 0,
-        color=ALARM if cross else colour(layer.style),
+        **look,
+        color=ALARM if layer.symbol == "cross" else colour(layer.style),
         transform=axes.get_xaxis_transform() if layer.frame == "panel" else axes.transData,
         clip_on=layer.frame != "panel",  # marks on the panel's edge are drawn whole
         zorder=order,
@@ -225,19 +224,23 @@ def _draw_cells(axes: Axes, layer: Cells) -> None:
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:
-    across = axes.axvline if rule.on == "x" else axes.axhline
+    # a rule's label stands outside the panel: above an upright one, at the right of a level one
+    place: dict[str, Any]
+    if rule.on == "x":
+        across = axes.axvline
+        place = {"xy": (rule.at, 1), "xycoords": axes.get_xaxis_transform(), "xytext": (0, 3)}
+        place |= {"ha": rule.align, "va": "bottom"}
+    else:
+        across = axes.axhline
+        place = {"xy": (1, rule.at), "xycoords": axes.get_yaxis_transform(), "xytext": (3, 0)}
+        place |= {"ha": "left", "va": "center"}
     across(rule.at, color="0.7", linewidth=0.6, zorder=1)
     if not rule.label:
         return
-    upright = rule.on == "x"
     text = axes.annotate(
         "",
-        (rule.at, 1) if upright else (1, rule.at),
-        xycoords=axes.get_xaxis_transform() if upright else axes.get_yaxis_transform(),
-        xytext=(0, 3) if upright else (3, 0),
+        **place,
         textcoords="offset points",
-        ha=rule.align if upright else "left",
-        va="bottom" if upright else "center",
         fontsize=7,
         color=GREY,
         annotation_clip=False,

@@ -1,4 +1,4 @@
-"""Panels with a field, for paper: colours and contour lines from above, or a surface from the side."""
+"""Panels with a field, for paper: colours and contours from above, or a surface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RIM: Final = withStroke(linewidth=2.2, foreground=PAPER)
 
 
 def drawn(panel: Panel, width: float) -> Sheet:
-    """A sheet with one panel that has a field, and its colour bar; as high as the panel's shape asks for.
+    """A sheet with one panel that has a field, and its colour bar; as high as it needs to be.
 
     Places are set by hand: matplotlib's layout engines know neither the labels of a 3-D panel nor a
     fixed aspect.
@@ -58,9 +58,8 @@ def _draw_flat(sheet: Sheet, axes: Axes, bar: Axes, panel: Panel) -> None:
         ruler.set_label_text(axis.label)
     axes.set_aspect(panel.aspect or "auto")
     axes.spines[["top", "right"]].set_visible(True)
-    axes.patch.set(
-        facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0
-    )  # what a field does not cover
+    # what a field does not cover
+    axes.patch.set(facecolor="0.88", hatch="////", edgecolor="0.65", linewidth=0)
     for order, layer in enumerate(panel.layers, start=2):
         match layer:
             case Field():
@@ -166,7 +165,7 @@ def _draw_trail(axes: Any, curve: Curve, places: tuple[np.ndarray, ...], order: 
 
 
 def _trails(axes: Any, panel: Panel) -> np.ndarray:
-    """(points, 2) where in the picture the lines of a panel that is seen from the side run, in typographic points."""
+    """(points, 2) where a panel's lines run in the picture, seen from the side, in points."""
     z = _scale(panel)
     curves = [layer for layer in panel.layers if isinstance(layer, Curve) and layer.z is not None]
     places = [_densely(curve.x, curve.y, z.scaled(np.asarray(curve.z, float))) for curve in curves]
@@ -189,16 +188,15 @@ def _seen(axes: Any, places: np.ndarray) -> np.ndarray:
 
 
 def _beside(name: str, mark: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
-    """From a mark to the near corner of its name, in typographic points: where the fewest lines run behind the name."""
+    """From a mark to its name's near corner, in points: where the fewest lines run behind it."""
     wide, high = 5 * len(name), 10
 
     def covered(offset: tuple[int, int]) -> int:
         away = (taken - mark - offset) * np.sign(offset)
         return int(((away > -1) & (away < (wide, high))).all(axis=1).sum())
 
-    return min(
-        ((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered
-    )  # what is low and to the right are often ticks
+    # what is low and to the right are often ticks
+    return min(((4, 6), (-4, -6), (-4, 6), (4, -6)), key=covered)
 
 
 def _draw_marks(
@@ -229,22 +227,21 @@ def _draw_marks(
             x, y, _ = proj_transform(place[0], place[1], place[2], axes.get_proj())
             beside = _beside(name, _seen(axes, np.array([place]))[0], taken)
         else:
-            (x, y), left, low = (
-                place,
-                place[0] > np.mean(axes.get_xlim()),
-                place[1] <= np.mean(axes.get_ylim()),
-            )
-            beside = (
-                -5 if left else 5,
-                5 if low else -5,
-            )  # a word points inwards, so that it stays in the picture
+            x, y = place
+            # a word points inwards, so that it stays in the picture
+            right = x <= np.mean(axes.get_xlim())
+            up = y <= np.mean(axes.get_ylim())
+            beside = (5 if right else -5, 5 if up else -5)
+        sideways, upwards = beside
+        ha = "left" if sideways > 0 else "right"
+        va = "bottom" if upwards > 0 else "top"
         axes.annotate(
             name,
             (x, y),
             xytext=beside,
             textcoords="offset points",
-            ha="right" if beside[0] < 0 else "left",
-            va="bottom" if beside[1] > 0 else "top",
+            ha=ha,
+            va=va,
             fontsize=8,
             path_effects=[_RIM],
             zorder=order + 1,

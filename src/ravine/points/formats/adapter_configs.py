@@ -1,4 +1,4 @@
-"""Configurations of adapters, as peft writes them: checked, and told apart into plain LoRA and everything else."""
+"""Configurations of adapters as peft writes them: checked; plain LoRA or anything else."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ RANK: Final = 8
 _LARGEST: Final = 1 << 16  # rank: peft makes tensors of it before it looks at the file's
 _STEPS: Final = 5e6  # of a pattern's search, by which it ends in about a second
 
-#: What says nothing of the change: where it was trained and how, and which modules it is for, which the tensors tell.
+#: What says nothing of the change: where it was trained and how,
+#: and which modules it is for, which the tensors tell.
 _SAYS_NOTHING: Final = frozenset(
     {
-        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core", "peft_type",
-        "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type", "loftq_config",
-        "eva_config",
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout",
+        "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision",
+        "runtime_config", "task_type", "loftq_config", "eva_config",
     }
 )  # fmt: skip
 #: What the change follows from, as is computed here.
 _KNOWN: Final = frozenset(
     {
-        "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "modules_to_save", "r",
-        "rank_pattern", "target_modules", "use_rslora",
+        "alpha_pattern", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "modules_to_save",
+        "r", "rank_pattern", "target_modules", "use_rslora",
     }
 )  # fmt: skip
-#: Starts that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA …) take something out of it.
+#: Starts that leave the base as it is; the others (PiSSA, OLoRA,
+#: CorDA, LoftQ, LoRA-GA …) take something out of it.
 _STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _SWITCHES: Final = ("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias", "use_qalora")
@@ -123,7 +125,9 @@ def beyond_plain(config: Mapping[str, Any]) -> str:
 
 
 def require_bounded(config: Mapping[str, Any], modules: Iterable[str], label: str) -> None:
-    """Refuse patterns whose search may not end: they come from a file, and peft runs them on every module's name.
+    """Refuse patterns whose search may not end.
+
+    They come from a file, and peft runs them on every module's name.
 
     Raises:
         InputError: naming the pattern.
@@ -138,15 +142,15 @@ def require_bounded(config: Mapping[str, Any], modules: Iterable[str], label: st
     for pattern in patterns:
         if not _ends_soon(pattern, longest):
             msg = (
-                f"the configuration of {label} has the pattern {pattern[:80]!r}, whose search may not "
-                "end. List the modules' names instead, or merge the adapter with peft and save the "
-                "model."
+                f"the configuration of {label} has the pattern {pattern[:80]!r}, whose search may "
+                "not end. List the modules' names instead, or merge the adapter with peft and save "
+                "the model."
             )
             raise InputError(msg)
 
 
 def _ends_soon(pattern: str, longest: int) -> bool:
-    """Whether a regular expression is a valid one without repeated groups, and with few repetitions."""
+    """Whether a regular expression is valid, with no repeated group and few repetitions."""
     bare = re.sub(r"\\.", "x", re.sub(r"\[(?:\\.|[^\]\\])*\]", "x", pattern))
     if re.search(r"\)[*+{]|\(\?(?:[^:]|$)", bare) or re.search(r"\\[1-9]", pattern):
         return False
@@ -198,7 +202,10 @@ def _for(module: str, found: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 def keeps_copy(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a parameter belongs to ``modules_to_save``: peft then trains a copy of its module, tied to nothing."""
+    """Whether a parameter belongs to ``modules_to_save``.
+
+    Then peft trains a copy of its module, tied to nothing.
+    """
     module = name.rpartition(".")[0]
     wanted = config.get("modules_to_save") or ()
     listed = [wanted] if isinstance(wanted, str) else wanted

@@ -1,7 +1,7 @@
 """Adapters: changes to a base model as peft saves them, and the adapted model's tensors.
 
-Plain LoRA, W + s B A, is computed here, in at least float32 and without a model. What is anything else is left to
-peft itself, which made it, or refused by name.
+Plain LoRA, W + s B A, is computed here, in at least float32 and without a model. What is anything
+else is left to peft itself, which made it, or refused by name.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Adapter:
             if apart or (len(changed) == 1 and keeps_copy(self.config, changed[0])):
                 msg = (
                     f"{self.label} has its own {changed[-1]!r} (modules_to_save), which is tied to "
-                    f"{name if changed[-1] == alias else alias!r} in the base: its model is no point "
-                    "of the base's space. Untie them in the base, and save it so."
+                    f"{name if changed[-1] == alias else alias!r} in the base: its model is no "
+                    "point of the base's space. Untie them in the base, and save it so."
                 )
                 raise InputError(msg)
             if changed:
@@ -129,7 +129,7 @@ class Adapter:
         return adapted
 
     def _whole(self) -> dict[str, Tensor]:
-        """The tensors that stand for the base's own: of ``modules_to_save``, and embeddings, which peft keeps too."""
+        """The tensors that replace the base's: of ``modules_to_save``, and embeddings."""
         return {
             name.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor
             for name, tensor in self.tensors.items()
@@ -144,7 +144,7 @@ class Adapter:
         return factors
 
     def _unlike(self) -> str:
-        """What in the tensors is no plain LoRA, or is not as its configuration says; "" if nothing."""
+        """What in the tensors is no plain LoRA, or not as configured; "" if nothing."""
         factors = self._factors()
         if not factors:
             return "no lora_A and lora_B"
@@ -160,7 +160,10 @@ class Adapter:
             if not is_target(self.config, module):
                 return f"factors for {module!r}, which is no target module"
             if ranks - {rank_of(self.config, module)}:
-                return f"factors of rank {max(ranks)} for {module!r}, where r = {rank_of(self.config, module)}"
+                return (
+                    f"factors of rank {max(ranks)} for {module!r}, where r = "
+                    f"{rank_of(self.config, module)}"
+                )
         return ""
 
     def _by_peft(self, beyond: str, base: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
@@ -194,7 +197,10 @@ class Adapter:
         down, up = down.to(wide), up.to(wide).flatten(1)  # of a convolution: B is one of 1 × 1
         rank = down.shape[0]
         if up.dim() != 2 or up.shape[1] != rank:
-            msg = f"{self.label} has factors for {module!r} of shapes {tuple(down.shape)} and {tuple(up.shape)}"
+            msg = (
+                f"{self.label} has factors for {module!r} of shapes {tuple(down.shape)} and "
+                f"{tuple(up.shape)}"
+            )
             raise InputError(msg)
         change = torch.einsum("or,r...->o...", up, down)
         if embedding or self.config.get("fan_in_fan_out"):
@@ -227,8 +233,8 @@ class Adapter:
     def _require_shape(self, name: str, tensor: Tensor, shape: torch.Size, owner: str) -> None:
         if tensor.shape != shape:
             msg = (
-                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in {owner} "
-                f"it has {tuple(tensor.shape)}: is it the model that the adapter was trained "
-                f"on{self._trained_on()}?"
+                f"{self.label} changes {name!r} by a tensor of shape {tuple(shape)}, and in "
+                f"{owner} it has {tuple(tensor.shape)}: is it the model that the adapter was "
+                f"trained on{self._trained_on()}?"
             )
             raise InputError(msg)

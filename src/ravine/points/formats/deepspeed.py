@@ -1,4 +1,4 @@
-"""DeepSpeed's folders: ``latest`` names a ``global_step…`` beside it, which has ``mp_rank_00_model_states.pt``."""
+"""DeepSpeed's folders: ``latest`` names a ``global_step…`` that holds the model's states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def read(path: Path, *, settled: bool = False) -> Stored:
     """The weights of stages 0 to 2, which every process holds whole.
 
     Raises:
-        InputError: the weights are in parts (ZeRO-3, tensor or pipeline parallel), or a file is missing.
+        InputError: the weights are in parts (ZeRO-3, tensor or
+            pipeline parallel), or a file is missing.
     """
     if path.is_file():
         return _whole(path, settled=settled)
@@ -40,8 +41,8 @@ def read(path: Path, *, settled: bool = False) -> Stored:
             else f"in {len(files)} parts (tensor or pipeline parallel)"
         )
         msg = (
-            f"the folder {str(folder)!r} holds DeepSpeed's weights {what}. Join them once: {_CONVERT}, "
-            "and give what it writes."
+            f"the folder {str(folder)!r} holds DeepSpeed's weights {what}. Join them once: "
+            f"{_CONVERT}, and give what it writes."
         )
         raise InputError(msg)
     return _whole(files[0], settled=settled)

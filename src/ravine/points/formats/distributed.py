@@ -1,4 +1,4 @@
-"""Checkpoints of ``torch.distributed.checkpoint`` (DCP): a folder of ``.distcp`` files with ``.metadata``.
+"""Checkpoints of ``torch.distributed.checkpoint`` (DCP): ``.distcp`` files and ``.metadata``.
 
 Read by torch's own reader, without the other processes. Its metadata is a pickle, and entries that
 are no tensors are too: the first is read with nothing but DCP's own classes allowed, the others not
@@ -44,7 +44,7 @@ def reads(path: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored:  # noqa: ARG001  nothing of it is mapped
-    """Its tensors, under the keys that the training saved them by; those of optimisers are left out.
+    """Its tensors, under the keys that the training gave them; optimisers' are left out.
 
     Raises:
         InputError: it is damaged, a part is missing, or it would have to run code.
@@ -126,7 +126,10 @@ def _said(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except pickle.UnpicklingError as problem:
-        msg = f"{str(path / _METADATA)!r} was not loaded: it contains pickled objects beyond tensors ({problem})"
+        msg = (
+            f"{str(path / _METADATA)!r} was not loaded: it contains pickled objects beyond tensors "
+            f"({problem})"
+        )
         raise InputError(msg) from problem
     except Exception as problem:  # a stranger's bytes
         said = str(problem).strip().splitlines()[:1]
@@ -167,7 +170,10 @@ def _require_there(path: Path, metadata: Any, wanted: Mapping[str, Any]) -> None
     names = {str(about.relative_path) for about in metadata.storage_data.values()}
     lost = sorted(name for name in names if not is_inside(path, name))
     if lost:
-        msg = f"{str(path / _METADATA)!r} names {lost[0][:80]!r}, which is not in its folder ({len(lost)} in all)"
+        msg = (
+            f"{str(path / _METADATA)!r} names {lost[0][:80]!r}, which is not in its folder "
+            f"({len(lost)} in all)"
+        )
         raise InputError(msg)
     stored = sum((path / name).stat().st_size for name in names)
     asked = sum(math.prod(a.size) * a.properties.dtype.itemsize for a in wanted.values())

@@ -1,4 +1,4 @@
-"""Files of other tools, which are no checkpoints here: told by their first bytes, and refused with the way on."""
+"""Files of other tools, no checkpoints here: told by first bytes, refused with the way on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ _SAVE: Final = "and save it with safetensors.torch.save_file(state, 'weights.saf
 _BY_BYTES: Final = {
     b"GGUF": ("a GGUF file, of quantised weights", "Use the checkpoint it was converted from, or "
               "transformers' from_pretrained(folder, gguf_file=...) and save_pretrained()."),
-    b"\x89HDF\r\n\x1a\n": ("an HDF5 file: weights of Keras, or a result of ravine", "Of weights, load "
-                           f"them into the torch model {_SAVE}; a result opens with ravine.open_result."),
-    b"\x93NUMPY": ("a NumPy array", f"Put the arrays into a dict of torch.from_numpy(...) {_SAVE}."),
-    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "Fetch it: git lfs pull."),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 file: weights of Keras, or a result of ravine", "Of weights, "
+                           f"load them into the torch model {_SAVE}; a result opens with "
+                           "ravine.open_result."),
+    b"\x93NUMPY": ("a NumPy array", "Put the arrays into a dict of torch.from_numpy(...) "
+                   f"{_SAVE}."),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself",
+                                 "Fetch it: git lfs pull."),
     b"\x1f\x8b": ("compressed by gzip", "Unpack it first: gunzip."),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "Unpack it first: unzstd."),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "Unpack it first."),
@@ -30,10 +33,10 @@ _BY_BYTES: Final = {
 
 #: File endings that decide where the first bytes do not.
 _BY_NAME: Final = {
-    ".msgpack": ("a msgpack file: weights of Flax", "Load them by transformers' from_pretrained(folder, "
-                 "from_flax=True) and save_pretrained()."),
-    ".onnx": ("an ONNX graph", "Use the checkpoint it was exported from; or read its initialisers with "
-              f"onnx.numpy_helper.to_array {_SAVE}."),
+    ".msgpack": ("a msgpack file: weights of Flax", "Load them by transformers' "
+                 "from_pretrained(folder, from_flax=True) and save_pretrained()."),
+    ".onnx": ("an ONNX graph", "Use the checkpoint it was exported from; or read its initialisers "
+              f"with onnx.numpy_helper.to_array {_SAVE}."),
     ".tflite": ("a TensorFlow Lite model", "Use the checkpoint it was converted from."),
     ".pb": ("a graph of TensorFlow", "Use the checkpoint in torch's or safetensors' format."),
     ".mlmodel": ("a Core ML model", "Use the checkpoint it was converted from."),

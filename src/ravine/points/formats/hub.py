@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face Hub, by ``huggingface_hub``: the cache first, then the network if allowed."""
+"""Checkpoints of the Hugging Face Hub: from the cache first, then the network if allowed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def fetched(source: str) -> Path:
     """Where a model of the Hub lies on this machine.
 
     Args:
-        source: ``hf:org/model``, with ``@`` and a branch, tag or commit; a file or folder of the model may follow.
+        source: ``hf:org/model``, with ``@`` and a branch, tag or
+            commit; a file or folder of the model may follow.
 
     Raises:
         InputError: huggingface_hub is not installed, or the model cannot be had.
@@ -38,7 +39,10 @@ def fetched(source: str) -> Path:
     if kept is not None:
         return kept
     if _is_offline():
-        msg = f"{source!r} is not in the cache, and HF_HUB_OFFLINE forbids the network. Fetch it once with the network."
+        msg = (
+            f"{source!r} is not in the cache, and HF_HUB_OFFLINE forbids the network. Fetch it "
+            "once with the network."
+        )
         raise InputError(msg)
     try:
         files = hub.list_repo_files(repository, revision=revision)
@@ -111,7 +115,8 @@ def _chosen(files: Sequence[str], source: str) -> tuple[str, ...]:
 
 
 def _has(files: Sequence[str], patterns: Sequence[str]) -> bool:
-    return all(any(PurePosixPath(f).match(p) and "/" not in f for f in files) for p in patterns)
+    top = [PurePosixPath(file) for file in files if "/" not in file]
+    return all(any(file.match(pattern) for file in top) for pattern in patterns)
 
 
 def _is_offline() -> bool:

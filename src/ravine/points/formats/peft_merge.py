@@ -1,7 +1,7 @@
 """Merging by peft itself, for the adapters that are more than W + s B A.
 
-peft changes modules, and a base is tensors by name here. So it is given modules of the same names that hold nothing
-else: what a layer computes plays no part in merging, its weight does.
+peft changes modules, and a base is tensors by name here. So it is given modules of the same names
+that hold nothing else: what a layer computes plays no part in merging, its weight does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ravine.points.formats.quiet import quiet
 
 _PREFIX: Final = "base_model.model."
 
-#: Starts that another load cannot make again: of random draws, and of data that the adapter's folder does not have.
+#: Starts that another load cannot make again: of random draws, and
+#: of data that the adapter's folder does not have.
 _LOST: Final = {
     "pissa_niter": "its start was drawn at random",
     "corda": "its start follows from data that are not with it",
@@ -90,7 +91,10 @@ class Merge:
             if start.startswith(lost):
                 self._refuse(why)
         if importlib.util.find_spec("peft") is None:
-            reason = "only peft can merge it, and it is not installed: pip install 'ravine[transformers]'"
+            reason = (
+                "only peft can merge it, and it is not installed: pip install "
+                "'ravine[transformers]'"
+            )
             self._refuse(reason)
 
     def _refuse(self, why: str) -> NoReturn:
@@ -104,7 +108,8 @@ class Merge:
         import peft
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(self.config["peft_type"]).upper())  # pyright: ignore[reportArgumentType, reportCallIssue]
+        kinds: dict[Any, Any] = dict(PEFT_TYPE_TO_CONFIG_MAPPING)
+        kind = kinds.get(str(self.config["peft_type"]).upper())
         if kind is None:
             self._refuse("this version of peft does not know it")
         known = {field.name for field in fields(kind)} | {"peft_version"}
@@ -117,7 +122,8 @@ class Merge:
         if config.is_prompt_learning:
             self._refuse("it changes what the model is given, and no weights")
         config.inference_mode = True
-        model = peft.PeftModel(self._modules(tensors), config)  # pyright: ignore[reportArgumentType]
+        modules: Any = self._modules(tensors)
+        model = peft.PeftModel(modules, config)
         found = model.load_adapter(str(self.folder), "default")
         strange = [*found.missing_keys, *found.unexpected_keys]
         if strange:

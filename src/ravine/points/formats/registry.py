@@ -1,4 +1,4 @@
-"""The formats that are known, in the order in which they are tried, and how a checkpoint is named."""
+"""The known formats, in the order in which they are tried, and how a checkpoint is named."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def knows(folder: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
-    """What a file or a folder holds: names and tensors, perhaps inside further mappings; or an adapter.
+    """What a file or folder holds: names and tensors, perhaps in mappings; or an adapter.
 
     Args:
         path: of a checkpoint in one of the formats.
-        settled: whether nobody writes to it any more. A file that was written lately is otherwise copied into
-            memory, where there is room; the others are mapped.
+        settled: whether nobody writes to it any more. A file that was written lately is otherwise
+            copied into memory, where there is room; the others are mapped.
 
     Raises:
         InputError: no format knows it, or it is damaged.
@@ -92,10 +92,10 @@ def read(path: Path, *, settled: bool = False) -> Stored | Adapter:
     there = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(there[:6]) + (f", … ({len(there)})" if len(there) > 6 else "")
     msg = (
-        f"the folder {str(path)!r} is no checkpoint: expected one *.safetensors, pytorch_model.bin, "
-        "one index of shards (*.index.json), adapter_config.json, the .metadata of a distributed "
-        f"checkpoint, or DeepSpeed's latest; found {shown or 'nothing'}. Give one of its files or "
-        "folders."
+        f"the folder {str(path)!r} is no checkpoint: expected one *.safetensors, "
+        "pytorch_model.bin, one index of shards (*.index.json), adapter_config.json, the .metadata "
+        f"of a distributed checkpoint, or DeepSpeed's latest; found {shown or 'nothing'}. Give one "
+        "of its files or folders."
     )
     raise InputError(msg)
 

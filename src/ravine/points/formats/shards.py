@@ -1,4 +1,4 @@
-"""Shards with an index, as large models are saved: of safetensors or torch's files; the folder, or the index."""
+"""Shards with an index, of safetensors or torch's files; by their folder or the index."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _shard_of(index: Path) -> dict[str, str]:
         raise InputError(msg) from problem
     if not found:
         msg = (
-            f"{str(index)!r} is not an index of shards: expected a 'weight_map' from names to files, "
-            f"got {str(held.get('weight_map'))[:80]}"
+            f"{str(index)!r} is not an index of shards: expected a 'weight_map' from names to "
+            f"files, got {str(held.get('weight_map'))[:80]}"
         )
         raise InputError(msg)
     return found

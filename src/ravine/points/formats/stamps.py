@@ -13,7 +13,10 @@ from ravine.errors import InputError
 _FRESH: Final = (
     3600.0  # seconds since a file was written, within which a training may write it again
 )
-_SHARE: Final = 16  # of the free memory, one part may go to a copy of such a file: never all of it, however many
+
+#: Of the free memory, one part in so many may go to a copy of such a file: never all of it,
+#: however many copies there are.
+_SHARE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Stamp:
         return self.size <= _free() // _SHARE
 
     def require_same(self) -> None:
-        """Raise if the file was written over in place; a new file under the same name leaves the old one whole.
+        """Raise if the file was written over in place; a new one of its name leaves it whole.
 
         Raises:
             InputError: its bytes may not be those that were read.

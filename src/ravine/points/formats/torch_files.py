@@ -17,9 +17,10 @@ from ravine.points.formats.stored import Stored
 
 #: How transformers calls the one file of a folder.
 _WEIGHTS: Final = "pytorch_model.bin"
-#: How many times its size a packed file may unpack to, beyond some bytes: weights hardly shrink at all.
+#: How many times its size a packed file may unpack to,
+#: beyond some bytes: weights hardly shrink at all.
 _MOST_DENSE: Final = 50
-_ALWAYS_READ: Final = 1 << 26
+_ALWAYS_READ: Final = 1 << 26  # bytes
 
 
 def reads(path: Path) -> bool:
@@ -28,7 +29,7 @@ def reads(path: Path) -> bool:
 
 
 def read(path: Path, *, settled: bool = False) -> Stored:
-    """``torch.load`` with ``weights_only=True``: data and nothing else, on the CPU, mapped where the format allows.
+    """``torch.load`` with ``weights_only=True``, on the CPU, mapped if the format allows.
 
     Args:
         path: of the file.
@@ -64,7 +65,10 @@ def read(path: Path, *, settled: bool = False) -> Stored:
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Whether the tensors' bytes stand in the file as they are: not before torch 1.6, nor where they are compressed."""
+    """Whether the tensors' bytes stand in the file as they are.
+
+    They do not before torch 1.6, nor where they are compressed.
+    """
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -78,8 +82,9 @@ def _require_bounded(path: Path, unpacked: int) -> None:
     size = path.stat().st_size
     if unpacked > _MOST_DENSE * size + _ALWAYS_READ:
         msg = (
-            f"{str(path)!r} has {size:,} bytes and unpacks to {unpacked:,}; weights do not shrink so. Where it was "
-            "written, save its tensors again: torch.save(model.state_dict(), new_path)."
+            f"{str(path)!r} has {size:,} bytes and unpacks to {unpacked:,}; weights do not shrink "
+            "so. Where it was written, save its tensors again: torch.save(model.state_dict(), "
+            "new_path)."
         )
         raise InputError(msg)
 
@@ -91,25 +96,27 @@ def _wants_code(path: Path, said: str) -> bool:
 
 def _another_protocol(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was not loaded: it was saved by a pickle protocol above 3, which torch does not load "
-        "without running code. Where it was written, save its tensors again: "
+        f"{str(path)!r} was not loaded: it was saved by a pickle protocol above 3, which torch "
+        "does not load without running code. Where it was written, save its tensors again: "
         "torch.save(model.state_dict(), new_path, pickle_protocol=2)."
     )
 
 
 def _would_run_code(path: Path) -> InputError:
     return InputError(
-        f"{str(path)!r} was not loaded: it contains pickled objects beyond tensors. Where it was written, save its "
-        "tensors alone: torch.save(model.state_dict(), new_path); or allow its classes by "
-        "torch.serialization.add_safe_globals."
+        f"{str(path)!r} was not loaded: it contains pickled objects beyond tensors. Where it was "
+        "written, save its tensors alone: torch.save(model.state_dict(), new_path); or allow its "
+        "classes by torch.serialization.add_safe_globals."
     )
 
 
 def _no_checkpoint(path: Path, problem: Exception) -> InputError:
-    """Of damage; torch's own words only where they are about it, never its advice to load without ``weights_only``."""
-    said = (
-        "" if isinstance(problem, KeyError) else str(problem).strip()
-    )  # a KeyError says only its key
+    """Of damage: torch's own words only where they are about it.
+
+    Its advice to load without ``weights_only`` is never passed on.
+    """
+    # a KeyError says only its key
+    said = "" if isinstance(problem, KeyError) else str(problem).strip()
     first = said.splitlines()[0][:200] if said else ""
     reason = "" if not first or "eights only" in first or "weights_only" in first else f" ({first})"
     return InputError(f"{str(path)!r} is not a checkpoint, or is damaged{reason}")
