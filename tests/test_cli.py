@@ -193,7 +193,7 @@ def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, cap
         "o",
     ]
     assert ravine(*words, "--plotlyjs", "cdn") == 0
-    assert "\nThe verdict\n" in capsys.readouterr().out
+    assert "\nVerdict\n" in capsys.readouterr().out
     page = folder / "o" / "report.html"
     assert page.stat().st_size < 1e6
     assert ravine("report", "o") == 0

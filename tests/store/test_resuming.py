@@ -132,12 +132,12 @@ def test_a_store_elsewhere_none_and_one_that_cannot_be(folder, capsys):
     capsys.readouterr()
     assert ravine("line", "objective.py:stateful", *line[2:], "--alpha", "0:1:3", "--out", "d") == 0
     assert (
-        "nothing is kept of what is measured: per_example carries state" in capsys.readouterr().err
+        "measured points are not kept: per_example carries state" in capsys.readouterr().err
     )
     assert ravine("store", "list", "kept.sqlite") == 0
     assert "Sequential: 5 points" in capsys.readouterr().out
     assert ravine("store", "clean", "kept.sqlite") == 0
-    assert "5 points forgotten" in capsys.readouterr().out
+    assert "5 points deleted" in capsys.readouterr().out
     assert ravine("store", "list", "missing") == 2
 
 
