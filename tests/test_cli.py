@@ -200,6 +200,20 @@ def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, cap
     assert page.stat().st_size > 4e6
 
 
+def test_sentences_are_broken_between_words_on_a_terminal_and_only_there(monkeypatch):
+    row = f"train loss  falls monotonically  {'x' * 60}"
+    sentence = " ".join(["measured"] * 12)
+    text = f"{sentence}\n\n{row}"
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert cli._wrapped(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    *broken, blank, kept = cli._wrapped(text).split("\n")
+    assert (blank, kept) == ("", row)
+    assert max(map(len, broken)) <= 50
+    assert " ".join(broken) == sentence
+
+
 def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
     objective = load_objective("objective.py:make")
     plane = Plane("start.safetensors", "end.pt", mlp(1))

@@ -141,9 +141,12 @@ def test_averages_take_weights_or_a_decay(made: Path, capsys: Any) -> None:
         ),
         (["average", "seed1.pt", "--out", "x.npz"], "format"),
         (["barriers", "objective.py:make", "run", "run", "--align"], "is a run"),
-        (["average", "seed1.pt", "seed2.pt", "--out", "seed2.pt"], "one of the checkpoints"),
+        (["average", "seed1.pt", "seed2.pt", "--out", "seed2.pt"], "one of the input checkpoints"),
         (["average", "seed1.pt", "seed2.pt", "--out", "spoiled.pt"], "already exists"),
-        (["align", "objective.py:make", "seed1.pt", "seed2.pt", "--out", "seed1.pt"], "are read"),
+        (
+            ["align", "objective.py:make", "seed1.pt", "seed2.pt", "--out", "seed1.pt"],
+            "one of the input checkpoints",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(made: Path, capsys: Any, words: list[str], said: str) -> None:

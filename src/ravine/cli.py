@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import numpy as np
@@ -1076,7 +1079,17 @@ def _print_verdict(curve: Any) -> None:
     start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
     heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "Verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
-    typer.echo(str(found))
+    typer.echo(_wrapped(str(found)))
+
+
+def _wrapped(text: str) -> str:
+    """Sentences broken between words on a terminal; a file or a pipe gets each in one line."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    is_row = re.compile(r"\S {2,}\S").search  # a table's columns stay where they are
+    lines = (line if is_row(line) else fill(line, width) for line in text.splitlines())
+    return "\n".join(lines)
 
 
 def _on_terminal() -> bool | None:
