@@ -508,7 +508,7 @@ def test_wrong_usage_is_exit_code_2(folder, capsys, words):
 
 def test_inspect(folder, capsys):
     assert ravine("inspect", "start.safetensors", "end.pt") == 0
-    assert "The line is" in capsys.readouterr().out
+    assert "The distance is" in capsys.readouterr().out
     assert ravine("inspect", "start.safetensors", "other.safetensors") == 2
     assert "missing in other.safetensors" in capsys.readouterr().out
 
