@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Final
 
 from torch import nn
@@ -65,6 +66,10 @@ class Inspection:
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the page of text."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def inspect(start: Any, end: Any) -> Inspection:
