@@ -196,11 +196,25 @@ def test_several_lines_need_no_title_and_the_library_may_be_left_out(folder, cap
         "o",
     ]
     assert ravine(*words, "--plotlyjs", "cdn") == 0
-    assert "\nThe verdict\n" in capsys.readouterr().out
+    assert "\nVerdict\n" in capsys.readouterr().out
     page = folder / "o" / "report.html"
     assert page.stat().st_size < 1e6
     assert ravine("report", "o") == 0
     assert page.stat().st_size > 4e6
+
+
+def test_sentences_are_broken_between_words_on_a_terminal_and_only_there(monkeypatch):
+    row = f"train loss  falls monotonically  {'x' * 60}"
+    sentence = " ".join(["measured"] * 12)
+    text = f"{sentence}\n\n{row}"
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert cli._wrapped(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    *broken, blank, kept = cli._wrapped(text).split("\n")
+    assert (blank, kept) == ("", row)
+    assert max(map(len, broken)) <= 50
+    assert " ".join(broken) == sentence
 
 
 def test_a_report_on_a_folder_that_holds_a_plane(folder, capsys):
@@ -497,7 +511,7 @@ def test_wrong_usage_is_exit_code_2(folder, capsys, words):
 
 def test_inspect(folder, capsys):
     assert ravine("inspect", "start.safetensors", "end.pt") == 0
-    assert "The line is" in capsys.readouterr().out
+    assert "The distance is" in capsys.readouterr().out
     assert ravine("inspect", "start.safetensors", "other.safetensors") == 2
     assert "missing in other.safetensors" in capsys.readouterr().out
 

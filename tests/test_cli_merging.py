@@ -75,7 +75,7 @@ def test_a_greedy_soup_says_each_decision(made: Path, capsys: Any) -> None:
     kept = library.Checkpoint.read("soup.safetensors").tensors
     assert all(torch.equal(kept[n], tensor) for n, tensor in torch.load("seed1.pt").items())
     assert ravine(*words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert ravine(*words, "--report", "o", "--overwrite") == 0
     assert str(Path("o") / "report.html") in capsys.readouterr().out
     page = (made / "o" / "report.html").read_text(encoding="utf-8")
@@ -141,9 +141,12 @@ def test_averages_take_weights_or_a_decay(made: Path, capsys: Any) -> None:
         ),
         (["average", "seed1.pt", "--out", "x.npz"], "format"),
         (["barriers", "objective.py:make", "run", "run", "--align"], "is a run"),
-        (["average", "seed1.pt", "seed2.pt", "--out", "seed2.pt"], "one of the checkpoints"),
-        (["average", "seed1.pt", "seed2.pt", "--out", "spoiled.pt"], "is there already"),
-        (["align", "objective.py:make", "seed1.pt", "seed2.pt", "--out", "seed1.pt"], "are read"),
+        (["average", "seed1.pt", "seed2.pt", "--out", "seed2.pt"], "one of the input checkpoints"),
+        (["average", "seed1.pt", "seed2.pt", "--out", "spoiled.pt"], "already exists"),
+        (
+            ["align", "objective.py:make", "seed1.pt", "seed2.pt", "--out", "seed1.pt"],
+            "one of the input checkpoints",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(made: Path, capsys: Any, words: list[str], said: str) -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
 import house
+import ravine
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_root_holds_the_face_and_little_else():
@@ -41,3 +50,18 @@ def test_lines_are_counted_without_docstrings():
         '    def f(self):\n        """Three."""\n        return 1\n'
     )
     assert house._lines(tree.body[0]) == 3
+
+
+def test_the_version_is_the_same_everywhere():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert cited is not None
+    assert newest is not None
+    assert cited[1] == newest[1] == declared
+
+
+def test_the_package_says_its_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ravine.__version__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        ravine.no_such_name  # noqa: B018

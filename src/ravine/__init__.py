@@ -13,6 +13,14 @@
 
 import lazy_loader
 
-# The names stand in __init__.pyi, and are looked up on first
-# use: a result opens where there is no torch.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# The names are in __init__.pyi, and are looked up on first use: a result opens without torch.
+_looked_up, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    """A public name, or ``__version__``, that of the installed package."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ravine")
+    return _looked_up(name)

@@ -44,3 +44,5 @@ from .result.storage import open_result as open_result
 from .result.storage import save_result as save_result
 from .result.tidy import to_dataframe as to_dataframe
 from .store.executors import Workers as Workers
+
+__version__: str

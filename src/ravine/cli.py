@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import numpy as np
@@ -37,59 +40,57 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-kept = typer.Typer(help="What a store holds, and making room in it.", no_args_is_help=True)
+kept = typer.Typer(help="List or delete what a store holds.", no_args_is_help=True)
 app.add_typer(kept, name="store")
 app.add_typer(wing.paper, name="paper")
 app.add_typer(wing.data, name="data")
 
 _OBJECTIVE = typer.Argument(
-    help="file.py:function or package.module:function, a function without arguments that returns "
-    "a ravine.Objective"
+    help="file.py:function or package.module:function; the function takes no arguments and "
+    "returns a ravine.Objective"
 )
 _START = typer.Argument(
-    help="checkpoint at alpha = 0: .safetensors, .pt, .pth, .ckpt, or a folder of shards"
+    help="checkpoint at alpha = 0: a file (.safetensors, .pt, .pth, .ckpt) or a folder"
 )
 _END = typer.Argument(help="checkpoint at alpha = 1")
-_OUT = typer.Option(help="folder to write; made if need be")
+_OUT = typer.Option(help="output folder; created if it does not exist")
 _DRIVE = typer.Option(
     metavar="NAMES",
-    help="with --tolerance: the quantities that points are added for, with commas between them, or "
-    "all (loss)",
+    help="with --tolerance: the quantities to resolve, separated by commas, or all  [default: "
+    "loss]",
 )
-_TITLE = typer.Option(help="what to call the result")
+_TITLE = typer.Option(help="title of the result")
 _ALPHA = typer.Option(help="points: FROM:TO:COUNT, both ends included, or a list such as 0,0.5,1")
 _PLOTLYJS = typer.Option(
     "--plotlyjs",
     callback=wing.known_plotlyjs,
-    help="inline: the report holds the library that draws its figures, 5 MB; cdn: it fetches it "
-    "when opened",
+    help="inline: the report contains Plotly (5 MB) and opens offline; cdn: it loads Plotly when "
+    "opened",
 )
 _JSON = typer.Option("--json", help="print one JSON document and nothing else")
 _STORE = typer.Option(
-    help="file that keeps what was measured, point by point, or 'none'; OUT/measured.sqlite if "
-    "left out"
+    help="file that keeps every measured point, or 'none'  [default: OUT/measured.sqlite]"
 )
 _STORE_FILE = typer.Argument(help="the store, such as OUT/measured.sqlite")
-_FRESH = typer.Option("--fresh", help="measure everything anew, whatever the store has")
-_OVERWRITE = typer.Option("--overwrite", help="write over another command's results in OUT")
+_FRESH = typer.Option("--fresh", help="measure every point again, also those in the store")
+_OVERWRITE = typer.Option("--overwrite", help="replace another command's results in OUT")
 _JOBS = typer.Option(
-    help="measure in so many processes, of one thread each; with --executor, how many workers it "
-    "has"
+    help="number of processes, of one thread each; with --executor, its number of workers"
 )
 _EXECUTOR = typer.Option(
-    help="measure by other workers: package.module:function or file.py:function, a function "
-    "without arguments that returns an executor (of Dask, submitit, Ray …)"
+    help="file.py:function or package.module:function; the function takes no arguments and returns "
+    "an executor (Dask, submitit, Ray …) that measures"
 )
 _FILE = typer.Option(
     "--out",
-    help="file to write: .safetensors or .pt; or a folder, without an ending, as Hugging Face's "
-    "libraries write it",
+    help="file to write, .safetensors or .pt; without an extension, a folder in Hugging Face's "
+    "format",
 )
-_REPLACE = typer.Option("--overwrite", help="write over what is there")
+_REPLACE = typer.Option("--overwrite", help="replace an existing file or folder")
 _METHOD = typer.Option(
-    help="weights: the least distance; activations: the highest correlations on a batch"
+    help="weights: smallest distance of the parameters; activations: highest correlation on a batch"
 )
-_RUN = typer.Argument(help="a folder that a TrajectoryRecorder wrote, or of numbered checkpoints")
+_RUN = typer.Argument(help="folder of a TrajectoryRecorder, or of numbered checkpoints")
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
         if interrupt is None:
             raise
         kept = getattr(interrupt, "__notes__", [])
-        said = f"{kept[0]}: the same command goes on" if kept else "nothing half-written was left"
+        said = f"{kept[0]}: the same command continues" if kept else "no incomplete file is left"
         _fail(f"interrupted; {said}", code=130)
     except Exception as problem:
         note = "; ".join(getattr(problem, "__notes__", []))
@@ -146,7 +147,10 @@ def demo(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Train two small networks on digits, walk between them, and write a report, in a minute."""
+    """Train two small networks on digits and write a report on them.
+
+    Measures the lines between them. Takes under a minute; needs the extra ravine[demo].
+    """
     from ravine import demo as tour
 
     _require_writable(out)
@@ -157,7 +161,7 @@ def demo(
         return
     for curve in results.values():
         _print_verdict(curve)
-    typer.echo(f"\nThe report: {made.report}")
+    typer.echo(f"\nReport: {made.report}")
 
 
 def _questions(above: float | None, decide: str | None, stderr: float | None) -> dict[str, Any]:
@@ -200,44 +204,48 @@ def line(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="instead of every point of --alpha, as few points between its ends as give the "
-            "curve everywhere to this share of the local value, such as 1e-3"
+            help="adaptive sampling between the ends of --alpha: target relative interpolation "
+            "error, such as 1e-3"
         ),
     ] = None,
     drive: Annotated[str | None, _DRIVE] = None,
     above: Annotated[
         float | None,
         typer.Option(
-            help="is there a barrier higher than this, in the loss's unit? As few examples of the "
-            "first split as show or exclude it"
+            help="decide whether there is a barrier higher than this, in the unit of the loss, "
+            "with as few examples as possible"
         ),
     ] = None,
     decide: Annotated[
         str | None,
-        typer.Option(help="with --above: barrier (by default), rise, minimum or nonconvex"),
+        typer.Option(
+            help="with --above: what to decide, barrier, rise, minimum or nonconvex  [default: "
+            "barrier]"
+        ),
     ] = None,
     stderr: Annotated[
         float | None,
         typer.Option(
-            help="as many examples as keep the standard error of J(α) − J(start) below this, in "
-            "the loss's unit"
+            help="use as many examples as are needed for a standard error of J(α) − J(start) below "
+            "this, in the unit of the loss"
         ),
     ] = None,
     groups: Annotated[
         list[str] | None,
         typer.Option(
-            help="move only the parameters whose names match, such as 'encoder.*' or '*.bias', the "
-            "rest held; again for one more line, or 'modules' for a line for every module"
+            help="move only the parameters whose names match, such as 'encoder.*' or '*.bias'; "
+            "repeat it for further lines, or give 'modules' for one line per module"
         ),
     ] = None,
     hold: Annotated[
-        str, typer.Option(help="with --groups: the end at which the rest is held, start or end")
+        str,
+        typer.Option(help="with --groups: where the other parameters are held, start or end"),
     ] = "start",
     compare_buffers: Annotated[
         bool,
         typer.Option(
             "--compare-buffers",
-            help="the line under each policy for running statistics (BatchNorm)",
+            help="measure the line under each policy for running statistics (BatchNorm)",
         ),
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
@@ -250,7 +258,12 @@ def line(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Walk the straight line from START to END; write the result, figures and a report."""
+    """Measure the straight line between two checkpoints.
+
+    Prints a verdict, and writes the result, figures and a report. Example:
+
+    ravine line objective.py:make init.pt final.pt --tolerance 1e-3 --out out
+    """
     points = parse_alpha(alpha)
     several = [
         flag
@@ -315,12 +328,12 @@ def barriers(
         bool,
         typer.Option(
             "--align",
-            help="each line also with its end aligned to its start (units permuted, the same "
-            "function), and repaired",
+            help="measure each line also with permuted units (aligned), and with repaired "
+            "statistics",
         ),
     ] = False,
     method: Annotated[str, _METHOD] = "weights",
-    seed: Annotated[int, typer.Option(help="of the alignment's search")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the alignment")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -331,9 +344,10 @@ def barriers(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """What stands between each two of several checkpoints, and which may be averaged.
+    """Measure the barriers between several checkpoints or two runs.
 
-    With two runs: what stands between them, step by step.
+    Tells which checkpoints are linearly mode-connected. For two runs, measures a line for every
+    step that both have.
     """
     at = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
@@ -408,15 +422,18 @@ def _aligned_barriers(
 @app.command()
 def align(
     objective: Annotated[str, _OBJECTIVE],
-    a: Annotated[str, typer.Argument(help="the checkpoint that stays as it is")],
-    b: Annotated[str, typer.Argument(help="the checkpoint whose units are permuted to match")],
+    a: Annotated[str, typer.Argument(help="the checkpoint to match")],
+    b: Annotated[str, typer.Argument(help="the checkpoint whose units are permuted")],
     out: Annotated[Path, _FILE],
     method: Annotated[str, _METHOD] = "weights",
-    seed: Annotated[int, typer.Option(help="of the search")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the search")] = 0,
     overwrite: Annotated[bool, _REPLACE] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Permute the units of B to match A, prove that it is the same function, and write it."""
+    """Permute the units of one network to match another.
+
+    Checks on a batch that B still computes the same function, and writes it.
+    """
     _require_free(out, [a, b], overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
     found = ravine.align(
@@ -438,8 +455,8 @@ def align(
         f"{found.error:.2g} (rounding: up to {found.rounding:.2g})."
     )
     for name, why in found.kept.items():
-        typer.echo(f"Left in place: {name} ({why})")
-    typer.echo(f"The aligned checkpoint: {saved}")
+        typer.echo(f"Not permuted: {name} ({why})")
+    typer.echo(f"Aligned checkpoint: {saved}")
 
 
 @app.command()
@@ -448,26 +465,32 @@ def soup(
     points: Annotated[list[str], typer.Argument(help="checkpoints")],
     out: Annotated[Path, _FILE],
     method: Annotated[str, typer.Option(help="uniform, greedy or learned")] = "greedy",
-    select: Annotated[str, typer.Option(help="the split on which members are chosen")] = "valid",
-    judge: Annotated[str, typer.Option(help="the split on which the outcome is judged")] = "test",
+    select: Annotated[str, typer.Option(help="split on which members are chosen")] = "valid",
+    judge: Annotated[str, typer.Option(help="split on which the average is judged")] = "test",
     tolerance: Annotated[
         float | None,
-        typer.Option(help="how much worse is not worse; by default 1 % of the best member's loss"),
+        typer.Option(help="tolerated increase of the loss  [default: 1 % of the best member's]"),
     ] = None,
     rule: Annotated[
         str,
-        typer.Option(help="decided: worse is excluded; best: the mean is no worse, as published"),
+        typer.Option(
+            help="decided: an increase above the tolerance is excluded; best: the mean is not "
+            "worse, as published"
+        ),
     ] = "decided",
     report_in: Annotated[
         Path | None,
-        typer.Option("--report", help="folder for a report of each decision; made if need be"),
+        typer.Option("--report", help="folder for a report of all decisions"),
     ] = None,
     overwrite: Annotated[bool, _REPLACE] = False,
     title: Annotated[str, _TITLE] = "",
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Average checkpoints, each step decided on one split and the outcome judged on another."""
+    """Average checkpoints, and decide whether that helps.
+
+    Members are chosen on one split, and the average is judged on another.
+    """
     _require_free(out, points, overwrite=overwrite)
     J = ravine.load_objective(objective)  # noqa: N806
     if report_in is not None:
@@ -494,7 +517,7 @@ def soup(
     )
     typer.echo(f"The soup: {saved}; its decisions: {decisions}")
     if page is not None:
-        typer.echo(f"The report: {page}")
+        typer.echo(f"Report: {page}")
 
 
 def _reported(found: Any, saved: Path, folder: Path, plotlyjs: str) -> Path:
@@ -530,15 +553,20 @@ def average(
     ],
     out: Annotated[Path, _FILE],
     weights: Annotated[
-        str | None, typer.Option(help="one a checkpoint, summing to 1, such as 0.25,0.75")
+        str | None,
+        typer.Option(
+            help="one weight per checkpoint, with sum 1, such as 0.25,0.75  [default: equal]"
+        ),
     ] = None,
     decay: Annotated[
         str | None,
-        typer.Option(help="weights that stand for a decay of the rate: linear, cosine or sqrt"),
+        typer.Option(
+            help="weights that approximate a decay of the learning rate: linear, cosine or sqrt"
+        ),
     ] = None,
     overwrite: Annotated[bool, _REPLACE] = False,
 ) -> None:
-    """Write the weighted mean of checkpoints; nothing is measured."""
+    """Write the weighted mean of checkpoints, without measuring it."""
     if weights is not None and decay is not None:
         msg = "--weights and --decay do not go together; give one of them"
         raise ravine.InputError(msg)
@@ -565,10 +593,18 @@ def study(
     ] = "quick",
     out: Annotated[Path, _OUT] = Path("ravine-study"),
     data: Annotated[
-        Path | None, typer.Option("--data", help="has DIR/mnist/… and so on; else RAVINE_DATA")
+        Path | None,
+        typer.Option(
+            "--data",
+            help="folder with mnist/ and so on  [default: $RAVINE_DATA, or the cache, or a "
+            "download]",
+        ),
     ] = None,
 ) -> None:
-    """Published numbers on aligned and repaired networks, made again, each beside ours."""
+    """Reproduce published numbers on aligned and repaired networks.
+
+    Prints each published number beside ours, with its error and the differences.
+    """
     from ravine.studies.study import measured, plan_of
 
     plan = plan_of(name, profile)
@@ -576,7 +612,9 @@ def study(
     rows = measured(
         plan, out / f"{name}-{profile}", data, lambda said: typer.echo(f"· {said}", err=True)
     )
-    typer.echo("loss at α = ½ less the mean of the ends' (test, nats); a barrier above 0.02")
+    typer.echo(
+        "test loss at α = ½ minus the mean of the ends (nats); is a barrier above 0.02 shown?"
+    )
     for row in rows:
         beside = f"  published: {row.published}" if row.published else ""
         typer.echo(
@@ -611,7 +649,10 @@ def project(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """A run's line from its first snapshot to its last, its straying, and its learning curve."""
+    """Measure how far a run deviates from its straight line.
+
+    The line leads from the first snapshot to the last. The report also has the learning curve.
+    """
     points = parse_alpha(alpha)
     J = ravine.load_objective(objective)  # noqa: N806
     taken = _open_run(run, J.model)
@@ -626,7 +667,7 @@ def project(
     typer.echo(f"· {len(taken)} snapshots on that line", err=True)
     path = ravine.project(taken, onto=walk, objective=J, **keeping)
     path = path.assign_attrs(
-        title=f"{title}: training" if title else "How far training strayed from its line", **about
+        title=f"{title}: training" if title else "Deviation of training from its line", **about
     )
     figures = {"line": ravine.plot.line(curve), "path": ravine.plot.path(path)}
     _deliver(out, {"line": curve, "path": path}, figures, plotlyjs, as_json)
@@ -639,27 +680,27 @@ def plane(
     points: Annotated[
         list[str],
         typer.Argument(
-            help="three checkpoints: origin, a, b; or with --axes a run, or for random axes a "
-            "checkpoint"
+            help="three checkpoints: origin, a, b; with --axes extrema or pca a run, "
+            "with --axes random a checkpoint or a run"
         ),
     ],
     axes: Annotated[
         str | None,
         typer.Option(
-            help="extrema: a run's line and its farthest snapshot; pca: its principal axes; "
-            "random: filter-normalized"
+            help="extrema: the run's line and its farthest snapshot; pca: principal axes; random: "
+            "filter-normalised"
         ),
     ] = None,
     alpha: Annotated[str | None, _ALPHA] = None,
-    beta: Annotated[str | None, typer.Option(help="likewise, along the second axis")] = None,
+    beta: Annotated[
+        str | None, typer.Option(help="the same as --alpha, along the second axis")
+    ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            help="instead of every point, as few as give the surface to this share of its value"
-        ),
+        typer.Option(help="adaptive sampling: target relative interpolation error, such as 3e-3"),
     ] = None,
     drive: Annotated[str | None, _DRIVE] = None,
-    seed: Annotated[int, typer.Option(help="of random axes")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -670,9 +711,9 @@ def plane(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """The surface over the plane through three checkpoints, or over one that a run spans.
+    """Measure the loss surface over a plane.
 
-    A run's path is drawn on it.
+    The plane goes through three checkpoints, or is spanned by a run, whose path is drawn on it.
     """
     _require_tolerance(tolerance, drive)
     J = ravine.load_objective(objective)  # noqa: N806
@@ -714,8 +755,7 @@ def plane(
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained[:2])
         walk = " and ".join(f"{100 * share:.1f} %" for share in (6 / np.pi**2, 6 / np.pi**2 / 4))
         typer.echo(
-            f"The axes explain {shares} of the run's variance about its mean; of a random walk's, "
-            f"{walk}."
+            f"The axes explain {shares} of the run's variance about its mean (random walk: {walk})."
         )
 
 
@@ -725,7 +765,10 @@ def report(
     plotlyjs: Annotated[str, _PLOTLYJS] = "inline",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Write report.html anew from the results (*.nc) in a folder; needs no model."""
+    """Write report.html from the results (*.nc) in a folder.
+
+    Measures nothing, and needs no model.
+    """
     files = sorted(folder.glob("*.nc"))
     if not files:
         what = "has no results (*.nc)" if folder.is_dir() else "is not a folder"
@@ -736,12 +779,15 @@ def report(
         key=lambda result: str(result.attrs["created"]),
     )
     page = _page(folder, results, plotlyjs)
-    typer.echo(json.dumps({"report": str(page)}) if as_json else f"The report: {page}")
+    typer.echo(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 
 @kept.command("list")
 def list_store(file: Annotated[Path, _STORE_FILE], as_json: Annotated[bool, _JSON] = False) -> None:
-    """What a store holds: the objectives, how many points of each, their size and days."""
+    """List what a store holds.
+
+    Prints the number of points, the size and the dates for each objective.
+    """
     found = ravine.store.contents(file)
     if as_json:
         typer.echo(json.dumps({"file": str(file), "objectives": found}))
@@ -752,19 +798,22 @@ def list_store(file: Annotated[Path, _STORE_FILE], as_json: Annotated[bool, _JSO
             f"{one['bytes'] / 1e6:.1f} MB, measured {one['first'][:10]} to {one['last'][:10]}"
         )
     if not found:
-        typer.echo("It holds nothing.")
+        typer.echo("The store is empty.")
 
 
 @kept.command("clean")
 def clean_store(
     file: Annotated[Path, _STORE_FILE],
     objective: Annotated[
-        str | None, typer.Option(help="forget this one only: the beginning of its name in the list")
+        str | None,
+        typer.Option(
+            help="delete only this objective: the first characters of its name in the list"
+        ),
     ] = None,
 ) -> None:
-    """Forget what a store holds."""
+    """Delete what a store holds."""
     points = ravine.store.clean(file, objective)
-    typer.echo(f"{points:,} points forgotten")
+    typer.echo(f"{points:,} points deleted")
 
 
 @app.command()
@@ -773,7 +822,11 @@ def inspect(
     end: Annotated[str, _END],
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Compare two checkpoints before walking: names, ties, norms, distance, NaN, statistics."""
+    """Compare two checkpoints before measuring.
+
+    Prints names, ties, norms, distance, NaN and running statistics. The exit code is 2 if no line
+    can join them.
+    """
     found = ravine.inspect(start, end)
     typer.echo(json.dumps(_inspected(found)) if as_json else str(found))
     if found.problem or any(end.non_finite for end in found.ends):
@@ -841,7 +894,7 @@ def _kept(
     if store is None:
         problem = ravine.store.why_not(J)
         if problem:
-            typer.echo(f"· nothing is kept of what is measured: {problem}", err=True)
+            typer.echo(f"· measured points are not kept: {problem}", err=True)
             return {}
     return {"store": out / _LEDGER if store is None else Path(store), "fresh": fresh}
 
@@ -864,10 +917,10 @@ def _require_own(out: Path, *, overwrite: bool) -> None:
         return
     earlier = _text(out / _REQUEST)
     if earlier != _request():
-        whose = "results of which it is not known what they are" if earlier is None else earlier
+        whose = "unknown" if earlier is None else earlier
         msg = (
             f"{str(out)!r} holds the results of another command ({whose}). Choose another folder "
-            "with --out, or write over them with --overwrite."
+            "with --out, or replace them with --overwrite."
         )
         raise ravine.InputError(msg)
 
@@ -875,13 +928,11 @@ def _require_own(out: Path, *, overwrite: bool) -> None:
 def _require_free(out: Path, sources: list[str], *, overwrite: bool) -> None:
     """Find out before the work that no checkpoint is lost to its outcome."""
     if any(out.resolve() == Path(source).resolve() for source in sources):
-        msg = (
-            f"{str(out)!r} is one of the checkpoints that are read; choose another file with --out"
-        )
+        msg = f"{str(out)!r} is one of the input checkpoints; choose another file with --out"
         raise ravine.InputError(msg)
     is_there = any(out.iterdir()) if out.is_dir() else out.exists()
     if is_there and not overwrite:
-        msg = f"{str(out)!r} is there already; choose another file with --out, or give --overwrite"
+        msg = f"{str(out)!r} already exists; choose another file with --out, or give --overwrite"
         raise ravine.InputError(msg)
 
 
@@ -923,8 +974,8 @@ def _deliver(
         said = str(problem) if isinstance(problem, ravine.InputError) else repr(problem)
         kept = ", ".join(str(out / f"{name}.nc") for name in results)
         msg = (
-            f"everything was measured and is kept in {kept}, but not all of its figures and its "
-            f"report could be made: {said} Then run: ravine report {shlex.quote(str(out))}"
+            f"the measurement is complete and kept in {kept}, but a figure or the report could not "
+            f"be written: {said} Then run: ravine report {shlex.quote(str(out))}"
         )
         raise ravine.InputError(msg) from problem
     if as_json:
@@ -932,7 +983,7 @@ def _deliver(
         return
     for result in results.values():
         _print_verdict(result)
-    typer.echo(f"\nThe report: {page}")
+    typer.echo(f"\nReport: {page}")
 
 
 def _print_json(out: Path, results: dict[str, Any], page: Path) -> None:
@@ -1050,9 +1101,19 @@ def _around(path: Any, dim: str, axes: str | None) -> np.ndarray:
 def _print_verdict(curve: Any) -> None:
     found = ravine.metrics.verdict(curve)
     start, end = (str(curve.attrs.get(name, "")) for name in ("start", "end"))
-    heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "The verdict")
+    heading = str(curve.attrs["title"]) or (f"{start} → {end}" if start and end else "Verdict")
     typer.echo(f"\n{heading}\n{'─' * len(heading)}")
-    typer.echo(str(found))
+    typer.echo(_wrapped(str(found)))
+
+
+def _wrapped(text: str) -> str:
+    """Sentences broken between words on a terminal; a file or a pipe gets each in one line."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    is_row = re.compile(r"\S {2,}\S").search  # a table's columns stay where they are
+    lines = (line if is_row(line) else fill(line, width) for line in text.splitlines())
+    return "\n".join(lines)
 
 
 def _on_terminal() -> bool | None:

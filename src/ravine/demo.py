@@ -1,4 +1,4 @@
-"""The demo: two networks trained on scans of digits, the lines between them, and their straying."""
+"""The demo: two small networks trained on scans of digits, and the lines between their ends."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def train(
 
 
 def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
-    """Train, walk both lines, and write checkpoints, results, figures and the report.
+    """Train, measure both lines, and write checkpoints, results, figures and the report.
 
     Args:
         out: the folder to write.
@@ -127,7 +127,7 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         solutions.append(end)
     J = objective()  # noqa: N806  the paper's name for it
     again = f"ravine line ravine.demo:objective {out}/{{}} {out}/{{}} --alpha {{}}:{_POINTS}"
-    say(f"walking from initialisation to solution, {_POINTS} points")
+    say(f"measuring from initialisation to solution, {_POINTS} points")
     descent = ravine.evaluate(
         J,
         along=ravine.Line(out / "init-a.safetensors", out / "solution-a.safetensors"),
@@ -135,7 +135,7 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         title="Initialisation to solution",
         command=again.format("init-a.safetensors", "solution-a.safetensors", "0:1"),
     )
-    say(f"walking from one solution to another, {_POINTS} points")
+    say(f"measuring from one solution to another, {_POINTS} points")
     crossing = ravine.evaluate(
         J,
         along=ravine.Line(out / "solution-a.safetensors", out / "solution-b.safetensors"),
@@ -143,10 +143,8 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
         title="Between the solutions of two seeds",
         command=again.format("solution-a.safetensors", "solution-b.safetensors", "-0.5:1.5"),
     )
-    say("projecting the training of network a on its line")
-    path = ravine.project(out / "run-a").assign_attrs(
-        title="How far training strayed from its line"
-    )
+    say("projecting the training of network a onto its line")
+    path = ravine.project(out / "run-a").assign_attrs(title="Deviation of training from its line")
     figures = {
         "descent": ravine.plot.line(descent),
         "crossing": ravine.plot.line(crossing),

@@ -288,9 +288,9 @@ def test_between_runs_step_by_step(tmp_path):
     other = record(tmp_path / "b", {0: (0.0, 1.0), 5: (0.5, 0.0), 10: (1.0, 0.0), 20: (1.0, 0.1)})
     lines = ravine.between_runs(one, other)
     assert list(lines) == ["5", "10"]  # the same point at 0, one run only at 12 and 20
-    found = metrics.barriers(
-        ravine.evaluate(of_w(double_well), along=lines, at=np.linspace(0, 1, 101))
-    ).of("end")
+    measured = ravine.evaluate(of_w(double_well), along=lines, at=np.linspace(0, 1, 101))
+    assert "step 5, step 10" in metrics.verdict(measured).headline
+    found = metrics.barriers(measured).of("end")
     assert found["5"].value == pytest.approx(1 - 0.75**2)
     assert found["10"].value == pytest.approx(1.0)
     apart = record(tmp_path / "c", {3: (0.0, 1.0), 4: (0.0, 2.0)})

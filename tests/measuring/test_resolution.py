@@ -73,7 +73,7 @@ def test_a_piece_gives_back_a_polynomial_of_its_degree(nodes, degree):
 
 
 def test_a_jump_under_a_probe_of_rounding_is_not_taken_for_rounding():
-    """The noise floor beside a jump is its height; spread to its neighbours, it once let anything pass there."""
+    """The noise floor beside a jump is its height: spread to neighbours, it let anything pass."""
     for place in (0.5, 0.25, 1 / 3):
         curve = resolved(lambda a, c=place: 1.5 + (a > c).double() * 0.25, max_points=200)
         read = reconstruct(curve, FINE)

@@ -211,6 +211,13 @@ def test_a_verdict_prints_its_table_and_shows_it_in_a_notebook(groups):
 def test_text_in_a_notebook_is_escaped(groups):
     named = groups.assign_coords(line=np.array(["<script>", "a"]))
     assert "<script>" not in metrics.verdict(named)._repr_html_()
+    for decision in metrics.decide(named, "barrier").values():
+        page = decision._repr_html_()
+        assert "barrier above" in page
+        assert "<script>" not in page
+    looked = ravine.inspect({"<script>": torch.zeros(1)}, {"<script>": torch.ones(1)})
+    assert "&lt;script&gt;" in looked._repr_html_()
+    assert "<script>" not in looked._repr_html_()
 
 
 def test_no_row_of_a_maximum_claims_what_noise_gives():

@@ -365,6 +365,11 @@ class TestThinInput:
         assert clustered.answer == alone.answer == "shown"
         assert clustered.lower == pytest.approx(alone.lower, rel=1e-4)
 
+    def test_a_verdict_says_in_how_many_clusters_its_examples_are(self):
+        said = str(metrics.verdict(self.measured(clusters=[row // 2 for row in range(40)])))
+        assert "over 40 data examples in 20 clusters" in said
+        assert "clusters" not in str(metrics.verdict(self.measured()))
+
     @pytest.mark.parametrize("name", ["clusters", "strata"])
     @pytest.mark.parametrize("count", [0, 39, 41])
     def test_ids_of_the_wrong_length(self, name, count):

@@ -826,7 +826,7 @@ def test_an_autocast_around_the_measurement_changes_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_noise_floor_with_fixed_masks_is_that_of_rounding(dtype):
-    """Each look at rounding once drew masks of its own: the floor was the spread of masks, a tenth of the loss."""
+    """Each look at rounding drew masks of its own: the floor was a tenth of the loss."""
     model = mlp(dropout=0.5)
     start, end = trained(model, DATA)
     J = Objective(model, CE, DATA, dropout="fixed", dtype=dtype)

@@ -131,22 +131,28 @@ def test_a_store_elsewhere_none_and_one_that_cannot_be(folder, capsys):
     assert not list(folder.glob("c/*.sqlite"))
     capsys.readouterr()
     assert ravine("line", "objective.py:stateful", *line[2:], "--alpha", "0:1:3", "--out", "d") == 0
-    assert (
-        "nothing is kept of what is measured: per_example carries state" in capsys.readouterr().err
-    )
+    assert "measured points are not kept: per_example carries state" in capsys.readouterr().err
     assert ravine("store", "list", "kept.sqlite") == 0
     assert "Sequential: 5 points" in capsys.readouterr().out
     assert ravine("store", "clean", "kept.sqlite") == 0
-    assert "5 points forgotten" in capsys.readouterr().out
+    assert "5 points deleted" in capsys.readouterr().out
     assert ravine("store", "list", "missing") == 2
 
 
 def test_control_c_says_what_is_kept(folder):
-    line = partial(ravine, *COMMANDS["line"], "--out", "o")
-    busy = in_a_child(line, killed_after=lambda _: calls() > 300, by=signal.SIGINT)
+    line = partial(ravine, *COMMANDS["line"][:4], "--alpha", "0:1:401", "--out", "o")
+    busy = in_a_child(line, killed_after=lambda _: calls() > 1500, by=signal.SIGINT)
     assert busy == 130
     said = (folder / "said").read_text()
     assert "interrupted; what was measured is kept in o/measured.sqlite: the same command" in said
+
+
+def test_control_c_before_anything_was_measured_claims_nothing(folder):
+    line = partial(ravine, *COMMANDS["line"], "--out", "o")
+    busy = in_a_child(line, killed_after=lambda _: calls() > 0, by=signal.SIGINT)
+    assert busy == 130
+    said = (folder / "said").read_text()
+    assert ("kept in" in said) == (folder / "o/measured.sqlite").exists()
 
 
 @pytest.mark.kills

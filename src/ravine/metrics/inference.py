@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from numbers import Real
 from typing import Final, Literal, get_args
 
@@ -84,6 +85,10 @@ class Decision:
             f"{self.what}{kind} above {number(self.above)} in the {self.split} {self.name}: "
             f"{self.answer}; height {height}; {self.reason}"
         )
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the sentence."""
+        return f"<p>{escape(str(self))}</p>"
 
 
 def decided(

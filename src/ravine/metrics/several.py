@@ -42,11 +42,14 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
         for key, table in tables.items()
     }
     shared = shared_end(result)
+    steps = shared is None and all(str(name).isdigit() for name in result["line"].values)
     ends = {}
     if shared is not None:
         ends = {key: end_changes(result, shared, key[1], key[0]) for key in tables}
-    say = _stages if "alignment" in result.attrs else _barriers
-    said = [say(tables[key], decisions[key], result) for key in tables]
+    if "alignment" in result.attrs:
+        said = [_stages(tables[key], decisions[key], result) for key in tables]
+    else:
+        said = [_barriers(tables[key], decisions[key], result, steps=steps) for key in tables]
     line = next(iter(lines_of(result).values()))
     if ends:
         said = [*map(end_sentence, ends.values()), *said]
@@ -59,19 +62,24 @@ def lines_verdict(result: xr.Dataset) -> Verdict:
         tuple(_rows(tables.values())),
         tables,
         tuple(one for found in decisions.values() for one in found.values()),
-        tuple(_findings(ends.values(), decisions.values())),
+        tuple(_findings(ends.values(), decisions.values(), steps=steps)),
     )
 
 
 def _findings(
-    ends: Iterable[EndChanges], decisions: Iterable[dict[str, Decision]]
+    ends: Iterable[EndChanges], decisions: Iterable[dict[str, Decision]], *, steps: bool
 ) -> Iterable[Finding]:
     """What each line does: to the free end where they share one, and whether it has a barrier."""
     for changes in ends:
         yield from changes.findings
     for found in decisions:
         highest = sorted(found, key=lambda name: -np.nan_to_num(found[name].value))
-        yield from (barrier_finding(found[name], name) for name in highest)
+        yield from (barrier_finding(found[name], _called(name, steps)) for name in highest)
+
+
+def _called(name: str, steps: bool) -> str:
+    """A line's name; those between two runs are called by their steps."""
+    return f"step {name}" if steps else name
 
 
 def _resolution(result: xr.Dataset, line: xr.Dataset) -> str:
@@ -93,7 +101,9 @@ def _rows(tables: Iterable[Barriers]) -> Iterable[Row]:
                 yield Row(table.split, table.quantity, measure, at.value, at.stderr, place, "")
 
 
-def _barriers(table: Barriers, decisions: dict[str, Decision], result: xr.Dataset) -> str:
+def _barriers(
+    table: Barriers, decisions: dict[str, Decision], result: xr.Dataset, *, steps: bool
+) -> str:
     """On how many lines a barrier is shown, excluded or undecided, and where it is highest."""
     unit, of = unit_of(result, table.quantity), f"{table.split} {name_of(result, table.quantity)}"
     heights = table.of("end")
@@ -106,7 +116,7 @@ def _barriers(table: Barriers, decisions: dict[str, Decision], result: xr.Datase
     if not count:
         return f"The barriers in the {of} are undefined on all {len(heights)} lines."
     rest = "".join(
-        f" {word.capitalize()}: {_few_names(names)}."
+        f" {word.capitalize()}: {_few_names([_called(name, steps) for name in names])}."
         for word, names in (("undecided", by["undecided"]), ("undefined", lost))
         if names
     )
@@ -115,14 +125,14 @@ def _barriers(table: Barriers, decisions: dict[str, Decision], result: xr.Datase
         place = f" at α = {heights[top].at:.2g}" if np.isfinite(heights[top].at) else ""
         shown = f"{len(by['shown'])} of {count} lines" if count > 1 else "The line"
         have = "have" if len(by["shown"]) > 1 else "has"
-        highest = f", the highest, {heights[top]}{unit}, on {top}{place}"
+        highest = f", the highest, {heights[top]}{unit}, on {_called(top, steps)}{place}"
         if count == 1:
             highest = f": {heights[top]}{unit}{place}"
         return f"{shown} {have} a significant barrier in the {of}{highest}.{rest}"
     if not by["excluded"]:
         return f"Whether there is a barrier in the {of} is undecided on every line.{rest}"
     where = "all" if len(by["excluded"]) == count else f"{len(by['excluded'])} of"
-    lines = f"{where} {count} lines" if count > 1 else next(iter(heights))
+    lines = f"{where} {count} lines" if count > 1 else _called(next(iter(heights)), steps)
     return f"A barrier in the {of} is excluded on {lines}.{rest}"
 
 
@@ -149,9 +159,7 @@ def _stages(table: Barriers, decisions: dict[str, Decision], result: xr.Dataset)
 def _moved(result: xr.Dataset) -> str:
     """What was permuted and what stays in place, where that is short."""
     said = str(result.attrs.get("alignment", ""))
-    return (
-        said if len(said) <= _LONG else "What was permuted and what stays in place is told below."
-    )
+    return said if len(said) <= _LONG else "What was permuted is listed below."
 
 
 def _few_names(names: list[str]) -> str:

@@ -45,7 +45,7 @@ def line_verdict(curve: xr.Dataset, tolerance: float = 1e-3) -> Verdict:
     findings = findings_of([*measured.values()])
     sentences = [_answer(curve, first.profile), *main.details()]
     sentences += [
-        _open(findings[1:]),
+        _open(findings[1:], "clusters" if first.profile.clustered else "examples"),
         _perplexities(measured),
         policies(curve),
         _resolution(curve, first),
@@ -80,12 +80,12 @@ def _answer(curve: xr.Dataset, profile: Profile) -> str:
     )
 
 
-def _open(findings: Sequence[Finding]) -> str:
-    """Why rows of the table are undecided, and about how many examples would decide."""
+def _open(findings: Sequence[Finding], noun: str) -> str:
+    """Why rows of the table are undecided, and about how many examples or clusters would decide."""
     told = []
     for one in findings:
         if one.answer == "undecided":
-            needed = f"; about {one.examples:,} examples would decide" if one.examples else ""
+            needed = f"; about {one.examples:,} {noun} would decide" if one.examples else ""
             told.append(f"{one.subject} ({one.reason}{needed})")
     return f"Undecided: {', '.join(told)}." if told else ""
 
@@ -421,9 +421,12 @@ def _errors(curve: xr.Dataset, first: Measures) -> str:
 
 
 def examples(curve: xr.Dataset) -> str:
-    """How many examples a result's splits have, in words."""
+    """How many examples a result's splits have, and in how many clusters, in words."""
     counts = [
         f"{int(n):,} {split}"
         for split, n in zip(curve["split"].values, curve["n_examples"].values, strict=True)
     ]
-    return f"{' and '.join(counts)} examples"
+    said = f"{' and '.join(counts)} examples"
+    if "n_units" in curve and (curve["n_units"] < curve["n_examples"]).any():
+        said += f" in {' and '.join(f'{int(n):,}' for n in curve['n_units'].values)} clusters"
+    return said

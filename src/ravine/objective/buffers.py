@@ -23,9 +23,9 @@ from ravine.points.params import is_float, same_values
 Buffers = Literal["start", "end", "interpolate", "recompute"]
 
 BUFFERS_EXPLAINED: Final = (
-    "'start' or 'end' (keep one end's: the other end then is not its own checkpoint), "
-    "'interpolate' (mix them like parameters), or 'recompute' (estimate them anew at every point "
-    "by one more pass over the first split; the usual choice)"
+    "'start' or 'end' (those of one end; values at the other end then differ from the saved "
+    "checkpoint's), 'interpolate' (interpolate them like parameters), or 'recompute' (estimate "
+    "them at every point with one more pass over the first split; the usual choice)"
 )
 
 

@@ -357,10 +357,10 @@ def _require_alone(store: Store | None, crew: Crew | None) -> None:
 def _require_function(per_example: Any) -> None:
     is_loss = getattr(per_example, "__module__", "").startswith("torch.")
     if isinstance(per_example, nn.Module) or is_loss:
-        name = getattr(per_example, "__name__", type(per_example).__name__)
+        name = getattr(per_example, "__name__", f"{type(per_example).__name__}()")
         msg = (
-            f"per_example is the loss {name} itself; wrap it, ravine.supervised({name}), to call "
-            "the model first"
+            f"per_example must call the model; got the loss {name} itself. Write "
+            f"ravine.supervised({name})."
         )
         raise InputError(msg)
     if not callable(per_example):

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 paper = typer.Typer(
     help="Reproduce Goodfellow and Vinyals 2014.", no_args_is_help=True, rich_markup_mode=None
 )
-data = typer.Typer(help="The paper's data sets.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    help="List or download the paper's data sets.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _FOLDER = typer.Option(
     "--data",
-    help="has DIR/mnist/… and so on; by default RAVINE_DATA, then the cache, then the network",
+    help="folder with mnist/ and so on  [default: $RAVINE_DATA, or the cache, or a download]",
 )
 
 
@@ -41,7 +43,7 @@ def known_plotlyjs(given: str) -> str:
     """
     if given not in ("inline", "cdn"):
         msg = (
-            "--plotlyjs must be inline (the report holds the library) or cdn (it fetches it); got "
+            "--plotlyjs must be inline (the report contains Plotly) or cdn (it loads Plotly); got "
             f"{given!r}"
         )
         raise ravine.InputError(msg)
@@ -49,31 +51,34 @@ def known_plotlyjs(given: str) -> str:
 
 
 _PROFILE = typer.Option(
-    help="quick (a minute, embedded digits), desk (within an hour), or full: the paper's"
+    help="quick (a minute, embedded digits), desk (within an hour), or full (the paper's own)"
 )
-_DEVICE = typer.Option(help="where to train and to measure: cpu, cuda, cuda:1 …")
+_DEVICE = typer.Option(help="device for training and measuring: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
     "--lean",
-    help="watch training examples ten times, then every tenth epoch, and keep ten snapshots per "
-    "factor of 10 of updates; a training of its own, with the same steps",
+    help="monitor the training examples less often, and keep ten snapshots per factor of 10 of "
+    "updates; the steps are the same, but it counts as another training",
 )
 _PRECISION = typer.Option(
-    help="of products while training: float32, tf32 or bf16 (autocast); a training of its own. "
-    "What is measured is float32 in any case"
+    help="precision of products while training: float32, tf32 or bf16 (autocast); another "
+    "precision is another training. Measurements are always in float32"
 )
 _BUDGET = typer.Option(
     metavar="MINUTES",
-    help="end in time, with everything kept: the training, which takes at least one epoch, and "
-    "after it what is measured. A training that was stopped is gone on with by the next command",
+    help="time limit for training and measuring; a training takes at least one epoch. Everything "
+    "is kept, and the next command continues",
 )
 _OUT = typer.Option(
-    help="where trainings, measurements and figures are kept; what is there is not done again"
+    help="folder of trainings, measurements and figures; finished work there is not repeated"
 )
 
 
 @paper.command("list")
 def list_experiments() -> None:
-    """List the figures that `ravine paper run` makes, and `ravine paper train`'s recipes."""
+    """List the figures and the recipes.
+
+    The figures are for `ravine paper run`, the recipes for `ravine paper train`.
+    """
     from ravine.paper.figures import FIGURES
     from ravine.paper.recipes import NAMES, recipe
 
@@ -87,17 +92,14 @@ def list_experiments() -> None:
 
 @paper.command()
 def train(
-    name: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="a name that `ravine paper list` shows")
-    ],
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="a name from `ravine paper list`")],
     profile: Annotated[str, _PROFILE] = "desk",
-    seed: Annotated[int, typer.Option(help="another seed gives another solution")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the training")] = 0,
     seeds: Annotated[
         int,
         typer.Option(
             min=1,
-            help="so many, from --seed on, at once: on a card five take less than twice as long as "
-            "one",
+            help="number of seeds, from --seed on, that are trained at once",
         ),
     ] = 1,
     folder: Annotated[Path | None, _FOLDER] = None,
@@ -107,7 +109,10 @@ def train(
     precision: Annotated[str, _PRECISION] = "float32",
     budget: Annotated[float | None, _BUDGET] = None,
 ) -> None:
-    """Train by a recipe, or go on where it was stopped; what is done is not done again."""
+    """Train a network by its recipe.
+
+    Continues a training that was stopped. A finished training is not repeated.
+    """
     from ravine.paper.training import Budget
 
     _require_storage()
@@ -123,7 +128,7 @@ def train(
 def run(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="FIGURE...", help="as `ravine paper list` has them, or all"),
+        typer.Argument(metavar="FIGURE...", help="names from `ravine paper list`, or all"),
     ],
     profile: Annotated[str, _PROFILE] = "desk",
     folder: Annotated[Path | None, _FOLDER] = None,
@@ -132,7 +137,7 @@ def run(
         str,
         typer.Option(
             callback=known_plotlyjs,
-            help="inline: reports hold the library that draws, 5 MB; or cdn",
+            help="inline: reports contain Plotly (5 MB) and open offline; cdn: they load it",
         ),
     ] = "inline",
     device: Annotated[str, _DEVICE] = "cpu",
@@ -140,21 +145,24 @@ def run(
     precision: Annotated[str, _PRECISION] = "float32",
     budget: Annotated[float | None, _BUDGET] = None,
     share: Annotated[
-        float, typer.Option(help="training's part of the budget; 0 measures what is there")
+        float,
+        typer.Option(help="share of the budget for training; with 0 nothing more is trained"),
     ] = 0.6,
     export: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="also write what is to be carried away: results.zip, each solution in pieces of "
-            "15 MB, and a log",
+            help="also write the results in a form to copy: results.zip, each solution in pieces "
+            "of 15 MB, and a log",
         ),
     ] = None,
 ) -> None:
-    """Make figures of the paper again: train, measure, draw, and judge the paper's claims.
+    """Reproduce figures of the paper.
 
-    Each goes to a folder of its own under OUT/figures: PNG, PDF, an interactive page, the report on
-    every curve, and the claims. A run that was stopped goes on where it was.
+    Trains, measures, draws, and decides the paper's claims. Each figure has its own folder under
+    OUT/figures, with
+    PNG, PDF, an interactive page, a report on every curve, and the claims. A run that was stopped
+    continues.
     """
     from ravine.paper import export as exporting
     from ravine.paper.figures import FIGURES, OutOfTime
@@ -186,7 +194,7 @@ def run(
             folders.append(made)
             typer.echo(f"{name}, profile {study.variant}: {made}")
             _print_findings(findings)
-    finally:  # whatever happens, what there is is carried away
+    finally:  # whatever happens, the results so far are exported
         if export is not None:
             for path in exporting.export(export, study, folders, log.lines):
                 typer.echo(f"{path}: {path.stat().st_size:,} bytes")
@@ -203,7 +211,10 @@ def unpack(
     folder: Annotated[Path | None, _FOLDER] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
 ) -> None:
-    """Put exported results and solutions back to where `ravine paper check` finds them."""
+    """Restore exported results and solutions.
+
+    Puts them where `ravine paper check` finds them.
+    """
     from ravine.paper import export as exporting
     from ravine.paper.recipes import named
     from ravine.paper.training import Run, restart
@@ -218,31 +229,31 @@ def unpack(
 @paper.command()
 def check(
     profile: Annotated[
-        str | None, typer.Option(help="judge this one; by default the fullest that was run")
+        str | None, typer.Option(help="the profile to judge  [default: the fullest that was run]")
     ] = None,
     out: Annotated[Path, _OUT] = Path("ravine-paper"),
     docs: Annotated[
         Path | None,
-        typer.Option(
-            help="also write a page with every figure that was run, and claims.json, here"
-        ),
+        typer.Option(help="folder for a page with every figure that was run, and for claims.json"),
     ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(
-            help="also copy what the page is made from, made small, here; `--out` of a later check"
+            help="folder for a small copy of the results, which a later check can take as --out"
         ),
     ] = None,
     words: Annotated[
-        bool, typer.Option("--words", help="with the paper's sentences, and what was found")
+        bool, typer.Option("--words", help="print the paper's sentences, and what was found")
     ] = False,
 ) -> None:
-    """Print every testable sentence of the paper: the number found, its bounds, whether it holds.
+    """Print which sentences of the paper hold.
 
-    A training that is smaller or shorter than the paper's decides nothing about the paper's
-    network: what it says stands beside the sentence.
+    Lists every testable sentence, with the number found, its bounds, and whether it holds. A
+    training that is smaller
+    or shorter than the paper's decides nothing about the paper's network; its answer is shown
+    beside the sentence.
 
-    Judges what `ravine paper run` has left under OUT; nothing is trained or measured.
+    Uses the results of `ravine paper run` under OUT; nothing is trained or measured.
     """
     from ravine.paper.claims import as_table
     from ravine.paper.committed import commit
@@ -274,7 +285,7 @@ def check(
 
 @data.command("list")
 def list_data() -> None:
-    """List the data sets, and where they are."""
+    """List the data sets and their folders."""
     from ravine.paper import data as sources
 
     for name, known in sources.SOURCES.items():
@@ -284,9 +295,12 @@ def list_data() -> None:
 
 @data.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="a name that `ravine data list` shows")],
+    name: Annotated[str, typer.Argument(help="a name from `ravine data list`")],
 ) -> None:
-    """Fetch a data set into the cache; every file is checked by its SHA-256."""
+    """Download a data set into the cache.
+
+    Every file is checked by its SHA-256.
+    """
     from ravine.paper import data as sources
 
     embedded = not sources.source(name).files
@@ -344,8 +358,8 @@ def _require_storage() -> None:
     lacking = [name for name in ("h5netcdf", "h5py") if find_spec(name) is None]
     if lacking:
         msg = (
-            f"{' and '.join(lacking)} must be installed, or no result could be kept: they are "
-            "netCDF-4 files. pip install h5netcdf h5py; where there is no network, bring the wheels"
+            f"results are netCDF-4 files, which need {' and '.join(lacking)}: pip install h5netcdf "
+            "h5py; without a network, bring the wheels"
         )
         raise ravine.InputError(msg)
 

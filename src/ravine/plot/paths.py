@@ -1,4 +1,4 @@
-"""The figure of a projected run: how far it strayed from its line, beside a random walk."""
+"""The figure of a projected run: how far it deviates from its line, compared with a random walk."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def path(result: xr.Dataset) -> Figure:
     return Figure(
         panels,
         str(result.attrs.get("title", ""))
-        or f"How far training strayed from its {'plane' if 'beta' in result else 'line'}",
+        or f"Deviation of training from its {'plane' if 'beta' in result else 'line'}",
         caption,
     )
 

@@ -1,10 +1,11 @@
-"""Inspect: what are two checkpoints, and may one walk from one to the other?"""
+"""Inspect: what two checkpoints hold, and whether a line can join them."""
 
 from __future__ import annotations
 
 import itertools
 import textwrap
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Final
 
 from torch import nn
@@ -13,7 +14,7 @@ from ravine.errors import InputError
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import Params, all_finite, distance, norm, same_values
 
-_WIDE: Final = 100  # characters of a page
+_WIDE: Final = 80  # characters of a page
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ class Inspection:
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
+    def _repr_html_(self) -> str:
+        """For a notebook: the page of text."""
+        return f"<pre>{escape(str(self))}</pre>"
+
 
 def inspect(start: Any, end: Any) -> Inspection:
-    """Look at two checkpoints before walking from one to the other; nothing is evaluated.
+    """Compare two checkpoints before measuring the line between them; nothing is evaluated.
 
     Args:
         start: a module, a state dict, a mapping of tensors or a path.
@@ -161,19 +166,20 @@ def _lines(found: Inspection) -> list[str]:
     if start.non_finite or end.non_finite:
         return [*lines, "No line: a checkpoint with NaN or infinity is refused."]
     lines += _folded(
-        f"The line is {found.distance:.6g} long: {found.distance / (start.norm or 1):.3g} times "
-        "the start's norm."
+        f"The distance is {found.distance:.6g}, {found.distance / (start.norm or 1):.3g} times the "
+        "norm of the start."
     )
     for name, length, share in found.moving[:8]:
         short = _short(name, _WIDE - 50)
-        lines.append(f"  {short}: moves {length:.4g}, {100 * share:.1f} % of the squared distance")
+        lines.append(f"  {short}: {length:.4g}, {100 * share:.1f} % of the squared distance")
     if len(found.moving) > 8:
-        lines.append(f"  … and {len(found.moving) - 8} more that move less")
+        lines.append(f"  … and {len(found.moving) - 8} more with smaller distances")
     if found.unmoved:
         lines += _folded(f"The same at both ends: {_names(found.unmoved)}.")
     if start.statistics or end.statistics:
-        lines.append(
-            "Running statistics have no value between the ends: Objective needs a buffers= policy."
+        lines += _folded(
+            "Running statistics are undefined for interpolated weights: choose a buffers= policy "
+            "for the Objective."
         )
     if found.dropout:
         lines += _folded(

@@ -1,11 +1,11 @@
 """A resolved result between its points: polynomial interpolants, from the saved result.
 
-A resolved line holds *pieces*, each with the degree of an interpolant through Leja points, which are
-among the measured ones (Chebyshev points in results of earlier versions); a resolved plane is one
-*patch*, the product of a piece through Chebyshev points on each axis. Where J is positive and spans
-decades its logarithm is interpolated instead. The misfit is the largest error with which measured
-points were predicted by an interpolant that did not go through them: a figure that was measured, not
-hoped for.
+A resolved line holds *pieces*, each with the degree of an interpolant through Leja points, which
+are among the measured ones (Chebyshev points in results of earlier versions). A resolved plane is
+one *patch*, the product of a piece through Chebyshev points on each axis. Where J is positive and
+spans decades its logarithm is interpolated instead. The misfit is the largest error with which
+measured points were predicted by an interpolant that did not go through them: a figure that was
+measured, not hoped for.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def chebyshev_points(low: float, high: float, degree: int) -> np.ndarray:
 #: Which points an interpolant goes through.
 Nodes = Literal["chebyshev", "leja"]
 
-#: Leja points are chosen among the Chebyshev points of this degree: so finely that it costs nothing.
+#: Leja points are chosen among the Chebyshev points of this degree, which is fine enough.
 _CANDIDATES: Final = 2048
 
 
@@ -52,8 +52,8 @@ def leja_points(low: float, high: float, degree: int) -> np.ndarray:
     """(degree + 1,) ascending: the first of a sequence that begins with both ends and the middle.
 
     Then come symmetric pairs, each where the product of the distances to all points before it and
-    of the pair's own is largest. Interpolants through the first points are nearly as good as through
-    Chebyshev points, at every even degree and not only at each doubled one.
+    of the pair's own is largest. Interpolants through the first points are nearly as good as those
+    through Chebyshev points, at every even degree and not only at each doubled one.
 
     Examples:
         >>> leja_points(-1.0, 1.0, 4).round(2)
@@ -85,7 +85,7 @@ def _leja_sequence(count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Piece:
-    """One interval of a resolved curve, the degree of the interpolant on it, and what points that goes through."""
+    """One interval of a resolved curve, and the degree and the points of the interpolant on it."""
 
     low: float
     high: float

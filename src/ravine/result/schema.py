@@ -41,8 +41,8 @@ make:
   every quantity ``q_log`` (piece, split), whether its logarithm is interpolated there, and
   ``q_misfit`` (piece, split), the largest error with which measured points were predicted by an
   interpolant that did not go through them, NaN where nothing is known between the points. The
-  attribute ``nodes`` says which points the interpolants go through, ``leja`` or ``chebyshev``; where
-  it is absent they are Chebyshev points. ``piece_resolved`` speaks of the
+  attribute ``nodes`` says which points the interpolants go through, ``leja`` or ``chebyshev``;
+  where it is absent they are Chebyshev points. ``piece_resolved`` speaks of the
   quantities in the attribute ``drive``;
 - a plane's ``alpha`` and ``beta`` are the Chebyshev points of a tensor-product interpolant. Points
   measured off that grid are its checks: ``check_alpha`` and ``check_beta`` (check), and for every

@@ -84,7 +84,7 @@ class Ledger:
                 self._connection.commit()
                 self._bound()
                 (kept,) = self._connection.execute("SELECT count(*) FROM tiles").fetchone()
-                if value is not None and not isinstance(value, Exception):
+                if kept and value is not None and not isinstance(value, Exception):
                     value.add_note(f"what was measured is kept in {self.path}")
         except InputError:
             if kind is None:
@@ -173,8 +173,8 @@ class Ledger:
         except sqlite3.Error as problem:
             msg = (
                 f"the store {str(self.path)!r} cannot be used ({problem}). What was written to it "
-                "before is kept: make room or mend the disk and run the same again, or choose "
-                "another store."
+                "before is kept. Free some space or repair the disk and run the same command "
+                "again, or choose another store."
             )
             raise InputError(msg) from problem
 
