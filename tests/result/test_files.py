@@ -51,6 +51,6 @@ def test_results_outlive_figures_that_cannot_be_drawn(tmp_path, monkeypatch):
         def save(self, path):
             raise ZeroDivisionError
 
-    with pytest.raises(ravine.InputError, match="is kept in .*line.nc.*Then run: ravine report"):
+    with pytest.raises(ravine.InputError, match="kept in .*line.nc.*Then run: ravine report"):
         cli._deliver(tmp_path, {"line": curve}, {"line": Broken()}, "cdn", as_json=False)
     assert np.array_equal(ravine.open_result(tmp_path / "line.nc")["loss"], curve["loss"])

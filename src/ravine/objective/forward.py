@@ -148,8 +148,10 @@ class Forward:
         policies = self.policies
         here = self.points.coefficients[point] if at is None else at
         # masks that are fixed are the same in every redraw: what differs is rounding alone
-        resampled = policies.dropout == "resample"
-        content = self.prepared(batch, draw if resampled else 0, *(here if resampled else ()))
+        if policies.dropout == "resample":
+            content = self.prepared(batch, draw, *here)
+        else:
+            content = self.prepared(batch, 0)
         if self.affine is not None:
             self.replica.require_files()  # corners are read in the pass itself
             leaves = flatten(content)[0] if self.copies else batch.leaves
