@@ -146,7 +146,7 @@ def degree_for(piece: Piece, values: np.ndarray, worst: float, *, log: bool) -> 
     Args:
         piece: of the interpolant.
         values: (degree + 1,) at its points.
-        worst: its worst error, in units of what is allowed.
+        worst: its worst error at a check, in units of what is allowed.
         log: whether the logarithm is interpolated.
 
     Returns:
@@ -154,9 +154,9 @@ def degree_for(piece: Piece, values: np.ndarray, worst: float, *, log: bool) -> 
     """
     degree = piece.degree
     terms = np.abs(chebyshev.chebfit(piece.unit, np.log(values) if log else values, degree))
-    third, fourth = terms[degree // 2 : 3 * degree // 4].max(), terms[3 * degree // 4 :].max()
-    decay = min(fourth / third, 0.999) if third > 0 else 0.999
-    return degree * (1 + np.log(max(worst, 1.0)) / np.log(1 / max(decay, 1e-9)) / 4)
+    second, fourth = terms[degree // 4 : degree // 2].max(), terms[3 * degree // 4 :].max()
+    halved = min(fourth / second, 0.999) if second > 0 else 0.999  # over half of the terms
+    return degree * (1 + np.log(max(worst, 1.0)) / np.log(1 / max(halved, 1e-9)) / 2)
 
 
 @dataclass(frozen=True)

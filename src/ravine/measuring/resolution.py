@@ -16,6 +16,7 @@ from ravine.measuring.labelling import on_axes
 from ravine.measuring.looks import Question, answered, precise
 from ravine.measuring.planes import FIRST_DEGREE, resolve_plane
 from ravine.measuring.refinement import (
+    CAUTION,
     Candidate,
     allowed_error,
     best_reading,
@@ -47,6 +48,10 @@ _DEGREES: Final = tuple(_HELD_OUT)
 _FIRST_DEGREE: Final = _DEGREES[0]
 _LAST_DEGREE: Final = _DEGREES[-1]
 _TELLING_DEGREE: Final = 48  # from here on, how a series decays tells whether more terms will do
+#: A curve that passes gets more points, up to this degree, until the error is so small a share of its range
+#: that decisions do not suffer: a bump is a thousandth of it.
+_AMPLE_DEGREE: Final = 24
+_FINE: Final = 2e-4
 _EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
 _NARROWEST: Final = 1e-3  # of the interval: a piece is not split further
 
@@ -106,7 +111,8 @@ def resolve(
     (``drive``); a 0-1 quantity, which is a step function of α, to twice its standard error. One that
     does not drive is measured at the same points, and keeps its own error; where that is more than is
     asked for it is unknown between them. Predictions have to come to 0.4 of that, since they are few;
-    and the series must have decayed, so that a kink between all points is seen.
+    and the series must have decayed, so that a kink between all points is seen. A curve that passes
+    early gets up to 25 points, until predictions err by 2e-4 of its range at most: a bump is 1e-3 of it.
     Where the interpolant then has an extreme between two points, that place is measured too: the
     height of a barrier is a measured one.
     What was measured is the error of predictions: four where the series decays at once, then eight,
@@ -285,7 +291,7 @@ def _resolve_line(
             )
         assert result is not None  # the first round always measures
         judge = _Judge(result, tolerance, least, drivers(result, drive))
-        opened, done = _judged(opened, judge, _NARROWEST * (high - low))
+        opened, done = _judged(opened, judge, high - low)
         closed += done
         if not opened and rounds < _EXTREMA_ROUNDS:
             rounds += 1
@@ -425,7 +431,7 @@ def _fit(piece: Piece, judge: _Judge) -> _Fit:
                 fit.misfit[name][split] = found.errors.max()
             if drives and found.worst > 1:
                 values = result[name].values[piece.rows(alpha), split]
-                needed = degree_for(piece, values, found.worst, log=found.log)
+                needed = degree_for(piece, values, found.ratios.max(), log=found.log)
                 fit.needed = max(fit.needed, needed)
             if drives and (found.worst > fit.ratio or np.isnan(fit.worst)):
                 fit.ratio = found.worst
@@ -478,14 +484,18 @@ def _edge(alpha: np.ndarray, finite: np.ndarray) -> float:
 
 
 def _judged(
-    opened: list[_Open], judge: _Judge, narrowest: float
+    opened: list[_Open], judge: _Judge, whole: float
 ) -> tuple[list[_Open], list[tuple[Piece, _Fit]]]:
-    """Which pieces go on (finer, or split), and which are done."""
+    """Which pieces of an interval of some width go on (finer, or split), and which are done."""
     still: list[_Open] = []
     done: list[tuple[Piece, _Fit]] = []
     for one in opened:
-        fit = _fit(one.piece, judge)
-        if fit.ratio <= 1 or fit.finite is None or one.high - one.low <= narrowest:
+        fit, width = _fit(one.piece, judge), one.high - one.low
+        passes = fit.ratio <= 1 or fit.finite is None
+        few = width == whole and one.degree < _AMPLE_DEGREE
+        if passes and few and fit.finite and not _is_fine(fit, judge):
+            still.append(replace(one, degree=_next_degree(one.degree, 0.0)))
+        elif passes or width <= _NARROWEST * whole:
             done.append((one.piece, fit))
         elif fit.finite and (degree := _next_degree(one.degree, fit.needed)):
             still.append(replace(one, degree=degree))
@@ -494,6 +504,20 @@ def _judged(
             cut = float(np.clip(fit.worst, one.low + margin, one.high - margin))
             still += [_Open(one.low, cut, _FIRST_DEGREE), _Open(cut, one.high, _FIRST_DEGREE)]
     return still, done
+
+
+def _is_fine(fit: _Fit, judge: _Judge) -> bool:
+    """Whether interpolation errs far less than what counts as a bump, or no more than it may anyway."""
+    result = judge.result
+    for name in judge.drive:
+        if is_counted(result, name):
+            continue
+        values = result[name].values
+        enough = np.maximum(_FINE * np.ptp(values, axis=0), CAUTION * judge.least)
+        floor = 2 * np.nan_to_num(result[f"{name}_noise_floor"].values).max(axis=0)
+        if (fit.misfit[name] > np.maximum(enough, floor)).any():
+            return False
+    return True
 
 
 def _next_degree(degree: int, needed: float) -> int:
