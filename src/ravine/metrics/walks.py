@@ -215,6 +215,7 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
     """
     widest = float(residual.max())
     squares = float((along**2).sum())
+    # a run that goes nowhere has no shares: 0/0 is NaN
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "captured": float(np.divide(length, length + widest)),
