@@ -10,8 +10,8 @@ from scipy import special
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
-#: Of the largest value: equal means over millions of examples
-#: differ by less, and nothing below it is a height.
+#: Of the largest value: equal means over millions of examples differ by less, and nothing below it
+#: is a height.
 LAST_BITS: Final = 1e-13
 
 _HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
@@ -269,8 +269,8 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
     )
 
 
-#: Question → what it comes to, from a sample, the height
-#: asked about, the kind of barrier and the level.
+#: Question → what it comes to, from a sample, the height asked about, the kind of barrier and
+#: the level.
 QUESTIONS: Final = {
     "barrier": _barrier,
     "rise": _rise,
