@@ -13,6 +13,5 @@
 
 import lazy_loader
 
-# The names stand in __init__.pyi, and are looked up on first use: a result opens where there is
-# no torch.
+# The names are in __init__.pyi, and are looked up on first use: a result opens without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
