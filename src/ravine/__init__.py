@@ -13,5 +13,6 @@
 
 import lazy_loader
 
-# The names are in __init__.pyi, and are looked up on first use: a result opens without torch.
+# The names stand in __init__.pyi, and are looked up on first
+# use: a result opens where there is no torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
