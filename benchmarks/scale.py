@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py
 
-CPU seconds, not seconds: they say what is computed whatever else
-the machine does, and four workers on two cores too.
+CPU seconds, not seconds: they say what is computed whatever else the machine does, and four workers
+on two cores too.
 """
 
 from __future__ import annotations

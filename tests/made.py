@@ -12,8 +12,8 @@ from ravine.objective.moments import Membership, Moments
 
 ALPHA = np.linspace(0, 1, 101)
 
-#: From a generator and a number of examples to (examples,
-#: points) of per-example curves with mean 0.
+#: From a generator and a number of examples to (examples, points) of per-example curves with
+#: mean 0.
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -66,8 +66,8 @@ def share(rate: float, still: float = 0.0) -> Noise:
 
     Args:
         rate: of errors.
-        still: the part of each field's variance that does not vary
-            along the line: with more, fewer examples flip.
+        still: the part of each field's variance that does not vary along the line: with more,
+            fewer examples flip.
     """
     from_errors = NormalDist().inv_cdf(1 - rate)
 

@@ -12,8 +12,8 @@ import pytest
 
 import mutants
 
-#: Kinds of which a mutant costs more than a few milliseconds:
-#: they are measured, or HDF5 reads them twice.
+#: Kinds of which a mutant costs more than a few milliseconds: they are measured, or HDF5 reads
+#: them twice.
 SLOW = [kind for kind in mutants.KINDS if kind.startswith(("store", "result", "training_history"))]
 
 

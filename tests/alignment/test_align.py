@@ -418,8 +418,8 @@ def in_a_row(take: Any) -> Any:
     return lambda outcomes: take(torch.stack(outcomes, 1)).flatten(1)
 
 
-#: What is made of three branches, and which of them the
-#: layer after it reads first, second and third.
+#: What is made of three branches, and which of them the layer after it reads first, second
+#: and third.
 APART: dict[str, tuple[Any, list[int]]] = {
     "first axis": (lambda outcomes: torch.stack(outcomes).permute(1, 0, 2).flatten(1), [0, 1, 2]),
     "last axis": (lambda outcomes: torch.stack(outcomes, -1).mT.flatten(1), [0, 1, 2]),

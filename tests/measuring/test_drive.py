@@ -45,8 +45,8 @@ class TestOnALine:
         driven = ravine.resolve(J, along=line, drive="all", progress=False)
         assert driven.attrs["drive"] == "loss, error"
         assert driven.sizes["alpha"] >= both.sizes["alpha"]
-        # what is read of the error rate between two points stays
-        # between them, and says how far it may be off
+        # what is read of the error rate between two points stays between them, and says how far it
+        # may be off
         read = ravine.reconstruct(both, np.linspace(0, 1, 301))
         truth = ravine.evaluate(J, along=line, at=np.linspace(0, 1, 301), progress=False)
         off = np.abs(values(read, "error") - values(truth, "error"))

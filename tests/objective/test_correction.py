@@ -91,8 +91,8 @@ def test_a_network_whose_units_have_cancelled_is_brought_back() -> None:
     data = (x, torch.zeros(64, 1))
     J = ravine.Objective(model, ravine.supervised(F.mse_loss), data)  # noqa: N806
     curve = ravine.evaluate(J.repaired(), along=ravine.Line(a, b), at=[0.0, 0.5], progress=False)
-    # both ends' units are multiples of each other, so the
-    # corrected middle has exactly the mean of their outputs
+    # both ends' units are multiples of each other, so the corrected middle has exactly the mean of
+    # their outputs
     first = F.conv2d(x, a["0.weight"], a["0.bias"])
     middle = (0.55 * first).relu().flatten(1) @ (5.5 * a["3.weight"]).T + a["3.bias"]
     assert float(curve["loss"].sel(alpha=0.5).item()) == pytest.approx(

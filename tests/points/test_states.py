@@ -1,8 +1,8 @@
 """State dicts in a file. The kind: scripts save a dict of many things, several of them weights.
 
-Siblings tried: a model and its average, nested dicts, ensembles in a list,
-optimisers with tensors by name, one dict under two keys, flat files of
-several parts, metrics as tensors, dicts that hold themselves.
+Siblings tried: a model and its average, nested dicts, ensembles in a list, optimisers with
+tensors by name, one dict under two keys, flat files of several parts, metrics as tensors, dicts
+that hold themselves.
 """
 
 from __future__ import annotations

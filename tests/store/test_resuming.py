@@ -178,6 +178,6 @@ def test_kills_at_random_moments(folder, command):
     print(  # noqa: T201  with -s: the figures of docs/how-to/resuming.md
         f"{command}: {kills} kills; at most {max(repeated, 0)} of {whole} calls repeated in four"
     )
-    # the looks before measuring are taken off, though a kill may
-    # come before them: what is left loses half a second
+    # the looks before measuring are taken off, though a kill may come before them: what is left
+    # loses half a second
     assert repeated <= 4 * (250 + 10 * 10)

@@ -97,8 +97,8 @@ def _blocks(structure: Structure, name: str, a: Tensor, b: Tensor) -> Iterator[P
 def _standard(block: Tensor, free: list[int]) -> Tensor:
     """Each unit over the other axes with mean 0 and norm 1; 0 where it does not vary.
 
-    Scores of what is masked, −∞ or their type's least number,
-    tell units apart by nothing, and are left out.
+    Scores of what is masked, −∞ or their type's least number, tell units apart by nothing, and
+    are left out.
     """
     over = [place for place in range(block.ndim) if place not in free]
     values = block.float()

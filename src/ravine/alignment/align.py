@@ -73,14 +73,14 @@ def align(
     is inside each by itself. Running statistics move with their units.
 
     Args:
-        b: the point whose units are permuted, in any of the
-            forms that an end of a ``Line`` may take.
+        b: the point whose units are permuted, in any of the forms that an end of a
+            ``Line`` may take.
         to: the point that it is compared with.
         model: their architecture. It is not changed.
         batch: what the model is called with: a tensor, a tuple of arguments, or a dict of named
             ones. The outputs on it before and after have to agree.
-        objective: instead of a model and a batch: an objective's
-            own, the first batch of its first split.
+        objective: instead of a model and a batch: an objective's own, the first batch of
+            its first split.
         method: ``"weights"`` raises the inner product of the parameters (and so reduces the
             distance), one set of units at a time; ``"activations"`` raises the correlations of the
             units' activations on the batch.
@@ -90,8 +90,8 @@ def align(
             the units in place, the others from random orders.
 
     Returns:
-        ``b``'s parameters and buffers, permuted, under the model's
-        names; with the distances before and after.
+        ``b``'s parameters and buffers, permuted, under the model's names; with the distances
+        before and after.
 
     Raises:
         InputError: the points or the batch do not fit the model; it cannot be
@@ -109,8 +109,8 @@ def align(
         0.0
 
     References:
-        Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1
-        (weights) and section 3.1 (activations).
+        Entezari et al. 2021; Ainsworth et al. 2022, algorithm 1 (weights) and
+        section 3.1 (activations).
     """
     _require_choices(method, starts, seed)
     if objective is not None and model is None and batch is None:
@@ -244,8 +244,8 @@ def _by_weights(matching: Matching, seed: int, starts: int) -> Orders:
 def _by_activations(activations: Matching, weights: Matching, seed: int) -> Orders:
     """The most correlated order, unless the points are nearer with everything in place.
 
-    Units whose activations no tensor holds, such as those of a
-    recurrent layer below the last, are matched by weights.
+    Units whose activations no tensor holds, such as those of a recurrent layer below the last, are
+    matched by weights.
     """
     generator = np.random.default_rng(seed)
     found = activations.improved(activations.propagated(), generator)

@@ -34,8 +34,8 @@ def compare_alignment(
     All are measured on the same examples, so that differences between them are paired.
 
     Args:
-        objective: what is measured; its model and first batch
-            show the structure and prove the alignment.
+        objective: what is measured; its model and first batch show the structure and
+            prove the alignment.
         points: two or more, as in ``pairs``.
         at: positions, as in ``evaluate``; by default 25 from 0 to 1.
         method: as in ``align``.
@@ -50,8 +50,8 @@ def compare_alignment(
         anyway). The attribute ``alignment`` says what was permuted and what could not be followed.
 
     Raises:
-        InputError: as ``align`` and ``evaluate``; or two points
-            are one network with its units permuted.
+        InputError: as ``align`` and ``evaluate``; or two points are one network with
+            its units permuted.
     """
     where = np.linspace(0, 1, 25) if at is None else at
     repaired = objective.repaired()

@@ -291,8 +291,8 @@ def _at(axes: Axes, over: Axis, number: int) -> Axes:
 def _stack(branches: Sequence[Axes], place: int) -> Axes:
     """Branches along a new axis: of each other axis, the units of every branch.
 
-    What comes after may tie them: a sum over the branches does,
-    a layer that has them all in a row does not.
+    What comes after may tie them: a sum over the branches does, a layer that has them all in a
+    row does not.
     """
     over = _position(len(branches))
     together: list[Axis] = []

@@ -36,8 +36,8 @@ class Units:
 
     Attributes:
         size: how many they are.
-        is_free: whether they may be permuted; else they stay in
-            place, and only number what is inside.
+        is_free: whether they may be permuted; else they stay in place, and only number
+            what is inside.
         outer: the sets inside which they are: each index of those has an order of its own (the
             features of a head; the channels of a group).
     """

@@ -23,8 +23,8 @@ from ravine.objective.tuning import DEFAULT_BATCH
 from ravine.points.formats.quiet import quiet
 from ravine.points.modules import unwrap
 
-#: Kept whole, for they have a rule of their own: taken
-#: apart they become a loop, or lose their heads.
+#: Kept whole, for they have a rule of their own: taken apart they become a loop, or lose
+#: their heads.
 _WHOLE = ("linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention")
 _WHOLE_NORMS = ("layer_norm", "rms_norm", "group_norm")
 _WHOLE_STACKS = ("stack", "roll")
@@ -140,8 +140,8 @@ def traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
         kwargs: named ones.
 
     Returns:
-        PyTorch's exported program in core ATen operations, but
-        for layers that have a rule of their own.
+        PyTorch's exported program in core ATen operations, but for layers that have a rule
+        of their own.
 
     Raises:
         InputError: the model cannot be traced: its control flow depends on values, or it fails.

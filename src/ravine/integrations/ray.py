@@ -26,8 +26,8 @@ class RayExecutor(Executor):
         count: how many actors.
         num_cpus: of each, as Ray counts them.
         num_gpus: likewise; each actor then sees its own GPU only, as ``cuda:0``.
-        options: what else ``ray.remote`` takes for an actor,
-            such as ``resources`` or ``runtime_env``.
+        options: what else ``ray.remote`` takes for an actor, such as
+            ``resources`` or ``runtime_env``.
 
     Raises:
         InputError: Ray has not been started, or ``count`` is not positive.

@@ -88,8 +88,8 @@ def compare(
         above: differences up to this, in the quantity's unit, are none.
         quantity: of what.
         split: by default the first.
-        level: the largest share of wrong answers: the interval
-            is two-sided, half of it at either end.
+        level: the largest share of wrong answers: the interval is two-sided, half of it
+            at either end.
         store: as in ``evaluate``.
         fresh: likewise.
         executor: likewise.

@@ -44,8 +44,8 @@ def labelled(
         about: further attributes: title, command, seconds.
 
     Returns:
-        A result with the one dim ``point`` for those of the
-        slice, whose names are coordinates on it.
+        A result with the one dim ``point`` for those of the slice, whose names are
+        coordinates on it.
 
     Raises:
         InputError: the caller's function gives other quantities on other splits.

@@ -28,8 +28,8 @@ FIRST: Final = 500
 #: Times as many in the next one: all earlier looks together then cost a third of the last.
 GROWTH: Final = 4
 
-#: Of the height that is asked about: what interpolation may
-#: do at the first look; half of it at the next.
+#: Of the height that is asked about: what interpolation may do at the first look; half of it at
+#: the next.
 _SHARE: Final = 1 / 4
 
 #: Room for the standard error of a standard error, when the number of examples is foretold.
@@ -105,15 +105,15 @@ def precise(stderr: float, objective: Objective, measure: Measure, pilot: Measur
     """The curve on as many examples as keep every difference's standard error below a number.
 
     Args:
-        stderr: of J(α) − J(start), paired, in J's unit: the
-            largest over the interval and the splits.
+        stderr: of J(α) − J(start), paired, in J's unit: the largest over the interval
+            and the splits.
         objective: of all examples.
         measure: makes a curve.
         pilot: measures a few points, from which the number of examples is foretold.
 
     Returns:
-        The result, which says what standard error was asked
-        for and reached, and of how many examples.
+        The result, which says what standard error was asked for and reached, and of
+        how many examples.
 
     Raises:
         InputError: no part of the examples can be drawn, or there are too few for a standard error.

@@ -180,8 +180,8 @@ def _learning_curve(
     crew: Workers | None,
 ) -> xr.Dataset:
     """J at the snapshots, under the objective's policies, a few of them in memory at a time."""
-    # a policy takes running statistics from the first corner
-    # or from the last one: those of the slice
+    # a policy takes running statistics from the first corner or from the last one: those of
+    # the slice
     ends = objective.buffers in ("start", "end")
     before = list(along.corners[:1]) if ends else []
     after = list(along.corners[-1:]) if ends else []

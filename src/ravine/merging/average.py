@@ -25,8 +25,8 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
 
     Args:
         points: anything that an end of a ``Line`` may be.
-        weights: one a point, summing to 1; negative ones extrapolate.
-            They are never rescaled. By default all alike.
+        weights: one a point, summing to 1; negative ones extrapolate. They are never rescaled. By
+            default all alike.
 
     Returns:
         New tensors by name; ``J(average(points))`` is the objective there. Buffers that every point

@@ -39,8 +39,8 @@ class Soup(Checkpoint):
             a result without torch, which ``write_report`` and ``save_result`` take. Its attributes
             hold the comparison with the best member on the split that judges.
         weights: of the members that are in it, by name.
-        judgement: the soup against the member that is best on the
-            split that selects, on the split that judges.
+        judgement: the soup against the member that is best on the split that selects, on the
+            split that judges.
     """
 
     history: xr.Dataset = field(default_factory=xr.Dataset)
@@ -129,8 +129,8 @@ def soup(
             ``"learned"`` minimises the loss on ``select`` over the members' weights (which are
             positive and sum to 1), and takes that average under the same rule.
         select: the split on which members are ranked and averages accepted.
-        judge: the split on which the outcome is compared with
-            the best member; nothing is chosen on it.
+        judge: the split on which the outcome is compared with the best member; nothing is
+            chosen on it.
         tolerance: how much worse, in the quantity's unit, is not worse. By default a hundredth of
             the best member's value on ``select``.
         rule: ``"decided"`` accepts an average if it is excluded that it is worse by more than
@@ -147,12 +147,12 @@ def soup(
         statistics that were estimated for it.
 
     Raises:
-        InputError: fewer than two points, no such split, method or
-            rule, or selecting and judging on one split.
+        InputError: fewer than two points, no such split, method or rule, or selecting and judging
+            on one split.
 
     Examples:
-        Four points on a line through the minimum of (w − x)²;
-        the two far ones would spoil the average.
+        Four points on a line through the minimum of (w − x)²; the two far ones would
+        spoil the average.
 
         >>> import torch
         >>> from torch import nn
@@ -348,8 +348,8 @@ def _ranked(
         select=select,
         tolerance=chosen,
         quantity=quantity,
-        # so that all acceptances hold together; twice, as each
-        # looks at one end of an interval of two
+        # so that all acceptances hold together; twice, as each looks at one end of an interval
+        # of two
         level=2 * level / max(len(members) - 1, 1),
         rule=rule,
     )

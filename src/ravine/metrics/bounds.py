@@ -10,8 +10,8 @@ from scipy import special
 
 from ravine.metrics.replicates import Family, Sample, times_errors, upper_margin
 
-#: Of the largest value: equal means over millions of examples
-#: differ by less, and nothing below it is a height.
+#: Of the largest value: equal means over millions of examples differ by less, and nothing below it
+#: is a height.
 LAST_BITS: Final = 1e-13
 
 _HARMLESS: Final = 0.4  # as much of a skewness counts that makes a bound too wide
@@ -74,6 +74,7 @@ def _from_ends(sample: Sample, start: Family, end: Family, limit: float, level: 
     place, bound = int(np.argmax(lower)), int(np.argmax(upper))
     deciding = place if float(lower[place]) > limit else bound
     nearer = start if start.value[deciding] < end.value[deciding] else end
+    # without an error it is infinite, or 0/0, which nanmax leaves out
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratios = [
             (of.value - limit) / (times * of.stderr) for of, times in ((start, first), (end, last))
@@ -129,6 +130,7 @@ def _rise(sample: Sample, limit: float, kind: str, level: float) -> Bounds:
         np.unravel_index(int(np.argmax(of)), of.shape) for of in (lower, upper, value)
     )
     deciding = place if lower[place] > limit else bound
+    # without an error it is infinite, or 0/0, which nanmax leaves out
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratios = np.where(pairs.later, (pairs.value - limit) / (pair * pairs.stderr), -np.inf)
     height = _real(float(value[top]), sample)
@@ -249,6 +251,7 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
     upper = of.value + of.doubt + _margin(sample, of, back, level)
     place, bound, top = (int(np.argmax(one)) for one in (lower, upper, of.value))
     deciding = place if lower[place] > limit else bound
+    # without an error it is infinite, or 0/0, which nanmax leaves out
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         observed = float(np.nanmax((of.value - limit) / of.stderr, initial=-np.inf))
     return Bounds(
@@ -266,8 +269,8 @@ def _single(sample: Sample, of: Family, limit: float, level: float) -> Bounds:
     )
 
 
-#: Question → what it comes to, from a sample, the height
-#: asked about, the kind of barrier and the level.
+#: Question → what it comes to, from a sample, the height asked about, the kind of barrier and
+#: the level.
 QUESTIONS: Final = {
     "barrier": _barrier,
     "rise": _rise,

@@ -31,8 +31,8 @@ def decide(
     of curves in which there is nothing are told otherwise, however many points they have.
 
     Args:
-        result: of a line, or of several; or a ``Profile``, a part of a
-            line, say, with a quantity and a split of its own.
+        result: of a line, or of several; or a ``Profile``, a part of a line, say, with a quantity
+            and a split of its own.
         what: ``"barrier"``: between the ends, above both (or by ``kind`` above their mean or
             chord);
             ``"rise"``: anywhere in [0, 1], from a point to a later one;
@@ -66,8 +66,8 @@ def decide(
         ('shown', 1.0, 0.5)
 
     References:
-        Holm 1979; Chernozhukov, Chetverikov and Kato 2013
-        (suprema of studentised sums); McCarthy 1969.
+        Holm 1979; Chernozhukov, Chetverikov and Kato 2013 (suprema of studentised
+        sums); McCarthy 1969.
     """
     _require("what", what, get_args(What))
     _require("kind", kind, tuple(BARRIERS))

@@ -248,8 +248,8 @@ def require_asked(above: float, level: float) -> None:
     """Refuse a height or a level that is none.
 
     Raises:
-        InputError: ``above`` is not a finite number of at least 0,
-            or ``level`` does not lie between 0 and 0.5.
+        InputError: ``above`` is not a finite number of at least 0, or ``level`` does not lie
+            between 0 and 0.5.
     """
     if not isinstance(level, Real) or not 0 < level < 0.5:
         msg = f"level must be a number between 0 and 0.5; got {level!r}"
@@ -446,8 +446,8 @@ def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) ->
 def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> int | None:
     """About how many examples would bring the bound to the limit: more than there are.
 
-    A standard error falls with the root of their number; what a
-    share may hide in flips that were not seen, with it.
+    A standard error falls with the root of their number; what a share may hide in flips that were
+    not seen, with it.
     """
     gap = abs(found.value - above)
     if not gap or not np.isfinite(found.stderr):

@@ -57,8 +57,8 @@ class Profile:
         clustered: whether these are clusters.
         counted: whether it is of whole numbers, so that its curve is a staircase.
         is_share: whether every example's value is 0 or 1.
-        balanced: whether the replicates are balanced
-            half-samples; of schema 1 they were random ones.
+        balanced: whether the replicates are balanced half-samples; of schema 1 they
+            were random ones.
         level_share: of the level of any question, because the examples were looked at several times
             and measuring stopped when one look had answered; 1 where it was not so.
     """
@@ -232,8 +232,8 @@ def _smooth(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
 def _staircase(curve: xr.Dataset, quantity: str, split: str) -> xr.Dataset:
     """A count of examples, read monotonically between its points: only they have to be looked at.
 
-    Where a piece did not resolve nothing is known between two
-    points; there the reading stays, to say so.
+    Where a piece did not resolve nothing is known between two points; there the reading stays,
+    to say so.
     """
     read = densely(curve)
     unknown = read[f"{quantity}_misfit"].sel(split=split).isnull().values

@@ -115,6 +115,7 @@ class Sample:
         variance = (moved**2).sum(axis=1)
         rounding = np.sqrt((weights**2) @ self.rounding**2)
         stderr = np.sqrt(variance + rounding**2)
+        # 0/0 where nothing varies: no draw is beyond such a difference
         with np.errstate(invalid="ignore", divide="ignore"):
             skew = (moved**3).sum(axis=1) / stderr**3
             drawn = (weights @ self.replicates) / stderr[:, None]

@@ -42,8 +42,8 @@ class Verdict:
         """The verdict for a program: plain numbers and strings, None where something is undefined.
 
         Returns:
-            ``headline``, ``sentences``, ``findings``, ``measures``
-            (a dict for each row) and ``decisions``.
+            ``headline``, ``sentences``, ``findings``, ``measures`` (a dict for each
+            row) and ``decisions``.
         """
         return {
             "headline": self.headline,

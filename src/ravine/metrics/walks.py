@@ -34,19 +34,19 @@ from scipy.optimize import brentq
 
 from ravine.errors import InputError
 
-#: Two shares of captured movement closer than this are
-#: called alike, and closer than a walk scatters.
+#: Two shares of captured movement closer than this are called alike, and closer than a
+#: walk scatters.
 _ALIKE: Final = 0.01
 
 #: −ln φ is at least this over the longest stretch: further on, a walk is a straight line.
 _STRAIGHT: Final = 1e-4
 
-#: Turns that a correlation is estimated from, at least: of
-#: fewer, the null would follow the run itself.
+#: Turns that a correlation is estimated from, at least: of fewer, the null would follow the
+#: run itself.
 _FEWEST: Final = 10
 
-#: Standard deviation of L/(L + max r) times √D: 0.18 to
-#: 0.24, and D comes out up to 1.7 times too large.
+#: Standard deviation of L/(L + max r) times √D: 0.18 to 0.24, and D comes out up to 1.7 times
+#: too large.
 _SPREAD: Final = 0.27
 
 
@@ -215,6 +215,7 @@ def shares(along: np.ndarray, residual: np.ndarray, length: float) -> dict[str, 
     """
     widest = float(residual.max())
     squares = float((along**2).sum())
+    # a run that goes nowhere has no shares: 0/0 is NaN
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "captured": float(np.divide(length, length + widest)),

@@ -310,7 +310,7 @@ def _perplexities(measured: Mapping[tuple[str, str], Measures]) -> str:
 
 
 def _perplexity(loss: Estimate) -> Estimate:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # beyond 709 nats it is infinite
         found = float(np.exp(loss.value))
     return Estimate(found, found * loss.stderr)
 

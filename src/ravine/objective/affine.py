@@ -157,8 +157,8 @@ class AffinePrefix(TorchFunctionMode):
         #: parameters that products took in, and those that anything else read
         self.in_products: set[int] = set()
         self.read: set[int] = set()
-        #: in the last pass: calls looked at; multiplications
-        #: and additions that products did not take
+        #: in the last pass: calls looked at; multiplications and additions that products did
+        #: not take
         self.watched = 0
         self.spared = 0
 

@@ -1,8 +1,8 @@
 """Attributes: what modules keep beside parameters and buffers, and how to give it back.
 
-A layer may keep what it made of its weights: a merged matrix, an expanded
-filter, class embeddings of the first call. The next point has other
-weights, so what a forward pass left behind is taken away.
+A layer may keep what it made of its weights: a merged matrix, an expanded filter, class
+embeddings of the first call. The next point has other weights, so what a forward pass left
+behind is taken away.
 """
 
 from __future__ import annotations

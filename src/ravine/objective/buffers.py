@@ -44,8 +44,8 @@ def spanning(
         Name → tensor at each corner.
 
     Raises:
-        InputError: a corner lacks a buffer that the policy needs, or
-            they differ where nothing says what to do.
+        InputError: a corner lacks a buffer that the policy needs, or they differ where nothing says
+            what to do.
     """
     spanning = [corner.taken(own.params) for corner in corners]
     norms = running_norms(model)

@@ -116,8 +116,8 @@ class Split:
 
         Args:
             size: examples in a batch, where the batches are made here: of tensors and of a Dataset.
-            first: number of the batch to begin with; those before are
-                not read, where there is a way around them.
+            first: number of the batch to begin with; those before are not read, where there is a
+                way around them.
 
         Yields:
             The batches in order.

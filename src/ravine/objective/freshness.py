@@ -1,8 +1,8 @@
 """Freshness: whether a model's answer at a point depends on the points that were visited before.
 
-Layers may keep what they made of their weights (a merged matrix, an
-expanded filter, class embeddings of the first call). What can be given
-back between points is; what cannot is refused by name.
+Layers may keep what they made of their weights (a merged matrix, an expanded filter, class
+embeddings of the first call). What can be given back between points is; what cannot is
+refused by name.
 """
 
 from __future__ import annotations

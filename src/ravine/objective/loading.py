@@ -43,8 +43,8 @@ def load_objective(factory: str | Callable[[], Objective]) -> Objective:
     """Call the function that builds an objective; workers of ``executor=`` will call it too.
 
     Args:
-        factory: ``file.py:function`` or ``package.module:function``,
-            or the function itself, without arguments.
+        factory: ``file.py:function`` or ``package.module:function``, or the function
+            itself, without arguments.
 
     Returns:
         The objective, which remembers where it came from.

@@ -76,8 +76,8 @@ class Setup:
         return self.dropout == "off" and independent and not self.is_stateful
 
 
-#: The batch size that timing found fastest for an objective: it
-#: is timed once, and the objective is not changed.
+#: The batch size that timing found fastest for an objective: it is timed once, and the objective is
+#: not changed.
 _FASTEST: Final[WeakKeyDictionary[Setup, int]] = WeakKeyDictionary()
 
 
@@ -191,8 +191,8 @@ class Measured:
         hashes: of the corners' tensors.
         gram: inner products of the corners' differences from the first one, over the parameters.
         dtype: of the forward pass.
-        statistics_from: the batches that running statistics were
-            estimated from; "" where they were not.
+        statistics_from: the batches that running statistics were estimated from; "" where
+            they were not.
     """
 
     moments: dict[str, dict[str, Moments]]
@@ -251,8 +251,8 @@ def measure(
         Sums by split and quantity, and the provenance that only the measurement knows.
 
     Raises:
-        InputError: a corner does not fit the model or is not
-            finite, or the data cannot be measured.
+        InputError: a corner does not fit the model or is not finite, or the data
+            cannot be measured.
     """
     own = Checkpoint.read(setup.model)
     fitted = [_fitted(own, corner) for corner in asked.corners]
@@ -567,8 +567,8 @@ def undisturbed(setup: Setup) -> Iterator[None]:
         held.enter_context(_uncached())
         held.enter_context(full_convolutions())
         if torch.get_default_device() != torch.device("cpu"):
-            # what the caller's function makes belongs where its
-            # batch is, not on the meta device, say
+            # what the caller's function makes belongs where its batch is, not on the meta
+            # device, say
             held.enter_context(setup.device)
         yield
 

@@ -18,8 +18,8 @@ from ravine.objective.randomness import splitmix64, stable_seed
 REPLICATES: Final = 256
 
 _MEMBERS: Final = 1 << 16  # values whose places are held as a matrix at once
-#: Degrees of freedom without which no error of strata is told:
-#: as many as ten examples without strata have.
+#: Degrees of freedom without which no error of strata is told: as many as ten examples without
+#: strata have.
 _FEWEST_FREE: Final = 9
 
 

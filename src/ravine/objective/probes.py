@@ -47,8 +47,8 @@ def noise_floors(
         exact: the same forward pass in float64; None where there is none.
 
     Returns:
-        Quantity → point number → floor, in the quantity's
-        unit; NaN where the quantity is not finite.
+        Quantity → point number → floor, in the quantity's unit; NaN where the quantity
+        is not finite.
 
     References:
         Parker 1997, Monte Carlo arithmetic.
@@ -101,8 +101,8 @@ def _errors(
 ) -> dict[str, float]:
     """How far rounding moves each quantity's mean over a split, by the same examples in float64.
 
-    A share of examples is left out: one that flips here would be
-    taken for as many as there are examples like it.
+    A share of examples is left out: one that flips here would be taken for as many as there are
+    examples like it.
     """
     exact.stand_at(point)
     try:

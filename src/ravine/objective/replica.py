@@ -36,8 +36,8 @@ class Replica:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
         self.module = self._copy_of(model, dtype, device)
-        #: whether modules do something of their own when their
-        #: mode changes, with their weights perhaps
+        #: whether modules do something of their own when their mode changes, with their
+        #: weights perhaps
         self.toggles = bool(moves_on_mode(self.module))
         #: whether what a forward pass leaves in plain attributes is taken away at every move
         self.resets = False

@@ -21,9 +21,9 @@ from ravine.objective.randomness import stable_seed
 def sampled(setup: Setup, counts: dict[str, int]) -> tuple[tuple[Split, ...], Grouping]:
     """A random part of each split's examples, and how these belong together.
 
-    Which ones they are depends on the objective's seed and on their
-    numbers alone; a larger part holds all smaller ones. Of clusters whole
-    ones are drawn, and of strata as large a share of each.
+    Which ones they are depends on the objective's seed and on their numbers alone; a larger
+    part holds all smaller ones. Of clusters whole ones are drawn, and of strata as large a
+    share of each.
 
     Args:
         setup: of the objective.

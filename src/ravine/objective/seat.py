@@ -66,8 +66,8 @@ class Seat:
         """Measure an order.
 
         Raises:
-            InputError: the examples, or their values, are not the
-                caller's; or they cannot be measured.
+            InputError: the examples, or their values, are not the caller's; or they
+                cannot be measured.
         """
         began = time.perf_counter()
         with undisturbed(self._request.setup):

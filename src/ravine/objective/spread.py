@@ -169,8 +169,8 @@ class _Seen:
         digest: as in ``Block``.
         own: likewise.
         examples: how many.
-        is_numbered: whether its examples' numbers are the source's
-            own, and not a matter of what came before.
+        is_numbered: whether its examples' numbers are the source's own, and not a matter of
+            what came before.
     """
 
     first: int

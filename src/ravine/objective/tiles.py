@@ -1,7 +1,7 @@
 """Tiles: the sums of some points over one block of examples, and who keeps or computes them.
 
-A measurement knows a store and a crew of workers by the
-protocols here, and nothing of files or processes.
+A measurement knows a store and a crew of workers by the protocols here, and nothing of
+files or processes.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Order:
         resets: whether what a forward pass leaves in plain attributes is taken away at every move.
         values: the losses of the split's first examples between the corners, by which a worker's
             objective is known to be the caller's.
-        first: running statistics at the first point of all, if they
-            were recomputed; with these the values are.
+        first: running statistics at the first point of all, if they were recomputed; with these
+            the values are.
         running: how many examples of a stream come before.
         places: the blocks, one after the other.
         points: to measure.

@@ -1,8 +1,8 @@
 """Trees: whatever a batch is made of, read as leaves, and put together again around other leaves.
 
-``optree`` knows tuples, lists, dicts, deques and named tuples. What else
-holds tensors is told to it when it is first met: other mappings and
-sequences, dataclasses, and objects, by their attributes.
+``optree`` knows tuples, lists, dicts, deques and named tuples. What else holds tensors
+is told to it when it is first met: other mappings and sequences, dataclasses, and
+objects, by their attributes.
 """
 
 from __future__ import annotations

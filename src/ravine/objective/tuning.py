@@ -47,8 +47,8 @@ _TILE_SECONDS: Final = 1.0  # that are lost at most when a measurement with a st
 AFFINE_BYTES: Final = 256 << 20  # of first-layer outputs held for a block
 BLOCK_EXAMPLES: Final = 8192  # read before the points change: a move costs about 100 examples
 
-#: A GPU is fast once it has much to do at a time: all limits on a
-#: pass and a block are so many times as large there.
+#: A GPU is fast once it has much to do at a time: all limits on a pass and a block are so many
+#: times as large there.
 _WIDER_ON_A_GPU: Final = 8
 _ROWS_BYTES: Final = 64 << 20  # of per-example values held before they are summed
 _GROUP: Final = 256  # points whose per-example values are held at once, at most
@@ -114,8 +114,8 @@ class Trial:
         self.values_each = 1.0
         #: seconds that one example takes, at most: a few examples at once take longer each
         self.seconds_each = 0.0
-        #: the type that the caller's function computes in under
-        #: an autocast of its own; None without one
+        #: the type that the caller's function computes in under an autocast of its own; None
+        #: without one
         self.narrowest: torch.dtype | None = None
         #: point → what a plain pass over the first examples gave there, where one was made
         self.known: dict[int, dict[str, Tensor]] = {}
@@ -218,8 +218,8 @@ def agree(one: Tensor, other: Tensor, within: float = 1e-3) -> bool:
 def plan_for(trial: Trial, *, given_size: int | None, tunable: bool) -> Plan:
     """How to measure a split: tried on a few of its examples.
 
-    Nothing that fails in a trial is an error here: the
-    measurement itself will raise it, and say where.
+    Nothing that fails in a trial is an error here: the measurement itself will raise it,
+    and say where.
 
     Args:
         trial: of the split, after the test of determinism.
@@ -507,8 +507,8 @@ def _smallest_size(trial: Trial) -> int:
 def _channels_last(trial: Trial) -> bool:
     """Whether channels last in memory are faster for the model's convolutions, and agree.
 
-    Some code can do only with the usual layout (``view`` of an
-    activation, say); that is seen here, and left alone.
+    Some code can do only with the usual layout (``view`` of an activation, say); that is seen here,
+    and left alone.
     """
     forward, split = trial.forward, trial.split
     replica, policies = forward.replica, forward.policies

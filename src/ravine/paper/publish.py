@@ -118,8 +118,8 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
     return [page, numbers, *written]
 
 
-#: What stands at the end of a page, if it is in the folder:
-#: figures whose measurements were not kept.
+#: What stands at the end of a page, if it is in the folder: figures whose measurements were
+#: not kept.
 EARLIER: Final = "earlier.md"
 
 _INTRODUCTION: Final = (

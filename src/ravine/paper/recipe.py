@@ -290,8 +290,8 @@ class Recipe:
     def lean(self) -> Recipe:
         """The same steps, with less watched and kept.
 
-        Training examples are watched after the first ten epochs,
-        then every tenth; ten snapshots are kept a decade.
+        Training examples are watched after the first ten epochs, then every tenth; ten snapshots
+        are kept a decade.
         """
         phases = tuple(replace(phase, watch_train=10, snapshots=10) for phase in self.phases)
         return replace(self, phases=phases)

@@ -47,6 +47,7 @@ class Axis:
             >>> Axis("loss", "log").scaled(np.array([0.01, 1000.0]))
             array([-2.,  3.])
         """
+        # what has no logarithm is drawn as missing
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = np.log10(values) if self.scale == "log" else np.asarray(values, dtype=float)
         return np.where(np.isfinite(scaled), scaled, np.nan)

@@ -19,8 +19,8 @@ def soup(history: xr.Dataset) -> Figure:
         history: of a soup, as ``ravine.soup(…).history`` has it.
 
     Returns:
-        The figure. A dot is a step that was taken, a cross one
-        that was not; bars are the bounds that decided.
+        The figure. A dot is a step that was taken, a cross one that was not; bars are the
+        bounds that decided.
 
     Raises:
         InputError: it is no history of a soup.

@@ -357,8 +357,8 @@ def from_path(source: str | os.PathLike[str], *, settled: bool = False) -> Check
 
     Args:
         source: as ``Checkpoint.read`` takes it.
-        settled: whether nobody writes there any more, so that
-            files may be mapped that were written lately.
+        settled: whether nobody writes there any more, so that files may be mapped that
+            were written lately.
 
     Raises:
         InputError: as ``Checkpoint.read``.

@@ -22,8 +22,8 @@ _NAME: Final = "trajectory.lock"
 class FolderLock:
     """Held by a process while one of its recorders lives; let go of however it ends.
 
-    A record lock (``lockf``): it reaches over network file
-    systems, and forked workers do not inherit it.
+    A record lock (``lockf``): it reaches over network file systems, and forked workers do
+    not inherit it.
     """
 
     _held: Final[weakref.WeakValueDictionary[Path, FolderLock]] = weakref.WeakValueDictionary()

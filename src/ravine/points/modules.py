@@ -37,8 +37,8 @@ def tensors_of(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], fr
     """A module's tensors by name, its ties (alias → name), and which of them are no parameters.
 
     Raises:
-        InputError: a parameter has no shape yet, or only a part of it
-            is in this process and it cannot be gathered.
+        InputError: a parameter has no shape yet, or only a part of it is in this process and it
+            cannot be gathered.
     """
     if is_fsdp(module):
         return _gathered(module)

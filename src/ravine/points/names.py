@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-#: No module of an architecture bears these; the wrappers'
-#: own ``state_dict()`` leaves most of them out.
+#: No module of an architecture bears these; the wrappers' own ``state_dict()`` leaves most of
+#: them out.
 PRIVATE: Final = frozenset(
     {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module"}
 )

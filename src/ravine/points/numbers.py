@@ -13,15 +13,15 @@ from ravine.errors import InputError
 from ravine.points.modules import is_lazy
 from ravine.points.params import is_float
 
-#: How the tools that quantise call what they store: GPTQ and
-#: AWQ, bitsandbytes, compressed-tensors, MXFP4.
+#: How the tools that quantise call what they store: GPTQ and AWQ, bitsandbytes,
+#: compressed-tensors, MXFP4.
 _CODES: Final = re.compile(
     r"(?:^|[._])(?:qweight|qzeros|SCB|weight_format|quant_map|quant_state|weight_packed"
     r"|_packed_params)(?:$|[._])|_blocks$|\.absmax$"
 )
 
-#: Bytes that a file's tensors may have beyond what it
-#: stores (``expand``), as some models' buffers do.
+#: Bytes that a file's tensors may have beyond what it stores (``expand``), as some models'
+#: buffers do.
 _SPREAD: Final = 1 << 26
 
 
@@ -29,8 +29,8 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
     """Refuse tensors that no arithmetic of points takes.
 
     Raises:
-        InputError: one is sparse, nested, packed, quantised by
-            torch, without a shape, or float8 with a scale.
+        InputError: one is sparse, nested, packed, quantised by torch, without a shape, or float8
+            with a scale.
     """
     unusual = [name for name, tensor in tensors.items() if _is_unusual(tensor)]
     if unusual:

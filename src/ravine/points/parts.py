@@ -12,8 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-#: The groups of processes over which a tensor is split;
-#: empty for one that each process holds whole.
+#: The groups of processes over which a tensor is split; empty for one that each process
+#: holds whole.
 Owners = tuple[tuple[Any, int], ...]
 
 

@@ -1,8 +1,8 @@
 """Recording: a training run written to a folder while it trains.
 
-A trajectory is a folder: one safetensors file per snapshot and
-``trajectory.json``, the manifest, which is rewritten (whole or not at all)
-after each snapshot. A kill loses at most the snapshot in hand.
+A trajectory is a folder: one safetensors file per snapshot and ``trajectory.json``, the
+manifest, which is rewritten (whole or not at all) after each snapshot. A kill loses at most the
+snapshot in hand.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class TrajectoryRecorder:
             factor of 10.
 
     Raises:
-        InputError: the folder holds other checkpoints, ``every`` or
-            ``per_decade`` is below 1, or both are given.
+        InputError: the folder holds other checkpoints, ``every`` or ``per_decade`` is below 1, or
+            both are given.
 
     Examples:
         >>> import tempfile

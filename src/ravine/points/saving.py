@@ -19,8 +19,8 @@ from ravine.files import written_whole
 from ravine.points.checkpoint import Checkpoint, matched
 from ravine.points.params import all_finite, is_float, same_values
 
-#: More than this in one safetensors file of a folder begins
-#: another, as Hugging Face's libraries do.
+#: More than this in one safetensors file of a folder begins another, as Hugging Face's
+#: libraries do.
 _SHARD: Final = 5 * 10**9
 
 _TORCH: Final = (".pt", ".pth", ".bin", ".ckpt")
@@ -54,8 +54,8 @@ def save_checkpoint(
         The path.
 
     Raises:
-        InputError: the point does not fit ``like``, a value has no
-            place in the type, or the file cannot be written.
+        InputError: the point does not fit ``like``, a value has no place in the type, or the file
+            cannot be written.
 
     Examples:
         >>> import tempfile

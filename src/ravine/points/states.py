@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ravine.errors import InputError
 from ravine.points.params import is_float
 
-#: What training keeps beside the model, by how a word of
-#: its key begins: their tensors are no model's.
+#: What training keeps beside the model, by how a word of its key begins: their tensors are
+#: no model's.
 _BESIDE: Final = re.compile(
     r"(?:^|[^a-z])"
     r"(?:optim(?:i[sz]er|s?(?:$|[^a-z]))|sched|scaler|rng|random|callback|loop|hyper|args)"

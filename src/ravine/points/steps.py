@@ -77,8 +77,8 @@ def steps_of(names: Sequence[str], said: Steps | None = None) -> dict[str, int]:
 
     Args:
         names: of a run's checkpoints, without their endings.
-        said: name → step, or a function from one to the other (None
-            passes a name over), where the names do not say it.
+        said: name → step, or a function from one to the other (None passes a name over), where the
+            names do not say it.
 
     Raises:
         InputError: the names leave open which number is the step, or it is no whole number from 0.

@@ -166,6 +166,7 @@ def _differences(read: xr.Dataset, name: str, split: str, home: int) -> tuple[st
     """How far J is from that at α = 0, by paired replicates: all points saw the same examples."""
     one = read.sel(split=split)
     values = one[name].values
+    # of values that are not finite no change is told
     with np.errstate(invalid="ignore", over="ignore"):
         moved = values - values[home]
         if f"{name}_replicates" in one:

@@ -128,7 +128,7 @@ def _as_measured(
     for key, array in held.items():
         values = array.values
         part = share.reshape(-1, *[1] * (values.ndim - 1))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # ∞ − ∞: nothing is known between the two
             between = values[after - 1] + part * (values[after] - values[after - 1])
         exact = np.where(part == 0, values[after - 1], between)
         out[key][straight] = np.where(part == 1, values[after], exact)

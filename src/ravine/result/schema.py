@@ -218,8 +218,8 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
         history: whether a soup's history will do, which has no curve.
 
     Raises:
-        InputError: not a ravine result, one of a newer schema,
-            or a history where a curve is needed.
+        InputError: not a ravine result, one of a newer schema, or a history where a
+            curve is needed.
     """
     if not isinstance(result, xr.Dataset):
         msg = (

@@ -61,8 +61,8 @@ class Workers:
         executor: a number of processes, or what has the interface of ``concurrent.futures``: a
             ``ProcessPoolExecutor`` (spawn), ``dask.distributed``'s ``Client.get_executor()``, an
             executor of ``submitit``, ``ravine.integrations.ray.RayExecutor``.
-        threads: of PyTorch in each worker. The numbers are those
-            of one process with as many, bit for bit.
+        threads: of PyTorch in each worker. The numbers are those of one process with as many,
+            bit for bit.
         devices: of the processes, in turn, such as ``["cuda:0", "cuda:1"]``, where ``executor`` is
             a number. By default where the objective is; of several GPUs each in turn.
         count: how many workers there are, where the executor does not say.
@@ -73,8 +73,8 @@ class Workers:
             tells (Dask does). More for a cluster whose workers wait in a queue.
 
     Raises:
-        InputError: it is no such executor, or its processes are made
-            by fork, after which PyTorch's threads hang.
+        InputError: it is no such executor, or its processes are made by fork, after which
+            PyTorch's threads hang.
 
     Examples:
         >>> Workers(4).count
@@ -298,8 +298,8 @@ class _Desk:
         """What was finished since it was last asked; if it waits and there is any, at least one.
 
         Raises:
-            InputError: workers are lost again and again, all of them
-                are gone, or an order cannot be measured.
+            InputError: workers are lost again and again, all of them are gone, or an order
+                cannot be measured.
         """
         found: list[tuple[int, Done]] = []
         watch = _Watch(self._workers)

@@ -36,8 +36,8 @@ _LOCK: Final = threading.Lock()
 _OBJECTIVES: Final[OrderedDict[str, Objective]] = OrderedDict()
 _SEATS: Final[OrderedDict[str, Seat]] = OrderedDict()
 
-#: Of an objective: what a copy that was made of it in the
-#: caller (``with_buffers``, ``on``) may have changed.
+#: Of an objective: what a copy that was made of it in the caller (``with_buffers``, ``on``) may
+#: have changed.
 POLICIES: Final = (
     "dropout",
     "buffers",

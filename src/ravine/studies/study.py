@@ -89,8 +89,8 @@ def plan_of(name: str, profile: str) -> Plan:
     """The plan of a study.
 
     Args:
-        name: "rebasin" (MLPs: weight matching, and the trend with
-            width) or "repair" (a BatchNorm network).
+        name: "rebasin" (MLPs: weight matching, and the trend with width) or "repair"
+            (a BatchNorm network).
         profile: "quick" (digits of 8 × 8, a minute) or "desk" (MNIST or CIFAR-10, within an hour).
 
     Raises:

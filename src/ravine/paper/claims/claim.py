@@ -84,8 +84,8 @@ class Finding:
         found: its number; None where the figure was not run.
         profile: of the measurements; "" where there are none.
         seeds: of the trainings behind it.
-        scaled: whether a training is smaller or shorter than the
-            paper's own. It decides nothing about that.
+        scaled: whether a training is smaller or shorter than the paper's own. It decides
+            nothing about that.
     """
 
     claim: Claim

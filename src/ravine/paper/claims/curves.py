@@ -40,8 +40,8 @@ def bump(profile: metrics.Profile, outcome: Outcome | None = None) -> float:
 
     Args:
         profile: the curve.
-        outcome: of the figure; None where the line leads from
-            the network's own start to its solution.
+        outcome: of the figure; None where the line leads from the network's own start
+            to its solution.
 
     Returns:
         A height in nats, never below the noise floor.
@@ -155,8 +155,8 @@ def tops(alpha: np.ndarray, value: np.ndarray, least: float) -> list[float]:
 def above_hull(curve: xr.Dataset, start: float = 0.0) -> Found:
     """How far the training loss is above its lower hull on [start, 1], over its range on [0, 1].
 
-    0 for a convex curve; a step from 1 to 0 halfway stands 1/2
-    above. Noise makes it larger; corrected for that.
+    0 for a convex curve; a step from 1 to 0 halfway stands 1/2 above. Noise makes it larger;
+    corrected for that.
     """
     whole = inner(curve)
     extent = float(np.ptp(whole.value))

@@ -1,8 +1,8 @@
 """What was found of a sentence: a number between bounds, and which examples it speaks of.
 
-The rules are those of ``ravine.metrics.decide``: each bound is one-sided
-and wrong in at most one case of twenty, what is not known makes no bound,
-and an answer that neither bound gives is *undecided*.
+The rules are those of ``ravine.metrics.decide``: each bound is one-sided and wrong in at
+most one case of twenty, what is not known makes no bound, and an answer that neither bound
+gives is *undecided*.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def estimated(value: float, stderr: float, doubt: float = 0.0, units: int = 10**
     Args:
         value: the number.
         stderr: NaN where it is not known.
-        doubt: what rounding, interpolation and the spacing of points
-            may do to it; inf where that is not known.
+        doubt: what rounding, interpolation and the spacing of points may do to it; inf where that
+            is not known.
         units: independent examples, or clusters.
 
     Examples:
@@ -252,8 +252,8 @@ def given(gate: Found, then: Found, otherwise: str) -> Found:
         otherwise: in words, where it is not there.
 
     Returns:
-        ``then`` where the thing is shown; undecided where it is
-        not known; not run where it is excluded.
+        ``then`` where the thing is shown; undecided where it is not known; not run where
+        it is excluded.
     """
     there = gate.answers("at least", gate.threshold)
     here = None

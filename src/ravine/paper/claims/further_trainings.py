@@ -15,8 +15,8 @@ from ravine.paper.claims.found import Found, estimated, given, least, missing
 from ravine.paper.figures.branches import APART, FACTORS, INITIAL, RAISED, epoch_of, parted, raised
 from ravine.paper.figures.study import Outcome
 
-#: Epochs in which essentially all is learnt, after which a
-#: higher rate is asked about: as in figure 1.
+#: Epochs in which essentially all is learnt, after which a higher rate is asked about: as in
+#: figure 1.
 FIRST: Final = 5
 
 

@@ -49,8 +49,8 @@ READINGS: Final = (
 #: What is not very tall: ours, a twentieth of the whole fall.
 TALL: Final = 0.05
 
-#: The other networks, by figure, and the names of their lines:
-#: what the MP-DBM is said to be less convex than.
+#: The other networks, by figure, and the names of their lines: what the MP-DBM is said to be less
+#: convex than.
 OTHERS: Final[dict[str, dict[str, str]]] = {
     "fig1": {"maxout": "deterministic"},
     "fig2": {"sigmoid": "sigmoid", "ReLU": "relu"},

@@ -31,8 +31,8 @@ CROSS_POINTS: Final = 257
 RANDOM_POINT: Final = (1, 2, 3)
 
 
-#: Other seeds of the training, whose errors are counted
-#: where it was done: `ravine paper train --seed`.
+#: Other seeds of the training, whose errors are counted where it was done: `ravine paper
+#: train --seed`.
 OTHER_SEEDS: Final = range(1, 10)
 
 

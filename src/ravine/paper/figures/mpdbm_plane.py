@@ -73,8 +73,8 @@ def _on_plane(study: Study) -> _OnPlane:
     effort = EFFORT[study.profile]
     what = (run.identity, effort.on_plane)
 
-    # only where there is something to measure: what was
-    # carried here from elsewhere has no snapshots
+    # only where there is something to measure: what was carried here from elsewhere has
+    # no snapshots
     def plane() -> ravine.Plane:
         farthest = ravine.black_sheep(run.trajectory, ravine.Line(*ends_of(run)))
         return ravine.Plane(run.start, run.solution, farthest)

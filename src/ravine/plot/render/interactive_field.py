@@ -98,6 +98,7 @@ def _surface(field: Field, panel: Panel, z: Axis, *, solid: bool) -> go.Surface:
 def _short(values: np.ndarray) -> np.ndarray:
     """As Plotly has it, rows of y; half the size where seven digits show the relief as well."""
     rows = values.T
+    # beyond float32's range as much is lost as can be, and the rows stay as they are
     with np.errstate(over="ignore", invalid="ignore"):
         short = rows.astype(np.float32)
         lost = np.nanmax(np.abs(short - rows), initial=0.0)

@@ -18,8 +18,8 @@ RANK: Final = 8
 _LARGEST: Final = 1 << 16  # rank: peft makes tensors of it before it looks at the file's
 _STEPS: Final = 5e6  # of a pattern's search, by which it ends in about a second
 
-#: What says nothing of the change: where it was trained and how,
-#: and which modules it is for, which the tensors tell.
+#: What says nothing of the change: where it was trained and how, and which modules it is for, which
+#: the tensors tell.
 _SAYS_NOTHING: Final = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout",
@@ -34,8 +34,8 @@ _KNOWN: Final = frozenset(
         "r", "rank_pattern", "target_modules", "use_rslora",
     }
 )  # fmt: skip
-#: Starts that leave the base as it is; the others (PiSSA, OLoRA,
-#: CorDA, LoftQ, LoRA-GA …) take something out of it.
+#: Starts that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA …) take
+#: something out of it.
 _STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _SWITCHES: Final = ("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias", "use_qalora")

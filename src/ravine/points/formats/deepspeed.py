@@ -26,8 +26,8 @@ def read(path: Path, *, settled: bool = False) -> Stored:
     """The weights of stages 0 to 2, which every process holds whole.
 
     Raises:
-        InputError: the weights are in parts (ZeRO-3, tensor or
-            pipeline parallel), or a file is missing.
+        InputError: the weights are in parts (ZeRO-3, tensor or pipeline parallel), or a
+            file is missing.
     """
     if path.is_file():
         return _whole(path, settled=settled)

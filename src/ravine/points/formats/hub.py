@@ -27,8 +27,8 @@ def fetched(source: str) -> Path:
     """Where a model of the Hub lies on this machine.
 
     Args:
-        source: ``hf:org/model``, with ``@`` and a branch, tag or
-            commit; a file or folder of the model may follow.
+        source: ``hf:org/model``, with ``@`` and a branch, tag or commit; a file or folder of the
+            model may follow.
 
     Raises:
         InputError: huggingface_hub is not installed, or the model cannot be had.

@@ -10,8 +10,8 @@ def is_inside(folder: Path, name: str) -> bool:
 
     Args:
         folder: with the file that gives the name.
-        name: a path, a name that is too long, has a null byte, or
-            is of something else than a file, is none.
+        name: a path, a name that is too long, has a null byte, or is of something else than a
+            file, is none.
 
     Examples:
         >>> is_inside(Path(), "../elsewhere"), is_inside(Path(), "x" * 5000)

@@ -21,8 +21,8 @@ from ravine.points.formats.quiet import quiet
 
 _PREFIX: Final = "base_model.model."
 
-#: Starts that another load cannot make again: of random draws, and
-#: of data that the adapter's folder does not have.
+#: Starts that another load cannot make again: of random draws, and of data that the adapter's
+#: folder does not have.
 _LOST: Final = {
     "pissa_niter": "its start was drawn at random",
     "corda": "its start follows from data that are not with it",

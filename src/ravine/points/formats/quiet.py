@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# The interpreter's warning filters are one for all threads: two
-# that set and restore them at once leave them changed.
+# The interpreter's warning filters are one for all threads: two that set and restore them at once
+# leave them changed.
 _FILTERS: Final = threading.RLock()
 
 

@@ -17,8 +17,8 @@ from ravine.points.formats.stored import Stored
 
 #: How transformers calls the one file of a folder.
 _WEIGHTS: Final = "pytorch_model.bin"
-#: How many times its size a packed file may unpack to,
-#: beyond some bytes: weights hardly shrink at all.
+#: How many times its size a packed file may unpack to, beyond some bytes: weights hardly shrink
+#: at all.
 _MOST_DENSE: Final = 50
 _ALWAYS_READ: Final = 1 << 26  # bytes
 
