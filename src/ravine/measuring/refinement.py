@@ -1,4 +1,4 @@
-"""What error an interpolant may make, what it is known to make, and measured points put together."""
+"""How far an interpolant may err, how far it is known to, and measured points put together."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def drivers(result: xr.Dataset, drive: str | Sequence[str]) -> tuple[str, ...]:
 def allowed_error(
     result: xr.Dataset, name: str, split: int, tolerance: float, least: float = 0.0
 ) -> np.ndarray:
-    """The error that is allowed at each measured point: relative to the local value, or what noise may do.
+    """The error allowed at each measured point: relative to the local value, or what noise may do.
 
     Args:
         result: measured points on one dim.
@@ -161,7 +161,7 @@ def degree_for(piece: Piece, values: np.ndarray, worst: float, *, log: bool) -> 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to read a quantity between its points, and how it does at those that it does not go through.
+    """One way to read a quantity between its points, and how it does at the others.
 
     Attributes:
         log: whether the logarithm is interpolated.
@@ -190,7 +190,7 @@ def best_reading(
     read: Callable[[bool], np.ndarray],
     tails: Callable[[bool], tuple[float, ...]],
 ) -> Candidate:
-    """The better one of two interpolants: of the values, or where they are positive of their logarithm.
+    """The better of two interpolants: of the values, or, if positive, of their logarithm.
 
     Args:
         values: (checks,) measured, where the interpolants do not go through the points.
@@ -213,7 +213,9 @@ def best_reading(
 
 
 def joined(result: xr.Dataset, fresh: xr.Dataset, dim: str, axes: Sequence[str]) -> xr.Dataset:
-    """Two sets of measured points as one; noise floors are estimated in the first and spread over the second.
+    """Two sets of measured points as one.
+
+    Noise floors are estimated in the first, and spread over the second.
 
     Args:
         result: what was measured before.

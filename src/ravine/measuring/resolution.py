@@ -37,8 +37,9 @@ from ravine.result.schema import quantities
 from ravine.store.executors import workers_of
 from ravine.store.ledger import ledger_at
 
-#: Degrees that an interpolant goes through → how many of its points are predicted by the others, the last
-#: of the sequence. A curve that needs many terms may have kinks: it is checked at more points.
+#: Degrees that an interpolant goes through → how many of its points are predicted by the
+#: others, the last of the sequence. A curve that needs many terms may have kinks: it is
+#: checked at more points.
 _HELD_OUT: Final = {
     **dict.fromkeys((12, 16), 4),
     **dict.fromkeys(range(20, 52, 4), 8),
@@ -48,8 +49,8 @@ _DEGREES: Final = tuple(_HELD_OUT)
 _FIRST_DEGREE: Final = _DEGREES[0]
 _LAST_DEGREE: Final = _DEGREES[-1]
 _TELLING_DEGREE: Final = 48  # from here on, how a series decays tells whether more terms will do
-#: A curve that passes gets more points, up to this degree, until the error is so small a share of its range
-#: that decisions do not suffer: a bump is a thousandth of it.
+#: A curve that passes gets more points, up to this degree, until the error is so small a share of
+#: its range that decisions do not suffer: a bump is a thousandth of it.
 _AMPLE_DEGREE: Final = 24
 _FINE: Final = 2e-4
 _EXTREMA_ROUNDS: Final = 3  # passes in which extremes of the interpolant are measured
@@ -98,42 +99,42 @@ def resolve(
     fresh: bool = False,
     executor: Any = None,
 ) -> xr.Dataset:
-    """Measure a line or a plane at as few points as its interpolant needs to be right everywhere in an interval.
+    """Measure a line or a plane at as few points as give it everywhere in an interval.
 
     A line is measured at 13 Leja points of the interval, at first: nine, and four more that the
     interpolant through the nine has to predict before they join it. Where it does not, more points
     follow, up to 97, each of which is predicted by the interpolant of those before it; as many at a
     time as the decay of the series calls for. Where more terms would not do, the interval is split
-    where the prediction is worst. Both ends of the line are measured wherever the interval holds them,
-    and check the interpolant too. An interpolant of the logarithm is taken where that is the better
-    one. The loss has to pass on every split: |Ĵ − J| ≤ tolerance · max(|J(α)|, range/1000), or the
-    noise floor where that is larger. Another quantity has to where it drives the refinement too
-    (``drive``); a 0-1 quantity, which is a step function of α, to twice its standard error. One that
-    does not drive is measured at the same points, and keeps its own error; where that is more than is
-    asked for it is unknown between them. Predictions have to come to 0.4 of that, since they are few;
-    and the series must have decayed, so that a kink between all points is seen. A curve that passes
-    early gets up to 25 points, until predictions err by 2e-4 of its range at most: a bump is 1e-3 of it.
-    Where the interpolant then has an extreme between two points, that place is measured too: the
-    height of a barrier is a measured one.
-    What was measured is the error of predictions: four where the series decays at once, then eight,
-    twelve in the end. Between the points the error is usually smaller, as the interpolant goes through
-    the predicted points too; on networks with few examples, whose ReLU kinks do not average out, it is
-    up to twice the tolerance in about one curve of a hundred.
+    where the prediction is worst. Both ends of the line are measured wherever the interval holds
+    them, and check the interpolant too. An interpolant of the logarithm is taken where that is the
+    better one. The loss has to pass on every split: |Ĵ − J| ≤ tolerance · max(|J(α)|, range/1000),
+    or the noise floor where that is larger. Another quantity has to where it drives the refinement
+    too (``drive``); a 0-1 quantity, which is a step function of α, to twice its standard error. One
+    that does not drive is measured at the same points, and keeps its own error; where that is more
+    than is asked for it is unknown between them. Predictions have to come to 0.4 of that, since
+    they are few; and the series must have decayed, so that a kink between all points is seen. A
+    curve that passes early gets up to 25 points, until predictions err by 2e-4 of its range at
+    most: a bump is 1e-3 of it. Where the interpolant then has an extreme between two points, that
+    place is measured too: the height of a barrier is a measured one. What was measured is the error
+    of predictions: four where the series decays at once, then eight, twelve in the end. Between the
+    points the error is usually smaller, as the interpolant goes through the predicted points too;
+    on networks with few examples, whose ReLU kinks do not average out, it is up to twice the
+    tolerance in about one curve of a hundred.
 
     A plane is measured at 9 × 9 Chebyshev points, at 16 checks between them and at its corners. The
     same is asked of the product of the two interpolants, and of the series along every line of
     points; the axis that fails is doubled, up to degree 64. It is never split: what has a kink or a
     value that is not finite stays unresolved.
 
-    **As few examples as the answer needs.** With ``decide`` the loss of the first split is asked one
-    question, as ``metrics.decide`` asks it, of a random part of the examples: 500, then four times as
-    many, in the end all. The first part that shows or excludes it is the result, and says how many
-    examples it has seen (``n_examples``, of ``examples_of``). Each look has its share of ``level``, so
-    that at most ``level`` of curves are told otherwise over all looks; ``metrics.decide`` of the result
-    keeps to that. Interpolation may err by a quarter of ``above``, by half as much at each later look. With ``stderr``
-    there are as many examples as keep the paired standard error of J(α) − J(start) below it. A part is
-    drawn by the examples' own numbers and the objective's seed (``Objective.sampled``): whatever their
-    order, the same at all points.
+    **As few examples as the answer needs.** With ``decide`` the loss of the first split is asked
+    one question, as ``metrics.decide`` asks it, of a random part of the examples: 500, then four
+    times as many, in the end all. The first part that shows or excludes it is the result, and says
+    how many examples it has seen (``n_examples``, of ``examples_of``). Each look has its share of
+    ``level``, so that at most ``level`` of curves are told otherwise over all looks;
+    ``metrics.decide`` of the result keeps to that. Interpolation may err by a quarter of ``above``,
+    by half as much at each later look. With ``stderr`` there are as many examples as keep the
+    paired standard error of J(α) − J(start) below it. A part is drawn by the examples' own numbers
+    and the objective's seed (``Objective.sampled``): whatever their order, the same at all points.
 
     Features narrower than the gap between neighbouring points may be missed: the result's attribute
     ``largest_gap`` says how wide that is.
@@ -147,12 +148,14 @@ def resolve(
         max_points: stop here, by default at 513 on a line and at 2601 on a plane, which is what a
             grid of 51 × 51 costs. What does not resolve by then is said so (``resolved`` = 0, and
             ``piece_resolved`` on a line), never smoothed over.
-        drive: the quantities that points are added for: a name, several, or ``"all"``. Steps of an error
-            rate take some forty points where the loss takes 13.
-        decide: "barrier", "rise", "minimum" or "nonconvex": stop as soon as it is shown or excluded.
+        drive: the quantities that points are added for: a name, several, or ``"all"``. Steps of an
+            error rate take some forty points where the loss takes 13.
+        decide: "barrier", "rise", "minimum" or "nonconvex": stop as soon as it is
+            shown or excluded.
         above: the height that ``decide`` asks about, in the loss's unit.
         level: the largest share of wrong answers of ``decide``.
-        stderr: the largest paired standard error of J(α) − J(start) over the interval, in the loss's unit.
+        stderr: the largest paired standard error of J(α) − J(start) over the interval, in
+            the loss's unit.
         title: what to call the result in figures and reports.
         command: what reproduces it, kept in the result.
         progress: as in ``evaluate``.
@@ -165,9 +168,10 @@ def resolve(
         reads; ``ravine.result.schema`` describes it.
 
     Raises:
-        InputError: as ``evaluate``; or the interval or the tolerance make no sense, or the objective has
-            no such quantity to drive; or ``decide`` and ``stderr`` are given together, for a plane, with an
-            executor, or for an objective no part of whose examples can be measured by itself.
+        InputError: as ``evaluate``; or the interval or the tolerance make no sense, or the
+            objective has no such quantity to drive; or ``decide`` and ``stderr`` are given
+            together, for a plane, with an executor, or for an objective no part of whose examples
+            can be measured by itself.
 
     Examples:
         >>> import ravine, torch
@@ -180,7 +184,8 @@ def resolve(
         (13, 1)
 
     References:
-        Trefethen 2013, Approximation Theory and Approximation Practice; De Marchi 2004, On Leja sequences.
+        Trefethen 2013, Approximation Theory and Approximation Practice; De Marchi 2004,
+        On Leja sequences.
     """
     intervals = read_intervals(interval, along.dims)
     if not 0 < tolerance < 1:
@@ -230,7 +235,10 @@ def _question(what: What | None, above: float | None, level: float) -> Question 
         msg = f"decide must be one of {', '.join(map(repr, get_args(What)))}; got {what!r}"
         raise InputError(msg)
     if above is None:
-        msg = f"decide={what!r} needs the height that is asked about, in the loss's unit: above=0.02, say"
+        msg = (
+            f"decide={what!r} needs the height that is asked about, in the loss's unit: "
+            "above=0.02, say"
+        )
         raise InputError(msg)
     require_asked(above, level)
     if above == 0:
@@ -260,7 +268,10 @@ def _require_parts(
         msg = f"{name} is for lines; this slice has the dims {', '.join(along.dims)}"
         raise InputError(msg)
     if executor is not None:
-        msg = f"{name} measures a part of the examples, which workers do not have; leave executor= out"
+        msg = (
+            f"{name} measures a part of the examples, which workers do not have; leave executor= "
+            "out"
+        )
         raise InputError(msg)
 
 
@@ -329,9 +340,10 @@ class _Judge:
 def _with_extrema(
     closed: list[tuple[Piece, _Fit]], judge: _Judge
 ) -> tuple[list[_Open], list[tuple[Piece, _Fit]], np.ndarray]:
-    """Open the pieces whose interpolants have extremes that were not measured, and the places of these.
+    """Open the pieces whose interpolants have unmeasured extremes, and the places of these.
 
-    An extreme that only the interpolant has is what a barrier is read from: there the curve is checked.
+    An extreme that only the interpolant has is what a barrier is read from: there the
+    curve is checked.
     """
     opened: list[_Open] = []
     still: list[tuple[Piece, _Fit]] = []
@@ -347,7 +359,7 @@ def _with_extrema(
 
 
 def _extrema(piece: Piece, fit: _Fit, judge: _Judge) -> np.ndarray:
-    """Where an interpolant leaves the range of its measured neighbours by more than its misfit; one for each gap."""
+    """Where an interpolant leaves its measured neighbours by more than its misfit, by gap."""
     result = judge.result
     alpha = result["alpha"].values
     rows, patch = piece.rows(alpha), Patch((piece,))
@@ -376,13 +388,13 @@ class _Fit:
     """How well the interpolants of a piece do at the measured points that they do not go through.
 
     Attributes:
-        ratio: the worst error of what drives, in units of what is allowed; inf where the piece holds
-            both finite and other values.
+        ratio: the worst error of what drives, in units of what is allowed; inf where the piece
+            holds both finite and other values.
         worst: where that is.
         needed: the degree at which what drives would pass, by how its series decays.
         log: quantity → per split, whether the logarithm is interpolated.
-        misfit: quantity → per split, the largest error, in the quantity's unit; NaN where it is more than
-            is allowed of one that does not drive, and of no count.
+        misfit: quantity → per split, the largest error, in the quantity's unit; NaN where it is
+            more than is allowed of one that does not drive, and of no count.
         finite: whether all measured values on the piece of what drives are finite; None if none is.
     """
 
@@ -395,7 +407,7 @@ class _Fit:
 
 
 def _before(piece: Piece) -> Piece | None:
-    """The interpolant that predicts the last points of an interpolant; None of a straight line, which has none."""
+    """The interpolant that predicts the last points of another; None of a straight line."""
     held_out = _HELD_OUT.get(piece.degree)
     return None if held_out is None else replace(piece, degree=piece.degree - held_out)
 
@@ -405,7 +417,7 @@ def _inside(piece: Piece, alpha: np.ndarray) -> np.ndarray:
 
 
 def _checks(piece: Piece, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the points that the interpolant before predicts, and of those that neither goes through."""
+    """Rows of the points that the interpolant before predicts, and of those in neither."""
     rows, before = piece.rows(alpha), _before(piece)
     new = rows[:0] if before is None else np.setdiff1d(rows, before.rows(alpha))
     return new, np.setdiff1d(_inside(piece, alpha), rows)
@@ -456,7 +468,7 @@ def _candidate(piece: Piece, judge: _Judge, name: str, split: int) -> Candidate:
     column = [of[rows][:, None] for of in (values, allowed, floor)]
 
     def read(log: bool) -> np.ndarray:
-        """What is predicted at the checks: at the points that are new, by the interpolant before they joined."""
+        """What is predicted at the checks; at new points, by the interpolant before them."""
         parts = [(piece, others)] if not new.size else [(_before(piece), new), (piece, others)]
         found = [
             Patch((one,)).read(values[one.rows(alpha)], [alpha[at]], log=log)
@@ -477,7 +489,7 @@ def _candidate(piece: Piece, judge: _Judge, name: str, split: int) -> Candidate:
 
 
 def _edge(alpha: np.ndarray, finite: np.ndarray) -> float:
-    """Where finite values meet others: between the first two neighbours of which only one is finite."""
+    """Where finite values meet others: between the first two of which only one is finite."""
     changes = np.flatnonzero(finite[1:] != finite[:-1])
     place = int(changes[0]) if changes.size else len(alpha) // 2 - 1
     return float(alpha[place : place + 2].mean())
@@ -507,7 +519,7 @@ def _judged(
 
 
 def _is_fine(fit: _Fit, judge: _Judge) -> bool:
-    """Whether interpolation errs far less than what counts as a bump, or no more than it may anyway."""
+    """Whether interpolation errs far less than counts as a bump, or no more than it may."""
     result = judge.result
     for name in judge.drive:
         if is_counted(result, name):
@@ -521,7 +533,7 @@ def _is_fine(fit: _Fit, judge: _Judge) -> bool:
 
 
 def _next_degree(degree: int, needed: float) -> int:
-    """The next degree to try: what seems to be needed, at most the double; 0 where it is better to split."""
+    """The next degree to try: what is needed, it seems, at most the double; 0 to split instead."""
     if degree == _LAST_DEGREE or (degree >= _TELLING_DEGREE and needed > _LAST_DEGREE):
         return 0
     wanted = min(needed, 2 * degree, _LAST_DEGREE)
@@ -555,7 +567,7 @@ def _has(piece: Piece, result: xr.Dataset) -> bool:
 
 
 def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
-    """What stands for a piece that was not finished: its interpolant of the degree before, or straight lines."""
+    """What stands for an unfinished piece: the degree before, or straight lines."""
     whole = one.piece
     for piece in (whole, _before(whole)):
         if piece is not None and piece.degree >= _FIRST_DEGREE and _has(piece, result):

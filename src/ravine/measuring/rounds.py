@@ -22,7 +22,7 @@ from ravine.store.ledger import Ledger
 
 @dataclass
 class Rounds:
-    """Measures points of one slice, round after round: planned in the first one, always on the same examples.
+    """Measures points of one slice, round after round: planned once, always on the same examples.
 
     Attributes:
         objective: what to measure.
@@ -51,8 +51,8 @@ class Rounds:
             places: (points, dims of the slice) their coordinates.
 
         Returns:
-            A result with the one dim ``point``, as ``labelling.labelled`` makes it. Noise floors are estimated
-            in the first round, and NaN in later ones.
+            A result with the one dim ``point``, as ``labelling.labelled`` makes it. Noise floors
+            are estimated in the first round, and NaN in later ones.
 
         Raises:
             InputError: as ``evaluate``.
@@ -79,7 +79,7 @@ class Rounds:
 
 
 def with_reuse(result: xr.Dataset, store: Ledger | None, progress: bool | None) -> xr.Dataset:
-    """The result, with what of it was not measured now in its attribute ``reused``; said aloud, too."""
+    """The result, with what was not measured now in its attribute ``reused``; said aloud, too."""
     if store is None or not store.summary:
         return result
     if progress is not False:
@@ -88,7 +88,7 @@ def with_reuse(result: xr.Dataset, store: Ledger | None, progress: bool | None) 
 
 
 def probes_of(places: np.ndarray) -> list[int]:
-    """Numbers of a few points spread evenly over a slice, the rim among them, whose rounding is looked at.
+    """Numbers of a few points, evenly over a slice with its rim, whose rounding is looked at.
 
     Args:
         places: (points, dims) their coordinates.
@@ -108,7 +108,7 @@ def _rungs(axis: np.ndarray, count: int) -> np.ndarray:
 
 
 def expected_work(objective: Objective, points: int) -> int | None:
-    """Examples × points that a measurement takes; None where a split does not say how many it has."""
+    """Examples × points that a measurement takes; None where a split does not say how many."""
     again = objective.splits[:1] if objective.buffers == "recompute" else ()
     counts = [len(split) for split in (*objective.splits, *again)]
     return sum(counts) * points if all(counts) else None
