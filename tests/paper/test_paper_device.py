@@ -628,5 +628,5 @@ class TestCommands:
         monkeypatch.setattr(paper_cli, "find_spec", lambda name: None)
         monkeypatch.chdir(tmp_path)
         assert command("paper", "run", "fig5", "--profile", "quick") == 2
-        assert "h5netcdf and h5py must be installed" in capsys.readouterr().err
+        assert "which need h5netcdf and h5py: pip install" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
