@@ -725,7 +725,8 @@ def plane(
     if taken is not None:
         typer.echo(f"· {len(taken)} snapshots on the plane", err=True)
         path = ravine.project(taken, onto=sheet, objective=J, **keeping)
-        path = path.assign_attrs(title=title, **about)
+        named = f"{title}: training" if title else "Deviation of training from the plane"
+        path = path.assign_attrs(title=named, **about)
     at = {
         dim: parse_alpha(given) if given else _around(path, dim, axes)
         for dim, given in (("alpha", alpha), ("beta", beta))
