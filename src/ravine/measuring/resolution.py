@@ -99,7 +99,7 @@ def resolve(
     fresh: bool = False,
     executor: Any = None,
 ) -> xr.Dataset:
-    """Measure a line or a plane at as few points as give it everywhere in an interval.
+    """Measure a line or a plane adaptively, to a target interpolation error.
 
     A line is measured at 13 Leja points of the interval, at first: nine, and four more that the
     interpolant through the nine has to predict before they join it. Where it does not, more points

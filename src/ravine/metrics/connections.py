@@ -1,4 +1,4 @@
-"""Connections: what stands between the ends of several lines, and which points may be averaged."""
+"""Connections: the barriers of several lines, and which points are linearly mode-connected."""
 
 from __future__ import annotations
 

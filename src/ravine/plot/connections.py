@@ -1,4 +1,4 @@
-"""The figure of several lines: what stands between their ends."""
+"""The figure of several lines and their barriers."""
 
 from __future__ import annotations
 
