@@ -57,7 +57,7 @@ docs: .venv/docs
 	$(INSTALL) -e '.[dev]'
 	touch .venv/demo $@
 
-# The two packages that ravine is compared with, and transformers: the extra `bench`.
+# The three packages that ravine is compared with, and transformers: the extra `bench`.
 .venv/bench: .venv/ready
 	$(INSTALL) -e '.[dev,bench]'
 	touch $@

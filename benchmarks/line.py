@@ -1,4 +1,4 @@
-"""What a 201-point curve costs: a hand-written loop, two other packages, evaluate, resolve.
+"""What a 201-point curve costs: a hand-written loop, three other packages, evaluate, resolve.
 
     python benchmarks/line.py [--points 201] [--examples N] [--rounds 3] [--only maxout relu]
     [--keep]
@@ -27,9 +27,11 @@ except ImportError:  # only the extra `bench` brings them
     PEERS = {}
 
 #: network → least times as fast as the tight loop: on the grid, and resolved
-GOALS = {"maxout": (2.5, 20.0)}
+GOALS = {"maxout": (2.7, 25.0), "relu": (1.0, 18.0), "conv": (1.0, 12.0)}
 OTHER_GOALS = (1.0, 8.0)
-PEER_GOAL = 30.0  # resolve, over the faster of the other packages, on maxout
+PEER_GOAL = 30.0  # resolve, over the fastest of the other packages, on maxout
+#: network → points of a short grid → least times as fast as the tight loop
+FEW_GOALS = {"transformer": {21: 0.9, 5: 0.6}}
 ERROR_GOAL = 1e-4  # of the range, on maxout
 RATE_GOAL = 0.6  # of the machine's matrix product, on maxout and ReLU
 RATED = ("maxout", "relu")
@@ -53,6 +55,10 @@ def measure(
         both = of.objective(error=True)
         calls["resolve with error"] = lambda: ravine.resolve(both, along=line, progress=False)
     counts = {"tight": few, "tight, fewer": fewer}
+    for count in FEW_GOALS.get(name, ()):
+        label, at = f"evaluate, {count} points", np.linspace(0, 1, count)
+        calls[label] = lambda at=at: ravine.evaluate(J, along=line, at=at, progress=False)
+        counts[label] = count
     for peer, curve_of in PEERS.items():
         for label, count in ((peer, 4), (f"{peer}, fewer", 2)):
             calls[label] = lambda curve_of=curve_of, count=count: curve_of(of, count, batch)
@@ -221,6 +227,7 @@ def tables(rows: list[dict[str, Any]], points: int) -> str:
             f"brackets. The tight loop and the other packages are scaled from fewer points. "
             f"{data}.",
             speed,
+            *(_few_points(row) for row in rows if row["network"] in FEW_GOALS),
             "### What resolve gives, beside float64",
             "Between the measured points, where an interpolant is worst, and at the ends; truth is "
             "a tight loop in "
@@ -251,10 +258,20 @@ def _with_error(row: dict[str, Any]) -> str:
     if not row["points_with_error"]:
         return "–"
     ratio = median(row["rounds"], "tight", over="resolve with error")
+    goal = GOALS.get(row["network"], OTHER_GOALS)[1]
     return (
         f"{median(row['rounds'], 'resolve with error'):.2f} s, {row['points_with_error']} points, "
-        f"{ratio:.1f}× tight"
+        f"{judged(ratio, goal, f'{ratio:.1f}× tight')}"
     )
+
+
+def _few_points(row: dict[str, Any]) -> str:
+    """Short grids beside the tight loop, where preparations are a large part of the time."""
+    said = []
+    for count, goal in FEW_GOALS[row["network"]].items():
+        ratio = median(row["rounds"], "tight", over=f"evaluate, {count} points")
+        said.append(f"{count} points {judged(ratio, goal, f'{ratio:.2f}×')}")
+    return f"{row['title']}, evaluate beside the tight loop: {', '.join(said)}."
 
 
 def _beside_peers(row: dict[str, Any]) -> str:
@@ -291,7 +308,7 @@ def main() -> None:
     read = parser(__doc__)
     read.add_argument("--points", type=int, default=201)
     read.add_argument(
-        "--examples", type=int, help="at most so many (windows of 35 tokens, for the LSTM)"
+        "--examples", type=int, help="at most so many (windows of 35 tokens, for language models)"
     )
     read.add_argument("--rounds", type=int, default=3)
     read.add_argument(

@@ -1,4 +1,4 @@
-"""The line between two models by the two other packages, each as its own documentation uses it."""
+"""The line between two models by three other packages, each as its own documentation uses it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import loss_landscape_3d
 import loss_landscapes
 import loss_landscapes.metrics
+import nngeom
 import numpy as np
 from problems import Problem, criterion
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,4 +43,23 @@ def by_loss_landscape_3d(of: Problem, points: int, batch: int) -> tuple[np.ndarr
     return alphas, calculator.calculate_1d_path(alphas, of.start, of.end)
 
 
-PEERS = {"loss-landscapes": by_loss_landscapes, "loss-landscape-3d": by_loss_landscape_3d}
+def by_nngeom(of: Problem, points: int, _: int) -> tuple[np.ndarray, np.ndarray]:
+    """``linear_interpolation`` over all examples as one batch.
+
+    Returns:
+        α, and the losses.
+    """
+    ends = []
+    for point in (of.start, of.end):
+        module = copy.deepcopy(of.model).requires_grad_(True)  # it moves trainable parameters only
+        module.load_state_dict(point)
+        ends.append(nngeom.Model(module, lambda m, batch: criterion(m(batch[0]), batch[1])))
+    curve = nngeom.linear_interpolation(*ends, of.data, steps=points)
+    return curve.alphas, curve.losses
+
+
+PEERS = {
+    "loss-landscapes": by_loss_landscapes,
+    "loss-landscape-3d": by_loss_landscape_3d,
+    "nngeom": by_nngeom,
+}

@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 import ravine
 
-WINDOW = 35  # tokens that the LSTM reads at once
+WINDOW = 35  # tokens that a language model reads at once
 VOCABULARY = 10_000
+HEADS = 8  # of the transformer's attention
 
 
 class Maxout(nn.Module):
@@ -53,6 +54,42 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(n, window) tokens → (n · window, vocabulary) logits."""
         return self.out(self.lstm(self.embedding(tokens))[0].flatten(0, 1))
+
+
+class Block(nn.Module):
+    """A block as of GPT-2: causal attention and two linear layers, each behind a LayerNorm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.before_attention, self.heads = nn.LayerNorm(width), heads
+        self.projections, self.attended = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.before_layers = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, tokens, width) → the same."""
+        parts = self.projections(self.before_attention(x)).chunk(3, -1)
+        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.attended(mixed)
+        return x + self.down(F.gelu(self.up(self.before_layers(x)), approximate="tanh"))
+
+
+class Transformer(nn.Module):
+    """Like GPT-2, of 4 blocks of width 256, logits by the embedding's weights."""
+
+    def __init__(self, width: int = 256, blocks: int = 4) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(VOCABULARY, width), nn.Embedding(WINDOW, width)
+        for embedding in (self.words, self.places):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.blocks = nn.Sequential(*(Block(width, HEADS) for _ in range(blocks)))
+        self.last = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(n, window) tokens → (n · window, vocabulary) logits."""
+        x = self.words(tokens) + self.places.weight[: tokens.shape[1]]
+        return F.linear(self.last(self.blocks(x)).flatten(0, 1), self.words.weight)
 
 
 def maxout_network() -> nn.Module:
@@ -109,6 +146,23 @@ def tight_lstm(p: list[Tensor], tokens: Tensor) -> Tensor:
     zeros = x.new_zeros(1, len(x), p[2].shape[1])
     h = torch._VF.lstm(x, (zeros, zeros), p[1:5], True, 1, 0.0, False, False, True)[0]
     return F.linear(h.flatten(0, 1), p[5], p[6])
+
+
+def tight_transformer(p: list[Tensor], tokens: Tensor) -> Tensor:
+    """The transformer's logits, written by hand."""
+    words, places, *blocks = p[:-2]
+    x = F.embedding(tokens, words).add_(places[: tokens.shape[1]])
+    n, length, width = x.shape
+    for i in range(0, len(blocks), 12):
+        b = blocks[i : i + 12]
+        parts = F.linear(F.layer_norm(x, (width,), b[0], b[1]), b[2], b[3])
+        q, k, v = parts.view(n, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = mixed.transpose(1, 2).reshape(n, length, width)
+        x.add_(F.linear(mixed, b[4], b[5]))
+        h = F.linear(F.layer_norm(x, (width,), b[6], b[7]), b[8], b[9])
+        x.add_(F.linear(F.gelu(h, approximate="tanh"), b[10], b[11]))
+    return F.linear(F.layer_norm(x, (width,), p[-2], p[-1]).flatten(0, 1), words)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -240,6 +294,16 @@ RECIPES = {
         batches=(8, 16, 32),
         epochs=12,
         rate=1e-2,
+        batch=16,
+    ),
+    "transformer": Recipe(
+        "GPT-2-like, 4 × 256",
+        Transformer,
+        tight_transformer,
+        tokens,
+        128,
+        batches=(8, 16, 32),
+        epochs=12,
         batch=16,
     ),
     "digits": Recipe(

@@ -52,7 +52,8 @@ def environment() -> dict[str, Any]:
     changed = (
         " with changes" if commit and _git("status", "--porcelain", "src", "benchmarks") else ""
     )
-    packages = ("ravine", "torch", "numpy", "transformers", "loss-landscapes", "loss-landscape-3d")
+    peers = ("loss-landscapes", "loss-landscape-3d", "nngeom")
+    packages = ("ravine", "torch", "numpy", "transformers", *peers)
     return {
         "processor": processor,
         "machine": platform.machine(),

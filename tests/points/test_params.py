@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravine.points import params
-from ravine.points.params import all_finite, combine, content_hash, distance, norm
+from ravine.points.params import all_finite, combine, content_hash, content_hashes, distance, norm
 
 ODD = torch.tensor([-0.0, 0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, 1 / 3])
 
@@ -63,6 +63,7 @@ def test_hash_tells_values_names_shapes_and_types_apart():
         {"a": torch.arange(6.0) + 1e-7, "b": torch.ones(2)},
     ]
     assert len({content_hash(tensors) for tensors in [base, *others]}) == 5
+    assert content_hashes([base, *others]) == [content_hash(tensors) for tensors in [base, *others]]
     assert content_hash(base) == content_hash({"b": torch.ones(2), "a": torch.arange(6.0)})
     assert content_hash({"a": torch.arange(6.0).reshape(2, 3).T}) == content_hash(
         {"a": torch.arange(6.0).reshape(2, 3).T.contiguous()}

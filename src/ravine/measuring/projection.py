@@ -22,7 +22,7 @@ from ravine.objective.measurement import Measured
 from ravine.objective.moments import Moments
 from ravine.objective.objective import Objective
 from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params, blocks, content_hash, gram
+from ravine.points.params import Params, blocks, content_hash, content_hashes, gram
 from ravine.points.slices import Line, Slice, corner_params
 from ravine.points.trajectory import Trajectory
 from ravine.result.schema import SCHEMA_VERSION
@@ -116,7 +116,7 @@ def project(
         earlier = [*earlier[-1:], here]
     path = _geometry(np.array(steps), rows, along, math.sqrt(between[0, 0]))
     path = _beside_a_random_walk(path)
-    hashes = [content_hash(corner.tensors) for corner in along.corners]
+    hashes = content_hashes([corner.tensors for corner in along.corners])
     path = path.assign_attrs(
         schema_version=SCHEMA_VERSION,
         title="",

@@ -46,7 +46,9 @@ _HELD_OUT: Final = {
     **dict.fromkeys((52, 56, 60, 64, 80, 96), 12),
 }
 _DEGREES: Final = tuple(_HELD_OUT)
-_FIRST_DEGREE: Final = _DEGREES[0]
+_LEAST_DEGREE: Final = _DEGREES[0]  # of a piece that was split off, and of a question's curve
+#: Networks' curves hardly ever pass with fewer points: a second pass over the data is saved.
+_FIRST_DEGREE: Final = _DEGREES[1]
 _LAST_DEGREE: Final = _DEGREES[-1]
 _TELLING_DEGREE: Final = 48  # from here on, how a series decays tells whether more terms will do
 #: A curve that passes gets more points, up to this degree, until the error is so small a share of
@@ -62,7 +64,7 @@ _PILOT: Final = 9
 #: Kind of slice, by its number of dims → at least and at most how many points are measured; a plane
 #: at most what a grid of 51 × 51 costs.
 _POINTS: Final = {
-    1: (_FIRST_DEGREE + 1, 513),
+    1: (_LEAST_DEGREE + 1, 513),
     2: ((FIRST_DEGREE + 1) ** 2 + 16 + 3, 2601),
 }
 
@@ -101,8 +103,8 @@ def resolve(
 ) -> xr.Dataset:
     """Measure a line or a plane adaptively, to a target interpolation error.
 
-    A line is measured at 13 Leja points of the interval, at first: nine, and four more that the
-    interpolant through the nine has to predict before they join it. Where it does not, more points
+    A line is measured at 17 Leja points of the interval, at first: 13, and four more that the
+    interpolant through the 13 has to predict before they join it. Where it does not, more points
     follow, up to 97, each of which is predicted by the interpolant of those before it; as many at a
     time as the decay of the series calls for. Where more terms would not do, the interval is split
     where the prediction is worst. Both ends of the line are measured wherever the interval holds
@@ -149,7 +151,7 @@ def resolve(
             grid of 51 × 51 costs. What does not resolve by then is said so (``resolved`` = 0, and
             ``piece_resolved`` on a line), never smoothed over.
         drive: the quantities that points are added for: a name, several, or ``"all"``. Steps of an
-            error rate take some forty points where the loss takes 13.
+            error rate take some forty points where the loss takes 17.
         decide: "barrier", "rise", "minimum" or "nonconvex": stop as soon as it is
             shown or excluded.
         above: the height that ``decide`` asks about, in the loss's unit.
@@ -181,7 +183,7 @@ def resolve(
         >>> line = ravine.Line({"weight": torch.tensor([[4.0]])}, {"weight": torch.tensor([[1.0]])})
         >>> curve = resolve(J, along=line)
         >>> curve.sizes["alpha"], curve.attrs["resolved"]
-        (13, 1)
+        (17, 1)
 
     References:
         Trefethen 2013, Approximation Theory and Approximation Practice; De Marchi 2004,
@@ -284,10 +286,11 @@ def _resolve_line(
     drive: str | Sequence[str],
     least: float,
 ) -> xr.Dataset:
-    opened = [_Open(low, high, _FIRST_DEGREE)]
+    extra, rounds = _ends_within(low, high), 0
+    few = least > 0 or _FIRST_DEGREE + 1 + len(extra) > max_points
+    opened = [_Open(low, high, _LEAST_DEGREE if few else _FIRST_DEGREE)]
     closed: list[tuple[Piece, _Fit]] = []
     result: xr.Dataset | None = None
-    extra, rounds = _ends_within(low, high), 0
     while opened:
         known = result["alpha"].values if result is not None else np.array([])
         wanted = _new(np.concatenate([*(one.piece.points for one in opened), extra]), known)
@@ -514,7 +517,7 @@ def _judged(
         else:
             margin = 0.1 * (one.high - one.low)
             cut = float(np.clip(fit.worst, one.low + margin, one.high - margin))
-            still += [_Open(one.low, cut, _FIRST_DEGREE), _Open(cut, one.high, _FIRST_DEGREE)]
+            still += [_Open(one.low, cut, _LEAST_DEGREE), _Open(cut, one.high, _LEAST_DEGREE)]
     return still, done
 
 
@@ -570,7 +573,7 @@ def _measured_pieces(one: _Open, result: xr.Dataset) -> list[Piece]:
     """What stands for an unfinished piece: the degree before, or straight lines."""
     whole = one.piece
     for piece in (whole, _before(whole)):
-        if piece is not None and piece.degree >= _FIRST_DEGREE and _has(piece, result):
+        if piece is not None and piece.degree >= _LEAST_DEGREE and _has(piece, result):
             return [piece]
     alpha = result["alpha"].values
     inside = alpha[(alpha >= one.low) & (alpha <= one.high)]

@@ -35,7 +35,7 @@ from ravine.objective.spread import Spreading, spread_split, spread_statistics
 from ravine.objective.tiles import Desk, Keeper, Shelf
 from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, in_short_tiles, installed, plan_for
 from ravine.points.checkpoint import Checkpoint, matched
-from ravine.points.params import Params, all_finite, bytes_of, content_hash, distance, gram
+from ravine.points.params import Params, all_finite, bytes_of, content_hashes, distance, gram
 
 Dropout = Literal["off", "fixed", "resample"]
 
@@ -337,7 +337,7 @@ def nothing_yet(
     between = gram(params)
     for one, other in asked.joined:
         require_apart(asked.corners, params, between, one, other)
-    hashes = [content_hash(corner.tensors) for corner in fitted]
+    hashes = content_hashes([corner.tensors for corner in fitted])
     name = str(dtype).removeprefix("torch.")
     return Measured({}, {}, {}, {}, {}, {}, hashes, between, name)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -197,6 +198,18 @@ def content_hash(tensors: Params) -> str:
         for piece in pieces(tensor):
             digest.update(bytes_of(piece))  # pyright: ignore[reportArgumentType]
     return digest.hexdigest()
+
+
+def content_hashes(points: Sequence[Params]) -> list[str]:
+    """``content_hash`` of each, at once: hashing leaves the interpreter to other threads.
+
+    Where processes share a tensor they have to put it together in the same order: there one after
+    the other.
+    """
+    if any(is_sharded(tensor) for point in points for tensor in point.values()):
+        return [content_hash(point) for point in points]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(content_hash, points))
 
 
 def bytes_of(tensor: Tensor) -> np.ndarray:
