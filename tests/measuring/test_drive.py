@@ -54,7 +54,7 @@ class TestOnALine:
 
     def test_what_does_not_drive_is_unknown_where_it_fails(self, spiked):
         found = ravine.resolve(spiked, along=LINE, progress=False)
-        assert found.sizes["alpha"] == 13
+        assert found.sizes["alpha"] == 17
         assert found.attrs["resolved"] == 1
         truth = np.exp(-((found["alpha"].values - 0.371) ** 2) / 2e-5)
         np.testing.assert_allclose(values(found, "beside"), truth, atol=1e-12)
