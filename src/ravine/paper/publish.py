@@ -123,7 +123,7 @@ def write_page(folder: Path, studies: Sequence[Study]) -> list[Path]:
 EARLIER: Final = "earlier.md"
 
 _INTRODUCTION: Final = (
-    "# The paper's figures, made again\n\nWritten by `ravine paper check --docs`: every number on "
+    "# The paper's figures, reproduced\n\nWritten by `ravine paper check --docs`: every number on "
     "this page is computed, by the commands beside the figures. The sentences are those of "
     "Goodfellow and Vinyals 2014 (arXiv:1412.6544v1); the thresholds stand with their reasons in "
     "`src/ravine/paper/claims/`.\n"

@@ -220,7 +220,7 @@ def _less(one: Found, other: Found) -> Found:
 
 
 def flattening(curve: xr.Dataset) -> Found:
-    """α at which the first tenth of the drop is done."""
+    """α at which a tenth of the decrease is reached."""
     profile = train(curve)
     found = metrics.plateau(curve, split="train")
     spacing = profile.spacing_at(found.value) if np.isfinite(found.value) else np.nan

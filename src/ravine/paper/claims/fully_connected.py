@@ -68,7 +68,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§2",
         "These are initialized to some set of small, random, initial parameters",
         "fig1",
-        "|J(θ_i) − ln 10| in nats: so small that the network says nothing yet",
+        "|J(θ_i) − ln 10| in nats: so small that all classes are equally likely",
         lambda o: start_above(o.results["deterministic"], np.log(10)),
         "at most",
         None,
@@ -91,11 +91,11 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "figure 1",
         "the flattening near α = 0",
         "fig1",
-        "α at which the first tenth of the drop is done",
+        "α at which a tenth of the decrease is reached",
         lambda o: flattening(o.results["deterministic"]),
         "at least",
         0.1,
-        "a straight slope does the first tenth of its drop by α = 0.1, a convex one sooner",
+        "a linear curve reaches a tenth of its decrease at α = 0.1, a convex one sooner",
     ),
     Claim(
         "maxout-convex-apart",
@@ -109,7 +109,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         ),
         "at most",
         0.05,
-        "as above; the flattening ends where a tenth of the drop is done",
+        "as above; the flattening ends where a tenth of the decrease is reached",
     ),
     Claim(
         "maxout-line-search",
@@ -117,18 +117,18 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "if we knew the correct direction, a single coarse line search could do a good job of "
         "training",
         "fig1",
-        "what the worst line search with steps of 0.05 to 0.25 leaves of the drop",
+        "share of the decrease that the worst line search with steps of 0.05 to 0.25 misses",
         lambda o: line_search_regret(o.results["deterministic"]),
         "at most",
         0.01,
-        "ours: all but a hundredth of what there is to gain",
+        "ours: all but a hundredth of the possible decrease",
     ),
     Claim(
         "maxout-first-epochs",
         "figure 1",
         "Essentially all of learning happens in the first few epochs",
         "fig1",
-        "share of the fall of the training objective that is done after 5 epochs",
+        "share of the decrease of the training objective that is reached after 5 epochs",
         lambda o: learnt(o, 5),
         "at least",
         0.9,
@@ -140,7 +140,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "§3",
         "SGD spends most of its time exploring the flat region at the bottom of the valley",
         "fig1",
-        "share of epochs that end within a tenth of the fall from the lowest objective",
+        "share of epochs that end within a tenth of the decrease above the lowest objective",
         epochs_in_the_flat,
         "at least",
         0.5,
@@ -218,11 +218,11 @@ CLAIMS: Final[tuple[Claim, ...]] = (
             "§3 and figure 3",
             "increased resolution did not expose any small, difficult structures",
             "fig3",
-            f"highest hump of J at 200 values of α in {window}, in nats",
+            f"highest local maximum of J at 200 values of α in {window}, in nats",
             lambda o, name=name: humps(o.results[name]),
             "at most",
             None,
-            "a slope and a single valley have none; " + _NO_BUMP,
+            "a monotone curve and a single valley have none; " + _NO_BUMP,
         )
         for name, window in (("whole", "[0, 1]"), ("start", "[0, 0.01]"), ("end", "[0.99, 1]"))
     ),
@@ -247,12 +247,12 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "the choice of dropout mask has a large enough effect on the objective function to cause "
         "visible bumpiness at this resolution",
         "fig3",
-        "how many tops J has at 200 values of α on [0, 1] with fresh masks at each, higher than "
-        "what counts as a bump",
+        "how many local maxima J has at 200 values of α on [0, 1] with fresh masks at each, higher "
+        "than what counts as a bump",
         lambda o: bumps(o.results["masks"]),
         "at least",
         2,
-        "ours: bumpiness is more than one bump; a slope and a single valley have none",
+        "ours: bumpiness is more than one bump; a monotone curve and a single valley have none",
     ),
     Claim(
         "fine-validation-apart",
@@ -309,13 +309,15 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "we find no local minima besides the SGD solution",
         "fig4",
         (
-            "at the original's 20 values of α: highest hump of J, or how far J goes below J(1), in "
-            "nats"
+            "at the original's 20 values of α: highest local maximum of J, or how far J goes below "
+            "J(1), in nats"
         ),
         lambda o: one_valley(o.results["random coarse"], o),
         "at most",
         None,
-        "a single valley has no hump, and its bottom at the solution; " + _NO_BUMP + _GAINED,
+        "a single valley has no local maximum, and its minimum at the solution; "
+        + _NO_BUMP
+        + _GAINED,
     ),
     Claim(
         "strays",
@@ -326,7 +328,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: strayed(o.results["path"]),
         "at least",
         0.1,
-        "ours: far more than rounding, or a line with wiggles; a random walk strays by 0.5",
+        "ours: far more than rounding; a random walk deviates by 0.5",
     ),
     Claim(
         "two-thirds",

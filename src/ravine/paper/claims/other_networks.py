@@ -154,7 +154,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         lambda o: barrier_height(train(o.results["near"]), train(o.results["whole"]), TALL),
         "at most",
         TALL,
-        "ours: a twentieth of the whole fall",
+        "ours: a twentieth of the whole decrease",
     ),
     *(
         Claim(
@@ -261,7 +261,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         more_non_convex,
         "at least",
         0,
-        "more is more; " + _CONVEX,
+        _CONVEX,
         tuple(OTHERS),
     ),
     Claim(
@@ -305,12 +305,12 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "the exotic features of non-convex optimization do not appear to cause difficulty even for "
         "recurrent models of sequences",
         "fig8",
-        "highest hump of J at the original's 20 values of α, on beyond the solution, in nats per "
-        "word",
+        "highest local maximum of J at the original's 20 values of α, and beyond the solution, "
+        "in nats per word",
         lambda o: humps(o.results["coarse"]),
         "at most",
         None,
-        "a slope and a single valley have none; " + _NO_BUMP,
+        "a monotone curve and a single valley have none; " + _NO_BUMP,
     ),
     Claim(
         "lstm-performs",

@@ -38,7 +38,7 @@ PUBLISHED: Final = {"lstm-small-ptb": 115.0, "lstm-medium-ptb": 82.7, "lstm-larg
 
 
 def fig8(study: Study) -> Outcome:
-    """The LSTM's line, resolved, on beyond the solution, beside its learning curve.
+    """The LSTM's line, resolved, and beyond the solution, beside its learning curve.
 
     With masks too, where it has any.
     """
@@ -54,7 +54,7 @@ def fig8(study: Study) -> Outcome:
     results = {"deterministic": fine, "coarse": coarse}
     panels = [
         with_points(per_word(panel(fine, "deterministic objective")), coarse, within=(0.0, 1.0)),
-        per_word(with_points(panel(coarse, "on beyond the solution"), coarse)),
+        per_word(with_points(panel(coarse, "and beyond the solution"), coarse)),
     ]
     masks = ""
     if isinstance(run.recipe.network, LSTM) and run.recipe.network.keep < 1:

@@ -37,7 +37,7 @@ OTHER_SEEDS: Final = range(1, 10)
 
 
 def fig1(study: Study) -> Outcome:
-    """The maxout network's line, on beyond the solution, beside its learning curve.
+    """The maxout network's line, and beyond the solution, beside its learning curve.
 
     Without masks and with.
     """
@@ -256,9 +256,9 @@ def fig5(study: Study) -> Outcome:
         f"{drawn.caption} {described(run)}",
     )
     remark = (
-        "The original's figure has no null. A random walk with as many steps draws the grey curve, "
-        "and for it the line captures exactly 2/3: the number alone says nothing about training. "
-        "That training lies inside does."
+        "The original's figure has no null model. A random walk with as many steps gives the grey "
+        "curve, and for it the line captures exactly 2/3: the number alone says nothing about "
+        "training. That training lies inside the curve does."
     )
     return Outcome("fig5", figure, {"path": path}, (run,), remark)
 

@@ -1,4 +1,4 @@
-"""Figure 7, left: an MP-DBM on MNIST, along the line and on beyond both its ends."""
+"""Figure 7, left: an MP-DBM on MNIST, along the line and and beyond both its ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DECADE: Final = 10.0
 
 
 def fig7(study: Study) -> Outcome:
-    """Left: the line, on beyond both ends, from the start as drawn and cut to the caps."""
+    """Left: the line, and beyond both ends, from the start as drawn and cut to the caps."""
     run = study.trained(SIZES[study.profile])
     line, path = line_of(study, run), path_of(study, run)
     coarse = measured(
@@ -144,7 +144,7 @@ def said_left(name: str, curve: xr.Dataset) -> str:
 
 
 def fig7_small(study: Study) -> Outcome:
-    """A small machine, three seeds: the line on beyond both ends, from starts cut to the caps."""
+    """A small machine, three seeds: the line and beyond both ends, from starts cut to the caps."""
     runs = [study.trained(SMALL, seed) for seed in SEEDS]
     results = {
         of_seed(run.recipe.seed): wide_of(study, run, f"small-{run.recipe.seed}", CUT, cut=True)

@@ -119,7 +119,7 @@ def line_of(study: Study, run: training.Run) -> xr.Dataset:
 
 
 def wide_of(study: Study, run: training.Run, name: str, title: str, *, cut: bool) -> xr.Dataset:
-    """J and the error rate on beyond both ends, at evenly spaced points, the ends among them."""
+    """J and the error rate and beyond both ends, at evenly spaced points, the ends among them."""
     at = np.linspace(*WIDE, WIDE_POINTS)
     return measured(study, run, name, f"MP-DBM, {title}", at=at, cut=cut)
 

@@ -12,7 +12,7 @@ import ravine
 from ravine.paper import training
 from ravine.plot import Axis, Curve, Markers, Panel, Rule
 
-#: α = i/9 for i = 0 … 19, of the original experiment: on beyond the solution at 1.
+#: α = i/9 for i = 0 … 19, of the original experiment: and beyond the solution at 1.
 #: Source: github.com/goodfeli/galatea @ 002a9f2, warm_start/lin_interp.py.
 COARSE: Final = np.arange(20) / 9
 

@@ -31,7 +31,7 @@ SHOWN: Final[dict[str, tuple[int, str, str]]] = {
     "fig7-small": (
         0,
         "small MP-DBM, from the start cut to the caps",
-        "J of a small MP-DBM on beyond both ends of the line, by three seeds",
+        "J of a small MP-DBM along the line and beyond both ends, by three seeds",
     ),
     "fig5": (
         0,
@@ -52,7 +52,7 @@ SHOWN: Final[dict[str, tuple[int, str, str]]] = {
 
 _LINES_SAID: Final = (
     "J of the training examples along the straight line from initial to final parameters, less its "
-    "end and over its fall"
+    "end value, over its decrease"
 )
 
 #: What stands before a curve's own name where all panels share a legend.
