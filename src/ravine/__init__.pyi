@@ -18,6 +18,8 @@ from .merging.average import task_arithmetic as task_arithmetic
 from .merging.soup import soup as soup
 from .merging.soup import task_soup as task_soup
 from .metrics.walks import straightness as straightness
+from .objective.choices import choices as choices
+from .objective.choices import questions as questions
 from .objective.language import causal_lm as causal_lm
 from .objective.language import masked_lm as masked_lm
 from .objective.language import seq2seq_lm as seq2seq_lm

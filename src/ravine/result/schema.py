@@ -65,7 +65,10 @@ from ravine.errors import InputError
 SCHEMA_VERSION: Final = 2
 
 #: Quantity → what it is called in words, where that is not its name.
-LONG_NAMES: Final = {"error": "error rate"}
+LONG_NAMES: Final = {
+    "error": "error rate",
+    "error_normalised": "error rate by likelihoods per character",
+}
 
 #: Kind of slice → attribute → what it says of the corners. A result has those of its kind.
 CORNERS: Final[dict[str, dict[str, str]]] = {
