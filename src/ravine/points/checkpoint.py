@@ -174,12 +174,13 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         files = reference.files + other.files
         return replace(reference, tensors=adapted, label=other.label, versions=kept, files=files)
     renamed = _nearest_names(reference, other)
-    found = list(differences(reference, renamed))
+    first, second = _told_apart(reference.label, other.label)
+    found = list(differences(reference, replace(renamed, label=second)))
     if found:
         listed = "".join(f"\n  {line}" for line in found[:20])
         rest = f"\n  … and {len(found) - 20} more" if len(found) > 20 else ""
         msg = (
-            f"{reference.label} and {other.label} are not points of the same space; {len(found)} "
+            f"{first} and {second} are not points of the same space; {len(found)} "
             f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one "
             f"architecture.{_advice(reference, other)}"
         )
@@ -239,8 +240,23 @@ def _require_one_copy(point: Checkpoint, names: list[str], front: str) -> None:
         raise InputError(msg)
 
 
+def _told_apart(first: str, second: str) -> tuple[str, str]:
+    """Two labels, with a word that tells which is which where they are the same."""
+    if first != second:
+        return first, second
+    return f"{first} (the first)", f"{second} (the second)"
+
+
 def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     """How to name the part of one checkpoint that is the other, if there is such a part."""
+    adapted = [any(map(_is_adapted, point.tensors)) for point in (reference, other)]
+    if adapted[0] != adapted[1]:
+        point = reference if adapted[0] else other
+        return (
+            f" {point.label} holds an adapter beside its base model. Merge them, "
+            "merge_and_unload(); or give the base model to Objective and the folder of "
+            "save_pretrained() as an end: Line(base, 'adapter')."
+        )
     for one, two in ((reference, other), (other, reference)):
         fronts = [found.rstrip(".") for found in copies(list(two.params), one.tensors) if found]
         if fronts:
@@ -249,6 +265,11 @@ def _advice(reference: Checkpoint, other: Checkpoint) -> str:
                 f"'FILE::{fronts[0]}' names that part."
             )
     return ""
+
+
+def _is_adapted(name: str) -> bool:
+    """Whether peft put a layer around the one that had this name."""
+    return ".base_layer." in name
 
 
 def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
