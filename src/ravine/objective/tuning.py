@@ -32,6 +32,7 @@ _LONG_FORWARD: Final = 0.1  # seconds
 _LONG_CHOICE: Final = 0.3
 _CHOICE_SHARE: Final = 0.02  # of the whole measurement's time, if that is longer
 _TRIALS: Final = 20  # passes at most that one size is timed by
+_AS_FAST: Final = 1.04  # times the best: no loss to speak of, and a smaller size needs less memory
 _GAIN: Final = 0.95  # of the time: a gain that is none to speak of is left
 
 #: What looking before measuring may cost: this share of the measurement, and where that is little,
@@ -192,6 +193,12 @@ class Trial:
         for batch in self.split.batches(max(min(examples, self.batch_size), 1)):
             short = batch if self._whole else batch.first(examples)
             yield self.forward.placed(short)
+
+
+#: How far two passes of one route over one batch may differ, relative to each value. Threads and
+#: GPU kernels add in an order of their own, which is worth up to some hundred roundings of float32
+#: (6e-8 each); masks, state that is kept, or weights derived from others change a loss by far more.
+SAME_TWICE: Final = 1e-5
 
 
 def agree(one: Tensor, other: Tensor, within: float = 1e-3) -> bool:
@@ -449,7 +456,7 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
     if not seconds:
         return None
     best = min(seconds.values())
-    return min(size for size, each in seconds.items() if each <= 1.04 * best)
+    return min(size for size, each in seconds.items() if each <= _AS_FAST * best)
 
 
 def _is_long(trial: Trial) -> bool:
