@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versi
 
 # Where warnings are errors, a package that warns while it is compiled could not be imported. Some hold files for other
 # versions of Python, which do not compile.
-COMPILE := -$(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: demo test test-all lint bench docs clean
 

@@ -115,9 +115,8 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
     Returns:
         The results and the report's path.
     """
-    out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
-    # batches of 50 are too small to share: threads cost more than they bring, most on a busy machine
+    # batches of 50 are too small to be shared: threads cost more than they bring
     torch.set_num_threads(1)
     try:
         return _made(out, say, plotlyjs)
@@ -127,6 +126,7 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
 
 def _made(out: Path, say: Callable[[str], Any], plotlyjs: str) -> Demo:
     data = digits()
+    out.mkdir(parents=True, exist_ok=True)
     solutions = []
     for seed, name in enumerate("ab"):
         say(f"training network {name} on 1,437 scans of digits, {_EPOCHS} epochs")
