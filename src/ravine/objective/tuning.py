@@ -28,8 +28,8 @@ DEFAULT_BATCH: Final = 256
 _SMALLEST_BATCH: Final = 8
 _LARGEST_BATCH: Final = 4096
 _FEW_VALUES: Final = 256  # an example of so many values is a batch by itself
-_LONG_FORWARD: Final = 0.1  # seconds
-_LONG_CHOICE: Final = 0.3
+_LONG_FORWARD: Final = 0.1  # seconds: to these the overhead of a pass is nothing
+_LONG_CHOICE: Final = 0.3  # seconds
 _CHOICE_SHARE: Final = 0.02  # of the whole measurement's time, if that is longer
 _TRIALS: Final = 20  # passes at most that one size is timed by
 _AS_FAST: Final = 1.04  # times the best: no loss to speak of, and a smaller size needs less memory
@@ -375,6 +375,7 @@ def _affine(trial: Trial) -> _Layer | None:
     exact = forward.policies.dtype in (torch.float32, torch.float64)
     if batch is None or not exact or len(forward.points) <= corners or forward.replica.toggles:
         return None
+    # shares that all differ, so that corners that change places do not go unnoticed
     inside = tuple(2 * (i + 1.1) / (corners * (corners + 1.2)) for i in range(corners - 1))
     at = (*inside, 1 - sum(inside))  # not a corner, where every combination is a copy
     replica = forward.replica
@@ -557,6 +558,7 @@ def _seconds(forward: Forward, batch: Batch, point: int) -> float:
         start = time.perf_counter()
         float(forward.loss(batch, point).sum())  # waits for a GPU
         now = time.perf_counter()
+        # the shortest: whatever else the machine does only adds to it
         best = min(best, now - start)
         if now - began > (_LONG_FORWARD if trial < 3 else _LONG_FORWARD / 10):
             break
