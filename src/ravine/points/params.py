@@ -221,7 +221,6 @@ def all_finite(tensor: Tensor) -> bool:
     One that is makes a sum that is; a sum that overflows says nothing, and the elements are looked
     at. (The sum is ten times as fast.)
     """
-    # one pass where all is well: a sum is finite unless a value is not, or all overflow together
     return all(
         bool(torch.isfinite(piece.sum())) or bool(torch.isfinite(piece).all())
         for piece in pieces(tensor)
