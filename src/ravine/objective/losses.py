@@ -124,7 +124,8 @@ class _Supervised:
         """What the loss was given, which its own error seldom says."""
         given = f"outputs {_described(outputs)} and targets {_described(targets)}"
         return InputError(
-            f"the loss {self.name} failed on {given}: {problem}{self._wanted(outputs, targets)}"
+            f"the loss {self.name} failed on {given}: {str(problem).rstrip('.')}."
+            f"{self._wanted(outputs, targets)}"
         )
 
     def _wanted(self, outputs: Tensor, targets: Tensor) -> str:

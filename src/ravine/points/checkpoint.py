@@ -177,6 +177,7 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
     first, second = _told_apart(reference.label, other.label)
     found = list(differences(reference, replace(renamed, label=second)))
     if found:
+        _require_no_adapter_around(reference, other)
         listed = "".join(f"\n  {line}" for line in found[:20])
         rest = f"\n  … and {len(found) - 20} more" if len(found) > 20 else ""
         msg = (
@@ -249,14 +250,6 @@ def _told_apart(first: str, second: str) -> tuple[str, str]:
 
 def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     """How to name the part of one checkpoint that is the other, if there is such a part."""
-    adapted = [any(map(_is_adapted, point.tensors)) for point in (reference, other)]
-    if adapted[0] != adapted[1]:
-        point = reference if adapted[0] else other
-        return (
-            f" {point.label} holds an adapter beside its base model. Merge them, "
-            "merge_and_unload(); or give the base model to Objective and the folder of "
-            "save_pretrained() as an end: Line(base, 'adapter')."
-        )
     for one, two in ((reference, other), (other, reference)):
         fronts = [found.rstrip(".") for found in copies(list(two.params), one.tensors) if found]
         if fronts:
@@ -267,9 +260,20 @@ def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     return ""
 
 
-def _is_adapted(name: str) -> bool:
-    """Whether peft put a layer around the one that had this name."""
-    return ".base_layer." in name
+def _require_no_adapter_around(*points: Checkpoint) -> None:
+    """Say what peft has done to one of the models, in place of a list of all its names.
+
+    Raises:
+        InputError: its layers stand around those of the base model.
+    """
+    adapted = [p for p in points if any(".base_layer." in name for name in p.tensors)]
+    if len(adapted) == 1:
+        msg = (
+            f"{adapted[0].label} holds an adapter beside its base model, and the other point is a "
+            "model without one. Merge them, model.merge_and_unload(); or give the base model to "
+            "Objective, and what save_pretrained() writes as an end: Line(base, 'adapter')"
+        )
+        raise InputError(msg)
 
 
 def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
