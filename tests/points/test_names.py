@@ -120,5 +120,5 @@ def test_a_model_with_an_adapter_around_it_is_told_what_to_do():
         "base_model.model.0.lora_A.default.weight": torch.ones(1, 2),
     }
     for ends in ((state(), held), (held, state())):
-        with pytest.raises(InputError, match=r"holds an adapter .* merge_and_unload\(\)"):
+        with pytest.raises(InputError, match=r"holds an adapter .*merge_and_unload\(\)"):
             Line(*ends)
