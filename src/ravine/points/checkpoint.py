@@ -266,7 +266,7 @@ def _require_no_adapter_around(*points: Checkpoint) -> None:
     Raises:
         InputError: its layers stand around those of the base model.
     """
-    adapted = [p for p in points if any(".base_layer." in name for name in p.tensors)]
+    adapted = list(filter(_is_adapted, points))
     if len(adapted) == 1:
         msg = (
             f"{adapted[0].label} holds an adapter beside its base model, and the other point is a "
@@ -274,6 +274,10 @@ def _require_no_adapter_around(*points: Checkpoint) -> None:
             "Objective, and what save_pretrained() writes as an end: Line(base, 'adapter')"
         )
         raise InputError(msg)
+
+
+def _is_adapted(point: Checkpoint) -> bool:
+    return any(".base_layer." in name for name in point.tensors)
 
 
 def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
