@@ -1,7 +1,12 @@
 # Every target makes .venv itself, so that each works as the first command in a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Without compiling, which takes longer than all the rest: Python compiles what is imported, and only that.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+
+# Where warnings are errors, a package that warns while it is compiled could not be imported. Some hold files for other
+# versions of Python, which do not compile.
+COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: demo test test-all lint bench docs clean
 
@@ -48,13 +53,14 @@ docs: .venv/docs
 
 # What a user of ravine has, and the digits.
 .venv/demo: .venv/python pyproject.toml constraints.txt
-	@echo 'installing PyTorch and the rest: a minute or two'
+	@echo 'installing PyTorch and the rest: about a minute'
 	$(INSTALL) -e '.[demo]'
 	touch $@
 
 .venv/ready: .venv/python pyproject.toml constraints.txt
 	@echo 'installing PyTorch, the rest, and the tools: a few minutes'
 	$(INSTALL) -e '.[dev]'
+	$(COMPILE)
 	touch .venv/demo $@
 
 # The three packages that ravine is compared with, and transformers: the extra `bench`.

@@ -48,6 +48,11 @@ def normed():
     data = {"train": (x, y)}
     return ravine.Objective(model, ravine.supervised(F.cross_entropy), data, buffers="end")
 
+def from_one():
+    x, y = torch.load("data.pt")
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    return ravine.Objective(model, ravine.supervised(F.cross_entropy), {"train": (x, y + 1)})
+
 def empty():
     x, y = torch.load("data.pt")
     data = {"train": (x[:0], y[:0])}
@@ -311,6 +316,21 @@ def test_every_policy_for_running_statistics_is_a_row(folder, capsys):
     )
 
 
+@pytest.mark.parametrize("command", ["line", "barriers"])
+def test_a_policy_and_a_device_in_place_of_the_objective_s(folder, capsys, command):
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.save(trained(mlp(seed, norm=True), blobs())[1], name)
+    words = [command, "objective.py:normed", "a.pt", "b.pt", "--alpha", "0:1:3", "--out", "o"]
+    jobs = ["--jobs", "1"] if command == "line" else []  # a worker is told of both, too
+    assert ravine(*words, "--buffers", "start", "--device", "cpu", *jobs) == 0
+    (file,) = (folder / "o").glob("*.nc")
+    found = open_result(file)
+    J = load_objective("objective.py:normed").with_buffers("start")
+    expected = evaluate(J, along=Line("a.pt", "b.pt"), at=np.linspace(0, 1, 3))
+    assert (found.attrs["buffers"], found.attrs["device"]) == ("start", "cpu")
+    np.testing.assert_allclose(found["loss"].squeeze(), expected["loss"].squeeze(), rtol=1e-6)
+
+
 def test_barriers_are_those_of_python(folder, capsys):
     torch.save(mlp(1).state_dict(), "third.pt")
     assert ravine("barriers", *GOOD, "third.pt", "--alpha", "0:1:9", "--out", "o") == 0
@@ -450,6 +470,16 @@ BAD = {
         "clusters has 11 ids for the 12 examples of split 'train'",
     ),
     "scalar loss": (["line", "objective.py:scalar", *GOOD[1:]], "reduction='none'"),
+    "labels out of range": (
+        ["line", "objective.py:from_one", *GOOD[1:]],
+        "from 0 to 3. (at alpha = 0, split 'train', batch 0)",
+    ),
+    "no such device": (["line", *GOOD, "--device", "gpu"], "device 'gpu' cannot be used here"),
+    "no such policy": (
+        ["line", "objective.py:normed", *GOOD[1:], "--buffers", "middle"],
+        "buffers must be one of 'start'",
+    ),
+    "a policy for nothing": (["project", *GOOD[:1], "run", "--buffers", "end"], "no running stat"),
     "crash in the model": (["line", "objective.py:crashing", *GOOD[1:]], "alpha ="),
     "report of nothing": (["report", "."], "no results"),
     "report of no folder": (["report", "nowhere"], "not a folder"),

@@ -67,6 +67,13 @@ _PLOTLYJS = typer.Option(
     help="inline: the report contains Plotly (5 MB) and opens offline; cdn: it loads Plotly when "
     "opened",
 )
+_DEVICE = typer.Option(
+    help="where to measure, such as cuda, cuda:1 or cpu  [default: the objective's]"
+)
+_BUFFERS = typer.Option(
+    help="policy for running statistics (BatchNorm): recompute, interpolate, start or end  "
+    "[default: the objective's]"
+)
 _JSON = typer.Option("--json", help="print one JSON document and nothing else")
 _STORE = typer.Option(
     help="file that keeps every measured point, or 'none'  [default: OUT/measured.sqlite]"
@@ -98,20 +105,25 @@ def main() -> None:
     try:
         app()
     except ravine.InputError as problem:
-        _fail(str(problem))
+        where = [note for note in _notes(problem) if note.startswith("at ")]
+        _fail(f"{problem} ({where[0]})" if where else str(problem))
     except SystemExit as done:
         interrupt = _interrupt_behind(done)
         if interrupt is None:
             raise
-        kept = getattr(interrupt, "__notes__", [])
+        kept = _notes(interrupt)
         said = f"{kept[0]}: the same command continues" if kept else "no incomplete file is left"
         _fail(f"interrupted; {said}", code=130)
     except Exception as problem:
-        note = "; ".join(getattr(problem, "__notes__", []))
+        note = "; ".join(_notes(problem))
         _fail(
             f"{type(problem).__name__}: {problem}{f' ({note})' if note else ''}. RAVINE_DEBUG=1 "
             "shows where."
         )
+
+
+def _notes(problem: BaseException) -> list[str]:
+    return getattr(problem, "__notes__", [])
 
 
 def _interrupt_behind(problem: BaseException | None) -> KeyboardInterrupt | None:
@@ -162,6 +174,14 @@ def demo(
     for curve in results.values():
         _print_verdict(curve)
     typer.echo(f"\nReport: {made.report}")
+
+
+def _objective(name: str, device: str | None, buffers: Any) -> ravine.Objective:
+    """The objective of a command, under the policies that the command changes."""
+    made = ravine.load_objective(name)
+    if buffers is not None:
+        made = made.with_buffers(buffers)
+    return made if device is None else made.with_device(device)
 
 
 def _questions(above: float | None, decide: str | None, stderr: float | None) -> dict[str, Any]:
@@ -249,6 +269,8 @@ def line(
         ),
     ] = False,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
@@ -278,7 +300,7 @@ def line(
         msg = f"{' and '.join(several[:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
     _require_tolerance(tolerance, drive)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_own(out, overwrite=overwrite)
     about: dict[str, Any] = {
@@ -335,6 +357,8 @@ def barriers(
     method: Annotated[str, _METHOD] = "weights",
     seed: Annotated[int, typer.Option(help="random seed of the alignment")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
@@ -350,7 +374,7 @@ def barriers(
     step that both have.
     """
     at = parse_alpha(alpha)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     runs = [point for point in points if _is_run(point)]
     if runs and (len(runs) != len(points) or len(runs) != 2):
         msg = (
@@ -640,6 +664,8 @@ def project(
     run: Annotated[str, _RUN],
     alpha: Annotated[str, _ALPHA] = "0:1:101",
     out: Annotated[Path, _OUT] = Path("ravine-project"),
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
@@ -654,7 +680,7 @@ def project(
     The line leads from the first snapshot to the last. The report also has the learning curve.
     """
     points = parse_alpha(alpha)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
     _require_own(out, overwrite=overwrite)
@@ -702,6 +728,8 @@ def plane(
     drive: Annotated[str | None, _DRIVE] = None,
     seed: Annotated[int, typer.Option(help="random seed of random axes")] = 0,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
     overwrite: Annotated[bool, _OVERWRITE] = False,
@@ -716,7 +744,7 @@ def plane(
     The plane goes through three checkpoints, or is spanned by a run, whose path is drawn on it.
     """
     _require_tolerance(tolerance, drive)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
     _require_own(out, overwrite=overwrite)
     keeping = _kept(J, store, fresh, out) | _spread(context, jobs, executor)

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import ravine
 
 _HELD_OUT = 360  # a fifth of the 1,797
-_EPOCHS = 40
+_EPOCHS = 40  # the train loss is 0.002 then, and both networks fit all scans they train on
 _POINTS = 201
 
 
@@ -116,14 +115,24 @@ def run(out: Path, say: Callable[[str], Any], plotlyjs: str = "inline") -> Demo:
     Returns:
         The results and the report's path.
     """
+    threads = torch.get_num_threads()
+    # batches of 50 are too small to be shared: threads cost more than they bring
+    torch.set_num_threads(1)
+    try:
+        return _made(out, say, plotlyjs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _made(out: Path, say: Callable[[str], Any], plotlyjs: str) -> Demo:
     data = digits()
     out.mkdir(parents=True, exist_ok=True)
     solutions = []
     for seed, name in enumerate("ab"):
         say(f"training network {name} on 1,437 scans of digits, {_EPOCHS} epochs")
         start, end = train(seed, data["train"], out / f"run-{name}")
-        save_file(start, out / f"init-{name}.safetensors")
-        save_file(end, out / f"solution-{name}.safetensors")
+        ravine.save_checkpoint(start, out / f"init-{name}.safetensors")
+        ravine.save_checkpoint(end, out / f"solution-{name}.safetensors")
         solutions.append(end)
     J = objective()  # noqa: N806  the paper's name for it
     again = f"ravine line ravine.demo:objective {out}/{{}} {out}/{{}} --alpha {{}}:{_POINTS}"

@@ -516,6 +516,18 @@ class TestWhatTheBoundsRestOn:
         profile = profile_of(np.zeros((200, len(ALPHA))))
         assert decided(profile, "barrier", above=0.001).examples == pytest.approx(3000, rel=0.1)
 
+    @pytest.mark.parametrize(("off", "told"), [(3e-3, True), (1e-5, False)])
+    def test_a_number_that_nobody_will_have_is_not_printed(self, off, told):
+        """A height so near to what is asked that only a thousand times as many would tell."""
+        profile = profile_of(rough(5)(np.random.default_rng(13), 400) + np.sin(np.pi * ALPHA))
+        height = decided(profile, "barrier", above=0.5).value
+        for above in (height - off, height + off):
+            found = decided(profile, "barrier", above=above)
+            assert found.answer == "undecided"
+            assert (found.examples is not None) == told
+            assert found.reason.endswith("hardly decide it") != told
+            assert found.examples is None or 400 < found.examples <= 400_000
+
     def test_an_error_that_is_not_known_bounds_nothing(self):
         profile = profile_of(rough(5)(np.random.default_rng(11), 40) + np.sin(np.pi * ALPHA))
         unknown = replace(profile, replicates=np.full_like(profile.replicates, np.nan))

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import ravine
 from ravine import (
     InputError,
     Line,
@@ -298,3 +300,75 @@ def test_an_encoder_decoder_predicts_the_second_text():
     right = F.cross_entropy(scores.flatten(0, 1), labels.flatten()).item()
     found = J_of(model, {"input_ids": source, "labels": labels}, seq2seq_lm())
     assert found == pytest.approx(right, rel=1e-9)
+
+
+IN_TURN = torch.arange(23) % 4
+
+
+class TestWhatTheLossWasGiven:
+    """A mistake in the targets is told in terms of the data; torch's own error names no data."""
+
+    @pytest.mark.parametrize(
+        ("targets", "said"),
+        [
+            (IN_TURN + 1, r"int64, from 1 to 4: .*Expected targets of .* int64, from 0 to 3\."),
+            (IN_TURN - 1, r"int64, from -1 to 2: .*from 0 to 3\."),
+            (IN_TURN.float(), r"\(\d+,\), float32: .*type int64, from 0 to 3\."),
+            (IN_TURN[:, None], r"\(\d+, 1\), int64, .*targets of shape \(\d+,\)"),
+            (torch.full_like(IN_TURN, 7), r"from 7 to 7: .*from 0 to 3"),
+        ],
+        ids=["one too large", "one too small", "floating", "columns", "of another problem"],
+    )
+    def test_targets_that_are_no_classes_of_the_model(self, targets, said):
+        J = Objective(net(), supervised(F.cross_entropy), (X, targets))
+        with pytest.raises(InputError, match=said) as caught:
+            J(net())
+        assert caught.value.__notes__[0].endswith("split 'data', batch 0")
+
+    def test_a_loss_of_one_s_own(self):
+        def mine(outputs, targets):
+            return (outputs - targets).square().sum(1)
+
+        J = Objective(net(), supervised(mine), (X, REAL[:, :3]))
+        with pytest.raises(InputError, match=r"mine failed on outputs of shape \(\d+, 4\)"):
+            J(net())
+
+    def test_what_says_itself_what_is_wrong_stays(self):
+        def refusing(outputs, targets):
+            raise InputError("not today")
+
+        def full(outputs, targets):
+            raise torch.cuda.OutOfMemoryError("no memory")
+
+        with pytest.raises(InputError, match="^not today"):
+            Objective(net(), supervised(refusing), (X, REAL))(net())
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            Objective(net(), supervised(full), (X, REAL))(net())
+
+    def test_a_value_in_place_of_a_loss(self):
+        with pytest.raises(InputError, match="got a Tensor. Give the function itself"):
+            supervised(F.cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)))
+
+
+class TestHowTheFunctionIsCalled:
+    @pytest.mark.parametrize(
+        ("function", "said"),
+        [
+            (causal_lm, r"Call it, ravine.causal_lm\(…\)"),
+            (lambda model: 0, "too many positional arguments"),
+            (lambda model, x, y: 0, "missing a required argument: 'y'"),
+            (lambda model, batch, *, scale: 0, "missing a required argument: 'scale'"),
+            (ravine.stateful(lambda model, batch: 0), "called with model and batch and state"),
+        ],
+        ids=["a maker", "one argument", "three", "a keyword", "without its state"],
+    )
+    def test_other_arguments_are_refused_before_anything_is_read(self, function, said):
+        with pytest.raises(InputError, match=said):
+            Objective(net(), function, iter(()))
+
+    def test_defaults_and_partial_functions_are_fine(self):
+        def scaled(model, batch, scale=1.0, *rest):
+            return scale * model(batch[0]).sum(1)
+
+        for function in (scaled, functools.partial(scaled, scale=2.0)):
+            assert np.isfinite(Objective(net(), function, (X,))(net())["data"])

@@ -30,7 +30,10 @@ def ravine(*words):
 
 def test_recipes_are_listed(capsys):
     assert ravine("paper", "list") == 0
-    assert "maxout-mnist       maxout 784–240×5–240×5–10, on mnist" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "maxout-mnist       maxout 784–240×5–240×5–10, on mnist, 2 phases\n" in said
+    told = [line.partition(" ")[2].strip() for line in said.splitlines() if line]
+    assert len(set(told)) == len(told)  # no two are described alike
 
 
 def test_training_is_done_once(capsys, monkeypatch):

@@ -92,11 +92,11 @@ def test_several_copies_of_the_model_are_no_stray_names(held):
 
 
 def test_nothing_is_left_out_without_a_wrapper():
-    with pytest.raises(InputError, match="only in a state dict: 'extra'"):
+    with pytest.raises(InputError, match=r"only in a state dict \(the second\): 'extra'"):
         Line(state(), state() | {"extra": torch.ones(1)})
-    with pytest.raises(InputError, match="only in a state dict: 'model.extra'"):
+    with pytest.raises(InputError, match=r"only in a state dict \(the second\): 'model.extra'"):
         Line(state(), under("model.") | {"model.extra": torch.ones(1)})
-    with pytest.raises(InputError, match="missing in a state dict: 'extra'"):
+    with pytest.raises(InputError, match=r"missing in a state dict \(the second\): 'extra'"):
         Line(state() | {"extra": torch.ones(1)}, under("model."))
 
 
@@ -111,3 +111,14 @@ def test_a_part_under_another_name_is_pointed_out(tmp_path):
     with pytest.raises(InputError, match="holds such a model under 'net': .*FILE::net"):
         Line(state(0.0), tmp_path / "lit.ckpt")
     assert Line(state(0.0), f"{tmp_path / 'lit.ckpt'}::net").length == pytest.approx(7**0.5)
+
+
+def test_a_model_with_an_adapter_around_it_is_told_what_to_do():
+    """Names as peft gives them to what it puts its layers around."""
+    held = {
+        "base_model.model.0.base_layer.weight": torch.ones(2, 2),
+        "base_model.model.0.lora_A.default.weight": torch.ones(1, 2),
+    }
+    for ends in ((state(), held), (held, state())):
+        with pytest.raises(InputError, match=r"holds an adapter .*merge_and_unload\(\)"):
+            Line(*ends)

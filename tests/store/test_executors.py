@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ import ravine
 from ravine import cli
 from ravine.store import workers
 from ravine.store.executors import WorkerTraceback
+from ravine.store.processes import require_readable_script
 
 AT = np.linspace(0, 1, 7)
 MANY = 20_000  # examples: three blocks
@@ -512,3 +514,51 @@ def test_an_executor_that_was_shut_down_is_refused():
     pool.shutdown()
     with pytest.raises(ravine.InputError, match="takes no work .* shut down"):
         ravine.evaluate(plain(), along=line(), at=AT, executor=pool)
+
+
+_SCRIPT = """
+import torch, ravine
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+model = torch.nn.Linear(1, 1, bias=False)
+values = lambda model, batch: model(batch[0]).flatten()
+J = ravine.Objective(model, values, (torch.ones(20, 1),))
+line = ravine.Line({"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)})
+print("before")
+ravine.evaluate(J, along=line, at=[0, 1], executor=EXECUTOR)
+"""
+
+
+def ran(script, *, stdin=""):
+    command = [sys.executable, "-W", "ignore", str(script)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
+
+
+class TestScriptsWithoutAGuard:
+    def test_one_sentence_is_said_once(self, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(_SCRIPT.replace("EXECUTOR", "ravine.Workers(1)"))
+        done = ran(script)
+        assert done.stderr.count("Traceback") == 1
+        assert "put what it does under if __name__" in done.stderr.splitlines()[-1]
+        assert done.stdout.count("before") == 2  # of the caller and its only worker
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("executor", ["1", "ProcessPoolExecutor(1, get_context('spawn'))"])
+    def test_other_ways_to_ask_for_processes(self, tmp_path, executor):
+        script = tmp_path / "script.py"
+        script.write_text(_SCRIPT.replace("EXECUTOR", executor))
+        said = ran(script).stderr
+        assert "if __name__ == '__main__':" in said.splitlines()[-1]
+        assert "bootstrapping" not in said
+
+    def test_a_script_without_a_file(self):
+        said = ran("-", stdin=_SCRIPT.replace("EXECUTOR", "1")).stderr
+        assert said.count("Traceback") == 1
+        assert said.splitlines()[-1].endswith("standard input: write it to a file")
+
+    def test_a_process_that_has_read_its_script_may_start_others(self, monkeypatch):
+        require_readable_script()
+        monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+        with pytest.raises(ravine.InputError, match="every worker process reads the script"):
+            require_readable_script()

@@ -84,6 +84,7 @@ class RayExecutor(Executor):
                 if not self._idle or not self._waiting:
                     return
                 actor, work = self._idle.popleft(), self._waiting.popleft()
+            # it was cancelled while it waited
             if not work.future.set_running_or_notify_cancel():
                 with self._lock:
                     self._idle.append(actor)

@@ -339,6 +339,7 @@ def _ranked(
         msg = f"the objective has the quantities {list(known)}; got {quantity!r}"
         raise InputError(msg)
     means = dict(zip(members, map(float, known[quantity].mean), strict=True))
+    # NaN compares with nothing: a member without a mean comes last
     order = sorted(members, key=lambda name: (np.isnan(means[name]), means[name]))
     chosen = _TOLERANCE * abs(means[order[0]]) if tolerance is None else float(tolerance)
     return _Kitchen(

@@ -305,6 +305,7 @@ def _quantile(drawn: np.ndarray, level: float) -> float:
 
 
 def _p(drawn: np.ndarray, observed: float) -> float:
+    # what was observed counts as a draw: no number of draws makes p zero
     return (1 + int((drawn >= observed).sum())) / (len(drawn) + 1)
 
 

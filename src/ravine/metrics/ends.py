@@ -98,6 +98,7 @@ def _star(profiles: list[Profile], shared: Shared) -> Profile:
     joined = {}
     for field in ("value", "replicates", "floor", "stderr", "misfit"):
         joined[field] = np.concatenate([getattr(point, field) for point in points])
+    # the points of a star have no order; α only has to rise
     spread = np.linspace(0, 1, len(points))
     return replace(first, alpha=spread, **joined)
 
@@ -156,6 +157,7 @@ def _is_largest(sample: Sample, family: Family, top: int, level: float) -> bool:
     """Whether one change is further from 0 than every other one, whatever their signs."""
     if sample.profile.units < FEWEST_UNITS or not sample.is_uncertain:
         return False
+    # the two margins together are |J(top) − J(shared)| > |J(other) − J(shared)|
     sign = np.sign(family.value[top - 1]) or 1.0
     rest = np.array([point for point in range(1, len(sample.profile.alpha)) if point != top])
     weights = np.zeros((2 * len(rest), len(sample.profile.alpha)))

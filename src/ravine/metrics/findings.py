@@ -42,7 +42,7 @@ class Finding:
         upper: one-sided bound at ``level``.
         place: where on the line, in words.
         reason: of the answer.
-        examples: about how many would decide; None where more cannot, or none are needed.
+        examples: about how many would decide; None as in ``Decision``.
         level: of each bound, after Holm's adjustment for the table.
         scope: "population", or "examples" where these are too few to speak of others.
         line: its name, where the result has several.

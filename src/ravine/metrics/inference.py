@@ -29,10 +29,14 @@ Scope = Literal["population", "examples"]
 LEVEL: Final = 0.05  # the largest share of wrong answers, if no other is asked for
 FLAT: Final = 1e-3  # of a curve's range: below, nothing is called a bump
 
+#: Of an undecided answer that is too close to what was asked, or whose examples differ too much.
+HOPELESS: Final = "more examples of this kind will hardly decide it"
+
 FEWEST_UNITS: Final = 10  # independent examples; of fewer, the population is not decided upon
 LOPSIDED: Final = 0.5  # skewness of a difference's mean: beyond, no bound keeps its level
 _FAIR: Final = 0.15  # up to this skewness the expansion of the bound holds
 _STEEP: Final = 12.0  # and beyond, it grows so fast with the skewness
+_HOPELESS: Final = 1_000  # times the examples there are: nobody gets so many of the same kind
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Decision:
         p: of the height being no more than that, and no less than ``level`` unless it is shown; NaN
             where only these examples are asked about.
         at: α of the top (of a minimum, of the bottom); NaN where there is none.
-        examples: about how many would decide; None where more cannot, or none are needed.
+        examples: about how many would decide; None where none are needed, and where more cannot or
+            a thousand times as many would not.
         kind: which barrier: "end", "mean" or "chord".
         quantity: which quantity.
         split: which split.
@@ -363,18 +368,21 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
     lost_by_skewness = np.isfinite(found.upper) and np.isinf(told.upper)
     if would_decide or lost_by_skewness:
         lopsided = f"a few examples decide the difference (skewness {skew:.2g} of its mean)"
-        return replace(
-            told, reason=lopsided, examples=_for_skewness(profile, found, skew, asked.above)
-        )
+        needed = _for_skewness(profile, found, skew, asked.above)
+        return _with_more(replace(told, reason=lopsided), needed, profile.units)
     # a share is rounded to whole examples, which more examples mend
     rounded = profile.is_share and not sample.profile.misfit.any()
     if not rounded and found.certain_lower <= asked.above < found.certain_upper:
         return replace(told, reason=_interpolation(found.certain_upper))
-    return replace(
-        told,
-        reason="the bounds lie on both sides",
-        examples=_for_precision(profile, found, asked.above, 1.0),
-    )
+    needed = _for_precision(profile, found, asked.above, 1.0)
+    return _with_more(replace(told, reason="the bounds lie on both sides"), needed, profile.units)
+
+
+def _with_more(told: Decision, needed: float, units: int) -> Decision:
+    """An undecided answer with the number of examples that would decide, or that none will."""
+    if needed <= _HOPELESS * units:
+        return replace(told, examples=rounded_up(needed))
+    return replace(told, reason=f"{told.reason}; {HOPELESS}")
 
 
 def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[str, float]:
@@ -428,34 +436,32 @@ def widened(times: float, skew: float) -> float:
     return expansion * float(np.exp(_STEEP * max(abs(skew) - _FAIR, 0.0)))
 
 
-def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> int | None:
+def _for_skewness(profile: Profile, found: Bounds, skew: float, above: float) -> float:
     """About how many examples leave so little skewness that the bounds, wider by it, decide."""
     wide = widened(found.times, skew)
     # a skewness falls with the root of their number
-    fair = rounded_up(profile.units * (skew / _FAIR) ** 2)
+    fair = profile.units * (skew / _FAIR) ** 2
     if not np.isfinite(wide):
         return fair
     as_lopsided, as_fair = (
         _for_precision(profile, found, above, of) for of in (wide, widened(found.times, _FAIR))
     )
-    if as_lopsided is None or as_fair is None:
-        return None
     return min(as_lopsided, max(as_fair, fair))
 
 
-def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> int | None:
-    """About how many examples would bring the bound to the limit: more than there are.
+def _for_precision(profile: Profile, found: Bounds, above: float, wide: float) -> float:
+    """About how many examples would bring the bound to the limit: more than there are, or inf.
 
     A standard error falls with the root of their number; what a share may hide in flips that were
     not seen, with it.
     """
     gap = abs(found.value - above)
     if not gap or not np.isfinite(found.stderr):
-        return None
+        return np.inf
     needed = max(profile.units * (wide * found.times * found.stderr / gap) ** 2, profile.units + 1)
     if profile.is_share and found.value < above:
         needed = max(needed, profile.units * (found.upper - found.value) / gap)
-    return rounded_up(needed) if needed < 1e15 else None
+    return needed
 
 
 def rounded_up(count: float) -> int:

@@ -160,6 +160,7 @@ def measures_of(profile: Profile, tolerance: float) -> Measures:
     """
     part = profile.between(0, 1)
     turned = part.part(slice(None, None, -1))
+    # a fall is a rise on the way back; −α rises there, as every profile's α has to
     backward = replace(turned, alpha=-turned.alpha)
     threshold = threshold_of(profile, tolerance)
     return Measures(

@@ -211,6 +211,7 @@ class Profile:
             drawn = np.array([measure(self.alpha, self.value + column) for column in self.drawn.T])
         height, place = (spread(drawn[:, i]) if drawn.size else np.nan for i in range(2))
         if np.isfinite(at):  # a grid knows a position no better than its spacing
+            # anywhere in a gap alike: a uniform distribution has its width over √12
             place = float(np.hypot(np.nan_to_num(place), self.spacing_at(at) / 12**0.5))
         return Estimate(value, height, at, place if np.isfinite(at) else np.nan)
 

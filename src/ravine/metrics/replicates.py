@@ -76,6 +76,7 @@ class Sample:
         else:  # halves drawn at random, as results of schema 1 have them
             self.deviations = held / max(held.shape[1], 1) ** 0.5
             self.replicates = held
+        # a noise floor is three standard deviations of rounding
         self.rounding = np.nan_to_num(self.profile.floor) / 3
         self.floor = float(np.nan_to_num(self.profile.floor).max(initial=0.0))
 
@@ -153,6 +154,7 @@ class Pairs:
         profile, moved = sample.profile, sample.deviations
         inner = moved @ moved.T
         own, rounding = np.diagonal(inner), sample.rounding**2
+        # |x|² + |y|² − 2 x·y, which rounding may take below 0 where two points are alike
         square = np.maximum(own[:, None] + own[None, :] - 2 * inner, 0)
         self.sample = sample
         self.later = np.triu(np.ones(inner.shape, dtype=bool), 1)
@@ -184,6 +186,7 @@ class Pairs:
 
     def _suprema(self) -> tuple[np.ndarray, np.ndarray]:
         """(draws,) the largest studentised difference, and the largest one turned round."""
+        # float32 halves the memory that the loop reads; in this unit nothing overflows it
         unit = float(self.stderr.max(initial=0.0)) or 1.0
         drawn = (self.sample.replicates / unit).astype(np.float32)
         highest = np.full(drawn.shape[1], -np.inf, dtype=np.float32)

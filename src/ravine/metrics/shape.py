@@ -75,6 +75,7 @@ def _concave(
     if step > width / 8:  # few or uneven points: the points themselves, between their neighbours
         low, places, high = alpha[:-2], alpha[1:-1], alpha[2:]
         share = (places - low) / (high - low)
+        # of three values that are each off by the floor: once, and by shares that sum to one
         bend = value[1:-1] - ((1 - share) * value[:-2] + share * value[2:])
         return places, bend > 2 * np.nan_to_num(floor[1:-1]), (high - low) / 2
     places = np.linspace(alpha[0] + step, alpha[-1] - step, round(width / step) - 1)

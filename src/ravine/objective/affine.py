@@ -249,6 +249,7 @@ class AffinePrefix(TorchFunctionMode):
     def _product(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Tensor | None:
+        # what was computed at the corners has no graph: a gradient would not pass through it
         if torch.is_grad_enabled():
             return None
         given = {**dict(zip(_PRODUCTS[func], args, strict=False)), **kwargs}
@@ -292,6 +293,7 @@ class AffinePrefix(TorchFunctionMode):
         def name(value: Any) -> Any:
             if isinstance(value, Tensor):
                 known = self._linear.get(id(value)) or self._data[id(value)]
+                # the replica holds what is fixed, so its id is not given to another tensor
                 return id(value) if known[0] == "fixed" else known[0]
             if isinstance(value, list | tuple):
                 return tuple(map(name, value))

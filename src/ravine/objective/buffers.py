@@ -219,6 +219,7 @@ class _Weights:
             raise _NoVariance
         rows = given.shape[0]
         self.seen[id(norm)] += rows
+        # so that the running mean is the mean over all rows so far: batches differ in size
         norm.momentum = rows / self.seen[id(norm)]
 
 

@@ -52,6 +52,7 @@ class _Sums:
     def deviation(self) -> Tensor:
         """Of each unit."""
         variance = torch.as_tensor(self.squares) / self.count - self.mean.square()
+        # a difference of two sums, which rounding may take below 0
         return variance.clamp_min(0).sqrt()
 
 
@@ -92,6 +93,7 @@ class Correction:
     def _install(self, name: str, module: Any) -> None:
         weight = module.weight
         units = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        # not persistent: the names in a state dict stay those of the caller's model
         module.register_buffer(_SCALE, weight.new_ones(units), persistent=False)
         module.register_buffer(_SHIFT, weight.new_zeros(units), persistent=False)
         layer = self._layers[name] = _Layer(name, weight.ndim - 2)
@@ -103,6 +105,7 @@ class Correction:
         module.register_forward_hook(corrected)
 
     def _corrected(self, layer: _Layer, module: Any, out: Tensor) -> Tensor:
+        # counted from the end: an example without a batch axis is allowed
         axis = out.ndim - 1 - layer.spatial
         shape = [-1] + [1] * layer.spatial
         if self.mode == "apply":
@@ -129,6 +132,7 @@ class Correction:
         """Aim at what lies between the ends', in all layers but the last one called."""
         for layer in self._layers.values():
             layer.target = None
+        # the last layer gives the answer itself, whose scale is not to be changed
         for layer in self.called[:-1]:
             held = [ends[layer.name] for ends in between]
             mean = sum(
@@ -137,6 +141,7 @@ class Correction:
             deviation = sum(
                 (c * one.deviation for c, one in zip(shares, held, strict=True)), torch.tensor(0.0)
             )
+            # beyond the ends one share is negative, and their sum may be too
             layer.target = (mean, deviation.clamp_min(0))
 
     def recorded(self) -> dict[str, _Sums]:
@@ -158,6 +163,7 @@ def _affine_to(target: tuple[Tensor, Tensor], seen: _Sums) -> tuple[Tensor, Tens
     """The scale and shift to a mean and a deviation; no scale where the outputs do not vary."""
     mean, deviation = target
     has_spread = seen.deviation > 0
+    # where() computes both of its branches: the bound keeps the one that is not taken finite
     scale = torch.where(has_spread, deviation / seen.deviation.clamp_min(1e-30), 1.0)
     return scale, mean - scale * seen.mean
 

@@ -261,6 +261,7 @@ def blocks_of(
         examples += batch.size
         size += 0 if split.tensors is not None else batch.nbytes
         if seen is not None:
+            # under other numbers the same examples belong to other replicates
             own = repr(batch.item).encode() if batch.examples is None else batch.examples.tobytes()
             numbers.update(own)
             own_numbers.update(own)

@@ -20,6 +20,7 @@ from ravine.objective.replica import Replica
 from ravine.objective.trees import flatten
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# names that a result gives to its own dims, coordinates and variables
 _RESERVED: Final = frozenset(
     ["alpha", "beta", "step", "split", "distance", "replicate", "piece", "check", "n_examples"]
 )

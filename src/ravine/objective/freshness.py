@@ -18,9 +18,8 @@ from ravine.errors import InputError
 from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
 from ravine.objective.replica import Replica
-from ravine.objective.tuning import Trial, agree
+from ravine.objective.tuning import SAME_TWICE, Trial, agree
 
-_WITHIN: Final = 1e-5
 _SMALL: Final = 256 << 20  # bytes of a model of which a second copy is no matter
 
 
@@ -49,12 +48,12 @@ def require_fresh(trial: Trial, model: nn.Module) -> None:
         return
     there = _loss(trial, far)
     again = _loss(trial, start)
-    if not agree(again, before, _WITHIN):
+    if not agree(again, before, SAME_TWICE):
         raise _stale(forward, start, before, again)
     if _is_plain(model) or sum(p.nbytes for p in replica.params.values()) > _SMALL:
         return
     fresh = _of_a_fresh_copy(trial, model, far)
-    if fresh is not None and not agree(there, fresh, _WITHIN):
+    if fresh is not None and not agree(there, fresh, SAME_TWICE):
         raise _stale(forward, far, fresh, there)
 
 
@@ -149,7 +148,7 @@ def _require_unread(trial: Trial, point: int, before: Tensor, names: list[str]) 
     forward.resets_buffers = False
     found = forward.loss(trial.first, point)
     forward.resets_buffers = not forward.policies.stateful
-    if agree(found, before, _WITHIN):
+    if agree(found, before, SAME_TWICE):
         return
     msg = (
         f"the model keeps {_few(names)}, which training mode computes anew, evaluation mode only "

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -99,7 +100,12 @@ class _Supervised:
         loss = self.loss
         if isinstance(loss, nn.Module) and any(True for _ in loss.buffers()):
             loss = copy.deepcopy(loss).to(outputs)  # its weights, where the outputs are
-        losses = loss(outputs, targets)
+        try:
+            losses = loss(outputs, targets)
+        except (InputError, torch.cuda.OutOfMemoryError):  # these say what is wrong
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as problem:
+            raise self._misfit(outputs, targets, problem) from problem
         if not isinstance(losses, Tensor):
             msg = f"the loss {self.name} must return a tensor; got {type(losses).__name__}"
             raise InputError(msg)
@@ -113,6 +119,38 @@ class _Supervised:
             )
             raise InputError(msg)
         return losses
+
+    def _misfit(self, outputs: Tensor, targets: Tensor, problem: Exception) -> InputError:
+        """What the loss was given, which its own error seldom says."""
+        given = f"outputs {_described(outputs)} and targets {_described(targets)}"
+        return InputError(
+            f"the loss {self.name} failed on {given}: {str(problem).rstrip('.')}."
+            f"{self._wanted(outputs, targets)}"
+        )
+
+    def _wanted(self, outputs: Tensor, targets: Tensor) -> str:
+        if self.name not in _OF_CLASSES or outputs.ndim < 2:
+            return ""
+        count = outputs.shape[1]
+        return (
+            f" Expected targets of shape {(len(outputs), *outputs.shape[2:])} and type int64, "
+            f"from 0 to {count - 1}."
+        )
+
+
+#: Losses whose targets are numbers of classes.
+_OF_CLASSES: Final = frozenset(
+    ["CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss", "MultiMarginLoss"]
+)
+
+
+def _described(tensor: Tensor) -> str:
+    """Shape, type, and for whole numbers the smallest and the largest."""
+    said = f"of shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.numel() and not tensor.is_floating_point():
+        with suppress(Exception):  # under vmap, or after an error of a GPU, no value can be read
+            said += f", from {int(tensor.min())} to {int(tensor.max())}"
+    return said
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
@@ -165,6 +203,12 @@ def supervised(loss: Callable[..., Tensor]) -> PerExample:
         >>> found["loss"], found["error"]
         (tensor([1.3863, 1.3863]), tensor([0., 1.]))
     """
+    if not callable(loss):
+        msg = (
+            f"supervised() takes a loss function, such as F.cross_entropy; got a "
+            f"{type(loss).__name__}. Give the function itself, without calling it."
+        )
+        raise InputError(msg)
     settings, name = _settings(loss)
     reduction = settings.get("reduction")
     _require_mean(loss, name, settings)

@@ -174,6 +174,7 @@ class Moments:
         one, two = self._among(strata), other._among(strata)
         total = self.count + other.count
         with np.errstate(invalid="ignore", over="ignore"):
+            # Chan, Golub and LeVeque 1979: no difference of two large sums of squares
             delta = other.mean - self.mean
             between = delta**2 * (self.count * other.count / total)
             return Moments(
@@ -220,6 +221,7 @@ class Moments:
         """Whether every value was 0 or 1: whole, with squares that sum to what they sum to."""
         if not self.counted:
             return False
+        # x² ≥ x for every whole number, and both are alike for 0 and 1 only
         squares = self.square + self.count * self.mean**2
         return bool((np.abs(squares - self.count * self.mean) < 0.5).all())  # else 2 apart, or more
 
@@ -287,6 +289,7 @@ def _sums(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
     if count == 1:
         return values.sum(axis=1, keepdims=True)
     rows = np.arange(len(place))
+    # a sparse product adds each value once; a loop over groups would read all of them each time
     members = csr_array((np.ones(len(place)), (place, rows)), shape=(count, len(place)))
     return np.ascontiguousarray((members @ values.T).T)
 

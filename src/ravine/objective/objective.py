@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import itertools
 import json
 import operator
@@ -216,6 +217,17 @@ class Objective(Setup):
             raise InputError(msg)
         return self._with(buffers=buffers)
 
+    def with_device(self, device: torch.device | str) -> Objective:
+        """The same objective, measured on another device.
+
+        Args:
+            device: such as "cuda", "cuda:1" or "cpu".
+
+        Raises:
+            InputError: there is no such device here.
+        """
+        return self._with(device=_usable(device))
+
     def from_(self, origin: Any) -> Objective:
         """The same objective, with what builds it again in another process."""
         return self._with(origin=origin)
@@ -366,6 +378,27 @@ def _require_function(per_example: Any) -> None:
     if not callable(per_example):
         msg = f"per_example must be a function of (model, batch); got {type(per_example).__name__}"
         raise InputError(msg)
+    _require_arguments(per_example)
+
+
+def _require_arguments(per_example: PerExample) -> None:
+    """Find out before anything is read that the function can be called as it will be."""
+    given = ["model", "batch", *(["state"] if getattr(per_example, "stateful", False) else [])]
+    try:
+        signature = inspect.signature(per_example)
+    except (TypeError, ValueError):  # of a compiled library, which does not tell
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as problem:
+        name = getattr(per_example, "__name__", type(per_example).__name__)
+        is_maker = getattr(per_example, "__module__", "").startswith("ravine.")
+        advice = f" Call it, ravine.{name}(…), for such a function." if is_maker else ""
+        msg = (
+            f"per_example is called with {' and '.join(given)}, which {name}{signature} does not "
+            f"take ({problem}).{advice}"
+        )
+        raise InputError(msg) from problem
 
 
 def _require_no_statistics(model: nn.Module) -> None:

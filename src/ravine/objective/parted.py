@@ -23,7 +23,7 @@ from ravine.objective.forward import Forward, Policies
 from ravine.objective.measurement import Asked, Measured, Setup, nothing_yet, undisturbed
 from ravine.objective.probes import DRAWS, noise_floors
 from ravine.objective.replica import Replica
-from ravine.objective.tuning import DEFAULT_BATCH, Plan, Trial, agree
+from ravine.objective.tuning import DEFAULT_BATCH, SAME_TWICE, Plan, Trial, agree
 from ravine.points.checkpoint import Checkpoint
 from ravine.points.params import Params, all_finite, version_of
 from ravine.points.parts import is_sharded, local
@@ -215,7 +215,7 @@ def _require_determined(trial: Trial, narrowest: torch.dtype | None) -> None:
     for _ in range(_LOOKS):
         trial.forward.stand_at(0)
         found.append(trial.forward.loss(trial.first, 0).clone())
-    if not all(_everywhere(agree(*found, within=1e-5))):
+    if not all(_everywhere(agree(*found, within=SAME_TWICE))):
         msg = (
             "the loss at one point is random, or depends on what was computed before: two passes "
             "over one batch gave different values"

@@ -18,7 +18,7 @@ from ravine.objective.affine import tensors_in
 from ravine.objective.batches import Batch, dense_parts
 from ravine.objective.forward import Forward, joined
 from ravine.objective.randomness import seed_all
-from ravine.objective.tuning import Trial, agree
+from ravine.objective.tuning import SAME_TWICE, Trial, agree
 from ravine.points.params import is_float
 
 DRAWS: Final = 3  # perturbed evaluations at each point whose rounding is looked at
@@ -161,10 +161,10 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
         raise InputError(msg)
     one, again = found
     settled = forward.policies.dropout != "resample"
-    if settled and not agree(one, again, within=1e-5):
+    if settled and not agree(one, again, within=SAME_TWICE):
         other, *_ = _run(trial, 2, watch)  # torch itself may compute otherwise where it is watched
         again = other["loss"].reshape(-1)
-    if settled and not agree(one, again, within=1e-5):
+    if settled and not agree(one, again, within=SAME_TWICE):
         msg = (
             "the loss at one point is random, or depends on what was computed before: two passes "
             f"over one batch gave means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If "

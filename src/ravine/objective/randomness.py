@@ -64,4 +64,5 @@ def seed_all(seed: int, device: torch.device) -> None:
 def stable_seed(*parts: Any) -> int:
     """A 63-bit seed from anything with a stable repr."""
     word = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+    # below 2⁶³, which the generators of every device take
     return word >> 1

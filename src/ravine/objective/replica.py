@@ -232,6 +232,7 @@ class Replica:
         if not targets:
             return
         size = min(_NOISE, sum(target.numel() for target in targets))
+        # on the CPU, whose generator gives the same numbers whatever device computes
         noise = torch.empty(size, dtype=torch.float32, device="cpu")
         noise.uniform_(-1, 1, generator=generator)
         start = 0

@@ -93,6 +93,7 @@ def drawn(
         turn = _share_of_stratum(turn, of_unit)
     size = np.bincount(unit_of, minlength=units)
     order = np.argsort(turn, kind="stable")
+    # whole units until there are enough: the last one may bring more than was wanted
     enough = int(np.searchsorted(np.cumsum(size[order]), min(wanted, count))) + 1
     return np.flatnonzero(np.isin(unit_of, order[:enough]))
 
@@ -102,6 +103,7 @@ def _share_of_stratum(turn: np.ndarray, stratum: np.ndarray) -> np.ndarray:
     share = np.empty_like(turn)
     for one in range(int(stratum.max()) + 1):
         inside = np.flatnonzero(stratum == one)
+        # the inverse of an order: the place that each takes in it
         rank = np.argsort(np.argsort(turn[inside]))
         share[inside] = (rank + 0.5) / len(inside)
     return share + 1e-9 * turn / len(turn)  # ties in the order of the draw

@@ -28,10 +28,11 @@ DEFAULT_BATCH: Final = 256
 _SMALLEST_BATCH: Final = 8
 _LARGEST_BATCH: Final = 4096
 _FEW_VALUES: Final = 256  # an example of so many values is a batch by itself
-_LONG_FORWARD: Final = 0.1  # seconds
-_LONG_CHOICE: Final = 0.3
+_LONG_FORWARD: Final = 0.1  # seconds: to these the overhead of a pass is nothing
+_LONG_CHOICE: Final = 0.3  # seconds
 _CHOICE_SHARE: Final = 0.02  # of the whole measurement's time, if that is longer
 _TRIALS: Final = 20  # passes at most that one size is timed by
+_AS_FAST: Final = 1.04  # times the best: no loss to speak of, and a smaller size needs less memory
 _GAIN: Final = 0.95  # of the time: a gain that is none to speak of is left
 
 #: What looking before measuring may cost: this share of the measurement, and where that is little,
@@ -192,6 +193,12 @@ class Trial:
         for batch in self.split.batches(max(min(examples, self.batch_size), 1)):
             short = batch if self._whole else batch.first(examples)
             yield self.forward.placed(short)
+
+
+#: How far two passes of one route over one batch may differ, relative to each value. Threads and
+#: GPU kernels add in an order of their own, which is worth up to some hundred roundings of float32
+#: (6e-8 each); masks, state that is kept, or weights derived from others change a loss by far more.
+SAME_TWICE: Final = 1e-5
 
 
 def agree(one: Tensor, other: Tensor, within: float = 1e-3) -> bool:
@@ -368,6 +375,7 @@ def _affine(trial: Trial) -> _Layer | None:
     exact = forward.policies.dtype in (torch.float32, torch.float64)
     if batch is None or not exact or len(forward.points) <= corners or forward.replica.toggles:
         return None
+    # shares that all differ, so that corners that change places do not go unnoticed
     inside = tuple(2 * (i + 1.1) / (corners * (corners + 1.2)) for i in range(corners - 1))
     at = (*inside, 1 - sum(inside))  # not a corner, where every combination is a copy
     replica = forward.replica
@@ -449,7 +457,7 @@ def _fastest_batch_size(trial: Trial, plan: Plan) -> int | None:
     if not seconds:
         return None
     best = min(seconds.values())
-    return min(size for size, each in seconds.items() if each <= 1.04 * best)
+    return min(size for size, each in seconds.items() if each <= _AS_FAST * best)
 
 
 def _is_long(trial: Trial) -> bool:
@@ -550,6 +558,7 @@ def _seconds(forward: Forward, batch: Batch, point: int) -> float:
         start = time.perf_counter()
         float(forward.loss(batch, point).sum())  # waits for a GPU
         now = time.perf_counter()
+        # the shortest: whatever else the machine does only adds to it
         best = min(best, now - start)
         if now - began > (_LONG_FORWARD if trial < 3 else _LONG_FORWARD / 10):
             break

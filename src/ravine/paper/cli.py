@@ -6,6 +6,8 @@ without it.
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -83,11 +85,21 @@ def list_experiments() -> None:
     from ravine.paper.recipes import NAMES, recipe
 
     for name, make in FIGURES.items():
-        typer.echo(f"{name:18} {(make.__doc__ or '').splitlines()[0]}")
+        typer.echo(_entry(name, (make.__doc__ or "").splitlines()[0]))
     typer.echo()
     for name in NAMES:
         what = recipe(name)
-        typer.echo(f"{name:18} {what.network.about}, on {what.data}")
+        phases = f"{len(what.phases)} phases" if len(what.phases) > 1 else "1 phase"
+        typer.echo(_entry(name, f"{what.network.about}, on {what.data}, {phases}"))
+
+
+def _entry(name: str, about: str) -> str:
+    """A line of the list, which goes on under its own text where a terminal is narrow."""
+    entry = f"{name:18} {about}"
+    if not sys.stdout.isatty():
+        return entry
+    width = max(shutil.get_terminal_size().columns, 60)
+    return fill(entry, width, subsequent_indent=19 * " ", break_long_words=False)
 
 
 @paper.command()

@@ -174,12 +174,14 @@ def matched(reference: Checkpoint, other: Checkpoint) -> Checkpoint:
         files = reference.files + other.files
         return replace(reference, tensors=adapted, label=other.label, versions=kept, files=files)
     renamed = _nearest_names(reference, other)
-    found = list(differences(reference, renamed))
+    first, second = _told_apart(reference.label, other.label)
+    found = list(differences(reference, replace(renamed, label=second)))
     if found:
+        _require_no_adapter_around(reference, other)
         listed = "".join(f"\n  {line}" for line in found[:20])
         rest = f"\n  … and {len(found) - 20} more" if len(found) > 20 else ""
         msg = (
-            f"{reference.label} and {other.label} are not points of the same space; {len(found)} "
+            f"{first} and {second} are not points of the same space; {len(found)} "
             f"difference{'s' if len(found) > 1 else ''}:{listed}{rest}\nUse checkpoints of one "
             f"architecture.{_advice(reference, other)}"
         )
@@ -239,6 +241,13 @@ def _require_one_copy(point: Checkpoint, names: list[str], front: str) -> None:
         raise InputError(msg)
 
 
+def _told_apart(first: str, second: str) -> tuple[str, str]:
+    """Two labels, with a word that tells which is which where they are the same."""
+    if first != second:
+        return first, second
+    return f"{first} (the first)", f"{second} (the second)"
+
+
 def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     """How to name the part of one checkpoint that is the other, if there is such a part."""
     for one, two in ((reference, other), (other, reference)):
@@ -249,6 +258,26 @@ def _advice(reference: Checkpoint, other: Checkpoint) -> str:
                 f"'FILE::{fronts[0]}' names that part."
             )
     return ""
+
+
+def _require_no_adapter_around(*points: Checkpoint) -> None:
+    """Say what peft has done to one of the models, in place of a list of all its names.
+
+    Raises:
+        InputError: its layers stand around those of the base model.
+    """
+    adapted = list(filter(_is_adapted, points))
+    if len(adapted) == 1:
+        msg = (
+            f"{adapted[0].label} holds an adapter beside its base model, and the other point is a "
+            "model without one. Merge them, model.merge_and_unload(); or give the base model to "
+            "Objective, and what save_pretrained() writes as an end: Line(base, 'adapter')"
+        )
+        raise InputError(msg)
+
+
+def _is_adapted(point: Checkpoint) -> bool:
+    return any(".base_layer." in name for name in point.tensors)
 
 
 def _completed(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:

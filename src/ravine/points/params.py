@@ -86,6 +86,7 @@ def _combined(
         if dtype == out.dtype:
             return torch.lerp(start, others[0], coefficients[1], out=out)
         return out.copy_(torch.lerp(start, others[0], coefficients[1]))
+    # start + Σ c (θ − start), as the coefficients sum to 1: where points are alike, exactly that
     total = start.clone()
     for other, coefficient in zip(others, coefficients[1:], strict=True):
         total.add_(other - start, alpha=coefficient)
@@ -194,6 +195,7 @@ def content_hash(tensors: Params) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = whole(tensors[name].detach())
+        # with what the bytes mean: under another name or shape they are another point
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         for piece in pieces(tensor):
             digest.update(bytes_of(piece))  # pyright: ignore[reportArgumentType]

@@ -162,6 +162,7 @@ class TrajectoryRecorder:
         path = self.folder / snapshot.file
         with written_whole(path) as partial:
             _write(tensors, sorted(point.buffers & tensors.keys()), partial, path)
+        # after its file: a kill in between leaves a file that is not listed, and not the reverse
         self._keep(sorted([*self.snapshots, snapshot], key=lambda kept: kept.step))
         if self._shape is None:
             self._shape = from_path(path, settled=True)
@@ -180,6 +181,7 @@ class TrajectoryRecorder:
         if self.per_decade is None or step == 0:
             return step % self.every == 0
         nearest = round(math.log10(step) * self.per_decade)
+        # neighbours too: rounding a small step may have taken it half a place from its own
         return any(
             round(10 ** (place / self.per_decade)) == step
             for place in (nearest - 1, nearest, nearest + 1)
@@ -203,6 +205,7 @@ class TrajectoryRecorder:
             return
         gone = set(steps)
         lost = [snapshot for snapshot in self.snapshots if snapshot.step in gone]
+        # before the files: a kill in between leaves some that are not listed, and not the reverse
         self._keep([snapshot for snapshot in self.snapshots if snapshot.step not in gone])
         for snapshot in lost:
             (self.folder / snapshot.file).unlink(missing_ok=True)

@@ -135,6 +135,7 @@ def settle(model: nn.Module) -> None:
     for module in _managed(model):
         state = module._get_fsdp_state()
         resting = type(state._training_state).IDLE
+        # FSDP refuses a new pass while it takes one for unfinished
         state._training_state = resting
         state._state_ctx.iter_forward_root = None
         for group in _groups(state):

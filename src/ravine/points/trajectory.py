@@ -138,6 +138,7 @@ class Trajectory(Sequence[Checkpoint]):
             ((200, 400),)
         """
         spans = [after - step for step, after in itertools.pairwise(self.steps)]
+        # a run that kept steps evenly in log(step) has no usual span, and no gaps
         usual = max(set(spans), key=spans.count, default=0)
         if 2 * spans.count(usual) <= len(spans):
             return ()
@@ -227,6 +228,7 @@ def read_manifest(folder: Path) -> tuple[Snapshot, ...]:
             f"{problem})"
         )
         raise InputError(msg) from problem
+    # a manifest is a stranger's text: it must not name files elsewhere
     strange = [s.file for s in snapshots if Path(s.file).name != s.file]
     steps = [snapshot.step for snapshot in snapshots]
     if strange or any(step >= after for step, after in zip(steps, steps[1:], strict=False)):

@@ -243,7 +243,9 @@ def stationary(piece: Piece, values: np.ndarray, order: int = 1) -> np.ndarray:
         series = chebyshev.chebder(chebyshev.chebfit(piece.unit, values, piece.degree), order)
     if not np.isfinite(series).all():
         return np.zeros(0)  # of values near the largest number that there is
+    # coefficients that are rounding alone would have roots of their own
     found = chebyshev.chebroots(chebyshev.chebtrim(series, 1e-12 * np.ptp(values)))
+    # a double root may come out as a pair just off the real line
     real = found[np.abs(found.imag) < 1e-8].real
     return (piece.low + piece.high + (piece.high - piece.low) * real[np.abs(real) < 1]) / 2
 

@@ -130,6 +130,7 @@ def _as_measured(
         part = share.reshape(-1, *[1] * (values.ndim - 1))
         with np.errstate(invalid="ignore"):  # ∞ − ∞: nothing is known between the two
             between = values[after - 1] + part * (values[after] - values[after - 1])
+        # bit for bit what was measured there, also beside a point that is not finite
         exact = np.where(part == 0, values[after - 1], between)
         out[key][straight] = np.where(part == 1, values[after], exact)
     between = np.flatnonzero(resolved & ~np.isin(places, alpha) & (not staircase))
@@ -188,6 +189,7 @@ def _read(
     for key in _parts(name)[1:]:
         extra = [1] * (values[key].ndim - mean.ndim)
         with np.errstate(divide="ignore", invalid="ignore"):
+            # what is interpolated is log J, and a small change of it is that of J over J
             spread = values[key] / mean.reshape(*mean.shape, *extra) if log else values[key]
         found = patch.read(spread, places) * (read.reshape(*read.shape, *extra) if log else 1.0)
         # an interpolant may swing below 0

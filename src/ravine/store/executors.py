@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import pickle
 import time
 from asyncio import CancelledError
@@ -20,13 +19,20 @@ from ravine.objective.loading import Origin, named
 from ravine.objective.measurement import Request, Setup
 from ravine.objective.tiles import Done, Estimate, Order
 from ravine.store.keys import digest_of
+from ravine.store.processes import (
+    UNGUARDED,
+    ended,
+    have_no_guard,
+    like,
+    processes,
+    require_readable_script,
+)
 from ravine.store.workers import (
     POLICIES,
     Call,
     Failed,
     Lacking,
     Told,
-    begin,
     search_path,
     this_process,
     versions,
@@ -157,7 +163,7 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         if (self._own or self._renewed) and self._pool is not None:
-            _end(self._pool, at_once=kind is not None)
+            ended(self._pool, at_once=kind is not None)
             self._pool = None if self._own else self._executor
             self._renewed = False
 
@@ -176,19 +182,29 @@ class Workers:
             InputError: the executor was shut down.
         """
         if self._pool is None:
-            self._pool = _processes(self.count, self._devices)
+            self._pool = processes(self.count, self._devices)
         try:
             return self._pool.submit(work, call)
         except futures.BrokenExecutor:
             if not isinstance(self._pool, futures.ProcessPoolExecutor):
                 raise
             broken, self._renewed = self._pool, True
-            self._pool = _processes(self.count, self._devices) if self._own else _like(broken)
+            self._pool = processes(self.count, self._devices) if self._own else like(broken)
             broken.shutdown(wait=False)
             return self._pool.submit(work, call)
         except RuntimeError as problem:
             msg = f"the executor takes no work ({problem}): give one that has not been shut down"
             raise InputError(msg) from problem
+
+    @property
+    def uses_processes(self) -> bool:
+        """Whether the workers are processes of Python's own pool, which this process starts."""
+        return self._own or isinstance(self._executor, futures.ProcessPoolExecutor)
+
+    @property
+    def have_no_guard(self) -> bool:
+        """Whether one of ravine's own processes ended because it would have started others."""
+        return have_no_guard(self._pool)
 
     @property
     def are_gone(self) -> bool:
@@ -221,11 +237,14 @@ def workers_of(executor: Any) -> AbstractContextManager[Workers | None]:
     """The workers that ``executor=`` names, for a ``with`` block; None for none.
 
     Raises:
-        InputError: as ``Workers``.
+        InputError: as ``Workers``, or its processes could not read the script.
     """
-    if executor is None or isinstance(executor, Workers):
-        return nullcontext(executor)
-    return Workers(executor)
+    if executor is None:
+        return nullcontext()
+    workers = executor if isinstance(executor, Workers) else Workers(executor)
+    if workers.uses_processes:  # here, before anything is measured for nothing
+        require_readable_script()
+    return nullcontext(executor) if workers is executor else workers
 
 
 @dataclass
@@ -324,6 +343,8 @@ class _Desk:
         try:
             answer = future.result()
         except (Exception, CancelledError) as problem:  # a worker catches whatever is raised in it
+            if not self._workers.has_answered and self._workers.have_no_guard:
+                raise InputError(UNGUARDED) from None
             task.lost += 1
             if task.lost > (_TRIES if self._workers.has_answered else _TRIES_AT_FIRST):
                 raise self._given_up(task, problem) from problem
@@ -482,31 +503,6 @@ def _sent(source: Any) -> bytes:
 
 
 # --- executors ------------------------------------------------------------------------------------
-
-
-def _processes(count: int, devices: Sequence[str] | None) -> futures.ProcessPoolExecutor:
-    """Processes of ravine's own."""
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Value("i", 0)
-    return futures.ProcessPoolExecutor(count, context, begin, (numbers, devices))
-
-
-def _like(pool: Any) -> futures.ProcessPoolExecutor:
-    """A pool as one that was made by the caller, and is broken."""
-    return futures.ProcessPoolExecutor(
-        pool._max_workers, pool._mp_context, pool._initializer, pool._initargs
-    )
-
-
-def _end(pool: Any, *, at_once: bool) -> None:
-    """End a pool; at once, what its processes are at is given up."""
-    processes = list((getattr(pool, "_processes", None) or {}).values()) if at_once else []
-    pool.shutdown(wait=not at_once, cancel_futures=True)
-    for process in processes:
-        with suppress(Exception):  # it may have ended
-            process.terminate()
-    for process in processes:
-        process.join(5)
 
 
 def _count_of(executor: Any) -> int:

@@ -362,11 +362,13 @@ def _opened(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # no waiting: another process keeps the lock as long as it measures
         connection = sqlite3.connect(path, timeout=0)
     except (OSError, sqlite3.Error) as problem:
         msg = f"cannot write the store {str(path)!r} ({problem}). Choose another file."
         raise InputError(msg) from problem
     try:
+        # WAL then needs no shared memory, and nobody else writes between two commits
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -378,7 +380,9 @@ def _opened(path: Path) -> sqlite3.Connection:
             problem = "it is of another version of ravine"
             raise sqlite3.DatabaseError(problem)
         connection.execute(f"PRAGMA journal_mode = {'DELETE' if _is_remote(path) else 'WAL'}")
+        # what was committed outlives a power cut; a commit every half second costs little
         connection.execute("PRAGMA synchronous = FULL")
+        # takes the lock now, so that a second process fails here and not after hours
         connection.execute("BEGIN IMMEDIATE")
         for statement in filter(str.strip, _TABLES.split(";")):
             connection.execute(statement)
@@ -407,6 +411,7 @@ def _is_remote(path: Path) -> bool:
     try:
         lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
+        # unknown: a rollback journal is safe on every file system, WAL is not
         return True
     mounts = [line.split()[1:3] for line in lines]
     place = path.resolve()

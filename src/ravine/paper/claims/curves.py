@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -234,6 +235,11 @@ def resolved(profile: metrics.Profile) -> bool:
     return bool(np.isfinite(profile.misfit).all())
 
 
+#: What a coarse search leaves jumps where one step more fits before the rise, so the worst of all
+#: lengths is looked for: they are 0.0025 apart, a twentieth of the shortest step.
+_STEP_LENGTHS: Final = 81
+
+
 def line_search_regret(curve: xr.Dataset, steps: tuple[float, float] = (0.05, 0.25)) -> Found:
     """What a coarse line search leaves: equal steps until the training loss rises, the best kept.
 
@@ -253,7 +259,7 @@ def line_search_regret(curve: xr.Dataset, steps: tuple[float, float] = (0.05, 0.
 def _regret(alpha: np.ndarray, value: np.ndarray, steps: tuple[float, float]) -> float:
     lowest, start = float(value.min()), float(np.interp(0.0, alpha, value))
     left = []
-    for step in np.linspace(*steps, 81):
+    for step in np.linspace(*steps, _STEP_LENGTHS):
         walked = np.interp(np.arange(0, float(alpha[-1]), step), alpha, value)
         rising = np.flatnonzero(np.diff(walked) > 0)
         last = rising[0] + 1 if rising.size else None

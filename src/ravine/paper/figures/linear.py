@@ -46,10 +46,7 @@ FIRST_STRENGTH: Final = 1e-3
 
 
 def linear_lines(study: Study) -> Outcome:
-    """Lines whose J is known: from the saddle, from starts near and far, between solutions.
-
-    And three lines of matrices.
-    """
+    """Lines whose J is known: from a saddle, from starts, between solutions, and of matrices."""
     end = linear.flow_end(*SMALL)
     s, t, other = SOLUTIONS
     known: dict[str, _Known] = {

@@ -38,10 +38,7 @@ PUBLISHED: Final = {"lstm-small-ptb": 115.0, "lstm-medium-ptb": 82.7, "lstm-larg
 
 
 def fig8(study: Study) -> Outcome:
-    """The LSTM's line, resolved, and beyond the solution, beside its learning curve.
-
-    With masks too, where it has any.
-    """
+    """The LSTM's line, with masks too if it has any, and beyond its end; the learning curve."""
     run = study.trained(SIZES[study.profile])
     fine = study.curve(
         "fig8-deterministic",

@@ -37,10 +37,7 @@ OTHER_SEEDS: Final = range(1, 10)
 
 
 def fig1(study: Study) -> Outcome:
-    """The maxout network's line, and beyond the solution, beside its learning curve.
-
-    Without masks and with.
-    """
+    """The maxout network's line, without masks and with, and beyond its end; the learning curve."""
     run = study.trained("maxout-mnist")
     others = study.done("maxout-mnist", OTHER_SEEDS)
     to = float(COARSE[-1])

@@ -85,9 +85,10 @@ class Network:
 
     @property
     def about(self) -> str:
-        """The activation and the widths."""
+        """The activation, the widths, and whether dropout is missing."""
         widths = (f"{x.units}×{x.pieces}" if x.pieces > 1 else str(x.units) for x in self.layers)
-        return f"{self.activation} {self.inputs}–{'–'.join(widths)}"
+        plain = "" if self.noisy else " without dropout"
+        return f"{self.activation} {self.inputs}–{'–'.join(widths)}{plain}"
 
     @property
     def caps(self) -> dict[str, float]:

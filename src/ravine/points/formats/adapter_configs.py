@@ -16,6 +16,7 @@ ALPHA: Final = 8
 RANK: Final = 8
 
 _LARGEST: Final = 1 << 16  # rank: peft makes tensors of it before it looks at the file's
+_HUGE: Final = 1e30  # float32 ends at 3e38: weights that are scaled by more than this leave it
 _STEPS: Final = 5e6  # of a pattern's search, by which it ends in about a second
 
 #: What says nothing of the change: where it was trained and how, and which modules it is for, which
@@ -93,7 +94,7 @@ def _is_rank(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and abs(value) < 1e30 and math.isfinite(value)
+    return is_real and abs(value) < _HUGE and math.isfinite(value)
 
 
 def _is_names(value: Any) -> bool:

@@ -193,6 +193,7 @@ class Adapter:
             raise InputError(msg)
         target = self._find(f"{module}.weight", base, owner)
         weight = base[target]
+        # in half precision the product of two small factors would lose most of its digits
         wide = torch.promote_types(weight.dtype, torch.float32)
         down, up = down.to(wide), up.to(wide).flatten(1)  # of a convolution: B is one of 1 × 1
         rank = down.shape[0]
@@ -204,6 +205,7 @@ class Adapter:
             raise InputError(msg)
         change = torch.einsum("or,r...->o...", up, down)
         if embedding or self.config.get("fan_in_fan_out"):
+            # GPT-2's Conv1D keeps its weight transposed, and embeddings their factors
             change = change.T
         self._require_shape(target, weight, change.shape, owner)
         return {target: weight.to(wide) + scale(self.config, module, rank) * change}
