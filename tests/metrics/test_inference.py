@@ -433,6 +433,13 @@ class TestCompare:
         assert found.reason == "the interval reaches across −1e-06 and 1e-06"
         assert found.examples > 400
 
+    def test_no_number_of_examples_is_named_that_nobody_has(self):
+        apart = ravine.compare(self.objective(), point(0.0), point(0.9)).difference
+        for above in (-apart, -apart + 1e-9):
+            found = ravine.compare(self.objective(), point(0.0), point(0.9), above=above)
+            assert (found.answer, found.examples) == ("undecided", None)
+            assert found.reason.endswith("more examples of this kind will hardly decide it")
+
     def test_a_point_that_is_not_finite(self):
         J = of_model(lambda model, batch: batch[0] / (1 - model.w[0]), torch.ones(40).double())
         found = ravine.compare(J, point(0.0), point(1.0))
@@ -598,4 +605,4 @@ class TestWhatIsAsked:
     def test_points_that_are_not_finite_are_counted_among_the_measured(self):
         J = of_model(single(lambda w: w / 0.0), (torch.zeros(20, 1),))
         told = metrics.verdict(ravine.resolve(J, along=ravine.Line(point(1.0), point(2.0))))
-        assert "none of its 13 points is finite" in told.headline
+        assert "none of its 17 points is finite" in told.headline

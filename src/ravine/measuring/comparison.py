@@ -19,6 +19,7 @@ from ravine.metrics.inference import (
     rounded_up,
     too_few,
     widened,
+    with_more,
 )
 from ravine.metrics.profile import minus
 from ravine.objective.moments import Moments
@@ -44,7 +45,7 @@ class Comparison:
         upper: its upper end.
         p: two-sided, of no difference; 1 where the interval is unbounded.
         above: differences up to this are none.
-        examples: about how many would decide; None where none are needed.
+        examples: about how many would decide; None where none are needed, or hardly any would.
         is_no_worse: whether b being worse by more than ``above`` is excluded.
         quantity: which quantity.
         split: which split.
@@ -138,8 +139,11 @@ def _compared(
         reason, examples = "a point is not finite", None
     elif np.isfinite(max(below, above_it)):
         answer, reason = _answer(lower, upper, above)
-        short = answer == "undecided" and abs(difference) != above
-        examples = interval.needed(abs(abs(difference) - above)) if short else None
+        examples = None
+        if answer == "undecided":
+            gap = abs(abs(difference) - above)
+            needed = interval.needed(gap) if gap else np.inf
+            reason, examples = with_more(reason, needed, interval.units)
     return Comparison(
         answer=answer,
         reason=reason,
@@ -249,13 +253,13 @@ class _Interval:
             return None
         return rounded_up(self.units * (self.skew / LOPSIDED) ** 2)
 
-    def needed(self, gap: float) -> int:
+    def needed(self, gap: float) -> float:
         """About how many examples bring the interval within a distance.
 
         What is not seen falls with their number alone.
         """
         share = self.margin / gap
-        return rounded_up(max(self.units * share**2, self.units + 1))
+        return max(self.units * share**2, self.units + 1)
 
     def p(self, difference: float) -> float:
         """Two-sided, of no difference; 1 where nothing is known, 0 where all examples agree."""

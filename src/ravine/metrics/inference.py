@@ -380,9 +380,21 @@ def _of_others(asked: Decision, found: Bounds, profile: Profile, sample: Sample)
 
 def _with_more(told: Decision, needed: float, units: int) -> Decision:
     """An undecided answer with the number of examples that would decide, or that none will."""
+    reason, examples = with_more(told.reason, needed, units)
+    return replace(told, reason=reason, examples=examples)
+
+
+def with_more(reason: str, needed: float, units: int) -> tuple[str, int | None]:
+    """Why something is undecided, and how many examples would decide; or that hardly any will.
+
+    Args:
+        reason: why.
+        needed: about how many examples would decide.
+        units: how many independent ones there are.
+    """
     if needed <= _HOPELESS * units:
-        return replace(told, examples=rounded_up(needed))
-    return replace(told, reason=f"{told.reason}; {HOPELESS}")
+        return reason, rounded_up(needed)
+    return f"{reason}; {HOPELESS}", None
 
 
 def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[str, float]:
