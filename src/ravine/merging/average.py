@@ -47,6 +47,7 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
         Wortsman et al. 2022 (model soups).
     """
     require_sequence(points)
+    points = list(points)
     if not points:
         msg = "there is nothing to average: expected at least one point"
         raise InputError(msg)

@@ -99,7 +99,12 @@ class _Supervised:
         loss = self.loss
         if isinstance(loss, nn.Module) and any(True for _ in loss.buffers()):
             loss = copy.deepcopy(loss).to(outputs)  # its weights, where the outputs are
-        losses = loss(outputs, targets)
+        try:
+            losses = loss(outputs, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, ValueError) as problem:
+            raise _unfit(self.name, outputs, targets, problem) from problem
         if not isinstance(losses, Tensor):
             msg = f"the loss {self.name} must return a tensor; got {type(losses).__name__}"
             raise InputError(msg)
@@ -113,6 +118,18 @@ class _Supervised:
             )
             raise InputError(msg)
         return losses
+
+
+def _unfit(name: str, outputs: Tensor, targets: Tensor, problem: Exception) -> InputError:
+    """The loss itself fails: on targets of another kind, shape or range, as a rule."""
+    held = [f"{tuple(part.shape)} of {part.dtype}" for part in (outputs, targets)]
+    said = str(problem).strip().partition("\n")[0]
+    if targets.numel() and not (targets.is_floating_point() or targets.is_complex()):
+        held[1] += f" from {int(targets.min())} to {int(targets.max())}"
+    return InputError(
+        f"the loss {name} does not take outputs {held[0]} with targets {held[1]}: {said.rstrip('.')}. Give "
+        "targets of its kind, or write per_example(model, batch)."
+    )
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
