@@ -311,6 +311,28 @@ def test_every_policy_for_running_statistics_is_a_row(folder, capsys):
     )
 
 
+def test_the_policy_and_the_device_are_those_asked_for(folder, capsys):
+    start, end = trained(mlp(norm=True), blobs())
+    save_file(start, "start.safetensors")
+    save_file(end, "end.safetensors")
+    words = ["objective.py:normed", "start.safetensors", "end.safetensors"]
+    asked = ["--buffers", "recompute", "--device", "cpu", "--alpha", "0:1:3", "--out", "o"]
+    for command, result in (("line", "line"), ("barriers", "barriers")):
+        assert ravine(command, *words, *asked, "--overwrite") == 0
+        curve = open_result(f"o/{result}.nc")
+        assert (curve.attrs["buffers"], curve.attrs["device"]) == ("recompute", "cpu")
+    J = load_objective("objective.py:normed").with_buffers("recompute")
+    right = evaluate(J, along=Line(start, end), at=[0, 0.5, 1])["loss"].values
+    np.testing.assert_array_equal(curve["loss"].values.ravel(), right.ravel())
+    for policy in (["--buffers", "mean"], ["--device", "elsewhere"]):
+        assert ravine("line", *words, *policy, "--out", "p") == 2
+        said = capsys.readouterr().err
+        assert policy[1] in said
+        assert "Traceback" not in said
+    assert ravine("line", *["objective.py:make", *words[1:]], *asked[:2], "--out", "p") == 2
+    assert "no running statistics" in capsys.readouterr().err
+
+
 def test_barriers_are_those_of_python(folder, capsys):
     torch.save(mlp(1).state_dict(), "third.pt")
     assert ravine("barriers", *GOOD, "third.pt", "--alpha", "0:1:9", "--out", "o") == 0

@@ -11,7 +11,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from oracles import blobs, direct, mlp, values
-from ravine import InputError, Line, Objective, average, evaluate, metrics, resolve, supervised
+from ravine import (
+    InputError,
+    Line,
+    Objective,
+    average,
+    causal_lm,
+    cli,
+    evaluate,
+    load_objective,
+    metrics,
+    resolve,
+    supervised,
+    task_arithmetic,
+)
 
 AT = [0.0, 0.5, 1.0]
 CE = supervised(F.cross_entropy)
@@ -189,3 +202,57 @@ def test_no_share_is_said_to_rise_by_more_than_one():
     found = evaluate(J, along=line, at=np.linspace(0, 1, 41))
     for what in ("barrier", "rise", "minimum", "nonconvex"):
         assert metrics.decide(found, what).upper <= 1
+
+
+def test_labels_that_are_shifted_already_are_refused():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scores = nn.Embedding(9, 9)
+
+        def forward(self, input_ids):
+            return self.scores(input_ids)
+
+    torch.manual_seed(0)
+    model, ids = Table(), torch.randint(0, 9, (6, 8))
+    part = ids.clone()
+    part[:, :3] = -100
+
+    def loss(batch):
+        return Objective(model, causal_lm(), [batch])(model)["data"]
+
+    def right(first):
+        scores = model(ids)[:, first - 1 : -1].reshape(-1, 9)
+        return F.cross_entropy(scores, ids[:, first:].reshape(-1)).item()
+
+    assert loss({"input_ids": ids, "labels": ids}) == pytest.approx(right(1), rel=1e-5)
+    assert loss({"input_ids": ids, "labels": part}) == pytest.approx(right(3), rel=1e-5)
+    for labels in (ids[:, 1:], part[:, 1:]):
+        with pytest.raises(InputError, match="shifted by one place already"):
+            loss({"input_ids": ids[:, :-1], "labels": labels})
+
+
+def test_an_objective_itself_may_be_named(tmp_path):
+    (tmp_path / "made.py").write_text(
+        "import ravine, torch\n"
+        "loss = ravine.supervised(torch.nn.functional.mse_loss)\n"
+        "J = ravine.Objective(torch.nn.Linear(1, 1), loss, (torch.ones(3, 1), torch.ones(3, 1)))\n"
+    )
+    assert load_objective(f"{tmp_path}/made.py:J").splits[0].name == "data"
+    with pytest.raises(InputError, match="FROM:TO:COUNT"):
+        cli.parse_alpha("0:inf:5")
+
+
+def test_a_part_of_other_shapes_is_not_pointed_out():
+    sequence = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    with pytest.raises(InputError, match="not points of the same space") as refused:
+        Line(nn.Linear(5, 4), sequence)
+    assert "holds such a model" not in str(refused.value)
+    with pytest.raises(InputError, match="holds such a model under '0'"):
+        Line(nn.Linear(6, 8), sequence)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), "1", None])
+def test_a_scale_that_is_no_number_is_refused(scale):
+    with pytest.raises(InputError, match="scale must be a finite number"):
+        task_arithmetic({"w": torch.zeros(1)}, [{"w": torch.ones(1)}], scale)

@@ -7,6 +7,7 @@ traceback too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -80,6 +81,11 @@ _JOBS = typer.Option(
 _EXECUTOR = typer.Option(
     help="file.py:function or package.module:function; the function takes no arguments and returns "
     "an executor (Dask, submitit, Ray …) that measures"
+)
+_DEVICE = typer.Option(help="where to compute, such as cuda  [default: the objective's device]")
+_BUFFERS = typer.Option(
+    help="policy for running statistics: start, end, interpolate or recompute  [default: the "
+    "objective's policy]"
 )
 _FILE = typer.Option(
     "--out",
@@ -248,6 +254,8 @@ def line(
             help="measure the line under each policy for running statistics (BatchNorm)",
         ),
     ] = False,
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     out: Annotated[Path, _OUT] = Path("ravine-line"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -278,7 +286,7 @@ def line(
         msg = f"{' and '.join(several[:2])} do not go together; give one of them"
         raise ravine.InputError(msg)
     _require_tolerance(tolerance, drive)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     walk = ravine.Line(start, end)
     _require_own(out, overwrite=overwrite)
     about: dict[str, Any] = {
@@ -334,6 +342,8 @@ def barriers(
     ] = False,
     method: Annotated[str, _METHOD] = "weights",
     seed: Annotated[int, typer.Option(help="random seed of the alignment")] = 0,
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     out: Annotated[Path, _OUT] = Path("ravine-barriers"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -350,7 +360,7 @@ def barriers(
     step that both have.
     """
     at = parse_alpha(alpha)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     runs = [point for point in points if _is_run(point)]
     if runs and (len(runs) != len(points) or len(runs) != 2):
         msg = (
@@ -378,7 +388,7 @@ def barriers(
     what = (
         f"{len(along)} steps of two runs"
         if runs
-        else f"{len(along)} pairs of {len(points)} checkpoints"
+        else f"{len(along)} {'pair' if len(along) == 1 else 'pairs'} of {len(points)} checkpoints"
     )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
     asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **keeping}
@@ -639,6 +649,8 @@ def project(
     objective: Annotated[str, _OBJECTIVE],
     run: Annotated[str, _RUN],
     alpha: Annotated[str, _ALPHA] = "0:1:101",
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     out: Annotated[Path, _OUT] = Path("ravine-project"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -654,7 +666,7 @@ def project(
     The line leads from the first snapshot to the last. The report also has the learning curve.
     """
     points = parse_alpha(alpha)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     taken = _open_run(run, J.model)
     walk = ravine.Line(taken[0], taken[-1])
     _require_own(out, overwrite=overwrite)
@@ -701,6 +713,8 @@ def plane(
     ] = None,
     drive: Annotated[str | None, _DRIVE] = None,
     seed: Annotated[int, typer.Option(help="random seed of random axes")] = 0,
+    device: Annotated[str | None, _DEVICE] = None,
+    buffers: Annotated[str | None, _BUFFERS] = None,
     out: Annotated[Path, _OUT] = Path("ravine-plane"),
     store: Annotated[str | None, _STORE] = None,
     fresh: Annotated[bool, _FRESH] = False,
@@ -716,7 +730,7 @@ def plane(
     The plane goes through three checkpoints, or is spanned by a run, whose path is drawn on it.
     """
     _require_tolerance(tolerance, drive)
-    J = ravine.load_objective(objective)  # noqa: N806
+    J = _objective(objective, device, buffers)  # noqa: N806
     sheet, taken, explained = _spanned(axes, points, seed)
     _require_own(out, overwrite=overwrite)
     keeping = _kept(J, store, fresh, out) | _spread(context, jobs, executor)
@@ -854,9 +868,10 @@ def parse_alpha(text: str) -> np.ndarray:
         if ":" not in text:
             return np.array([float(part) for part in text.split(",")])
         low, high, count = text.split(":")
-        if int(count) < 1:
+        first, last = float(low), float(high)
+        if int(count) < 1 or not math.isfinite(first) or not math.isfinite(last):
             raise ValueError
-        return np.linspace(float(low), float(high), int(count))
+        return np.linspace(first, last, int(count))
     except ValueError as problem:
         msg = (
             "--alpha must be FROM:TO:COUNT, such as 0:1:201, or a list such as 0,0.5,1; got "
@@ -881,6 +896,16 @@ def _require_writable(out: Path) -> None:
             "with --out."
         )
         raise ravine.InputError(msg) from problem
+
+
+def _objective(name: str, device: str | None, buffers: str | None) -> ravine.Objective:
+    """The objective that the user names, with the policies given on the command line."""
+    found = ravine.load_objective(name)
+    if device is not None:
+        found = found.with_device(device)
+    if buffers is not None:
+        found = found.with_buffers(buffers)  # pyright: ignore[reportArgumentType]
+    return found
 
 
 def _kept(

@@ -123,11 +123,11 @@ class _Supervised:
 def _unfit(name: str, outputs: Tensor, targets: Tensor, problem: Exception) -> InputError:
     """The loss itself fails: on targets of another kind, shape or range, as a rule."""
     held = [f"{tuple(part.shape)} of {part.dtype}" for part in (outputs, targets)]
-    said = str(problem).strip().partition("\n")[0]
+    said = str(problem).strip().partition("\n")[0].rstrip(".")
     if targets.numel() and not (targets.is_floating_point() or targets.is_complex()):
         held[1] += f" from {int(targets.min())} to {int(targets.max())}"
     return InputError(
-        f"the loss {name} does not take outputs {held[0]} with targets {held[1]}: {said.rstrip('.')}. Give "
+        f"the loss {name} does not take outputs {held[0]} with targets {held[1]}: {said}. Give "
         "targets of its kind, or write per_example(model, batch)."
     )
 

@@ -216,6 +216,17 @@ class Objective(Setup):
             raise InputError(msg)
         return self._with(buffers=buffers)
 
+    def with_device(self, device: torch.device | str) -> Objective:
+        """The same objective, computed elsewhere.
+
+        Args:
+            device: such as ``"cpu"`` or ``"cuda:0"``.
+
+        Raises:
+            InputError: it cannot be used here.
+        """
+        return self._with(device=_usable(device))
+
     def from_(self, origin: Any) -> Objective:
         """The same objective, with what builds it again in another process."""
         return self._with(origin=origin)
