@@ -18,6 +18,7 @@ from ravine import (
     average,
     causal_lm,
     cli,
+    compare,
     evaluate,
     load_objective,
     metrics,
@@ -256,3 +257,25 @@ def test_a_part_of_other_shapes_is_not_pointed_out():
 def test_a_scale_that_is_no_number_is_refused(scale):
     with pytest.raises(InputError, match="scale must be a finite number"):
         task_arithmetic({"w": torch.zeros(1)}, [{"w": torch.ones(1)}], scale)
+
+
+def test_ends_that_differ_are_told_apart_in_the_headline():
+    def offset(model, batch):
+        return 1e6 + model.weight.reshape(()) + 0 * batch[0]
+
+    model = nn.Linear(1, 1, bias=False).double()
+    J = Objective(model, offset, (torch.zeros(40, dtype=torch.float64),))
+    line = Line({"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)})
+    headline = metrics.verdict(evaluate(J, along=line, at=np.linspace(0, 1, 11))).headline
+    assert "from 1000000 to 1000001" in headline
+
+
+def test_two_shares_differ_by_one_at_most():
+    def wrong(model, batch):
+        return (model.weight.reshape(()) > 0.5).double() + 0 * batch[0]
+
+    model = nn.Linear(1, 1, bias=False).double()
+    J = Objective(model, wrong, (torch.zeros(50, dtype=torch.float64),))
+    found = compare(J, {"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)})
+    assert (found.answer, found.difference, found.upper) == ("worse", 1.0, 1.0)
+    assert 0.9 < found.lower < 1
