@@ -279,3 +279,30 @@ def test_two_shares_differ_by_one_at_most():
     found = compare(J, {"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)})
     assert (found.answer, found.difference, found.upper) == ("worse", 1.0, 1.0)
     assert 0.9 < found.lower < 1
+
+
+@pytest.mark.parametrize("size", [None, 20])
+def test_weights_that_a_pass_changes_are_refused_unless_it_makes_the_same_of_them(size):
+    class Writes(nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.linear, self.change = nn.Linear(6, 4), change
+
+        def forward(self, x):
+            self.change(self.linear.weight.data)
+            return self.linear(x)
+
+    torch.manual_seed(0)
+    shrinking = Writes(lambda weight: weight.mul_(0.9))
+    with pytest.raises(InputError, match="parameters change while it runs"):
+        curve(shrinking, ends_of(shrinking), batch_size=size)
+    unit = Writes(lambda weight: weight.div_(weight.norm()))
+    ends = ends_of(unit)
+    np.testing.assert_allclose(curve(unit, ends, batch_size=size), by_copies(unit, ends), rtol=1e-5)
+
+
+def test_a_function_of_something_else_is_refused_at_once():
+    for wrong in (lambda model: 0, lambda *, model, batch: 0, lambda model, batch, state: 0):
+        with pytest.raises(InputError, match=r"per_example must take \(model, batch\)"):
+            Objective(mlp(), wrong, DATA)
+    Objective(mlp(), lambda *given: CE(*given), DATA)

@@ -19,6 +19,7 @@ from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import Trial, agree
+from ravine.points.params import is_float
 
 _WITHIN: Final = 1e-5
 _SMALL: Final = 256 << 20  # bytes of a model of which a second copy is no matter
@@ -44,6 +45,7 @@ def require_fresh(trial: Trial, model: nn.Module) -> None:
     start, far = 0, _farthest(forward)
     before = _loss(trial, start) if start not in trial.known else _known(trial, start)
     replica.resets = replica.resets or bool(replica.attributes.changed())
+    _require_still(trial, start)
     _require_own_state(trial, start, before)
     if replica.resets:
         _require_own_batch(trial, start, before)
@@ -160,6 +162,33 @@ def _require_unread(trial: Trial, point: int, before: Tensor, names: list[str]) 
         "that has not been run yet, compute it in forward, or save it as a buffer."
     )
     raise InputError(msg)
+
+
+def _require_still(trial: Trial, point: int) -> None:
+    """After a pass: one that changes the weights must leave those that it would make anew."""
+    assert trial.first is not None
+    forward = trial.forward
+    left = _sums(forward.replica)
+    forward.stand_at(point)
+    if _sums(forward.replica) == left:
+        return
+    one = forward.loss(trial.first, point).clone()
+    again = forward.loss(trial.first, point).clone()
+    forward.stand_at(point)
+    if agree(again, one, _WITHIN):
+        return
+    msg = (
+        "the model's parameters change while it runs, and the loss with them: it is "
+        f"{float(one.mean()):.6g} at first, and {float(again.mean()):.6g} for the same batch "
+        "again. Measure a function that leaves its weights as they are."
+    )
+    raise InputError(msg)
+
+
+def _sums(replica: Replica) -> list[float]:
+    """One number for each parameter, which is another where something was written to it."""
+    sums = [torch.linalg.vector_norm(p, 1) for p in replica.params.values() if is_float(p)]
+    return torch.stack([one.double() for one in sums]).tolist()
 
 
 def _require_own_batch(trial: Trial, point: int, before: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import itertools
 import json
 import operator
@@ -377,6 +378,17 @@ def _require_function(per_example: Any) -> None:
     if not callable(per_example):
         msg = f"per_example must be a function of (model, batch); got {type(per_example).__name__}"
         raise InputError(msg)
+    is_stateful = bool(getattr(per_example, "stateful", False))
+    names = ("model", "batch", "state") if is_stateful else ("model", "batch")
+    try:
+        takes = inspect.signature(per_example)
+    except (TypeError, ValueError):  # what is not written in Python need not say
+        return
+    try:
+        takes.bind(*names)
+    except TypeError as problem:
+        msg = f"per_example must take ({', '.join(names)}); got a function of {takes}: {problem}"
+        raise InputError(msg) from problem
 
 
 def _require_no_statistics(model: nn.Module) -> None:
