@@ -37,6 +37,7 @@ from .points.params import Params as Params
 from .points.recorder import TrajectoryRecorder as TrajectoryRecorder
 from .points.saving import save_checkpoint as save_checkpoint
 from .points.sharded import sharded as sharded
+from .points.slices import Bezier as Bezier
 from .points.slices import Line as Line
 from .points.slices import Plane as Plane
 from .points.trajectory import Trajectory as Trajectory

@@ -7,6 +7,7 @@ traceback too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -402,7 +403,7 @@ def barriers(
     what = (
         f"{len(along)} steps of two runs"
         if runs
-        else f"{len(along)} pairs of {len(points)} checkpoints"
+        else f"{len(along)} {'pair' if len(along) == 1 else 'pairs'} of {len(points)} checkpoints"
     )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
     asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **keeping}
@@ -882,9 +883,10 @@ def parse_alpha(text: str) -> np.ndarray:
         if ":" not in text:
             return np.array([float(part) for part in text.split(",")])
         low, high, count = text.split(":")
-        if int(count) < 1:
+        first, last = float(low), float(high)
+        if int(count) < 1 or not math.isfinite(first) or not math.isfinite(last):
             raise ValueError
-        return np.linspace(float(low), float(high), int(count))
+        return np.linspace(first, last, int(count))
     except ValueError as problem:
         msg = (
             "--alpha must be FROM:TO:COUNT, such as 0:1:201, or a list such as 0,0.5,1; got "

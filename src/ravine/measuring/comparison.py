@@ -133,6 +133,8 @@ def _compared(
     interval = _Interval(moved, units, moments, level / 2)
     below, above_it = interval.margin_towards(-1), interval.margin_towards(1)
     lower, upper = difference - below, difference + above_it
+    if moments.is_share:  # two shares differ by 1 at most
+        lower, upper = max(lower, -1.0), min(upper, 1.0)
     answer, reason, examples = "undecided", interval.problem, interval.examples
     if not np.isfinite(difference):
         lower, upper = -np.inf, np.inf

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ravine.measuring.labelling import on_axes
-from ravine.measuring.rounds import Rounds, with_reuse
+from ravine.measuring.rounds import Rounds, require_measurable, with_reuse
 from ravine.measuring.several import evaluate_several
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
@@ -86,6 +86,8 @@ def evaluate(
     References:
         Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
+    for one in along.values() if isinstance(along, Mapping) else [along]:
+        require_measurable(objective, one)
     if isinstance(along, Mapping):
         with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
             found = evaluate_several(objective, along, at, title, command, progress, ledger, crew)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
+from ravine.errors import InputError
 from ravine.measuring.labelling import labelled
 from ravine.objective.measurement import Measured
 from ravine.objective.objective import Objective
@@ -105,6 +107,26 @@ def probes_of(places: np.ndarray) -> list[int]:
 def _rungs(axis: np.ndarray, count: int) -> np.ndarray:
     """So many of an axis's places, evenly spread, both ends among them."""
     return axis[np.linspace(0, len(axis) - 1, count).round().astype(int)]
+
+
+def require_measurable(objective: Any, along: Any) -> None:
+    """Refuse what is no objective, and what is no slice.
+
+    Raises:
+        InputError: naming what was given instead.
+    """
+    if not isinstance(objective, Objective):
+        msg = (
+            "expected a ravine.Objective(model, per_example, data) to measure; got "
+            f"{type(objective).__name__}"
+        )
+        raise InputError(msg)
+    if not hasattr(along, "dims") or not hasattr(along, "corners"):
+        msg = (
+            "along must be a slice, such as ravine.Line(start, end), or several by name, "
+            f"{{name: line, …}}; got {type(along).__name__}"
+        )
+        raise InputError(msg)
 
 
 def expected_work(objective: Objective, points: int) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -47,6 +47,7 @@ def average(points: Sequence[Any], weights: Sequence[float] | None = None) -> Pa
         Wortsman et al. 2022 (model soups).
     """
     require_sequence(points)
+    points = list(points)
     if not points:
         msg = "there is nothing to average: expected at least one point"
         raise InputError(msg)
@@ -83,6 +84,10 @@ def task_arithmetic(base: Any, points: Sequence[Any], scale: float) -> Params:
         Ilharco et al. 2023 (task arithmetic).
     """
     require_sequence(points)
+    points = list(points)
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        msg = f"scale must be a finite number; got {scale!r}"
+        raise InputError(msg)
     if not points:
         msg = "there are no task vectors: expected at least one fine-tuned point"
         raise InputError(msg)

@@ -401,15 +401,17 @@ def _honest(found: Bounds, profile: Profile, skew: float, level: float) -> dict[
     """The bounds, wider where few examples decide; no height below 0 unless bounded so."""
     wide = widened(found.times, skew)
     least = min(found.lower, 0.0)
+    # no mean of zeros and ones is above another by more than 1
+    most = 1.0 if profile.is_share else np.inf
     if np.isfinite(wide):
         lower = found.value - wide * (found.value - found.lower)
         upper = found.value + wide * (found.upper - found.value)
-        return {"lower": max(lower, least), "upper": upper}
+        return {"lower": max(lower, least), "upper": min(upper, most)}
     bounded = profile.is_share and not profile.clustered and np.isfinite(found.upper)
     margin = _bernstein(found, profile, level) if bounded else np.inf
     return {
         "lower": max(found.value - margin, least),
-        "upper": max(found.value + margin, found.upper),
+        "upper": min(max(found.value + margin, found.upper), most),
     }
 
 

@@ -108,6 +108,7 @@ class Profile:
                 f"on {split!r}"
             )
             raise InputError(msg)
+        _require_whole(curve, quantity)
         measured, counted = curve, bool(curve[quantity].attrs.get("counted", 0))
         if is_resolved(curve):
             curve = (
@@ -248,6 +249,23 @@ def _misfit(one: xr.Dataset, measured: xr.Dataset, quantity: str) -> np.ndarray:
         return np.zeros(len(alpha))
     found = one[f"{quantity}_misfit"].fillna(np.inf).values
     return np.where(np.isin(alpha, measured["alpha"].values), 0.0, found)
+
+
+def _require_whole(curve: xr.Dataset, quantity: str) -> None:
+    """A result may have been edited; what an error is told by has to be there still."""
+    names = [f"{quantity}_{suffix}" for suffix in ("stderr", "replicates", "noise_floor")]
+    lost = [name for name in names if name not in curve]
+    if lost:
+        msg = (
+            f"the result lacks {', '.join(map(repr, lost))}, by which the error of {quantity!r} is "
+            "told. Keep them with it."
+        )
+        raise InputError(msg)
+    alpha = curve["alpha"].values
+    if not alpha.size or len(np.unique(alpha)) < alpha.size:
+        what = "one alpha twice" if alpha.size else "no points"
+        msg = f"the result has {what}; expected one or more points, each once"
+        raise InputError(msg)
 
 
 def _is_share(measured: xr.Dataset, quantity: str) -> bool:

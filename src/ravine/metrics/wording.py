@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
+from ravine.metrics.bounds import LAST_BITS
 from ravine.metrics.findings import Finding, finding_of, findings_of
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, Decision, decided
 from ravine.metrics.measures import Measures, measures_of, rows_of
@@ -129,7 +130,8 @@ class Wording:
         if len(part.alpha) == 1:
             return f"At α = {number(part.alpha[0])} the {self.name} is {self.number(start)}."
         found = finding_of(of, of.decisions, LEVEL)
-        span = f"from {start} to {end}"
+        first, last = _told_apart(start, end)
+        span = f"from {first} to {last}"
         where = f"along the {self.way}"
         if not of.profile.covers_both_ends:
             where = f"over the measured {_interval(part)}"
@@ -138,7 +140,7 @@ class Wording:
             place = with_error(tallest.at, tallest.at_stderr)
             return (
                 f"The {self.name} has a barrier of {self.number(tallest)} between the two points, "
-                f"at α = {place}; the ends are at {start} and {end}."
+                f"at α = {place}; the ends are at {first} and {last}."
             )
         if found.finding == "flat":
             extent = number(float(np.ptp(part.value)))
@@ -348,6 +350,24 @@ def policies(curve: xr.Dataset) -> str:
         ),
     }.get(str(curve.attrs.get("correction", "")), "")
     return " ".join(filter(None, [buffers, dropout, correction]))
+
+
+def _told_apart(start: Estimate, end: Estimate) -> tuple[str, str]:
+    """Two values as text; without an error, to the digits in which they differ.
+
+    Examples:
+        >>> _told_apart(Estimate(1e6, 0.0), Estimate(1e6 + 1, 0.0))
+        ('1000000', '1000001')
+        >>> _told_apart(Estimate(1.0, 0.1), Estimate(1.0001, 0.1))
+        ('1.00 ± 0.10', '1.00 ± 0.10')
+    """
+    shown = str(start), str(end)
+    gap, largest = abs(end.value - start.value), max(abs(start.value), abs(end.value))
+    has_error = start.stderr > 0 or end.stderr > 0
+    if shown[0] != shown[1] or has_error or not gap > LAST_BITS * largest:
+        return shown
+    digits = min(int(np.ceil(np.log10(largest / gap))) + 1, 15)
+    return minus(f"{start.value:.{digits}g}"), minus(f"{end.value:.{digits}g}")
 
 
 def _interval(part: Profile) -> str:

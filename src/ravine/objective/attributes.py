@@ -83,15 +83,40 @@ class Attributes:
         """The floating-point tensors that are held now, by attribute."""
         for name, module, _ in self._modules:
             for key, value in _plain(module):
-                if value is None or isinstance(value, bool | int | float | str):
-                    continue
-                for leaf in flatten(value)[0] if isinstance(value, _CONTAINERS) else [value]:
-                    if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                        yield f"{name}.{key}" if name else key, leaf
+                for leaf in _floats_in(value):
+                    yield f"{name}.{key}" if name else key, leaf
+
+    def forget(self, key: str, *, as_none: bool = False) -> None:
+        """Take away what modules hold under a name: a container's content, or the attribute.
+
+        Args:
+            key: of the attribute, in whatever module.
+            as_none: leave None in a tensor's place.
+        """
+        for _, module, _ in self._modules:
+            value = vars(module).get(key)
+            if isinstance(value, _CONTAINERS):
+                value.clear()
+            elif value is not None and as_none:
+                setattr(module, key, None)
+            elif value is not None:
+                del vars(module)[key]
+
+    def held(self, key: str) -> list[Tensor]:
+        """The floating-point tensors that modules hold now under a name."""
+        values = [vars(module).get(key) for _, module, _ in self._modules]
+        return [leaf for value in values for leaf in _floats_in(value)]
 
 
 def _plain(module: nn.Module) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in vars(module).items() if key not in _OWN]
+
+
+def _floats_in(value: Any) -> list[Tensor]:
+    if value is None or isinstance(value, bool | int | float | str):
+        return []
+    leaves = flatten(value)[0] if isinstance(value, _CONTAINERS) else [value]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _all_held(module: nn.Module) -> dict[str, _Held]:

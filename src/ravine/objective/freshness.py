@@ -19,6 +19,7 @@ from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
 from ravine.objective.replica import Replica
 from ravine.objective.tuning import SAME_TWICE, Trial, agree
+from ravine.points.params import is_float
 
 _SMALL: Final = 256 << 20  # bytes of a model of which a second copy is no matter
 
@@ -43,7 +44,11 @@ def require_fresh(trial: Trial, model: nn.Module) -> None:
     start, far = 0, _farthest(forward)
     before = _loss(trial, start) if start not in trial.known else _known(trial, start)
     replica.resets = replica.resets or bool(replica.attributes.changed())
+    _require_still(trial, start)
     _require_own_state(trial, start, before)
+    if replica.resets:
+        _require_own_batch(trial, start, before)
+    _require_nothing_left(trial, start, far)
     if far == start:
         return
     there = _loss(trial, far)
@@ -156,6 +161,117 @@ def _require_unread(trial: Trial, point: int, before: Tensor, names: list[str]) 
         "that has not been run yet, compute it in forward, or save it as a buffer."
     )
     raise InputError(msg)
+
+
+def _require_still(trial: Trial, point: int) -> None:
+    """After a pass: one that changes the weights must leave those that it would make anew."""
+    assert trial.first is not None
+    forward = trial.forward
+    left = _sums(forward.replica)
+    forward.stand_at(point)
+    if _sums(forward.replica) == left:
+        return
+    one = forward.loss(trial.first, point).clone()
+    again = forward.loss(trial.first, point).clone()
+    forward.stand_at(point)
+    if agree(again, one, SAME_TWICE):
+        return
+    msg = (
+        "the model's parameters change while it runs, and the loss with them: it is "
+        f"{float(one.mean()):.6g} at first, and {float(again.mean()):.6g} for the same batch "
+        "again. Measure a function that leaves its weights as they are."
+    )
+    raise InputError(msg)
+
+
+def _sums(replica: Replica) -> list[float]:
+    """One number for each parameter, which is another where something was written to it."""
+    sums = [torch.linalg.vector_norm(p, 1) for p in replica.params.values() if is_float(p)]
+    return torch.stack([one.double() for one in sums]).tolist()
+
+
+def _require_own_batch(trial: Trial, point: int, before: Tensor) -> None:
+    """What one batch leaves in plain attributes must not matter to the next."""
+    forward, batch = trial.forward, trial.first
+    assert batch is not None  # an empty split is not run
+    forward.stand_at(point)
+    try:
+        forward.quantities(batch.first(max(batch.size // 2, 1)), point)
+        found = forward.loss(batch, point)
+    except Exception:  # a function need not take a part of a batch
+        return
+    names = forward.replica.attributes.changed()
+    forward.stand_at(point)
+    if agree(found, before, SAME_TWICE):
+        return
+    msg = (
+        f"the model keeps {_few(names)} from batch to batch: the loss of one batch is "
+        f"{float(before.mean()):.6g} by itself, and {float(found.mean()):.6g} after another. "
+        "Compute it in forward, save it as a buffer, or carry it by a @ravine.stateful function."
+    )
+    raise InputError(msg)
+
+
+def _require_nothing_left(trial: Trial, start: int, far: int) -> None:
+    """Look for what an earlier use of the model left in plain attributes.
+
+    What a pass does not make again where it is lacking is a constant of the model. What it makes
+    again, and otherwise at other weights, is out of date where a pass lets it stand.
+    """
+    forward, replica = trial.forward, trial.forward.replica
+    own = {id(tensor) for tensor in [*replica.params.values(), *replica.buffers.values()]}
+    names = [name for name, tensor in replica.attributes.tensors() if id(tensor) not in own]
+    for key in sorted({name.rpartition(".")[2] for name in names}):
+        forward.stand_at(start)
+        replica.attributes.restore()
+        before = replica.attributes.held(key)
+        plain = _loss(trial, start)
+        stands = any(one is other for one in replica.attributes.held(key) for other in before)
+        if stands and _is_out_of_date(trial, key, plain, (start, far)):
+            raise _left_behind([name for name in names if name.rpartition(".")[2] == key])
+    replica.attributes.restore()
+
+
+def _is_out_of_date(trial: Trial, key: str, plain: Tensor, points: tuple[int, int]) -> bool:
+    """Whether what is held under a name is not what passes at some points would make."""
+    start, far = points
+    for as_none in (False, True):
+        made = [_made(trial, point, key, as_none=as_none) for point in (start, start, far)]
+        trial.forward.stand_at(start)
+        trial.forward.replica.attributes.restore()
+        one, again, there = made
+        if one is None or again is None or there is None or not _agree(one, again):
+            continue  # a constant that passes need, or made at random
+        if not agree(one[0], plain, SAME_TWICE) or not _agree(one[1:], there[1:]):
+            return True
+    return False
+
+
+def _made(trial: Trial, point: int, key: str, *, as_none: bool) -> list[Tensor] | None:
+    """The losses of a pass that lacks an attribute, and what it made; None if it made nothing."""
+    assert trial.first is not None
+    attributes = trial.forward.replica.attributes
+    trial.forward.stand_at(point)
+    attributes.restore()
+    attributes.forget(key, as_none=as_none)
+    try:
+        found = trial.forward.loss(trial.first, point)
+    except Exception:  # it is a constant that the pass needs
+        return None
+    made = attributes.held(key)
+    return [found.clone(), *(tensor.clone() for tensor in made)] if made else None
+
+
+def _agree(some: list[Tensor], others: list[Tensor]) -> bool:
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(agree(*pair, SAME_TWICE) for pair in pairs)
+
+
+def _left_behind(names: list[str]) -> InputError:
+    return InputError(
+        f"the model keeps {_few(names)}, which an earlier use of it made of other weights, and no "
+        "checkpoint holds. Give a model that has not been run yet, or compute it in forward."
+    )
 
 
 def _merged(replica: Replica) -> list[str]:

@@ -207,6 +207,8 @@ def _next_tokens(given: Mapping[str, Tensor], pad: int | None) -> Tensor:
             f"{tuple(labels.shape)}. Of an encoder–decoder they are another text: seq2seq_lm()"
         )
         raise InputError(msg)
+    if "labels" in given:
+        _require_in_place(ids, labels)
     targets = torch.full_like(ids, IGNORED)
     targets[:, :-1] = labels[:, 1:]
     positions = given.get("position_ids")
@@ -225,6 +227,21 @@ def _next_tokens(given: Mapping[str, Tensor], pad: int | None) -> Tensor:
             raise InputError(msg)
         return targets if pad is None else _unpadded(targets, ids == pad)
     return _unpadded(targets, mask == 0)
+
+
+def _require_in_place(ids: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are shifted already: the token after the next would be predicted."""
+    told = labels[:, :-1] != IGNORED
+    own = labels[:, :-1] == ids[:, :-1]
+    shifted = labels[:, :-1] == ids[:, 1:]
+    if bool((own | ~told).all()) or not bool((shifted | ~told).all()):
+        return
+    msg = (
+        "the labels are input_ids shifted by one place already; causal_lm() shifts labels itself, "
+        "as transformers does. Give labels in the places of their own tokens, −100 where none is "
+        "to be predicted, or the pair (inputs, targets) in place of a dict."
+    )
+    raise InputError(msg)
 
 
 def _unpadded(targets: Tensor, padded: Tensor) -> Tensor:

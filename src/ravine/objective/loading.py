@@ -103,7 +103,7 @@ def named(name: str, folder: Path, what: str = "OBJECTIVE") -> Any:
 def _built(make: Callable[[], Any], origin: Origin) -> Objective:
     name = origin.factory if isinstance(origin.factory, str) else _name_of(origin.factory)
     try:
-        made = make()
+        made = make if isinstance(make, Objective) else make()  # the file may build it itself
     except InputError:
         raise
     except (Exception, SystemExit) as problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -362,6 +362,9 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
             "yours stays untouched. Remove the attribute or hook that cannot be copied."
         )
         raise InputError(msg) from problem
+    for module in copied.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # its copy takes no tensors made above
+            module.to(device, dtype)
     _require_whole(model, copied, names)
     return copied
 
@@ -369,8 +372,16 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
 def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                yield type(module).__name__, name, value
+            for part in _parts_of(value):
+                if isinstance(part, Tensor):
+                    yield type(module).__name__, name, part
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """What an attribute holds: itself, or the entries of a container."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]) -> None:

@@ -251,7 +251,11 @@ def _told_apart(first: str, second: str) -> tuple[str, str]:
 def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     """How to name the part of one checkpoint that is the other, if there is such a part."""
     for one, two in ((reference, other), (other, reference)):
-        fronts = [found.rstrip(".") for found in copies(list(two.params), one.tensors) if found]
+        fronts = [
+            found.rstrip(".")
+            for found in copies(list(two.params), one.tensors)
+            if found and all(one.tensors[found + n].shape == t.shape for n, t in two.params.items())
+        ]
         if fronts:
             return (
                 f" {one.label} holds such a model under {fronts[0]!r}: as a path, "

@@ -7,6 +7,7 @@ never holds a computed point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -233,6 +234,83 @@ class Plane:
 
     def __repr__(self) -> str:
         return f"Plane(origin: {self.origin.label}, a: {self.a.label}, b: {self.b.label})"
+
+
+class Bezier:
+    """The Bézier curve of a start, one or more control points and an end, α from 0 to 1.
+
+    With one control point it is θ(α) = (1 − α)² θ₀ + 2α (1 − α) θ₁ + α² θ₂. It passes through its
+    ends, and not through the control points.
+
+    Args:
+        *points: the start, the control points in order, and the end: anything that an end of a
+            ``Line`` may be, all of one architecture.
+
+    Raises:
+        InputError: there are fewer than three, one cannot be read, or they are not of one space.
+
+    Examples:
+        >>> west, north, east = [-1.0, 0.0], [0.0, 2.0], [1.0, 0.0]
+        >>> curve = Bezier(*({"w": torch.tensor(place)} for place in (west, north, east)))
+        >>> curve.at(0.5)
+        {'w': tensor([0., 1.])}
+        >>> curve.at(1.0)
+        {'w': tensor([1., 0.])}
+
+    References:
+        Garipov et al. 2018 (curves of low loss between solutions).
+    """
+
+    dims: tuple[str, ...] = ("alpha",)
+
+    def __init__(self, *points: Any) -> None:
+        if len(points) < 3:
+            msg = (
+                "a Bezier curve needs a start, one or more control points, and an end; got "
+                f"{len(points)} points. Of two, take a Line."
+            )
+            raise InputError(msg)
+        self.start = Checkpoint.read(points[0])
+        others = [matched(self.start, Checkpoint.read(point)) for point in points[1:]]
+        self.controls, self.end = tuple(others[:-1]), others[-1]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What the corners are called: start, bend (bend1, bend2, …), end."""
+        count = len(self.controls)
+        bends = ("bend",) if count == 1 else tuple(f"bend{i + 1}" for i in range(count))
+        return ("start", *bends, "end")
+
+    @property
+    def corners(self) -> tuple[Checkpoint, ...]:
+        """Start, control points and end."""
+        return (self.start, *self.controls, self.end)
+
+    def coefficients(self, alpha: float) -> tuple[float, ...]:
+        """The Bernstein polynomials at α."""
+        degree = len(self.controls) + 1
+        return tuple(
+            math.comb(degree, i) * (1 - alpha) ** (degree - i) * alpha**i for i in range(degree + 1)
+        )
+
+    def geometry(self, between: np.ndarray) -> dict[str, float]:
+        """The length of the chord."""
+        return {"length": float(between[-1, -1] ** 0.5)}
+
+    def at(self, alpha: float) -> Params:
+        """The point at ``alpha``, computed fresh from the corners, in at least float32.
+
+        Args:
+            alpha: position along the curve, dimensionless. The ends come bit for bit and in their
+                own dtype.
+
+        Returns:
+            New tensors by name on the start's device; buffers are left out.
+        """
+        return _point(self.corners, self.coefficients(alpha))
+
+    def __repr__(self) -> str:
+        return f"Bezier({' → '.join(corner.label for corner in self.corners)})"
 
 
 def corner_params(corners: Sequence[Checkpoint]) -> list[Params]:

@@ -245,6 +245,9 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
             f"got variables {sorted(map(str, result.data_vars))}"
         )
         raise InputError(msg)
+    if measured and "loss_stderr" not in result.data_vars:
+        msg = "the result lacks 'loss_stderr', the error of 'loss'. Keep it with it."
+        raise InputError(msg)
     if not str(version).isdecimal() or int(version) > SCHEMA_VERSION:
         msg = (
             f"this result has schema {version}; this ravine reads up to {SCHEMA_VERSION}. Update "

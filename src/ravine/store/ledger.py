@@ -289,7 +289,14 @@ class Shelf:
 def ledger_at(
     store: str | os.PathLike[str] | None, *, fresh: bool = False
 ) -> AbstractContextManager[Ledger | None]:
-    """The ledger in a file, for a ``with`` block; None, if there is no file."""
+    """The ledger in a file, for a ``with`` block; None, if there is no file.
+
+    Raises:
+        InputError: the store is no path.
+    """
+    if store is not None and not isinstance(store, str | os.PathLike):
+        msg = f"store must be the path of a file, or None; got {store!r}"
+        raise InputError(msg)
     return nullcontext() if store is None else Ledger(store, fresh=fresh)
 
 
