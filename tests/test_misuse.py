@@ -15,6 +15,7 @@ from ravine import (
     InputError,
     Line,
     Objective,
+    Plane,
     average,
     causal_lm,
     cli,
@@ -306,3 +307,14 @@ def test_a_function_of_something_else_is_refused_at_once():
         with pytest.raises(InputError, match=r"per_example must take \(model, batch\)"):
             Objective(mlp(), wrong, DATA)
     Objective(mlp(), lambda *given: CE(*given), DATA)
+
+
+def test_a_flat_plane_has_no_lowest_point():
+    model = nn.Linear(2, 1, bias=False).double()
+    x = torch.rand(40, dtype=torch.float64)
+    J = Objective(model, lambda model, batch: batch[0] + 0 * model.weight.sum(), (x,))
+    corners = [{"weight": torch.tensor([place])} for place in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])]
+    at = {"alpha": np.linspace(0, 1, 4), "beta": np.linspace(0, 1, 4)}
+    headline = metrics.verdict(evaluate(J, along=Plane(*corners), at=at)).headline
+    assert "is flat at" in headline
+    assert "lowest" not in headline
