@@ -164,7 +164,7 @@ def test_targets_that_the_loss_does_not_take_are_one_sentence(targets, said):
 def test_what_is_no_slice_no_objective_and_no_store_is_named():
     model = mlp()
     J, ends = Objective(model, CE, DATA), ends_of(model)
-    for along in ("x", ends, [Line(*ends)], {"one": ends}):
+    for along in ("x", ends, [Line(*ends)], None):
         with pytest.raises(InputError, match="along must be a slice"):
             evaluate(J, along=along, at=AT)
     with pytest.raises(InputError, match="along must be a slice"):
