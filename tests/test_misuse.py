@@ -15,6 +15,7 @@ from ravine import (
     InputError,
     Line,
     Objective,
+    Plane,
     average,
     causal_lm,
     cli,
@@ -163,7 +164,7 @@ def test_targets_that_the_loss_does_not_take_are_one_sentence(targets, said):
 def test_what_is_no_slice_no_objective_and_no_store_is_named():
     model = mlp()
     J, ends = Objective(model, CE, DATA), ends_of(model)
-    for along in ("x", ends, [Line(*ends)], {"one": ends}):
+    for along in ("x", ends, [Line(*ends)], None):
         with pytest.raises(InputError, match="along must be a slice"):
             evaluate(J, along=along, at=AT)
     with pytest.raises(InputError, match="along must be a slice"):
@@ -306,3 +307,14 @@ def test_a_function_of_something_else_is_refused_at_once():
         with pytest.raises(InputError, match="called with model and batch, which"):
             Objective(mlp(), wrong, DATA)
     Objective(mlp(), lambda *given: CE(*given), DATA)
+
+
+def test_a_flat_plane_has_no_lowest_point():
+    model = nn.Linear(2, 1, bias=False).double()
+    x = torch.rand(40, dtype=torch.float64)
+    J = Objective(model, lambda model, batch: batch[0] + 0 * model.weight.sum(), (x,))
+    corners = [{"weight": torch.tensor([place])} for place in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])]
+    at = {"alpha": np.linspace(0, 1, 4), "beta": np.linspace(0, 1, 4)}
+    headline = metrics.verdict(evaluate(J, along=Plane(*corners), at=at)).headline
+    assert "is flat at" in headline
+    assert "lowest" not in headline

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ravine.measuring.labelling import on_axes
-from ravine.measuring.rounds import Rounds, require_measurable, with_reuse
+from ravine.measuring.rounds import Rounds, require_objective, require_slice, with_reuse
 from ravine.measuring.several import evaluate_several
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
@@ -86,12 +86,12 @@ def evaluate(
     References:
         Goodfellow and Vinyals 2014, section 2 and figure 7.
     """
-    for one in along.values() if isinstance(along, Mapping) else [along]:
-        require_measurable(objective, one)
+    require_objective(objective)
     if isinstance(along, Mapping):
         with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:
             found = evaluate_several(objective, along, at, title, command, progress, ledger, crew)
             return with_reuse(found, ledger, progress)
+    require_slice(along)
     axes = read_axes(at, along.dims)
     places = np.stack(np.meshgrid(*axes.values(), indexing="ij"), -1).reshape(-1, len(axes))
     with ledger_at(store, fresh=fresh) as ledger, workers_of(executor) as crew:

@@ -27,7 +27,7 @@ from ravine.measuring.refinement import (
     rounding_of,
     tail,
 )
-from ravine.measuring.rounds import Rounds, require_measurable, with_reuse
+from ravine.measuring.rounds import Rounds, require_objective, require_slice, with_reuse
 from ravine.metrics.inference import LEVEL, What, require_asked
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
@@ -189,7 +189,8 @@ def resolve(
         Trefethen 2013, Approximation Theory and Approximation Practice; De Marchi 2004,
         On Leja sequences.
     """
-    require_measurable(objective, along)
+    require_objective(objective)
+    require_slice(along)
     intervals = read_intervals(interval, along.dims)
     if not isinstance(tolerance, Real) or not 0 < tolerance < 1:
         msg = f"tolerance must lie between 0 and 1; got {tolerance!r}"

@@ -109,8 +109,8 @@ def _rungs(axis: np.ndarray, count: int) -> np.ndarray:
     return axis[np.linspace(0, len(axis) - 1, count).round().astype(int)]
 
 
-def require_measurable(objective: Any, along: Any) -> None:
-    """Refuse what is no objective, and what is no slice.
+def require_objective(objective: Any) -> None:
+    """Refuse what is no objective.
 
     Raises:
         InputError: naming what was given instead.
@@ -121,6 +121,14 @@ def require_measurable(objective: Any, along: Any) -> None:
             f"{type(objective).__name__}"
         )
         raise InputError(msg)
+
+
+def require_slice(along: Any) -> None:
+    """Refuse what is no slice.
+
+    Raises:
+        InputError: naming what was given instead.
+    """
     if not hasattr(along, "dims") or not hasattr(along, "corners"):
         msg = (
             "along must be a slice, such as ravine.Line(start, end), or several by name, "

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import xarray as xr
 
+from ravine.metrics.bounds import LAST_BITS
 from ravine.metrics.inference import FEWEST_UNITS, LEVEL, Decision, Scope, decided
 from ravine.metrics.measures import Row, bounded
 from ravine.metrics.profile import Estimate, Profile, minus, number, spread, with_error, within
@@ -72,6 +73,7 @@ class Relief:
         points: how many there are.
         name: the quantity in words.
         unit: that stands behind its numbers.
+        rounding: how far rounding may move its values.
     """
 
     split: str
@@ -84,6 +86,7 @@ class Relief:
     points: int
     name: str
     unit: str
+    rounding: float = 0.0
 
 
 def plane_verdict(plane: xr.Dataset) -> Verdict:
@@ -130,7 +133,11 @@ def _relief(read: xr.Dataset, plane: xr.Dataset, quantity: str, split: str) -> R
     lowest, highest = (_extreme(value, replicates, axes, sign) for sign in (1, -1))
     points = _in_a_row(one, plane, quantity, value)
     below = _below_all(points, [_row_of(axes, spot) for spot in corners.values()])
-    return Relief(split, quantity, lowest, highest, corners, below, *lost)
+    rounding = max(
+        float(np.nan_to_num(points.floor).max(initial=0.0)),
+        LAST_BITS * float(np.nanmax(np.abs(np.where(np.isfinite(value), value, np.nan)))),
+    )
+    return Relief(split, quantity, lowest, highest, corners, below, *lost, rounding)
 
 
 def _at(one: xr.Dataset, quantity: str, i: int, j: int, place: tuple[float, float]) -> Estimate:
@@ -246,6 +253,9 @@ def _lowest(of: Relief) -> str:
     rim = ", on the edge of what was measured" if of.lowest.on_rim else ""
     low, high = (f"{number(spot.value.value)}{of.unit}" for spot in (of.lowest, of.highest))
     lost = f" It is undefined at {of.undefined} of {of.points} points." if of.undefined else ""
+    if of.highest.value.value - of.lowest.value.value <= of.rounding:
+        within_rounding = f"its values differ by no more than rounding, {number(of.rounding)}"
+        return f"On these examples the {_name(of)} is flat at {low}: {within_rounding}.{lost}"
     top = f"α = {number(of.highest.value.at)}, β = {number(of.highest.beta)}"
     return (
         f"On these examples the {_name(of)} is lowest at {of.lowest.place}{rim}: {low}; "

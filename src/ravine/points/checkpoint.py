@@ -248,13 +248,19 @@ def _told_apart(first: str, second: str) -> tuple[str, str]:
     return f"{first} (the first)", f"{second} (the second)"
 
 
+def _has_shapes(whole: Checkpoint, front: str, part: Checkpoint) -> bool:
+    """Whether what stands under a prefix has the shapes of another checkpoint's parameters."""
+    shapes = {name: tensor.shape for name, tensor in part.params.items()}
+    return all(whole.tensors[front + name].shape == shape for name, shape in shapes.items())
+
+
 def _advice(reference: Checkpoint, other: Checkpoint) -> str:
     """How to name the part of one checkpoint that is the other, if there is such a part."""
     for one, two in ((reference, other), (other, reference)):
         fronts = [
-            found.rstrip(".")
-            for found in copies(list(two.params), one.tensors)
-            if found and all(one.tensors[found + n].shape == t.shape for n, t in two.params.items())
+            front.rstrip(".")
+            for front in copies(list(two.params), one.tensors)
+            if front and _has_shapes(one, front, two)
         ]
         if fronts:
             return (
