@@ -511,6 +511,5 @@ class TestShown:
 
     def test_a_curve_is_no_path(self):
         with pytest.raises(InputError, match="expected what project"):
-            plot.path(
-                xr.Dataset({"loss": (("alpha", "split"), [[0.0]])}, attrs={"schema_version": 1})
-            )
+            variables = {name: (("alpha", "split"), [[0.0]]) for name in ("loss", "loss_stderr")}
+            plot.path(xr.Dataset(variables, attrs={"schema_version": 1}))

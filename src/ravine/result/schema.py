@@ -246,7 +246,7 @@ def validate(result: xr.Dataset, *, history: bool = False) -> xr.Dataset:
         )
         raise InputError(msg)
     if measured and "loss_stderr" not in result.data_vars:
-        msg = "the result lacks 'loss_stderr', the error of 'loss'. Keep it with it."
+        msg = "the result lacks 'loss_stderr', the standard error of 'loss': keep them together"
         raise InputError(msg)
     if not str(version).isdecimal() or int(version) > SCHEMA_VERSION:
         msg = (
