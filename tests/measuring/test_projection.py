@@ -510,6 +510,7 @@ class TestShown:
         assert metrics.verdict(again).headline == metrics.verdict(path).headline
 
     def test_a_curve_is_no_path(self):
+        variables = {name: (("alpha", "split"), [[0.0]]) for name in ("loss", "loss_stderr")}
+        curve = xr.Dataset(variables, attrs={"schema_version": 1})
         with pytest.raises(InputError, match="expected what project"):
-            variables = {name: (("alpha", "split"), [[0.0]]) for name in ("loss", "loss_stderr")}
-            plot.path(xr.Dataset(variables, attrs={"schema_version": 1}))
+            plot.path(curve)
