@@ -403,7 +403,7 @@ def barriers(
     what = (
         f"{len(along)} steps of two runs"
         if runs
-        else f"{len(along)} {'pair' if len(along) == 1 else 'pairs'} of {len(points)} checkpoints"
+        else f"{_counted(len(along), 'pair')} of {len(points)} checkpoints"
     )
     typer.echo(f"· {what}, {len(at)} points each", err=True)
     asked: dict[str, Any] = {"title": title or None, "progress": _on_terminal(), **keeping}
@@ -475,7 +475,7 @@ def align(
         typer.echo(json.dumps({"file": str(saved), **said}))
         return
     typer.echo(
-        f"{found.permuted} sets of units matched by {found.method}. Distance to {a}: "
+        f"{_counted(found.permuted, 'set')} of units matched by {found.method}. Distance to {a}: "
         f"{found.before:.4g} before, {found.after:.4g} after. Outputs on the batch agree to "
         f"{found.error:.2g} (rounding: up to {found.rounding:.2g})."
     )
@@ -607,7 +607,7 @@ def average(
             "ravine soup with an objective of buffers='recompute'.",
             err=True,
         )
-    typer.echo(f"The average of {len(points)} checkpoints: {saved}")
+    typer.echo(f"The average of {_counted(len(points), 'checkpoint')}: {saved}")
 
 
 @app.command()
@@ -867,6 +867,10 @@ def _inspected(found: Any) -> dict[str, Any]:
     """An inspection in plain values; None for a number that JSON has not."""
     written = json.dumps(asdict(found) | {"distance": float(found.distance)})
     return json.loads(written, parse_constant=lambda _: None)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def parse_alpha(text: str) -> np.ndarray:

@@ -62,3 +62,19 @@ def test_too_few_and_other_points_are_refused():
         Bezier(one, other)
     with pytest.raises(InputError, match="not points of the same space"):
         Bezier(one, {"w": torch.ones(3)}, other)
+
+
+def test_a_curve_may_return_to_where_it_began():
+    def square(model, batch):
+        return (model(batch[0]) ** 2).flatten()
+
+    J = Objective(nn.Linear(1, 1, bias=False), square, (torch.ones(20, 1),), dtype=torch.float64)
+    here, there = ({"weight": torch.tensor([[w]])} for w in (0.0, 2.0))
+    at = np.linspace(0, 1, 5)
+    loop, line = Bezier(here, there, here), Line(here, there)
+    for found in (
+        evaluate(J, along=loop, at=at),
+        evaluate(J, along={"loop": loop, "line": line}, at=at).sel(line="loop"),
+    ):
+        np.testing.assert_allclose(found["loss"].values.ravel(), (4 * at * (1 - at)) ** 2)
+        np.testing.assert_allclose(found["distance"].values, 4 * at * (1 - at), atol=1e-12)

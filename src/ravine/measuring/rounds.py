@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,7 +17,7 @@ from ravine.errors import InputError
 from ravine.measuring.labelling import labelled
 from ravine.objective.measurement import Measured
 from ravine.objective.objective import Objective
-from ravine.points.slices import Slice
+from ravine.points.slices import Slice, bends
 from ravine.store.executors import Workers
 from ravine.store.ledger import Ledger
 
@@ -70,7 +70,7 @@ class Rounds:
                 ticker(bar),
                 labels=[_label(along.dims, place) for place in places],
                 probes=() if self.latest else probes_of(places),
-                joined=combinations(range(len(along.corners)), 2),
+                joined=joined_by(along, range(len(along.corners))),
                 earlier=self.latest,
                 store=self.store,
                 crew=self.crew,
@@ -78,6 +78,16 @@ class Rounds:
         seconds = time.perf_counter() - began
         about = {"title": self.title, "command": self.command, "seconds": seconds}
         return labelled(self.objective, along, places, np.array(coefficients), self.latest, about)
+
+
+def joined_by(along: Slice, corners: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of a slice's corners that must be different points; a curve may return to one.
+
+    Args:
+        along: the slice.
+        corners: numbers of its corners among those of all slices.
+    """
+    return [] if bends(along) else list(combinations(corners, 2))
 
 
 def with_reuse(result: xr.Dataset, store: Ledger | None, progress: bool | None) -> xr.Dataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,13 @@ import xarray as xr
 
 from ravine.errors import InputError
 from ravine.measuring.labelling import labelled, on_axes
-from ravine.measuring.rounds import expected_work, probes_of, progress_bar, ticker
+from ravine.measuring.rounds import (
+    expected_work,
+    joined_by,
+    probes_of,
+    progress_bar,
+    ticker,
+)
 from ravine.objective.objective import Objective
 from ravine.points.slices import Slice
 from ravine.result.axes import read_axes
@@ -122,9 +127,7 @@ def _in_one_pass(
         tick,
         labels=points.labels,
         probes=sorted({int(numbers[probe]) for numbers in rows.values() for probe in probed}),
-        joined={
-            pair for along in slices.values() for pair in combinations(points.places(along), 2)
-        },
+        joined={pair for one in slices.values() for pair in joined_by(one, points.places(one))},
         store=store,
         crew=crew,
     )

@@ -127,7 +127,7 @@ class Objective(Setup):
         if first is None:
             msg = (
                 f"the model {type(inner).__name__} has no floating-point parameters, so there is "
-                "no line to walk"
+                "no line to measure"
             )
             raise InputError(msg)
         if is_sharded_model(inner):
