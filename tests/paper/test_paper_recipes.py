@@ -131,7 +131,7 @@ def text(chosen):
 MADE_UP = {Network: images, ConvNetwork: few_images, MPDBM: images, LSTM: text}
 
 
-@pytest.mark.parametrize("profile", ["full", "desk", "quick"])
+@pytest.mark.parametrize("profile", ["full", pytest.param("desk", marks=pytest.mark.long), "quick"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_two_steps(name, profile, tmp_path):
     job = Training(*MADE_UP[type(recipe(name).network)](recipe(name, profile)), tmp_path)
