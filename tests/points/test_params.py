@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravine.points import params
-from ravine.points.params import all_finite, combine, content_hash, content_hashes, distance, norm
+from ravine.points.params import (
+    all_finite,
+    combine,
+    content_hash,
+    content_hashes,
+    distance,
+    is_content,
+    norm,
+)
 
 ODD = torch.tensor([-0.0, 0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, 1 / 3])
 
@@ -68,6 +79,19 @@ def test_hash_tells_values_names_shapes_and_types_apart():
     assert content_hash({"a": torch.arange(6.0).reshape(2, 3).T}) == content_hash(
         {"a": torch.arange(6.0).reshape(2, 3).T.contiguous()}
     )
+
+
+def test_a_hash_is_blake3_of_what_the_bytes_mean():
+    zeros = b"w|torch.float32|(2,)|" + bytes(8)
+    assert content_hash({"w": torch.zeros(2)}) == blake3(zeros).hexdigest()
+
+
+def test_hashes_of_version_0_1_are_still_compared():
+    point = {"w": torch.zeros(2)}
+    earlier = hashlib.sha256(b"w|torch.float32|(2,)|" + bytes(8)).hexdigest()
+    assert is_content(point, earlier)
+    assert is_content(point, content_hash(point))
+    assert not is_content({"w": torch.ones(2)}, earlier)
 
 
 def test_norms_over_several_pieces():

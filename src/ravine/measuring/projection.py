@@ -105,12 +105,8 @@ def project(
     digest = hashlib.sha256()
     rows: list[_Row] = []
     earlier: list[Params] = []
-    for index, (step, point) in enumerate(
-        zip(steps, aligned(points, along.corners[0]), strict=True)
-    ):
-        found = content_hash(point.tensors)
-        _require_hash(points, index, found)
-        digest.update(f"{step}:{found};".encode())
+    for step, point in zip(steps, aligned(points, along.corners[0]), strict=True):
+        digest.update(f"{step}:{content_hash(point.tensors)};".encode())
         here = {name: point.tensors[name] for name in corners[0]}
         rows.append(_row(corners, between, here, earlier))
         earlier = [*earlier[-1:], here]
@@ -158,17 +154,6 @@ def opened(run: Run) -> tuple[Sequence[Any], tuple[int, ...]]:
 def aligned(points: Sequence[Any], reference: Checkpoint) -> Iterator[Checkpoint]:
     """Each point, read when its turn comes, under the names of the reference."""
     return (matched(reference, Checkpoint.read(point)) for point in points)
-
-
-def _require_hash(run: Sequence[Any], index: int, found: str) -> None:
-    if isinstance(run, Trajectory) and run.snapshots[index].hash not in ("", found):
-        snapshot = run.snapshots[index]
-        msg = (
-            f"the snapshot of step {snapshot.step}, {str(run.folder / snapshot.file)!r}, is "
-            "damaged: its hash is not "
-            "the one in the manifest. Copy the folder again, or record the run again."
-        )
-        raise InputError(msg)
 
 
 def _learning_curve(

@@ -13,9 +13,11 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from ravine.points.parts import Owners, is_sharded, local, owners, summed, whole
@@ -182,7 +184,7 @@ def blocks(points: Sequence[Params], names: Sequence[str]) -> Iterator[tuple[str
 
 
 def content_hash(tensors: Params) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes; the order of the names does not matter.
+    """BLAKE3 over names, dtypes, shapes and bytes; the order of the names does not matter.
 
     A tensor that several processes share is put together for it, one tensor at a time.
 
@@ -192,13 +194,31 @@ def content_hash(tensors: Params) -> str:
         >>> content_hash(a) == content_hash(b)
         True
     """
-    digest = hashlib.sha256()
+    return _digest(tensors, blake3())
+
+
+def is_content(tensors: Params, known: str) -> bool:
+    """Whether a hash is that of some tensors; one of version 0.1 is a SHA-256.
+
+    Args:
+        tensors: by name.
+        known: what ``content_hash`` gave, of this version or an earlier one.
+
+    Examples:
+        >>> point = {"w": torch.zeros(2)}
+        >>> is_content(point, content_hash(point)), is_content(point, content_hash({}))
+        (True, False)
+    """
+    return known == content_hash(tensors) or known == _digest(tensors, hashlib.sha256())
+
+
+def _digest(tensors: Params, digest: Any) -> str:
     for name in sorted(tensors):
         tensor = whole(tensors[name].detach())
         # with what the bytes mean: under another name or shape they are another point
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         for piece in pieces(tensor):
-            digest.update(bytes_of(piece))  # pyright: ignore[reportArgumentType]
+            digest.update(bytes_of(piece))
     return digest.hexdigest()
 
 

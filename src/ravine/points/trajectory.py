@@ -16,7 +16,7 @@ from ravine.points.checkpoint import Checkpoint, from_path, matched
 from ravine.points.formats import registry, safetensors_files
 from ravine.points.formats.inside import is_inside
 from ravine.points.formats.stamps import Stamp
-from ravine.points.params import Params, content_hash
+from ravine.points.params import Params, is_content
 from ravine.points.steps import Steps, steps_of
 
 MANIFEST: Final = "trajectory.json"
@@ -35,7 +35,7 @@ class Snapshot:
     Attributes:
         step: optimiser updates before it.
         file: its name in the trajectory's folder.
-        hash: SHA-256 of its tensors' names, types, shapes and bytes; "" where nobody wrote it down.
+        hash: BLAKE3 of its tensors' names, types, shapes and bytes; "" where nobody wrote it down.
     """
 
     step: int
@@ -189,7 +189,7 @@ class Trajectory(Sequence[Checkpoint]):
         path = self.folder / snapshot.file
         found = from_path(path, settled=True)
         if snapshot.hash and self._checked.get(snapshot.file) != found.files[0]:
-            if content_hash(safetensors_files.read_file(path, settled=True).held) != snapshot.hash:
+            if not is_content(safetensors_files.read_file(path, settled=True).held, snapshot.hash):
                 msg = (
                     f"the snapshot of step {snapshot.step}, {str(path)!r}, is damaged: its content "
                     "is not what was recorded. Copy it again, or leave it out."

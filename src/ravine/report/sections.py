@@ -54,7 +54,7 @@ _MEANINGS: Final = {
     "quantity": "what decides; less is better",
     "judged_answer": "of the average against the best member, where nothing was chosen",
     "file": "where the average was written",
-    "point_hash": "SHA-256 of the average's tensors",
+    "point_hash": "content hash of the average's tensors",
     "alignment": (
         "which units were permuted, how far apart the points are then, and what stays in place"
     ),
