@@ -451,7 +451,7 @@ def _look(
     Returns:
         Seconds that a point and an example take, at most.
     """
-    looks = _LOOKS + (DRAWS + 1 + (_EXACT if exact else 0)) * len(probes)
+    looks = _LOOKS + (1 + (1 + _EXACT if exact else DRAWS)) * len(probes)
     trial = Trial(forward, split, setup.batch_size or DEFAULT_BATCH, looks)
     require_determined(trial, setup.model)
     if not found.plans:  # the model is the same on every split

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -21,7 +22,8 @@ from ravine.objective.randomness import seed_all
 from ravine.objective.tuning import SAME_TWICE, Trial, agree
 from ravine.points.params import is_float
 
-DRAWS: Final = 3  # perturbed evaluations at each point whose rounding is looked at
+#: Perturbed evaluations at each point whose rounding is looked at; one where float64 is the other.
+DRAWS: Final = 2
 _HALF: Final = (torch.float16, torch.bfloat16)
 _PLAIN: Final = (Tensor, nn.Parameter)
 
@@ -31,15 +33,16 @@ def noise_floors(
 ) -> dict[str, dict[int, float]]:
     """How far rounding alone moves the mean of each quantity, estimated on a few of the examples.
 
-    At each probed point the parameters are multiplied by 1 ± one unit of rounding, a few times:
-    each draw is as good a representative of the point as the one that is measured. The floor is
-    three times the standard deviation of the means so found (masks that are resampled are drawn
-    anew too), and at least one unit of rounding of the mean.
+    At each probed point the parameters are multiplied by 1 ± one unit of rounding, twice: each draw
+    is as good a representative of the point as the one that is measured. Where it can be afforded
+    the same examples are evaluated in float64 instead of a second time: that shows what cancels
+    inside the loss too, as (x + 10⁶) − 10⁶ is the same for neighbouring x.
 
-    A unit in the parameters does not show what cancels inside the loss: (x + 10⁶) −
-    10⁶ is the same for neighbouring x. So the same examples are evaluated in float64
-    as well, where that can be afforded. The floor is at least the mean error so
-    found, and three of its standard errors over the whole split.
+    Two looks at a mean would tell little of its standard deviation. So the examples' changes tell
+    how large changes are at the point, and all points together how much of that is left in a mean,
+    which no point changes much. The floor is three times the standard deviation so found (masks
+    that are resampled are drawn anew too), and at least one unit of rounding of the mean; and at
+    least the mean error beside float64, and three of its standard errors over the whole split.
 
     Args:
         trial: of the split.
@@ -55,73 +58,123 @@ def noise_floors(
     """
     if not probes:
         return {}
-    forward, held = trial.forward, trial.batches()
-    examples = sum(batch.size for batch in held)
-    generator = torch.Generator().manual_seed(forward.policies.seed)
-    narrow = trial.narrowest
-    unit = torch.finfo(narrow or forward.policies.dtype).eps
-    # masks that are drawn anew average out over the whole split; rounding is taken not to
-    resampled = forward.policies.dropout == "resample"
-    share = (examples / max(examples, len(trial.split))) ** 0.5 if resampled else 1.0
+    policies, held = trial.forward.policies, trial.batches()
+    generator = torch.Generator().manual_seed(policies.seed)
+    looks = {point: _looks_at(trial, held, point, generator, exact) for point in probes}
+    unit = torch.finfo(trial.narrowest or policies.dtype).eps
+    scale = 1.0
+    if policies.dropout == "resample":
+        # the first look has masks of its own too; and masks that are drawn anew average out over
+        # the whole split, while rounding is taken not to
+        examples = sum(batch.size for batch in held)
+        scale = (examples / max(examples, len(trial.split)) / 2) ** 0.5
     floors: dict[str, dict[int, float]] = {}
-    known = trial.known if any(batch is trial.first for batch in held) else {}
-    for point in probes:
-        found: dict[str, list[Tensor]] = {}
-        in_rows: set[str] = set()
-        for draw in range(DRAWS + 1):
-            if draw or point not in known:
-                forward.stand_at(point)
-                if draw:
-                    forward.replica.perturb(generator, narrow)
-                by_batch = [forward.quantities(batch, point, draw=draw) for batch in held]
-            else:
-                by_batch = [known[point]]
-            in_rows |= {name for given in by_batch for name, of in given.items() if of.ndim > 1}
-            drawn = joined(by_batch)
-            for name, values in drawn.items():
-                found.setdefault(name, []).append(values)
-            forward.forget(point)
-        for name, draws in found.items():
-            values = torch.stack(draws)
-            if name in in_rows:  # where NaN means that there is no value
-                values = values[:, ~values.isnan().all(0)]
-            means = values.mean(1)
-            spread, rounding = share * 3 * means.std(), unit * means[0].abs()
-            floor = float(torch.stack([spread, rounding]).max())
-            floors.setdefault(name, {})[point] = floor if math.isfinite(floor) else math.nan
-        if exact is not None:
-            first = {name: draws[0] for name, draws in found.items()}
-            for name, error in _errors(exact, held, point, first, len(trial.split)).items():
-                floors[name][point] = max(floors[name][point], error)
+    for name in dict.fromkeys(name for found in looks.values() for name in found):
+        of = {point: found[name] for point, found in looks.items() if name in found}
+        left = scale * _left_in_a_mean([look.moved for look in of.values()])
+        floors[name] = {
+            point: look.floor(left, unit, len(trial.split)) for point, look in of.items()
+        }
     return floors
 
 
-def _errors(
-    exact: Forward, held: Sequence[Batch], point: int, found: Mapping[str, Tensor], split: int
-) -> dict[str, float]:
-    """How far rounding moves each quantity's mean over a split, by the same examples in float64.
+@dataclass(frozen=True)
+class _Looks:
+    """A quantity at one point by several roundings.
 
-    A share of examples is left out: one that flips here would be taken for as many as there are
-    examples like it.
+    Attributes:
+        values: (values,) as they are measured.
+        moved: (looks, values) by how much each look moves them.
+        error: (values,) by how much they differ from float64; None where that is not known.
     """
+
+    values: Tensor
+    moved: Tensor
+    error: Tensor | None
+
+    def floor(self, left: float, unit: float, split: int) -> float:
+        """Three standard deviations of the mean, and what else is known of its error.
+
+        Args:
+            left: how large a mean's changes are beside those of the values.
+            unit: of rounding.
+            split: how many examples the whole split has.
+        """
+        size = float(self.moved.square().mean().sqrt())
+        least = [3 * left * size, unit * float(self.values.mean().abs())]
+        if self.error is not None:
+            spread = float(self.error.std()) / max(len(self.error), split) ** 0.5
+            least.append(abs(float(self.error.mean())) + 3 * spread)
+        return max(least) if all(map(math.isfinite, least)) else math.nan
+
+
+def _left_in_a_mean(moved: Sequence[Tensor]) -> float:
+    """How large a mean's changes are beside those of the values, by the looks at all points."""
+    means = torch.cat([looks.mean(1).square() for looks in moved])
+    values = torch.cat([looks.square().mean(1) for looks in moved])
+    told = (values > 0) & values.isfinite()
+    return float((means[told] / values[told]).mean().sqrt()) if told.any() else 1.0
+
+
+def _looks_at(
+    trial: Trial,
+    held: Sequence[Batch],
+    point: int,
+    generator: torch.Generator,
+    exact: Forward | None,
+) -> dict[str, _Looks]:
+    """Every quantity at a point, by several roundings."""
+    forward = trial.forward
+
+    def by_batch(draw: int) -> list[dict[str, Tensor]]:
+        forward.stand_at(point)
+        if draw:
+            forward.replica.perturb(generator, trial.narrowest)
+        found = [forward.quantities(batch, point, draw=draw) for batch in held]
+        forward.forget(point)
+        return found
+
+    is_known = point in trial.known and any(batch is trial.first for batch in held)
+    first = [trial.known[point]] if is_known else by_batch(0)
+    plain, truth = joined(first), _in_float64(exact, held, point)
+    draws = [joined(by_batch(draw)) for draw in range(1, 2 if truth else 1 + DRAWS)]
+    in_rows = {name for found in first for name, values in found.items() if values.ndim > 1}
+    return {
+        name: _compared(values, [one[name] for one in draws], truth.get(name), name in in_rows)
+        for name, values in plain.items()
+    }
+
+
+def _in_float64(exact: Forward | None, held: Sequence[Batch], point: int) -> dict[str, Tensor]:
+    """The same examples in float64; nothing where a model does not run in it."""
+    if exact is None:
+        return {}
     exact.stand_at(point)
     try:
-        truth = joined([exact.quantities(exact.placed(batch), point) for batch in held])
-    except Exception:  # a model need not run in float64; perturbation alone has to do
+        return joined([exact.quantities(exact.placed(batch), point) for batch in held])
+    except Exception:  # perturbation alone has to do
         return {}
-    errors: dict[str, float] = {}
-    for name, values in found.items():
-        if name not in truth or truth[name].shape != values.shape:
-            continue
-        told = ~(values.isnan() & truth[name].isnan())  # a row may have places without a value
-        here, there = values[told], truth[name][told]
-        apart = here - there
-        counted = _is_share(here) and _is_share(there)
-        if len(apart) < 2 or counted or not apart.isfinite().all():
-            continue
-        spread = float(apart.std()) / max(len(apart), split) ** 0.5
-        errors[name] = abs(float(apart.mean())) + 3 * spread
-    return errors
+
+
+def _compared(
+    plain: Tensor, draws: Sequence[Tensor], truth: Tensor | None, in_rows: bool
+) -> _Looks:
+    """One quantity by several roundings.
+
+    A share of examples has no error beside float64: one that flips here would be taken for as many
+    as there are examples like it.
+    """
+    others = [*draws, *([] if truth is None or truth.shape != plain.shape else [truth])]
+    values = torch.stack([plain, *others])
+    if in_rows:  # where NaN means that there is no value
+        values = values[:, ~values.isnan().all(0)]
+    here, moved = values[0], values[1:] - values[0]
+    if len(others) == len(draws):
+        return _Looks(here, moved, None)
+    if not moved[-1].isfinite().all():
+        return _Looks(here, moved[:-1], None)
+    counted = len(here) < 2 or (_is_share(here) and _is_share(values[-1]))
+    return _Looks(here, moved, None if counted else -moved[-1])
 
 
 def _is_share(values: Tensor) -> bool:
