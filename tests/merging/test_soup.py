@@ -156,6 +156,15 @@ def test_nothing_is_measured_on_the_judging_split_before_the_end() -> None:
     assert one.judgement != other.judgement
 
 
+def test_one_set_of_examples_under_two_names_is_refused():
+    x, y = torch.randn(40, SIZE), torch.randn(40, 1)
+    twice = {"valid": (x, y), "test": (x.flip(0), y.flip(0))}
+    model = nn.Linear(SIZE, 1, bias=False)
+    J = ravine.Objective(model, ravine.supervised(F.mse_loss), twice)  # noqa: N806
+    with pytest.raises(ravine.InputError, match="'valid' and 'test' hold the same examples"):
+        ravine.soup(J, fine_tuned(), method="greedy")
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

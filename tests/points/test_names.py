@@ -53,7 +53,10 @@ def test_what_stands_beside_the_wrapped_model_is_left_out(name):
 
 @pytest.mark.parametrize(
     "wrapper",
-    ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module", "model"],
+    [
+        *("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+        *("_forward_module", "_dmp_wrapped_module", "module", "model"),
+    ],
 )
 def test_a_wrapper_inside_a_name_is_stripped_on_either_side(wrapper):
     inside = {n.replace("enc.", f"enc.{wrapper}."): t for n, t in state().items()}

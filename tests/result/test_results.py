@@ -155,3 +155,10 @@ def test_importing_ravine_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["curve.csv", "curve.JSON", "curve.png"])
+def test_a_name_of_another_format_is_refused(curve, tmp_path, name):
+    with pytest.raises(InputError, match=r"written as netCDF-4 .* to_dataframe"):
+        save_result(curve, tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -285,7 +285,13 @@ def _require(objective: Objective, method: str, rule: str, select: str, judge: s
             "than it is. Give the objective two splits."
         )
         raise InputError(msg)
-    objective.on(select, judge)
+    one, other = objective.on(select, judge).splits[-2:]
+    if objective.check_data and len(one) == len(other) and one.holds_the_same_as(other):
+        msg = (
+            f"the splits {select!r} and {judge!r} hold the same examples: what was chosen on them "
+            "looks better there than it is. Judge on others."
+        )
+        raise InputError(msg)
     if method == "learned" and (running_norms(objective.model) or objective.is_stateful):
         msg = (
             "method='learned' needs a model without running statistics and a loss without state: "

@@ -1,8 +1,8 @@
 """Names: what wrappers add to a parameter's name, and two sets of names made to agree.
 
-DDP, FSDP, ``torch.compile``, activation checkpointing, averaging and Lightning each put a name of
-their own into the names of what they wrap: in front, or in the middle where they wrap a part.
-Nothing is stripped unless that makes two sets of names agree.
+DDP, FSDP, ``torch.compile``, activation checkpointing, averaging, Lightning and Fabric each put a
+name of their own into the names of what they wrap: in front, or in the middle where they wrap a
+part. Nothing is stripped unless that makes two sets of names agree.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from typing import Final
 #: No module of an architecture bears these; the wrappers' own ``state_dict()`` leaves most of
 #: them out.
 PRIVATE: Final = frozenset(
-    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module"}
+    {
+        "_orig_mod",
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "_fpw_module",
+        "_forward_module",
+        "_dmp_wrapped_module",
+    }
 )
 #: Wrappers' names that an architecture may have of its own, too.
 COMMON: Final = frozenset({"module", "model", "ema_model", "averaged_model"})

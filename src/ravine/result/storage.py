@@ -20,6 +20,14 @@ from ravine.result.trial import trust, wrong_with
 #: Deflate makes at most so many bytes of one; a few are read whatever the file's size.
 _MOST_DENSE: Final = 1100
 _ALWAYS_READ: Final = 16 << 20
+#: Names that say what a file holds, and it is no netCDF.
+_OF_OTHERS: Final = frozenset(
+    (
+        *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".feather", ".xlsx", ".pkl"),
+        *(".npy", ".npz", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zarr"),
+        *(".png", ".pdf", ".svg", ".html", ".md"),
+    )
+)
 
 
 def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
@@ -34,10 +42,17 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        InputError: not a ravine result, or the file cannot be written.
+        InputError: not a ravine result, or the file cannot be written, or its name says that it
+            holds something else.
     """
     validate(result, history=True)
     target = Path(path)
+    if target.suffix.lower() in _OF_OTHERS:
+        msg = (
+            f"a result is written as netCDF-4, and {target.name!r} is the name of something else: "
+            "expected *.nc. For a table take ravine.to_dataframe(result)."
+        )
+        raise InputError(msg)
     content = _encoded(result)  # a disk that fills while the library writes a file ends the process
     with written_whole(target) as partial:
         partial.write_bytes(content)
