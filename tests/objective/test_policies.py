@@ -733,17 +733,47 @@ def test_the_batch_size_is_measured_once_and_recorded():
     )
 
 
-def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it():
-    def against_the_batch(model, batch):
-        outputs = model(batch[0])
-        return (outputs - outputs.mean(0)).square().sum(1)
+def against_the_batch(model, batch):
+    outputs = model(batch[0])
+    return (outputs - outputs.mean(0)).square().sum(1)
+
+
+def contrastive(model, batch):
+    outputs = F.normalize(model(batch[0]), dim=1)
+    return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)), reduction="none")
+
+
+def ranked(model, batch):
+    scores = model(batch[0]).sum(1)
+    return scores.argsort().argsort().float()
+
+
+@pytest.mark.parametrize("per_example", [against_the_batch, contrastive, ranked])
+def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it(per_example):
+    """J is another function for each size: one that was chosen here would be nobody's."""
+    model, (x, *_) = nn.Linear(6, 4), many()
+    ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
+    with pytest.raises(InputError, match=r"depends on which others are in its batch: .*batch_size"):
+        evaluate(Objective(model, per_example, many()), along=ends, at=AT)
+    found = evaluate(Objective(model, per_example, many(), batch_size=50), along=ends, at=[0])
+    with torch.no_grad():
+        truth = torch.cat([per_example(model, (rows,)) for rows in x.split(50)]).mean()
+    np.testing.assert_allclose(values(found), [float(truth)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_order_in_which_values_come_is_no_dependence_on_the_batch(axis):
+    """Positions first, or examples first: the halves of a batch have other places then."""
+
+    def by_position(model, batch):
+        return model(batch[0]).square().transpose(0, axis).flatten()
 
     model = nn.Linear(6, 4)
     ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
-    result = evaluate(
-        Objective(model, against_the_batch, many()), along=ends, at=np.linspace(0, 1, 41)
-    )
-    assert result.attrs["batch_size"] == 256
+    found = evaluate(Objective(model, by_position, many()), along=ends, at=[0])
+    with torch.no_grad():
+        truth = by_position(model, many()).mean()
+    np.testing.assert_allclose(values(found), [float(truth)], rtol=1e-5)
 
 
 class Slow(torch.utils.data.IterableDataset):

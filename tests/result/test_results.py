@@ -159,6 +159,6 @@ def test_importing_ravine_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", ["curve.csv", "curve.JSON", "curve.png"])
 def test_a_name_of_another_format_is_refused(curve, tmp_path, name):
-    with pytest.raises(InputError, match=r"written as netCDF-4 .* to_dataframe"):
+    with pytest.raises(InputError, match=r"expected \*.nc.*to_dataframe"):
         save_result(curve, tmp_path / name)
     assert not list(tmp_path.iterdir())

@@ -153,7 +153,9 @@ class Split:
     @property
     def makes_batches(self) -> bool:
         """Whether the size of the batches is chosen here."""
-        return self.tensors is not None or isinstance(self.source, Dataset)
+        return self.tensors is not None or (
+            self._is_indexed and not isinstance(self.source, DataLoader)
+        )
 
     @property
     def worth_reading_ahead(self) -> bool:

@@ -28,7 +28,12 @@ from ravine.objective.grouping import Grouping, require_same_groups
 from ravine.objective.losses import PerExample
 from ravine.objective.moments import Moments
 from ravine.objective.precision import full_convolutions
-from ravine.objective.probes import DRAWS, noise_floors, require_determined
+from ravine.objective.probes import (
+    DRAWS,
+    noise_floors,
+    require_determined,
+    require_own_values,
+)
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.replica import Replica
 from ravine.objective.spread import Spreading, spread_split, spread_statistics
@@ -39,7 +44,9 @@ from ravine.points.params import Params, all_finite, bytes_of, content_hashes, d
 
 Dropout = Literal["off", "fixed", "resample"]
 
-_LOOKS = 5  # passes over a trial's examples: two for determinism, three for the affine layer
+#: Passes over a trial's examples: two for determinism, one in two halves, three for the affine
+#: layer.
+_LOOKS = 6
 _TELLING = 32  # examples whose values tell one objective from another
 _EXACT = 2  # a pass in float64 costs as much as two
 _EXACT_UP_TO = 1 << 25  # parameters of a model that is held in float64 beside the replica
@@ -457,6 +464,8 @@ def _look(
     if not found.plans:  # the model is the same on every split
         require_fresh(trial, setup.model)
     size = setup.batch_size
+    if size is None and setup.is_by_example and split.makes_batches:
+        require_own_values(trial)
     if size is None and setup.is_by_example:
         size = _FASTEST.get(setup)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -233,6 +234,46 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
             "may use another model from outside. Use its first argument."
         )
         raise InputError(msg)
+
+
+def require_own_values(trial: Trial) -> None:
+    """Look, on a few examples, for a loss that depends on which others are in its batch.
+
+    Such a J is a function of the batches too, and is not measured with batches of a size that was
+    chosen here.
+
+    Args:
+        trial: of a split whose batches are made here, after the test of determinism.
+
+    Raises:
+        InputError: it is.
+    """
+    batch = trial.first
+    half = batch.size // 2 if batch is not None else 0
+    if not half:
+        return
+    forward = trial.forward
+    forward.stand_at(0)
+    try:
+        halves = [forward.placed(one) for one in islice(trial.split.batches(half), 2)]
+        apart = torch.cat([forward.loss(one, 0) for one in halves])
+        together = trial.known[0] if batch.size == 2 * half and 0 in trial.known else None
+        if together is None:
+            whole = forward.placed(next(trial.split.batches(2 * half)))
+            together = forward.quantities(whole, 0)
+    except Exception:  # a function that takes several examples need not take fewer
+        return
+    # in whatever order a function gives its values
+    found, expected = apart.sort().values, together["loss"].reshape(-1).sort().values
+    if agree(found, expected):
+        return
+    msg = (
+        "the loss of an example depends on which others are in its batch: the means of the first "
+        f"{2 * half} examples' losses are {float(expected.mean()):.6g} in one batch and "
+        f"{float(found.mean()):.6g} in two. So J depends on the batches: say how large they are, "
+        "Objective(..., batch_size=…), or give batches of your own."
+    )
+    raise InputError(msg)
 
 
 def _twice(trial: Trial, watch: _UseOf) -> list[Tensor]:
