@@ -918,6 +918,22 @@ def test_the_noise_floor_sees_what_cancels_inside_the_loss(name):
     assert (floor < 1e-6).all() == (name == "nothing")
 
 
+@pytest.mark.calibration
+@pytest.mark.parametrize(("with_float64", "most"), [(True, 0.01), (False, 0.1)])
+def test_noise_floors_cover_the_errors_of_short_trainings(monkeypatch, with_float64, most):
+    """J in float32 beside float64, at 23 points of 40 lines: a floor is three deviations."""
+    if not with_float64:
+        monkeypatch.setattr("ravine.objective.measurement._EXACT_UP_TO", 0)
+    above = []
+    for seed in range(40):
+        model, data, at = mlp(seed=seed), blobs(20 + 10 * seed, seed=seed), np.linspace(0, 1, 23)
+        line = Line(*trained(model, data))
+        found = evaluate(Objective(model, CE, data), along=line, at=at)
+        truth = evaluate(Objective(model, CE, data, dtype=torch.float64), along=line, at=at)
+        above.append(abs(values(found) - values(truth)) > values(found, "loss_noise_floor"))
+    assert np.mean(above) <= most
+
+
 def test_the_noise_floor_holds_between_the_points_that_were_looked_at():
     """A probability that saturates in float32: a logarithm cut off, away from a probed point."""
     inputs = torch.linspace(0.5, 1.5, 200)[:, None]

@@ -63,7 +63,8 @@ class Objective(Setup):
         batch_size: examples per forward pass, where the batches are made here (tuples and
             Datasets). By default what is fastest for a tuple of tensors, measured once; 256 for a
             Dataset, and wherever batches are part of the objective (dropout, state, recomputed
-            statistics). Means do not depend on it beyond rounding.
+            statistics). Means do not depend on it beyond rounding; a loss that depends on the
+            other examples of its batch, such as a contrastive one, is refused without it.
         check_data: refuse a source that gives other examples on a second pass.
         clusters: what is independent where a value is not, such as the document of a
             token: standard errors are then over whole clusters. One id per example (a dict
