@@ -748,16 +748,23 @@ def ranked(model, batch):
     return scores.argsort().argsort().float()
 
 
-@pytest.mark.parametrize("per_example", [against_the_batch, contrastive, ranked])
+def normed(model, batch):
+    """As nn.BatchNorm1d(track_running_stats=False) does it in evaluation mode too."""
+    outputs = F.batch_norm(model(batch[0]), None, None, training=True)
+    return F.cross_entropy(outputs, batch[1], reduction="none")
+
+
+@pytest.mark.parametrize("per_example", [against_the_batch, contrastive, ranked, normed])
 def test_no_batch_size_is_chosen_for_a_loss_that_depends_on_it(per_example):
     """J is another function for each size: one that was chosen here would be nobody's."""
-    model, (x, *_) = nn.Linear(6, 4), many()
+    model, data = nn.Linear(6, 4), many()
     ends = Line(model, {name: tensor + 1 for name, tensor in model.state_dict().items()})
     with pytest.raises(InputError, match=r"depends on which others are in its batch: .*batch_size"):
         evaluate(Objective(model, per_example, many()), along=ends, at=AT)
     found = evaluate(Objective(model, per_example, many(), batch_size=50), along=ends, at=[0])
     with torch.no_grad():
-        truth = torch.cat([per_example(model, (rows,)) for rows in x.split(50)]).mean()
+        batches = zip(*(tensor.split(50) for tensor in data), strict=True)
+        truth = torch.cat([per_example(model, batch) for batch in batches]).mean()
     np.testing.assert_allclose(values(found), [float(truth)], rtol=1e-5)
 
 
