@@ -39,11 +39,11 @@ def noise_floors(
     the same examples are evaluated in float64 instead of a second time: that shows what cancels
     inside the loss too, as (x + 10⁶) − 10⁶ is the same for neighbouring x.
 
-    Two looks at a mean would tell little of its standard deviation. So the examples' changes tell
-    how large changes are at the point, and all points together how much of that is left in a mean,
-    which no point changes much. The floor is three times the standard deviation so found (masks
-    that are resampled are drawn anew too), and at least one unit of rounding of the mean; and at
-    least the mean error beside float64, and three of its standard errors over the whole split.
+    Two evaluations tell little about the standard deviation of a mean. So the size of the changes
+    is taken from the examples at each point, and the share of it that is left in a mean from all
+    points together. The floor is three times the standard deviation so found (masks that are
+    resampled are drawn anew too), and at least one unit of rounding of the mean; and at least the
+    mean error beside float64, and three of its standard errors over the whole split.
 
     Args:
         trial: of the split.
