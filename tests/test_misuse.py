@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ CE = supervised(F.cross_entropy)
 DATA = blobs()
 
 
+class Helper:
+    """An object that is no module, and may keep another."""
+
+    def __init__(self, helper=None):
+        self.kept, self.helper = None, helper
+
+
 class Kept(nn.Module):
     """Keeps what it makes at the first call: of its weights, of its input, or at random."""
 
@@ -40,6 +48,7 @@ class Kept(nn.Module):
         super().__init__()
         self.a, self.b, self.of, self.place = nn.Linear(6, 6), nn.Linear(6, 4), of, place
         self.kept, self.memo, self.listed = None, {}, []
+        self.helpers = {"object": Helper(), "inner object": Helper(Helper())}
 
     def made(self, x):
         if self.of == "weights":
@@ -56,6 +65,11 @@ class Kept(nn.Module):
         elif self.place == "list":
             if not self.listed:
                 self.listed.append(self.made(x))
+        elif "object" in self.place:
+            helper = self.helpers[self.place]
+            helper = helper.helper or helper
+            helper.kept = self.made(x) if helper.kept is None else helper.kept
+            self.kept = helper.kept
         elif len(x) not in self.memo:
             self.memo[len(x)] = self.made(x)
         held = {"list": self.listed[:1], "dict": [self.memo.get(len(x))]}
@@ -63,7 +77,7 @@ class Kept(nn.Module):
         return self.b(F.linear(self.a(x), weight))
 
 
-PLACES = ("none", "lacking", "list", "dict")
+PLACES = ("none", "lacking", "list", "dict", "object", "inner object")
 
 
 def ends_of(model, scale=0.5):
@@ -106,6 +120,71 @@ def test_what_was_made_of_anything_else_is_a_constant(place):
     expected = curve(model, ends)
     model(DATA[0])
     np.testing.assert_allclose(curve(model, ends), expected, rtol=1e-12)
+
+
+class Views(nn.Module):
+    """Keeps views of a parameter, which a loop over load_state_dict finds up to date."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.a, self.w, self.place = nn.Linear(6, 6), nn.Parameter(torch.randn(9, 6)), place
+        view = self.w if place == "with a gradient" else self.w.data
+        self.kept = view.t()[:, 2:6] if place == "transposed" else view[2:6]
+        self.nested = {"of tuples": [(self.kept.detach(),)]}
+        self.helper = Helper(Helper())
+        self.helper.helper.kept = self.kept.detach()
+        if place == "buffer":
+            self.register_buffer("buffer", self.w.data[2:6], persistent=False)
+
+    def forward(self, x):
+        held = {
+            "transposed": lambda: self.kept.t(),
+            "nested": lambda: self.nested["of tuples"][0][0],
+            "object": lambda: self.helper.helper.kept,
+            "buffer": lambda: self.buffer,
+        }
+        return F.linear(self.a(x), held.get(self.place, lambda: self.kept)())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "place", ["attribute", "with a gradient", "transposed", "nested", "object", "buffer"]
+)
+def test_views_of_a_parameter_are_at_its_point(place, dtype):
+    torch.manual_seed(0)
+    model = Views(place)
+    ends = ends_of(model)
+    found = []
+    with torch.no_grad():
+        for alpha in AT:
+            model.load_state_dict(
+                {n: (1 - alpha) * t + alpha * ends[1][n] for n, t in ends[0].items()}
+            )
+            found.append(F.cross_entropy(model(DATA[0]), DATA[1]).item())
+    J = Objective(model, CE, DATA, dtype=dtype, batch_size=50)
+    np.testing.assert_allclose(values(evaluate(J, along=Line(*ends), at=AT)), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["a partial", "another type"])
+def test_memory_shared_with_a_parameter_that_no_copy_can_follow_is_refused(how):
+    model = Views("attribute")
+    if how == "a partial":
+        model.kept = functools.partial(F.linear, weight=model.w.data[2:6])
+    else:
+        model.kept = model.w.data.view(torch.int32)
+    with pytest.raises(InputError, match="shares memory with the parameter 'w'"):
+        curve(model, ends_of(model))
+
+
+def test_weights_that_torch_normalises_by_its_older_hook_need_no_run_before():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(6, 4)))
+    ends = ends_of(model, 0.1)
+    for name in ("0.weight_u", "0.weight_v"):
+        ends[1][name] = ends[0][name]
+    np.testing.assert_allclose(
+        curve(model, ends, buffers="interpolate"), by_copies(model.eval(), ends), rtol=1e-5
+    )
 
 
 def test_what_was_drawn_at_the_first_call_stays():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ravine.errors import InputError
 from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
-from ravine.objective.replica import Replica
+from ravine.objective.replica import Replica, memories, memory_of
 from ravine.objective.tuning import SAME_TWICE, Trial, agree
 from ravine.points.params import is_float
 
@@ -219,8 +219,9 @@ def _require_nothing_left(trial: Trial, start: int, far: int) -> None:
     again, and otherwise at other weights, is out of date where a pass lets it stand.
     """
     forward, replica = trial.forward, trial.forward.replica
-    own = {id(tensor) for tensor in [*replica.params.values(), *replica.buffers.values()]}
-    names = [name for name, tensor in replica.attributes.tensors() if id(tensor) not in own]
+    # a view of a parameter is at the point where the parameter is
+    own = memories([*replica.params.values(), *replica.buffers.values()])
+    names = [name for name, tensor in replica.attributes.tensors() if memory_of(tensor) not in own]
     for key in sorted({name.rpartition(".")[2] for name in names}):
         forward.stand_at(start)
         replica.attributes.restore()
@@ -264,7 +265,13 @@ def _made(trial: Trial, point: int, key: str, *, as_none: bool) -> list[Tensor] 
 
 def _agree(some: list[Tensor], others: list[Tensor]) -> bool:
     pairs = zip(some, others, strict=False)
-    return len(some) == len(others) and all(agree(*pair, SAME_TWICE) for pair in pairs)
+    return len(some) == len(others) and all(
+        agree(_dense(one), _dense(other), SAME_TWICE) for one, other in pairs
+    )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _left_behind(names: list[str]) -> InputError:
@@ -309,7 +316,9 @@ def _saved(replica: Replica) -> list[Tensor]:
 
 
 def _is_same(now: Tensor | None, before: Tensor) -> bool:
-    return now is not None and now.shape == before.shape and torch.equal(now, before)
+    if now is None or now.shape != before.shape:
+        return False
+    return torch.equal(_dense(now), _dense(before))
 
 
 def _stale(forward: Forward, point: int, own: Tensor, found: Tensor) -> InputError:
