@@ -48,6 +48,7 @@ class Kept(nn.Module):
         super().__init__()
         self.a, self.b, self.of, self.place = nn.Linear(6, 6), nn.Linear(6, 4), of, place
         self.kept, self.memo, self.listed = None, {}, []
+        self.nested = {"filters": [None, 1.0]}
         self.helpers = {"object": Helper(), "inner object": Helper(Helper())}
 
     def made(self, x):
@@ -65,6 +66,10 @@ class Kept(nn.Module):
         elif self.place == "list":
             if not self.listed:
                 self.listed.append(self.made(x))
+        elif self.place == "nested":
+            filters = self.nested["filters"]
+            filters[0] = self.made(x) if filters[0] is None else filters[0]
+            self.kept = filters[0]
         elif "object" in self.place:
             helper = self.helpers[self.place]
             helper = helper.helper or helper
@@ -77,7 +82,7 @@ class Kept(nn.Module):
         return self.b(F.linear(self.a(x), weight))
 
 
-PLACES = ("none", "lacking", "list", "dict", "object", "inner object")
+PLACES = ("none", "lacking", "list", "dict", "nested", "object", "inner object")
 
 
 def ends_of(model, scale=0.5):
@@ -210,6 +215,45 @@ def test_a_mean_that_runs_on_in_an_attribute_is_refused():
     model = Running()
     with pytest.raises(InputError, match="keeps 'mean' from batch to batch"):
         curve(model, ends_of(model), batch_size=20)
+
+
+class Graph(nn.Module):
+    """One layer of a graph network: a sparse matrix that no state dict has."""
+
+    def __init__(self, layout, *, saved=False):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 4)
+        edges = torch.zeros(6, 6)
+        edges[[0, 2, 4], [1, 3, 0]] = 1.5
+        matrix = {
+            "coo": edges.to_sparse(),
+            "csr": edges.to_sparse_csr(),
+            "attribute": edges.to_sparse_csr(),
+            "dense": edges,
+        }[layout]
+        if layout == "attribute":
+            self.edges = matrix
+        else:
+            self.register_buffer("edges", matrix, persistent=saved)
+
+    def forward(self, x):
+        return self.b((self.edges @ self.a(x).t()).t())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", ["coo", "csr", "attribute"])
+def test_a_sparse_matrix_of_the_model_stays_as_it_is(layout):
+    torch.manual_seed(0)
+    dense = Graph("dense")
+    ends = ends_of(dense)
+    expected = curve(dense, ends)
+    np.testing.assert_allclose(curve(Graph(layout), ends), expected, rtol=1e-10)
+
+
+def test_a_sparse_matrix_in_a_state_dict_is_refused_with_a_way_on():
+    model = Graph("coo", saved=True)
+    with pytest.raises(InputError, match="persistent=False"):
+        curve(model, (model.state_dict(), model.state_dict()))
 
 
 @pytest.mark.parametrize("how", ["scripted", "traced", "a part"])
