@@ -117,6 +117,31 @@ def test_what_was_made_of_the_weights_of_an_earlier_use_is_refused(place):
         curve(used, ends)
 
 
+class Scaling:
+    """A hook that keeps what it made of the weights at its first call."""
+
+    norm = None
+
+    def __call__(self, module, inputs, output):
+        self.norm = module.weight.detach().norm() if self.norm is None else self.norm
+        return output / self.norm
+
+    def called(self, module, inputs, output):
+        return self(module, inputs, output)
+
+
+@pytest.mark.parametrize("how", ["an object", "its method"])
+def test_what_a_hook_keeps_is_made_at_every_point_or_refused(how):
+    torch.manual_seed(0)
+    fresh = mlp()
+    fresh[0].register_forward_hook(Scaling() if how == "an object" else Scaling().called)
+    ends = ends_of(fresh)
+    np.testing.assert_allclose(curve(fresh, ends), by_copies(fresh, ends), rtol=1e-5)
+    fresh(DATA[0])
+    with pytest.raises(InputError, match=r"an earlier use of it made of other weights"):
+        curve(fresh, ends)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_what_was_made_of_anything_else_is_a_constant(place):
     torch.manual_seed(0)
@@ -138,6 +163,7 @@ class Views(nn.Module):
         self.nested = {"of tuples": [(self.kept.detach(),)]}
         self.helper = Helper(Helper())
         self.helper.helper.kept = self.kept.detach()
+        self.partial = functools.partial(torch.mul, self.kept.detach())
         if place == "buffer":
             self.register_buffer("buffer", self.w.data[2:6], persistent=False)
 
@@ -146,6 +172,7 @@ class Views(nn.Module):
             "transposed": lambda: self.kept.t(),
             "nested": lambda: self.nested["of tuples"][0][0],
             "object": lambda: self.helper.helper.kept,
+            "partial": lambda: self.partial(1.0),
             "buffer": lambda: self.buffer,
         }
         return F.linear(self.a(x), held.get(self.place, lambda: self.kept)())
@@ -153,7 +180,8 @@ class Views(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    "place", ["attribute", "with a gradient", "transposed", "nested", "object", "buffer"]
+    "place",
+    ["attribute", "with a gradient", "transposed", "nested", "object", "partial", "buffer"],
 )
 def test_views_of_a_parameter_are_at_its_point(place, dtype):
     torch.manual_seed(0)
@@ -170,11 +198,12 @@ def test_views_of_a_parameter_are_at_its_point(place, dtype):
     np.testing.assert_allclose(values(evaluate(J, along=Line(*ends), at=AT)), found, rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["a partial", "another type"])
+@pytest.mark.parametrize("how", ["deep inside", "another type"])
 def test_memory_shared_with_a_parameter_that_no_copy_can_follow_is_refused(how):
     model = Views("attribute")
-    if how == "a partial":
-        model.kept = functools.partial(F.linear, weight=model.w.data[2:6])
+    if how == "deep inside":
+        model.helper = Helper(Helper(Helper()))
+        model.helper.helper.helper.kept = model.w.data[2:6]
     else:
         model.kept = model.w.data.view(torch.int32)
     with pytest.raises(InputError, match="shares memory with the parameter 'w'"):

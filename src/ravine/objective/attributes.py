@@ -7,11 +7,12 @@ behind is taken away.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,9 @@ from ravine.points.params import version_of
 #: what every module has
 _OWN: Final = frozenset(vars(nn.Module()))
 _CONTAINERS: Final = dict | list | set | deque
+_HOLDERS: Final = _CONTAINERS | tuple | MethodType | functools.partial
+#: where a module keeps parameters, buffers and modules
+_REGISTERED: Final = frozenset(["_parameters", "_buffers", "_modules"])
 _FILLED: Final = (dict, list, set, deque)
 _DEPTH: Final = 2  # of objects in objects that are looked into
 
@@ -126,55 +130,68 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, Any]]:
         if isinstance(module, torch.jit.ScriptModule):
             continue
         yield name, module
-        for key, value in _plain(module):
-            place = f"{name}.{key}" if name else key
-            for owner in _objects_in(value, seen):
-                yield place, owner
+        for key, value in vars(module).items():
+            if key not in _REGISTERED:
+                place = f"{name}.{key}" if name else key
+                for owner in _objects_in(value, seen):
+                    yield place, owner
 
 
 def _objects_in(value: Any, seen: set[int], depth: int = _DEPTH) -> Iterator[Any]:
     """The helper objects that an attribute holds, in containers too, and those that they hold."""
     if id(value) in seen or not depth:
         return
-    if isinstance(value, _CONTAINERS | tuple):
+    if isinstance(value, _HOLDERS):
         seen.add(id(value))
         for part in _parts_of(value):
             yield from _objects_in(part, seen, depth)
-    elif is_helper(value):
+    elif _is_helper(value):
         seen.add(id(value))
         yield value
         for part in vars(value).values():
             yield from _objects_in(part, seen, depth - 1)
 
 
-def tensors_in(value: Any, seen: set[int], depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors that an attribute holds: itself, or those in containers and helper objects.
+def held_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a module keeps beside parameters and buffers, by attribute.
 
     Args:
-        value: of the attribute.
+        module: without those in it.
         seen: ids of what was looked at before.
-        depth: of objects that hold objects.
     """
+    for key, value in vars(module).items():
+        if key not in _REGISTERED:
+            for tensor in _tensors_in(value, seen):
+                yield key, tensor
+
+
+def _tensors_in(value: Any, seen: set[int], depth: int = _DEPTH) -> Iterator[Tensor]:
+    """The tensors that an attribute holds: itself, or those in containers and helper objects."""
     if isinstance(value, Tensor):
         yield value
         return
     if id(value) in seen:
         return
-    if isinstance(value, _CONTAINERS | tuple):
+    if isinstance(value, _HOLDERS):
         seen.add(id(value))
         for part in _parts_of(value):
-            yield from tensors_in(part, seen, depth)
-    elif depth and is_helper(value):
+            yield from _tensors_in(part, seen, depth)
+    elif depth and _is_helper(value):
         seen.add(id(value))
         for part in vars(value).values():
-            yield from tensors_in(part, seen, depth - 1)
+            yield from _tensors_in(part, seen, depth - 1)
 
 
-def _parts_of(container: Any) -> list[Any]:
-    return list(container.values() if isinstance(container, dict) else container)
+def _parts_of(holder: Any) -> list[Any]:
+    """What a container holds, or a function that was given some of its arguments before."""
+    if isinstance(holder, MethodType):
+        return [holder.__self__]
+    if isinstance(holder, functools.partial):
+        return [holder.func, *holder.args, *holder.keywords.values()]
+    return list(holder.values() if isinstance(holder, dict) else holder)
 
 
-def is_helper(value: Any) -> bool:
+def _is_helper(value: Any) -> bool:
     """Whether it is an object of somebody's own class, which may keep tensors in its attributes."""
     if isinstance(value, nn.Module | Tensor | type) or not hasattr(value, "__dict__"):
         return False

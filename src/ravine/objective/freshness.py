@@ -178,7 +178,7 @@ def _require_still(trial: Trial, point: int) -> None:
         return
     msg = (
         "the model's parameters change while it runs, and the loss with them: it is "
-        f"{float(one.mean()):.6g} at first, and {float(again.mean()):.6g} for the same batch "
+        f"{float(one.nanmean()):.6g} at first, and {float(again.nanmean()):.6g} for the same batch "
         "again. Measure a function that leaves its weights as they are."
     )
     raise InputError(msg)
@@ -206,7 +206,7 @@ def _require_own_batch(trial: Trial, point: int, before: Tensor) -> None:
         return
     msg = (
         f"the model keeps {_few(names)} from batch to batch: the loss of one batch is "
-        f"{float(before.mean()):.6g} by itself, and {float(found.mean()):.6g} after another. "
+        f"{float(before.nanmean()):.6g} by itself, and {float(found.nanmean()):.6g} after another. "
         "Compute it in forward, save it as a buffer, or carry it by a @ravine.stateful function."
     )
     raise InputError(msg)
@@ -325,8 +325,8 @@ def _stale(forward: Forward, point: int, own: Tensor, found: Tensor) -> InputErr
     names = forward.replica.attributes.changed()
     kept = f" It changes {_few(names)} while it runs." if names else ""
     return InputError(
-        f"the model's loss at {forward.points.labels[point]} is {float(own.mean()):.6g} by "
-        f"itself, and {float(found.mean()):.6g} "
+        f"the model's loss at {forward.points.labels[point]} is {float(own.nanmean()):.6g} by "
+        f"itself, and {float(found.nanmean()):.6g} "
         f"after a visit to another point: it keeps something that it made of other weights.{kept} "
         "Compute it in forward, or reset it where parameters are loaded."
     )

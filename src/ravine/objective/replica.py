@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
-from ravine.objective.attributes import Attributes, moves_on_mode, tensors_in
+from ravine.objective.attributes import Attributes, held_tensors, moves_on_mode
 from ravine.points.formats.stamps import Stamp
 from ravine.points.params import combine, is_float, pieces, same_values
 
@@ -439,15 +439,8 @@ def _buffers(model: nn.Module) -> Iterator[tuple[None, str, Tensor]]:
 def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     seen: set[int] = set()
     for module in model.modules():
-        for name, value in vars(module).items():
-            if name in _REGISTERED:
-                continue
-            for tensor in tensors_in(value, seen):
-                yield type(module).__name__, name, tensor
-
-
-#: where a module keeps parameters, buffers and modules
-_REGISTERED: Final = frozenset(["_parameters", "_buffers", "_modules"])
+        for name, tensor in held_tensors(module, seen):
+            yield type(module).__name__, name, tensor
 
 
 def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]) -> None:
