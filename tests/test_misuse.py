@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ CE = supervised(F.cross_entropy)
 DATA = blobs()
 
 
+class Helper:
+    """An object that is no module, and may keep another."""
+
+    def __init__(self, helper=None):
+        self.kept, self.helper = None, helper
+
+
 class Kept(nn.Module):
     """Keeps what it makes at the first call: of its weights, of its input, or at random."""
 
@@ -40,6 +48,8 @@ class Kept(nn.Module):
         super().__init__()
         self.a, self.b, self.of, self.place = nn.Linear(6, 6), nn.Linear(6, 4), of, place
         self.kept, self.memo, self.listed = None, {}, []
+        self.nested = {"filters": [None, 1.0]}
+        self.helpers = {"object": Helper(), "inner object": Helper(Helper())}
 
     def made(self, x):
         if self.of == "weights":
@@ -56,6 +66,15 @@ class Kept(nn.Module):
         elif self.place == "list":
             if not self.listed:
                 self.listed.append(self.made(x))
+        elif self.place == "nested":
+            filters = self.nested["filters"]
+            filters[0] = self.made(x) if filters[0] is None else filters[0]
+            self.kept = filters[0]
+        elif "object" in self.place:
+            helper = self.helpers[self.place]
+            helper = helper.helper or helper
+            helper.kept = self.made(x) if helper.kept is None else helper.kept
+            self.kept = helper.kept
         elif len(x) not in self.memo:
             self.memo[len(x)] = self.made(x)
         held = {"list": self.listed[:1], "dict": [self.memo.get(len(x))]}
@@ -63,7 +82,7 @@ class Kept(nn.Module):
         return self.b(F.linear(self.a(x), weight))
 
 
-PLACES = ("none", "lacking", "list", "dict")
+PLACES = ("none", "lacking", "list", "dict", "nested", "object", "inner object")
 
 
 def ends_of(model, scale=0.5):
@@ -98,6 +117,31 @@ def test_what_was_made_of_the_weights_of_an_earlier_use_is_refused(place):
         curve(used, ends)
 
 
+class Scaling:
+    """A hook that keeps what it made of the weights at its first call."""
+
+    norm = None
+
+    def __call__(self, module, inputs, output):
+        self.norm = module.weight.detach().norm() if self.norm is None else self.norm
+        return output / self.norm
+
+    def called(self, module, inputs, output):
+        return self(module, inputs, output)
+
+
+@pytest.mark.parametrize("how", ["an object", "its method"])
+def test_what_a_hook_keeps_is_made_at_every_point_or_refused(how):
+    torch.manual_seed(0)
+    fresh = mlp()
+    fresh[0].register_forward_hook(Scaling() if how == "an object" else Scaling().called)
+    ends = ends_of(fresh)
+    np.testing.assert_allclose(curve(fresh, ends), by_copies(fresh, ends), rtol=1e-5)
+    fresh(DATA[0])
+    with pytest.raises(InputError, match=r"an earlier use of it made of other weights"):
+        curve(fresh, ends)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_what_was_made_of_anything_else_is_a_constant(place):
     torch.manual_seed(0)
@@ -106,6 +150,75 @@ def test_what_was_made_of_anything_else_is_a_constant(place):
     expected = curve(model, ends)
     model(DATA[0])
     np.testing.assert_allclose(curve(model, ends), expected, rtol=1e-12)
+
+
+class Views(nn.Module):
+    """Keeps views of a parameter, which a loop over load_state_dict finds up to date."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.a, self.w, self.place = nn.Linear(6, 6), nn.Parameter(torch.randn(9, 6)), place
+        view = self.w if place == "with a gradient" else self.w.data
+        self.kept = view.t()[:, 2:6] if place == "transposed" else view[2:6]
+        self.nested = {"of tuples": [(self.kept.detach(),)]}
+        self.helper = Helper(Helper())
+        self.helper.helper.kept = self.kept.detach()
+        self.partial = functools.partial(torch.mul, self.kept.detach())
+        if place == "buffer":
+            self.register_buffer("buffer", self.w.data[2:6], persistent=False)
+
+    def forward(self, x):
+        held = {
+            "transposed": lambda: self.kept.t(),
+            "nested": lambda: self.nested["of tuples"][0][0],
+            "object": lambda: self.helper.helper.kept,
+            "partial": lambda: self.partial(1.0),
+            "buffer": lambda: self.buffer,
+        }
+        return F.linear(self.a(x), held.get(self.place, lambda: self.kept)())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "place",
+    ["attribute", "with a gradient", "transposed", "nested", "object", "partial", "buffer"],
+)
+def test_views_of_a_parameter_are_at_its_point(place, dtype):
+    torch.manual_seed(0)
+    model = Views(place)
+    ends = ends_of(model)
+    found = []
+    with torch.no_grad():
+        for alpha in AT:
+            model.load_state_dict(
+                {n: (1 - alpha) * t + alpha * ends[1][n] for n, t in ends[0].items()}
+            )
+            found.append(F.cross_entropy(model(DATA[0]), DATA[1]).item())
+    J = Objective(model, CE, DATA, dtype=dtype, batch_size=50)
+    np.testing.assert_allclose(values(evaluate(J, along=Line(*ends), at=AT)), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["deep inside", "another type"])
+def test_memory_shared_with_a_parameter_that_no_copy_can_follow_is_refused(how):
+    model = Views("attribute")
+    if how == "deep inside":
+        model.helper = Helper(Helper(Helper()))
+        model.helper.helper.helper.kept = model.w.data[2:6]
+    else:
+        model.kept = model.w.data.view(torch.int32)
+    with pytest.raises(InputError, match="shares memory with the parameter 'w'"):
+        curve(model, ends_of(model))
+
+
+def test_weights_that_torch_normalises_by_its_older_hook_need_no_run_before():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(6, 4)))
+    ends = ends_of(model, 0.1)
+    for name in ("0.weight_u", "0.weight_v"):
+        ends[1][name] = ends[0][name]
+    np.testing.assert_allclose(
+        curve(model, ends, buffers="interpolate"), by_copies(model.eval(), ends), rtol=1e-5
+    )
 
 
 def test_what_was_drawn_at_the_first_call_stays():
@@ -131,6 +244,45 @@ def test_a_mean_that_runs_on_in_an_attribute_is_refused():
     model = Running()
     with pytest.raises(InputError, match="keeps 'mean' from batch to batch"):
         curve(model, ends_of(model), batch_size=20)
+
+
+class Graph(nn.Module):
+    """One layer of a graph network: a sparse matrix that no state dict has."""
+
+    def __init__(self, layout, *, saved=False):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 4)
+        edges = torch.zeros(6, 6)
+        edges[[0, 2, 4], [1, 3, 0]] = 1.5
+        matrix = {
+            "coo": edges.to_sparse(),
+            "csr": edges.to_sparse_csr(),
+            "attribute": edges.to_sparse_csr(),
+            "dense": edges,
+        }[layout]
+        if layout == "attribute":
+            self.edges = matrix
+        else:
+            self.register_buffer("edges", matrix, persistent=saved)
+
+    def forward(self, x):
+        return self.b((self.edges @ self.a(x).t()).t())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", ["coo", "csr", "attribute"])
+def test_a_sparse_matrix_of_the_model_stays_as_it_is(layout):
+    torch.manual_seed(0)
+    dense = Graph("dense")
+    ends = ends_of(dense)
+    expected = curve(dense, ends)
+    np.testing.assert_allclose(curve(Graph(layout), ends), expected, rtol=1e-10)
+
+
+def test_a_sparse_matrix_in_a_state_dict_is_refused_with_a_way_on():
+    model = Graph("coo", saved=True)
+    with pytest.raises(InputError, match="persistent=False"):
+        curve(model, (model.state_dict(), model.state_dict()))
 
 
 @pytest.mark.parametrize("how", ["scripted", "traced", "a part"])

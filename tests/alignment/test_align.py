@@ -363,6 +363,19 @@ class Sorted(nn.Module):
         return self.c(torch.relu(self.b(self.a(x).cumsum(1))))
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_model_whose_hook_keeps_a_product_of_weights_can_be_traced() -> None:
+    """Such tensors have a gradient, and torch copies none that do."""
+    norm = nn.utils.weight_norm
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(6, 8)), nn.Tanh(), nn.Linear(8, 3))
+    start = state(model)
+    moves = {name: [(0, order(8, 1))] for name in ("0.bias", "0.weight_g", "0.weight_v")}
+    end = rearranged(model, {**moves, "2.weight": [(1, order(8, 1))]})
+    found = ravine.align(end, to=start, model=model, batch=torch.randn(9, 6))
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in start.items())
+
+
 def test_axes_that_cannot_be_followed_stay_in_place() -> None:
     torch.manual_seed(0)
     a, b = Sorted(), Sorted()

@@ -20,6 +20,7 @@ import dataclasses
 import random
 import sys
 import warnings
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -461,6 +462,7 @@ KEEPERS = {
     "filter of eval()": Filtered,
     "attribute": Keeping,
     "dict": lambda *sizes: Keeping(*sizes, place="dict"),
+    "object": lambda *sizes: Keeping(*sizes, place="object"),
     "weight norm": lambda *sizes: parametrizations.weight_norm(nn.Linear(*sizes)),
 }
 
@@ -484,9 +486,16 @@ class TestState:
         np.testing.assert_allclose(self.curve(model, ends), right, rtol=1e-6)
 
     def test_what_cannot_be_given_back_is_refused(self):
+        class Elsewhere(nn.Linear):
+            """Keeps what it made in a dict that belongs to no model."""
+
+            def forward(self, x):
+                return F.linear(x, kept.setdefault(self, self.weight.tanh()), self.bias)
+
+        kept = weakref.WeakKeyDictionary()
         with torch.random.fork_rng():
-            ends = [with_layer(Keeping, seed).state_dict() for seed in (1, 2)]
-            model = with_layer(lambda *sizes: Keeping(*sizes, place="object"))
+            ends = [with_layer(Elsewhere, seed).state_dict() for seed in (1, 2)]
+            model = with_layer(Elsewhere)
         with pytest.raises(InputError, match="made of other weights"):
             self.curve(model, ends)
 

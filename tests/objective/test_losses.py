@@ -272,34 +272,59 @@ def test_masked_models_are_asked_for_the_hidden_tokens():
         J_of(model, batch, masked_lm())
 
 
-def test_an_encoder_decoder_predicts_the_second_text():
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.source, self.target, self.out = (
-                nn.Embedding(9, 6),
-                nn.Embedding(9, 6),
-                nn.Linear(6, 9),
-            )
+class Pair(nn.Module):
+    """An encoder–decoder that is told how its decoder begins."""
 
-        def prepare_decoder_input_ids_from_labels(self, labels):
-            return F.pad(labels[:, :-1].clamp(min=0), (1, 0), value=0)
+    config = None
 
-        def forward(self, input_ids, decoder_input_ids):
-            return self.out(
-                self.source(input_ids).mean(1, keepdim=True) + self.target(decoder_input_ids)
-            )
+    def __init__(self):
+        super().__init__()
+        self.source, self.target = nn.Embedding(9, 6), nn.Embedding(9, 6)
+        self.out = nn.Linear(6, 9)
 
+    def shifted(self, labels):
+        return F.pad(labels[:, :-1].clamp(min=0), (1, 0), value=0)
+
+    def forward(self, input_ids, decoder_input_ids):
+        return self.out(
+            self.source(input_ids).mean(1, keepdim=True) + self.target(decoder_input_ids)
+        )
+
+
+class Prepares(Pair):
+    def prepare_decoder_input_ids_from_labels(self, labels):
+        return self.shifted(labels)
+
+
+class ShiftsItself(Pair):
+    """As Whisper and NLLB do."""
+
+    def forward(self, input_ids, decoder_input_ids=None, labels=None):
+        if labels is not None:
+            decoder_input_ids = self.shifted(labels)
+        return super().forward(input_ids, decoder_input_ids)
+
+
+@pytest.mark.parametrize("kind", [Prepares, ShiftsItself])
+def test_an_encoder_decoder_predicts_the_second_text(kind):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = Pair()
+        model = kind()
     labels = torch.tensor([[3, 4, 5], [2, 1, -100]])
     source = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     wide = net_of(model)
-    scores = wide(source, wide.prepare_decoder_input_ids_from_labels(labels))
+    scores = wide(source, wide.shifted(labels))
     right = F.cross_entropy(scores.flatten(0, 1), labels.flatten()).item()
-    found = J_of(model, {"input_ids": source, "labels": labels}, seq2seq_lm())
-    assert found == pytest.approx(right, rel=1e-9)
+    batch = {"input_ids": source, "labels": labels}
+    assert J_of(model, batch, seq2seq_lm()) == pytest.approx(right, rel=1e-9)
+    own = batch | {"decoder_input_ids": wide.shifted(labels)}
+    assert J_of(model, own, seq2seq_lm()) == pytest.approx(right, rel=1e-9)
+
+
+def test_a_decoder_that_does_not_say_how_it_begins_is_refused():
+    batch = {"input_ids": torch.tensor([[1, 2]]), "labels": torch.tensor([[3, 4]])}
+    with pytest.raises(InputError, match="give 'decoder_input_ids' in the batch"):
+        J_of(Pair(), batch, seq2seq_lm())
 
 
 IN_TURN = torch.arange(23) % 4

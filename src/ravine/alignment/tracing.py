@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from ravine.errors import InputError
+from ravine.objective.attributes import held_tensors
 from ravine.objective.objective import Objective
 from ravine.objective.randomness import preserved_rng
 from ravine.objective.tuning import DEFAULT_BATCH
@@ -39,6 +40,11 @@ def shell_of(model: nn.Module) -> nn.Module:
     inner = unwrap(model)
     # a memo in which tensors are their own copies: the module is copied, its weights are shared
     shared: dict[int, Any] = {id(t): t for t in [*inner.parameters(), *inner.buffers()]}
+    seen: set[int] = set()
+    for module in inner.modules():
+        for _, tensor in held_tensors(module, seen):
+            # of weight_norm of old, say, whose product has a gradient: such tensors take no copy
+            shared.setdefault(id(tensor), tensor.detach().clone())
     try:
         return copy.deepcopy(inner, shared).eval()
     except Exception as problem:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ravine.errors import InputError
 from ravine.objective.correction import Correction
 from ravine.objective.forward import Forward
-from ravine.objective.replica import Replica
+from ravine.objective.replica import Replica, memories, memory_of
 from ravine.objective.tuning import SAME_TWICE, Trial, agree
 from ravine.points.params import is_float
 
@@ -178,7 +178,7 @@ def _require_still(trial: Trial, point: int) -> None:
         return
     msg = (
         "the model's parameters change while it runs, and the loss with them: it is "
-        f"{float(one.mean()):.6g} at first, and {float(again.mean()):.6g} for the same batch "
+        f"{float(one.nanmean()):.6g} at first, and {float(again.nanmean()):.6g} for the same batch "
         "again. Measure a function that leaves its weights as they are."
     )
     raise InputError(msg)
@@ -206,7 +206,7 @@ def _require_own_batch(trial: Trial, point: int, before: Tensor) -> None:
         return
     msg = (
         f"the model keeps {_few(names)} from batch to batch: the loss of one batch is "
-        f"{float(before.mean()):.6g} by itself, and {float(found.mean()):.6g} after another. "
+        f"{float(before.nanmean()):.6g} by itself, and {float(found.nanmean()):.6g} after another. "
         "Compute it in forward, save it as a buffer, or carry it by a @ravine.stateful function."
     )
     raise InputError(msg)
@@ -219,8 +219,9 @@ def _require_nothing_left(trial: Trial, start: int, far: int) -> None:
     again, and otherwise at other weights, is out of date where a pass lets it stand.
     """
     forward, replica = trial.forward, trial.forward.replica
-    own = {id(tensor) for tensor in [*replica.params.values(), *replica.buffers.values()]}
-    names = [name for name, tensor in replica.attributes.tensors() if id(tensor) not in own]
+    # a view of a parameter is at the point where the parameter is
+    own = memories([*replica.params.values(), *replica.buffers.values()])
+    names = [name for name, tensor in replica.attributes.tensors() if memory_of(tensor) not in own]
     for key in sorted({name.rpartition(".")[2] for name in names}):
         forward.stand_at(start)
         replica.attributes.restore()
@@ -264,7 +265,13 @@ def _made(trial: Trial, point: int, key: str, *, as_none: bool) -> list[Tensor] 
 
 def _agree(some: list[Tensor], others: list[Tensor]) -> bool:
     pairs = zip(some, others, strict=False)
-    return len(some) == len(others) and all(agree(*pair, SAME_TWICE) for pair in pairs)
+    return len(some) == len(others) and all(
+        agree(_dense(one), _dense(other), SAME_TWICE) for one, other in pairs
+    )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _left_behind(names: list[str]) -> InputError:
@@ -309,15 +316,17 @@ def _saved(replica: Replica) -> list[Tensor]:
 
 
 def _is_same(now: Tensor | None, before: Tensor) -> bool:
-    return now is not None and now.shape == before.shape and torch.equal(now, before)
+    if now is None or now.shape != before.shape:
+        return False
+    return torch.equal(_dense(now), _dense(before))
 
 
 def _stale(forward: Forward, point: int, own: Tensor, found: Tensor) -> InputError:
     names = forward.replica.attributes.changed()
     kept = f" It changes {_few(names)} while it runs." if names else ""
     return InputError(
-        f"the model's loss at {forward.points.labels[point]} is {float(own.mean()):.6g} by "
-        f"itself, and {float(found.mean()):.6g} "
+        f"the model's loss at {forward.points.labels[point]} is {float(own.nanmean()):.6g} by "
+        f"itself, and {float(found.nanmean()):.6g} "
         f"after a visit to another point: it keeps something that it made of other weights.{kept} "
         "Compute it in forward, or reset it where parameters are loaded."
     )

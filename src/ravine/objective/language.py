@@ -102,16 +102,23 @@ class _Seq2SeqLM:
             raise InputError(msg)
         given = dict(batch)
         labels = labels_of(given, self.name, "the ids of the second text, −100 at its padding")
-        prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if "decoder_input_ids" not in given and "decoder_inputs_embeds" not in given:
-            if prepare is None:
-                msg = (
-                    f"{type(model).__name__} does not say how its decoder begins: give "
-                    "'decoder_input_ids' in the batch"
-                )
-                raise InputError(msg)
-            given["decoder_input_ids"] = prepare(labels=labels)
+            given |= _shifted(model, labels)
         return token_losses(logits_of(model, given, self.name, like=labels), labels)
+
+
+def _shifted(model: nn.Module, labels: Tensor) -> dict[str, Tensor]:
+    """What makes the decoder read the labels one place later: ids, or the labels themselves."""
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if prepare is not None:
+        return {"decoder_input_ids": prepare(labels=labels)}
+    if hasattr(model, "config") and {"labels", "decoder_input_ids"} <= accepted(model)[0]:
+        return {"labels": labels}  # Whisper, NLLB and others shift them in their own forward
+    msg = (
+        f"{type(model).__name__} does not say how its decoder begins: give 'decoder_input_ids' in "
+        "the batch"
+    )
+    raise InputError(msg)
 
 
 def causal_lm(*, pad: int | None = None) -> PerExample:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ravine.errors import InputError
-from ravine.objective.attributes import Attributes, moves_on_mode
+from ravine.objective.attributes import Attributes, held_tensors, moves_on_mode
 from ravine.points.formats.stamps import Stamp
 from ravine.points.params import combine, is_float, pieces, same_values
 
@@ -95,11 +95,12 @@ class Replica:
         self._homes = self._found_homes()
 
     def _found_homes(self) -> list[_Home]:
+        followed = memories(self.params.values())  # a view of a parameter moves with it
         return [
             _Home(owner, name, buffer, buffer.clone(), buffer._version)
             for owner in self.module.modules()
             for name, buffer in owner.named_buffers(recurse=False)
-            if id(buffer) not in self._points
+            if id(buffer) not in self._points and not followed & memories([buffer])
         ]
 
     def _convert(self) -> None:
@@ -127,8 +128,11 @@ class Replica:
         """
         self.channels_last = channels_last
         form = torch.channels_last if channels_last else torch.contiguous_format
+        # what a view looks at must stay where it is
+        viewed = memories(tensor for _, _, tensor in _plain_tensors(self.module))
+        viewed |= memories(self.buffers.values())
         for parameter in self.params.values():
-            if parameter.ndim == 4:
+            if parameter.ndim == 4 and not viewed & memories([parameter]):
                 parameter.data = parameter.data.contiguous(memory_format=form)
         for number, (target, points) in enumerate(self.moving):
             if target.ndim == 4 and sum(point.nbytes for point in points) < _ROOM:
@@ -322,39 +326,44 @@ def running_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A deep copy in which every tensor is replaced by a new one, before any is copied."""
-    made: dict[int, Any] = {}
+    made: dict[Any, Any] = {}
     names: dict[int, str] = {}
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         data = torch.empty(parameter.shape, dtype=_compute_dtype(parameter, dtype), device=device)
         made[id(parameter)] = nn.Parameter(data, requires_grad=False)
-        if parameter.numel() and parameter.device.type != "meta":
-            names[parameter.untyped_storage().data_ptr()] = name
+        if memory_of(parameter):
+            names[memory_of(parameter)] = name
         if not is_float(parameter):
             data.copy_(parameter)
-    for buffer in model.buffers():
-        kept = buffer.device.type != "meta"
-        data = torch.empty(buffer.shape, dtype=_compute_dtype(buffer, dtype), device=device)
-        made[id(buffer)] = data.copy_(buffer.detach()) if kept else data
-    for owner, name, value in _plain_tensors(model):
-        shared = (
-            names.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
-        )
+    for owner, name, value in [*_buffers(model), *_plain_tensors(model)]:
         if id(value) in made:
             continue
-        if shared is not None:
-            msg = (
-                f"{owner} keeps a view of the parameter {shared!r} in its attribute {name!r}; a "
-                "copy of the model cannot follow it. Compute the view in forward."
-            )
-            raise InputError(msg)
-        # weight_norm of old keeps its product here, and computes it anew in every forward pass
         if value.device.type == "meta":
-            made[id(value)] = torch.empty_like(value)
+            is_buffer = owner is None
+            made[id(value)] = torch.empty(
+                value.shape,
+                dtype=_compute_dtype(value, dtype) if is_buffer else value.dtype,
+                device=device if is_buffer else "meta",
+            )
             continue
-        made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
+        shared = names.get(memory_of(value))
+        if shared is None:
+            # weight_norm of old keeps its product here, and computes it anew in every forward pass
+            made[id(value)] = value.detach().to(device, _compute_dtype(value, dtype)).clone()
+            continue
+        parameter = parameters[shared]
+        view = _view_of(made[id(parameter)], like=value, of=parameter)
+        if view is None:
+            raise _unfollowed(shared, f"{owner or type(model).__name__} keeps {name!r}, which")
+        made[id(value)] = view
+    watched = {parameters[name].untyped_storage()._cdata: name for name in names.values()}
+    made["torch"] = _Storages(watched)
     try:
         # a memo of the tensors made above: deepcopy takes these, and copies no others' memory
         copied = copy.deepcopy(model, made)
+    except InputError:
+        raise
     except Exception as problem:
         msg = (
             f"the model {type(model).__name__} cannot be copied ({problem}); ravine measures on a "
@@ -369,19 +378,69 @@ def _replicate(model: nn.Module, dtype: torch.dtype, device: torch.device) -> nn
     return copied
 
 
+class _Storages(dict[int, Any]):
+    """What deepcopy keeps memory in that it has copied: asked for a parameter's, it refuses.
+
+    Whatever holds such memory, deep inside some object perhaps, would be left with values that no
+    point has.
+
+    Args:
+        watched: storage of a parameter → its name.
+    """
+
+    def __init__(self, watched: Mapping[int, str]) -> None:
+        super().__init__()
+        self._watched = watched
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, int) and key in self._watched:
+            raise _unfollowed(self._watched[key], "an object that the model keeps")
+        return super().__contains__(key)
+
+
+def _unfollowed(parameter: str, what: str) -> InputError:
+    return InputError(
+        f"{what} shares memory with the parameter {parameter!r}; a copy of the model cannot follow "
+        "it. Compute it in forward."
+    )
+
+
+def _view_of(copied: Tensor, *, like: Tensor, of: Tensor) -> Tensor | None:
+    """What a view of a parameter is of the parameter's copy; None where that cannot be said.
+
+    It has the same memory as the copy, so it is always at the same point.
+    """
+    if like.dtype != of.dtype or not of.is_contiguous():
+        return None
+    first = like.storage_offset() - of.storage_offset()
+    steps = zip(like.shape, like.stride(), strict=True)
+    last = first + sum((size - 1) * step for size, step in steps)
+    if first < 0 or last >= of.numel():
+        return None
+    return copied.detach().as_strided(like.shape, like.stride(), first)
+
+
+def memories(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Where some tensors lie in memory, those left out that have none of their own to share."""
+    return frozenset(place for place in map(memory_of, tensors) if place)
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Where a tensor lies in memory, as do its views; 0 if it has none of its own to share."""
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return tensor.untyped_storage().data_ptr() if strided and tensor.device.type != "meta" else 0
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[None, str, Tensor]]:
+    for name, buffer in model.named_buffers():
+        yield None, name, buffer
+
+
 def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    seen: set[int] = set()
     for module in model.modules():
-        for name, value in vars(module).items():
-            for part in _parts_of(value):
-                if isinstance(part, Tensor):
-                    yield type(module).__name__, name, part
-
-
-def _parts_of(value: Any) -> Iterable[Any]:
-    """What an attribute holds: itself, or the entries of a container."""
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list | tuple) else [value]
+        for name, tensor in held_tensors(module, seen):
+            yield type(module).__name__, name, tensor
 
 
 def _require_whole(model: nn.Module, copied: nn.Module, names: Mapping[int, str]) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
@@ -49,7 +50,12 @@ def tensors_of(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str], fr
             "part of its parameters. Give the FSDP model."
         )
         raise InputError(msg)
-    buffers = dict(module.named_buffers(remove_duplicate=False))
+    passing = passing_buffers(module)
+    buffers = {
+        name: buffer
+        for name, buffer in module.named_buffers(remove_duplicate=False)
+        if buffer.layout == torch.strided or name not in passing  # else the same at every point
+    }
     for name, tensor in {**parameters, **buffers}.items():
         _require_whole(name, tensor, f"the module {type(module).__name__}")
     tensors = {name: whole(tensor.detach()) for name, tensor in {**parameters, **buffers}.items()}

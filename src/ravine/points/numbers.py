@@ -36,7 +36,8 @@ def require_numbers(tensors: Mapping[str, Tensor], label: str) -> None:
     if unusual:
         msg = (
             f"{label} holds sparse, nested, packed, quantised or uninitialised tensors, which have "
-            f"no line: {', '.join(unusual[:5])}"
+            f"no line: {', '.join(unusual[:5])}. A constant of the model, such as a graph's sparse "
+            "matrix, is left alone as a buffer that is not saved (persistent=False)."
         )
         raise InputError(msg)
 
