@@ -469,6 +469,16 @@ def test_the_results_are_left_beside_the_page(tmp_path):
     assert [path.name for path in tmp_path.glob("*.nc")] == ["report-2-line.nc"]
 
 
+def test_no_result_is_left_where_another_one_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("ravine.report.document.Section.of", lambda *_: 1 / 0)  # a page takes time
+    one, two, new = (measured(FALL, title=name) for name in ("one", "two", "new"))
+    for order in ((one, two), (two, new), (new, two, one)):
+        with pytest.raises(ZeroDivisionError):
+            write_report(tmp_path, *order)
+        kept = [open_result(path).attrs["title"] for path in tmp_path.glob("*.nc")]
+        assert sorted(kept) == sorted(result.attrs["title"] for result in order)
+
+
 def test_results_that_are_there_already_are_not_copied(tmp_path):
     one = measured(np.cos(3 * np.stack([ALPHA, ALPHA], 1)))
     save_result(one, tmp_path / "mine.nc")
