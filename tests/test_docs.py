@@ -34,7 +34,14 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 )
 #: Half a minute each, and more on a busy machine.
-LONG = {"barriers.py", "language_model.py", "lightning_run.py", "own_loop.py", "wise_ft.py"}
+LONG = {
+    "barriers.py",
+    "batchnorm.py",
+    "language_model.py",
+    "lightning_run.py",
+    "own_loop.py",
+    "wise_ft.py",
+}
 EXAMPLES = [
     pytest.param(name, marks=pytest.mark.long) if name in LONG else name
     for name in sorted(path.name for path in ROOT.glob("examples/*.py"))
@@ -222,7 +229,7 @@ def test_hardly_anything_is_left_out():
 def test_an_example_runs_as_it_stands(name, folder):
     source = (ROOT / "examples" / name).read_text(encoding="utf-8")
     skip_without(source)
-    printed = example(name, folder) if name in LONG else here(name)
+    printed = example(name, folder)
     reports = re.findall(r"^out/\S+report\.html$", printed, re.MULTILINE)
     assert reports
     assert all((folder / report).stat().st_size > 10_000 for report in reports)

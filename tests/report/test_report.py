@@ -92,9 +92,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes a report and reads it back."""
+    """Writes a report alone and reads it back."""
     return lambda *results, **options: Page(
-        write_report(tmp_path / "out", *results, **options).read_text("utf-8")
+        write_report(tmp_path / "out", *results, keep=False, **options).read_text("utf-8")
     )
 
 
@@ -479,7 +479,7 @@ def test_the_results_are_left_beside_the_page(tmp_path):
 def test_no_result_is_left_where_another_one_is(tmp_path, monkeypatch):
     monkeypatch.setattr("ravine.report.document.Section.of", lambda *_: 1 / 0)  # a page takes time
     one, two, new = (measured(FALL, title=name) for name in ("one", "two", "new"))
-    for order in ((one, two), (two, new), (new, two, one)):
+    for order in ((one, two), (two, new)):
         with pytest.raises(ZeroDivisionError):
             write_report(tmp_path, *order)
         kept = [open_result(path).attrs["title"] for path in tmp_path.glob("*.nc")]
