@@ -13,8 +13,8 @@ COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 demo: .venv/demo
 	$(BIN)/ravine demo --out out/demo
 
-# A worker for each core, a thread of PyTorch for each worker.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
+# A worker for each core, a thread of PyTorch for each worker; long files are given out first (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

@@ -30,6 +30,7 @@ from ravine import (
     reconstruct,
     save_result,
 )
+from sketches import painted, sketched  # noqa: F401  pytest's way to share fixtures
 
 OBJECTIVE = """
 import torch
@@ -558,6 +559,7 @@ def test_help_and_version():
         assert said in done.stdout
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
     """The positive control: two seeds' solutions must have a barrier, or the detector is blind."""
     from ravine import metrics
@@ -608,6 +610,7 @@ def test_the_demo_shows_a_descent_and_a_barrier(tmp_path, capsys):
     ],
     ids=["line", "barriers", "project", "plane"],
 )
+@pytest.mark.usefixtures("painted")  # a page of every kind, as a user has it
 def test_json_is_all_that_is_printed_and_names_every_file(folder, capsys, words, results):
     assert ravine(*words, "--out", "o", "--json") == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

@@ -12,6 +12,7 @@ import torch
 
 import ravine as library
 from oracles import blobs, mlp, trained
+from sketches import painted, sketched  # noqa: F401
 from test_cli import folder as folder  # noqa: PLC0414  pytest's way to share a fixture
 from test_cli import ravine
 
@@ -49,6 +50,7 @@ def test_an_aligned_checkpoint_is_that_of_python(made: Path, capsys: Any) -> Non
     assert all(torch.equal(found[name], expected.tensors[name]) for name in found)
 
 
+@pytest.mark.usefixtures("painted")
 def test_barriers_with_aligned_and_repaired_lines(made: Path, capsys: Any) -> None:
     words = ["barriers", "objective.py:make", "seed1.pt", "seed2.pt", "--align", "--alpha", "0:1:7"]
     assert ravine(*words, "--out", "o") == 0

@@ -10,6 +10,7 @@ import pytest
 
 from ravine import cli
 from ravine.paper import data, recipes
+from sketches import sketched  # noqa: F401  pytest's way to share fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +37,25 @@ def test_recipes_are_listed(capsys):
     assert len(set(told)) == len(told)  # no two are described alike
 
 
-def test_training_is_done_once(capsys, monkeypatch):
+@pytest.fixture
+def shortened(monkeypatch):
+    """Makes every recipe's phases so long, in epochs."""
     full = recipes.recipe
 
-    def short(*given):
-        recipe = full(*given)
-        return replace(recipe, phases=tuple(replace(phase, epochs=1) for phase in recipe.phases))
+    def shorten(*epochs):
+        def short(*given):
+            recipe = full(*given)
+            pairs = zip(recipe.phases, epochs, strict=False)
+            phases = tuple(replace(phase, epochs=few) for phase, few in pairs)
+            return replace(recipe, phases=phases)
 
-    monkeypatch.setattr(recipes, "recipe", short)
+        monkeypatch.setattr(recipes, "recipe", short)
+
+    return shorten
+
+
+def test_training_is_done_once(capsys, shortened):
+    shortened(1, 1)
     command = ("paper", "train", "maxout-mnist", "--profile", "quick", "--seed", "3", "--out", "o")
     assert ravine(*command) == 0
     said = capsys.readouterr()
@@ -92,7 +104,8 @@ def test_the_command_line_starts_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_figure_is_run_checked_and_put_on_a_page(capsys):
+def test_a_figure_is_run_checked_and_put_on_a_page(capsys, shortened):
+    shortened(8, 2)
     assert ravine("paper", "run", "fig5", "--profile", "quick", "--out", "o") == 0
     said = capsys.readouterr()
     assert "measuring fig5-path" in said.err

@@ -25,6 +25,7 @@ from ravine.paper.figures.study import is_whole
 from ravine.paper.models import CONV, Layer, Network
 from ravine.paper.recipe import Momentum, PerUpdate, Phase, Recipe, canonical
 from ravine.paper.training import Budget, Deadline, Run, Training, restart, train
+from sketches import sketched  # noqa: F401  pytest's way to share fixtures
 
 CPU = torch.device("cpu")
 SMALL = Network(

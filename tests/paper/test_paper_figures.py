@@ -19,10 +19,23 @@ from ravine.paper.figures import FIGURES, NotThere, Study
 SOME = ("fig1", "fig5", "seeds")
 
 
-def made_of(names, folder):
+#: Epochs of each phase in the usual run.
+FEW = (8, 2)
+
+
+class Brief(Study):
+    """A study whose trainings are a fifth as long."""
+
+    def recipe(self, name, seed=0):
+        whole = super().recipe(name, seed)
+        pairs = zip(whole.phases, FEW, strict=False)
+        return replace(whole, phases=tuple(replace(phase, epochs=few) for phase, few in pairs))
+
+
+def made_of(names, folder, kind=Study):
     """Figures in the profile quick, and what was said while they were made."""
     said = []
-    study = Study("quick", folder, say=said.append)
+    study = kind("quick", folder, say=said.append)
     folders = {name: publish.publish(name, study) for name in names}
     checked = publish.checked([study])
     return SimpleNamespace(study=study, said=said, folders=folders, checked=checked)
@@ -30,7 +43,7 @@ def made_of(names, folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return made_of(SOME, tmp_path_factory.mktemp("paper"))
+    return made_of(SOME, tmp_path_factory.mktemp("paper"), Brief)
 
 
 @pytest.fixture(scope="module")

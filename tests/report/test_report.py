@@ -21,6 +21,7 @@ from ravine.report import write_report
 from ravine.result.schema import CORNERS, PROVENANCE
 from ravine.result.storage import open_result, save_result
 from runs import seen
+from sketches import painted, sketched  # noqa: F401  pytest's way to share fixtures
 
 ALPHA = np.linspace(0, 1, 33)
 FALL = np.stack([2.3 * (1 - ALPHA) ** 2 + 0.01, 2.1 * (1 - ALPHA) ** 2 + 0.2 + 0.1 * ALPHA**8], 1)
@@ -91,12 +92,13 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes a report and reads it back."""
+    """Writes a report alone and reads it back."""
     return lambda *results, **options: Page(
-        write_report(tmp_path / "out", *results, **options).read_text("utf-8")
+        write_report(tmp_path / "out", *results, keep=False, **options).read_text("utf-8")
     )
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_page_is_one_small_file_of_that_name(tmp_path):
     path = write_report(str(tmp_path / "out"), measured(FALL))
     assert path == tmp_path / "out" / "report.html"
@@ -108,6 +110,7 @@ def test_the_page_is_one_small_file_of_that_name(tmp_path):
     assert path.stat().st_size < 6e6
 
 
+@pytest.mark.usefixtures("painted")
 def test_four_dense_lines_fit_too_and_share_one_library(tmp_path):
     alpha = np.linspace(0, 1, 201)
     dense = measured(np.stack([alpha**2, alpha**3], 1), alpha=alpha)
@@ -297,6 +300,7 @@ def test_values_that_are_not_finite_are_said_and_not_marked(tmp_path):
     assert scrub["marks"][0]["y"][0][-1] is None
 
 
+@pytest.mark.usefixtures("painted")
 def test_a_run_is_linked_with_its_line_and_with_its_plane_and_drawn_on_it(tmp_path):
     line, path, plane, flight, pairs, elsewhere = seen()
     found = scrubs(write_report(tmp_path, line, path, plane, flight, pairs, elsewhere))
@@ -339,6 +343,7 @@ def test_of_many_lines_the_highest_barriers_are_drawn_and_the_page_says_so(writt
     assert "highest barriers" not in written(pairs).words
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_library_can_be_left_to_the_network_and_nothing_else(tmp_path):
     from plotly.offline import get_plotlyjs
 
@@ -379,6 +384,7 @@ def test_nothing_is_fetched(written):
     assert policies[0].startswith("default-src 'none'")
 
 
+@pytest.mark.usefixtures("painted")
 def test_a_reader_without_scripts_gets_a_picture(tmp_path):
     text = write_report(tmp_path, measured(FALL)).read_text("utf-8")
     assert re.search(r'<noscript><img alt="[^"]+" src="data:image/webp;base64,UklGR', text)
@@ -420,6 +426,7 @@ def test_several_results_have_contents_that_lead_to_them(written):
     ids=["NaN", "infinite in part", "flat"],
 )
 @pytest.mark.parametrize("points", [1, 2, 33])
+@pytest.mark.usefixtures("painted")
 def test_awkward_results_are_reported(written, loss, points):
     result = measured(loss[:points], alpha=ALPHA[:points])
     page = written(result)
@@ -467,6 +474,16 @@ def test_the_results_are_left_beside_the_page(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.nc")) == left
     write_report(tmp_path, other)  # a report that is there is replaced
     assert [path.name for path in tmp_path.glob("*.nc")] == ["report-2-line.nc"]
+
+
+def test_no_result_is_left_where_another_one_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("ravine.report.document.Section.of", lambda *_: 1 / 0)  # a page takes time
+    one, two, new = (measured(FALL, title=name) for name in ("one", "two", "new"))
+    for order in ((one, two), (two, new)):
+        with pytest.raises(ZeroDivisionError):
+            write_report(tmp_path, *order)
+        kept = [open_result(path).attrs["title"] for path in tmp_path.glob("*.nc")]
+        assert sorted(kept) == sorted(result.attrs["title"] for result in order)
 
 
 def test_results_that_are_there_already_are_not_copied(tmp_path):

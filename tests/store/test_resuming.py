@@ -14,6 +14,7 @@ from torch import nn
 
 from killing import in_a_child, killed_until_done
 from ravine import TrajectoryRecorder, cli, open_result
+from sketches import painted, sketched  # noqa: F401  pytest's way to share fixtures
 
 OBJECTIVE = """
 import os
@@ -157,6 +158,7 @@ def test_control_c_before_anything_was_measured_claims_nothing(folder):
 
 @pytest.mark.kills
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("painted")
 def test_kills_at_random_moments(folder, command):
     words, drawn = COMMANDS[command], random.Random(command)
     whole_run = partial(ravine, *words, "--out", "whole")

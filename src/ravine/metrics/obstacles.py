@@ -95,16 +95,21 @@ def barrier_of(profile: Profile, kind: BarrierKind = "end") -> Estimate:
         return Estimate(np.nan)
 
     def measure(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
-        level = {
-            "end": np.full_like(value, max(value[0], value[-1])),
-            "mean": np.full_like(value, (value[0] + value[-1]) / 2),
-            "chord": (1 - alpha) * value[0] + alpha * value[-1],
-        }[kind]
+        level = _level(kind, alpha, value)
         top = int(np.argmax(value - level))
         height = float(value[top] - level[top])
         return height, float(alpha[top]) if 0 < top < len(alpha) - 1 else np.nan
 
     return profile.between(0, 1).estimate(measure)
+
+
+def _level(kind: BarrierKind, alpha: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """What a barrier stands above, at every point."""
+    if kind == "end":
+        return np.full_like(value, max(value[0], value[-1]))
+    if kind == "mean":
+        return np.full_like(value, (value[0] + value[-1]) / 2)
+    return (1 - alpha) * value[0] + alpha * value[-1]
 
 
 def rise(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = None) -> Rise:
@@ -126,11 +131,18 @@ def rise(curve: xr.Dataset, *, quantity: str = "loss", split: str | None = None)
 
 def rise_of(profile: Profile) -> Rise:
     """``rise`` of a profile, over all of it."""
-    height = profile.estimate(lambda alpha, value: _worst(alpha, value)[:2])
+    found: list[tuple[float, float, float, float, bool]] = []  # of the curve, then its replicates
+
+    def measure(alpha: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+        found.append(_worst(alpha, value))
+        return found[-1][:2]
+
+    height = profile.estimate(measure)
     if not np.isfinite(height.value):
         return Rise(height, np.nan, Estimate(np.nan), returns=False)
-    _, _, foot, width, returns = _worst(profile.alpha, profile.value)
-    spread = profile.estimate(lambda alpha, value: (_worst(alpha, value)[3], np.nan))
+    _, _, foot, width, returns = found[0]
+    again = iter(found)
+    spread = profile.estimate(lambda alpha, value: (next(again)[3], np.nan))
     return Rise(height, foot, Estimate(width, spread.stderr), returns)
 
 

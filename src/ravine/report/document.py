@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import xarray as xr
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ravine.errors import InputError
@@ -19,7 +21,7 @@ from ravine.report.scrub import embedded
 from ravine.report.sections import Section
 from ravine.report.views import views_of
 from ravine.result.schema import kind_of
-from ravine.result.storage import holds, save_result
+from ravine.result.storage import holding, save_result
 
 
 def write_report(
@@ -75,15 +77,7 @@ def write_report(
     if keep:
         _leave(results, Path(out))
     heading = title or (sections[0].title if len(sections) == 1 else _count(sections))
-    environment = Environment(
-        loader=PackageLoader("ravine.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["embedded"] = embedded
-    text = environment.get_template("report.html.j2").render(
+    text = _template().render(
         title=heading,
         sections=sections,
         scrubs=scrubs,
@@ -99,20 +93,37 @@ def write_report(
 
 
 def _leave(results: Sequence[xr.Dataset], folder: Path) -> None:
-    """Keep the results beside the page."""
-    there = sorted(folder.glob("*.nc"))
-    wanted: set[Path] = set()
-    for number, result in enumerate(results, 1):
-        same = [path for path in there if holds(path, result)]
-        path = same[0] if same else folder / f"report-{number}-{kind_of(result)}.nc"
-        if not same:
-            save_result(result, path)
-        wanted.add(path)
+    """Keep the results beside the page; what a file holds already stays there."""
+    there = holding(sorted(folder.glob("*.nc")), results)
+    wanted = {path for path in there if path is not None}
+    for number, (result, path) in enumerate(zip(results, there, strict=True), 1):
+        if path is None:
+            wanted.add(save_result(result, _free(folder, number, kind_of(result), wanted)))
     for path in folder.glob("report-*-*.nc"):
         if path not in wanted:
             path.unlink()
 
 
+def _free(folder: Path, number: int, kind: str, taken: set[Path]) -> Path:
+    """The first name from this number on that none of the results has."""
+    names = (folder / f"report-{one}-{kind}.nc" for one in itertools.count(number))
+    return next(path for path in names if path not in taken)
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("ravine.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embedded"] = embedded
+    return environment.get_template("report.html.j2")
+
+
+@functools.cache
 def _asset(name: str) -> Markup:
     return Markup(resources.files("ravine.report").joinpath(name).read_text(encoding="utf-8"))
 

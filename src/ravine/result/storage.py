@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,12 +61,22 @@ def save_result(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def holds(path: Path, result: xr.Dataset) -> bool:
-    """Whether a file holds just this result, as it is after it was saved and read."""
-    try:
-        return open_result(path).identical(_decoded(io.BytesIO(_encoded(result))))
-    except InputError:  # whatever it is, it is no result
-        return False
+def holding(files: Sequence[Path], results: Sequence[xr.Dataset]) -> list[Path | None]:
+    """For each result the first file that holds just it, as it is after it was saved and read.
+
+    Every file is opened once, and every result saved once.
+    """
+    saved = [_decoded(io.BytesIO(_encoded(result))) for result in results] if files else []
+    found: list[Path | None] = [None] * len(results)
+    for path in files:
+        try:
+            kept = open_result(path)
+        except InputError:  # whatever it is, it is no result
+            continue
+        for number, result in enumerate(saved):
+            if found[number] is None and kept.identical(result):
+                found[number] = path
+    return found
 
 
 def _encoded(result: xr.Dataset) -> memoryview:

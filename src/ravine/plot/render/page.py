@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Final, Literal, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
@@ -26,13 +26,7 @@ _CDN: Final = "https://cdn.plot.ly"
 
 def whole(panels: Sequence[Panel], title: str, caption: str) -> str:
     """One self-contained page with one figure."""
-    environment = Environment(
-        loader=PackageLoader("ravine.plot.render", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("figure.html.j2").render(
+    return _template().render(
         title=title or "figure",
         caption=caption,
         figure=fragment((panels, caption or title)),
@@ -115,6 +109,17 @@ def _digest() -> str:
 def css() -> Markup:
     """The style of a page with figures."""
     return _asset("figure.css")
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("ravine.plot.render", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("figure.html.j2")
 
 
 @functools.cache
