@@ -147,7 +147,7 @@ class TestClaims:
     @pytest.mark.long
     def test_kept_small_they_give_the_same_page_without_any_training(self, made, tmp_path):
         committed.commit([made.study], tmp_path / "kept")
-        again = Study("quick", tmp_path / "kept", fresh=False)
+        again = type(made.study)("quick", tmp_path / "kept", fresh=False)
         for before, after in zip(made.checked, publish.checked([again]), strict=True):
             assert (after.answer, after.seeds) == (before.answer, before.seeds)
             assert after.number == pytest.approx(before.number, rel=1e-4, abs=1e-9, nan_ok=True)

@@ -302,8 +302,8 @@ def test_values_that_are_not_finite_are_said_and_not_marked(tmp_path):
 
 @pytest.mark.usefixtures("painted")
 def test_a_run_is_linked_with_its_line_and_with_its_plane_and_drawn_on_it(tmp_path):
-    line, path, plane, flight, pairs, elsewhere = seen()
-    found = scrubs(write_report(tmp_path, line, path, plane, flight, pairs, elsewhere))
+    line, path, _, flight, *_ = seen()
+    found = scrubs(write_report(tmp_path, *seen(), keep=False))
     assert list(found) == ["at-line-1", "at-path-2", "at-path-4", "at-lines-5", "at-plane-6"]
     marked = {name: {mark["panel"] for mark in scrub["marks"]} for name, scrub in found.items()}
     assert marked["at-line-1"] == {"line-1-0", "path-2-0"}
@@ -319,7 +319,7 @@ def test_a_run_is_linked_with_its_line_and_with_its_plane_and_drawn_on_it(tmp_pa
     notes = found["at-path-4"]["readings"][0]["notes"]
     assert [note.endswith("on the plane") for note in notes] == list(measured_there)
     (before,) = scrubs(
-        write_report(tmp_path, line.assign_attrs(end_hash="another"), path)
+        write_report(tmp_path, line.assign_attrs(end_hash="another"), path, keep=False)
     ).keys() - {"at-line-1"}
     assert before == "at-path-2"
     assert not scrubs(tmp_path / "report.html")["at-path-2"]["drives"]
@@ -403,7 +403,7 @@ def test_names_are_never_markup(tmp_path):
     evil = "<b>&'\"</script><script>alert(1)</script>"
     result = measured(FALL, splits=(evil, "valid"), start=evil, command=evil, model=evil, note=evil)
     for options in ({}, {"title": evil}):
-        text = write_report(tmp_path, result, result, **options).read_text("utf-8")
+        text = write_report(tmp_path, result, result, keep=False, **options).read_text("utf-8")
         assert "alert(1)" in text
         assert "<script>alert" not in text
         assert "<b>&" not in text
