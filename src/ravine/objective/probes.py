@@ -198,21 +198,14 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
         return  # an empty split has its own error
     forward = trial.forward
     watch = _UseOf(forward.replica.module, model)
-    if trial.cuts:
-        try:
-            found = _twice(trial, watch)
-        except Exception:  # it may not take a part of a batch
-            trial.use_whole_batches()
-            found = _twice(trial, watch)
-    else:
-        found = _twice(trial, watch)
+    try:
+        found = _twice_on_what_it_takes(trial, watch)
+    except Exception as problem:
+        if not watch.outside:
+            raise
+        raise _outside(watch.outside) from problem  # of two types, say: the reason comes first
     if watch.outside:
-        msg = (
-            f"per_example reaches the parameter {watch.outside!r} of the model that was given to "
-            "Objective, not of the copy that is moved: through a wrapped forward, a closure or a "
-            "lambda. Use the first argument throughout."
-        )
-        raise InputError(msg)
+        raise _outside(watch.outside)
     one, again = found
     settled = forward.policies.dropout != "resample"
     if settled and not agree(one, again, within=SAME_TWICE):
@@ -221,10 +214,10 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
     if settled and not agree(one, again, within=SAME_TWICE):
         msg = (
             "the loss at one point is random, or depends on what was computed before: two passes "
-            f"over one batch gave means {float(one.mean()):.6g} and {float(again.mean()):.6g}. If "
-            "it is dropout that ignores model.training, choose dropout='fixed' to use the same "
-            "draws at every point, or 'resample'; if the model keeps state in its attributes, "
-            "reset it in forward."
+            f"over one batch gave means {float(one.nanmean()):.6g} and "
+            f"{float(again.nanmean()):.6g}. If it is dropout that ignores model.training, choose "
+            "dropout='fixed' to use the same draws at every point, or 'resample'; if the model "
+            "keeps state in its attributes, reset it in forward."
         )
         raise InputError(msg)
     # a first batch may do no more than start a state
@@ -234,6 +227,25 @@ def require_determined(trial: Trial, model: nn.Module) -> None:
             "may use another model from outside. Use its first argument."
         )
         raise InputError(msg)
+
+
+def _outside(name: str) -> InputError:
+    return InputError(
+        f"per_example reaches the parameter {name!r} of the model that was given to Objective, not "
+        "of the copy that is moved: through a wrapped forward, a closure or a lambda. Use the "
+        "first argument throughout."
+    )
+
+
+def _twice_on_what_it_takes(trial: Trial, watch: _UseOf) -> list[Tensor]:
+    """``_twice``, of a whole batch where the caller's function does not take a part of one."""
+    if not trial.cuts:
+        return _twice(trial, watch)
+    try:
+        return _twice(trial, watch)
+    except Exception:
+        trial.use_whole_batches()
+        return _twice(trial, watch)
 
 
 def require_own_values(trial: Trial) -> None:
@@ -248,11 +260,10 @@ def require_own_values(trial: Trial) -> None:
     Raises:
         InputError: it is.
     """
-    batch = trial.first
-    half = batch.size // 2 if batch is not None else 0
-    if not half:
+    batch, forward = trial.first, trial.forward
+    if batch is None or batch.size < 2:
         return
-    forward = trial.forward
+    half = batch.size // 2
     forward.stand_at(0)
     try:
         halves = [forward.placed(one) for one in islice(trial.split.batches(half), 2)]
@@ -270,9 +281,9 @@ def require_own_values(trial: Trial) -> None:
         return
     msg = (
         "the loss of an example depends on which others are in its batch: the means of the first "
-        f"{2 * half} examples' losses are {float(expected.mean()):.6g} in one batch and "
-        f"{float(found.mean()):.6g} in two. So J depends on the batches: say how large they are, "
-        "Objective(..., batch_size=…), or give batches of your own."
+        f"{2 * half} examples' losses are {float(expected.nanmean()):.6g} in one batch and "
+        f"{float(found.nanmean()):.6g} in two. So J depends on the batches: say how large they "
+        "are, Objective(..., batch_size=…), or give batches of your own."
     )
     raise InputError(msg)
 
