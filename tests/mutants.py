@@ -509,8 +509,9 @@ def path() -> Any:
 
 def soup() -> Any:
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    data = x, (x[:, 0] > 0).long()
-    parted = ravine.Objective(net(), losses, {"valid": data, "test": data}, batch_size=20)
+    y = (x[:, 0] > 0).long()
+    data = {"valid": (x, y), "test": (-x, y)}
+    parted = ravine.Objective(net(), losses, data, batch_size=20)
     members = {str(number): one for number, one in enumerate(ends(3))}
     return ravine.soup(parted, members, method="greedy").history
 

@@ -69,15 +69,15 @@ class TestBatchSize:
         curve = walked(Convolutions(), images, batch_size=100)
         assert curve.attrs["batch_size"] == 100
 
-    def test_a_loss_that_depends_on_its_batch_keeps_the_default(self, images, monkeypatch):
-        clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
+    def test_none_is_chosen_for_a_loss_that_depends_on_it(self, images):
         model = nn.Sequential(
             nn.Flatten(),
             nn.Linear(192, 5),
             nn.BatchNorm1d(5, affine=False, track_running_stats=False),
         )
-        curve = walked(model, images)
-        assert curve.attrs["batch_size"] == 256
+        with pytest.raises(InputError, match="depends on which others are in its batch"):
+            walked(model, images)
+        assert walked(model, images, batch_size=64).attrs["batch_size"] == 64
 
 
 class TestLayout:
@@ -154,8 +154,7 @@ class TestAgree:
         assert not tuning.agree(torch.tensor([nan, 1.0]), torch.tensor([1.0, 1.0]))
         assert tuning.agree(torch.zeros(0), torch.zeros(0))
 
-    def test_small_losses_that_depend_on_their_batch_are_seen(self, images, monkeypatch):
-        clock(monkeypatch, lambda n, _: 1e-3 + 1e-5 * n)
+    def test_small_losses_that_depend_on_their_batch_are_seen(self, images):
         model = nn.Sequential(
             nn.Flatten(),
             nn.Linear(192, 5),
@@ -168,10 +167,19 @@ class TestAgree:
         torch.manual_seed(1)
         names = dict(model.named_parameters())
         ends = [{n: torch.randn_like(p) for n, p in names.items()} for _ in range(2)]
-        curve = evaluate(
-            Objective(model, tiny, images), along=Line(*ends), at=np.linspace(0, 1, 21)
-        )
-        assert curve.attrs["batch_size"] == 256
+        with pytest.raises(InputError, match="depends on which others are in its batch"):
+            evaluate(Objective(model, tiny, images), along=Line(*ends), at=np.linspace(0, 1, 21))
+
+    def test_a_loss_of_nothing_but_rounding_depends_on_no_batch(self):
+        """Residuals of a solution: whether a product of many or few rows leaves 0 or 1e-15."""
+        torch.manual_seed(2)
+        x, model = torch.randn(64, 50), nn.Linear(50, 3)
+        start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        y = (x.double() @ start["weight"].double().T + start["bias"].double()).float()
+        line = Line(start, {name: p + 1 for name, p in start.items()})
+        per_example = supervised(F.mse_loss)
+        curve = evaluate(Objective(model, per_example, (x, y)), along=line, at=[0, 1])
+        assert 0 < float(curve["loss"][0, 0]) < 1e-12
 
 
 class Tables(nn.Module):
