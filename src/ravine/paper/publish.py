@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ravine
-from ravine.paper import claims
+from ravine.paper import claims, recipes
 from ravine.paper.figures import FIGURES, NotThere, Outcome, Study
 from ravine.paper.figures.summary import summary
 from ravine.plot import Figure
@@ -221,6 +221,12 @@ def _standing(outcome: Outcome, variant: str) -> str:
         return f"closed forms and walks, the same in every profile. {took}."
     where = " and ".join(sorted({run.device for run in outcome.runs}))
     took = f"{took} after {_minutes(trained)} of training on {where}"
+    guessed = [run.recipe.name for run in outcome.runs if run.recipe.name in recipes.GUESSED]
+    if not outcome.is_scaled and guessed:
+        return (
+            f"a published training, {' and '.join(guessed)}, to its end; the paper does not say how "
+            f"large its network was. {took}."
+        )
     if not outcome.is_scaled:
         return f"the paper's own training, to its end. {took}."
     stopped = [run.stopped for run in outcome.runs if run.stopped]

@@ -295,6 +295,9 @@ _RECIPES: Final[dict[str, dict[Profile, Recipe]]] = {
 
 NAMES: Final = tuple(_RECIPES)
 
+#: Networks of published sizes, where the paper does not say which it has.
+GUESSED: Final = ("lstm-small-ptb", "lstm-medium-ptb", "lstm-large-ptb")
+
 #: Networks that the paper does not have, whatever the profile: smaller machines than its own.
 OURS: Final = ("mpdbm-small-mnist", "mpdbm-tiny-mnist")
 
