@@ -224,8 +224,8 @@ def _standing(outcome: Outcome, variant: str) -> str:
     guessed = [run.recipe.name for run in outcome.runs if run.recipe.name in recipes.GUESSED]
     if not outcome.is_scaled and guessed:
         return (
-            f"a published training, {' and '.join(guessed)}, to its end; the paper does not say how "
-            f"large its network was. {took}."
+            f"a published training, {' and '.join(guessed)}, to its end; the paper does not say "
+            f"how large its network was. {took}."
         )
     if not outcome.is_scaled:
         return f"the paper's own training, to its end. {took}."
