@@ -53,7 +53,8 @@ def known_plotlyjs(given: str) -> str:
 
 
 _PROFILE = typer.Option(
-    help="quick (a minute, embedded digits), desk (within an hour), or full (the paper's own)"
+    help="quick (a minute, embedded digits), desk (within an hour, fig8 within two), "
+    "or full (the paper's own)"
 )
 _DEVICE = typer.Option(help="device for training and measuring: cpu, cuda, cuda:1 …")
 _LEAN = typer.Option(
